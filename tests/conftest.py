@@ -1,4 +1,4 @@
-"""Fixtures of every test: the C++ programs next to the tests, compiled and run."""
+"""Fixtures for all tests, most of them for the C++ programs that lie next to the tests."""
 
 import gc
 import os
@@ -15,7 +15,7 @@ import pytest
 
 from sbrt.config import usable_cores
 
-# Set before any test module can import triton, which reads it once, at import.
+# triton reads TRITON_INTERPRET once, when it is imported. So it is set before all test modules.
 if not Path("/dev/nvidiactl").exists():  # no GPU: kernels run in Triton's interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -24,16 +24,17 @@ pytest_plugins = ["tests.common.nvcc", "tests.common.processor_time", "tests.com
 TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
 BUILD = TESTS.parent / "build"
-KEPT = BUILD / "programs"  # a second run compiles what changed
-# Objects of the product, which this Python's build compiled. Its last step writes INSTALLED: if
-# CMakeLists.txt is newer, flags may have changed.
+KEPT = BUILD / "programs"  # objects stay here, so a second run compiles only what changed
+# Programs reuse the product's object files, from the build for this version of Python. The last
+# step of that build writes INSTALLED. If CMakeLists.txt is newer, the flags may have changed.
 SHIPPED, INSTALLED = "cp{0}{1}-cp{0}{1}-*", "install_manifest.txt"
 OBJECTS = Path("CMakeFiles/sbrt_objects.dir/csrc")
 
-# If HOME is not writable, matplotlib prints to stderr, and searches fonts in every process.
+# Without a writable HOME matplotlib warns on stderr and searches for fonts in every process.
 os.environ.setdefault("MPLCONFIGDIR", str(TESTS.parent / "build" / "matplotlib"))
 
-# As in CMakeLists.txt: flags by file name; other machines have no such files.
+# Compiler flags by the end of a file's name, as in CMakeLists.txt. Other processors do not compile
+# these files.
 ISA_FLAGS: dict[str, tuple[str, ...]] = {}
 AARCH64_FLAGS = {"_dotprod": ("-march=armv8.2-a+dotprod",)}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -45,7 +46,7 @@ elif platform.machine() in ("aarch64", "arm64"):
     ISA_FLAGS |= AARCH64_FLAGS
 
 
-# The slowest files run first: at the end one of them would leave only one process busy.
+# The slowest files run first. If one of them ran last, only one process would be busy at the end.
 LONG_FILES = (
     "decode/test_same_as_reference.py",
     "decode/test_crowd.py",
@@ -72,20 +73,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """A collection of garbage need not pass over torch and all tests each time: it costs 0.1 s."""
+    """Make later garbage collections skip torch and all tests: a pass over them takes 0.1 s."""
     gc.collect()
     gc.freeze()
 
 
 class Programs:
-    """Compiles programs `tests/**/NAME.cc`, each object once per flags, and runs them."""
+    """Compiles and runs the programs `tests/**/NAME.cc`. A file is compiled once per set of flags.
+
+    Objects are kept, and reused by later runs."""
 
     common = ("-std=c++20", "-ffp-contract=off")
     plain = ("-O2", "-Wall", "-Wextra", "-Werror")
     tsan = ("-O1", "-g1", "-fno-omit-frame-pointer", "-DSBRT_CANARY", "-fsanitize=thread")
     asan = (*tsan[:-1], "-fsanitize=address,undefined")
-    reported = 66  # exit code of a run with a report (`reporting`)
-    # Sources that rounds on the toy lane link.
+    reported = 66  # exit code of a run in which a sanitizer reports something
+    # Parts of csrc that a program links if it runs rounds on the toy lane.
     rounds = (
         *("core", "exec", "state", "ring", "round", "decode", "model/toy.cc"),
         *("ops/choose.cc", "ops/columns.cc", "ops/filter.cc", "ops/logprobs.cc", "ops/shaping.cc"),
@@ -93,7 +96,7 @@ class Programs:
         *("ops/kernels.cc", "ops/kernels_portable.cc"),
         *(f"ops/kernels_{part}.cc" for part in ("avx2", "avx512", "neon")),  # empty elsewhere
     )
-    longest = 900  # seconds of a run, so that a hanging program does not hang the tests
+    longest = 900  # time limit of a run in seconds, for a program that never ends
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -109,9 +112,10 @@ class Programs:
         return subprocess.run(command, capture_output=True).returncode == 0
 
     def build(self, name, parts, flags=plain, replaced=None, extra=()) -> Path:
-        """The program NAME with `parts` of csrc: rooms ("ring") or files ("model/toy.cc").
+        """Build the program NAME with `parts` of csrc and return its path.
 
-        replaced: texts instead of files of csrc, by the file's name there; `extra`: their flags.
+        parts: rooms ("ring") or files ("model/toy.cc"). replaced: {file in csrc: text to compile
+        instead}. extra: more flags for these texts.
         """
         (main,) = TESTS.rglob(f"{name}.cc")
         replaced = {
@@ -132,12 +136,12 @@ class Programs:
         return program
 
     def cross(self, compiler, name, parts, folder) -> Path:
-        """The same program for aarch64, static, by another compiler."""
+        """Build a program as `build` does, but for aarch64 and static, with another compiler."""
         (main,) = TESTS.rglob(f"{name}.cc")
         objects = []
         for source in [main, *(p for part in parts for p in self._files(CSRC / part))]:
             isa = next((f for n, f in AARCH64_FLAGS.items() if source.stem.endswith(n)), ())
-            objects.append(folder / f"{len(objects)}-{source.stem}.o")  # rooms share names
+            objects.append(folder / f"{len(objects)}-{source.stem}.o")  # a unique name
             flags = (*self.common, *self.plain, *isa, f"-I{CSRC}", "-c", source)
             subprocess.run([compiler, *flags, "-o", objects[-1]], check=True)
         program = folder / name
@@ -145,7 +149,7 @@ class Programs:
         return program
 
     def run(self, *command, **environment) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end; returns its output."""
+        """Run a program to its end; return its output and exit code."""
         command = [str(part) for part in command]
         return subprocess.run(
             command,
@@ -156,13 +160,13 @@ class Programs:
         )
 
     def text(self, part: str) -> str:
-        """The text of a file of csrc."""
+        """Return the text of a file in csrc."""
         return (CSRC / part).read_text()
 
     def reporting(self, kind: str, leaks: bool = True) -> dict[str, str]:
-        """An environment in which the first report of `tsan` or `asan` ends a run.
+        """Return environment variables that make the first report of `tsan` or `asan` end a run.
 
-        Leaks are reported if `leaks`: Python itself frees little when it ends.
+        leaks: report leaks, too. A Python process leaks much at its exit, so it needs False.
         """
         common = f"exitcode={self.reported} halt_on_error=1"
         if kind == "tsan":
@@ -192,10 +196,11 @@ class Programs:
         return path
 
     def _shipped(self, source: Path) -> Path | None:
-        """The product's object of a file, if it is newer than that and all headers, and its build
-        is newer than CMakeLists.txt.
+        """Return the product's object file of `source`, or None if it is missing or out of date.
 
-        What a build with CUDA compiles in another way is left out: exec/cuda and ranges of NVTX.
+        The object must be newer than the source and all headers, its build newer than
+        CMakeLists.txt. A build with CUDA compiles exec/cuda and users of nvtx.h differently, so
+        their objects are never reused.
         """
         part = source.relative_to(CSRC) if source.is_relative_to(CSRC) else None
         if part is None or part.is_relative_to("exec/cuda") or "nvtx.h" in source.read_text():
@@ -208,7 +213,7 @@ class Programs:
         return next((path for path in found if not _is_older(path, newest)), None)
 
     def _compile(self, path: Path, *arguments: object) -> None:
-        made = path.with_name(f"{path.name}.{os.getpid()}")  # others may compile it, too
+        made = path.with_name(f"{path.name}.{os.getpid()}")  # another process may be compiling it
         subprocess.run([self.compiler, *self.common, *arguments, "-o", made], check=True)
         made.replace(path)
 
@@ -228,9 +233,9 @@ def programs() -> Programs:
 
 @pytest.fixture(scope="session")
 def run_all():
-    """run_all(commands): the stdout of each; as many run at once as there are cores.
+    """run_all(commands): runs the commands, one per core at a time, and returns their outputs.
 
-    The result of a command must not depend on the number that run. All must end with 0.
+    A command's output must not depend on the others. Every command must exit with 0.
     """
 
     def one(command) -> subprocess.CompletedProcess[str]:
@@ -247,7 +252,7 @@ def run_all():
 
 @pytest.fixture(scope="session")
 def tsan(programs: Programs) -> tuple[str, ...]:
-    """Flags of ThreadSanitizer, if the compiler has it."""
+    """Return the flags of ThreadSanitizer. Skips the test if the compiler does not have it."""
     if not programs.has(programs.tsan):
         pytest.skip("this compiler has no ThreadSanitizer")
     return programs.tsan
@@ -258,8 +263,9 @@ def fixed_sums():
     """Give Triton's interpreter a `tl.dot` whose bits depend only on the operands, and a `tl.fma`
     that rounds once, as a device does.
 
-    Its own product is numpy's. A BLAS picks a kernel by processor and shape, and most kernels add
-    the first and last rows of a tile in different orders. Sums of integers have no order.
+    The interpreter's own `tl.dot` is numpy's product. numpy's BLAS picks a kernel by processor and
+    shape, and most kernels add the first and last rows of a tile in different orders. Integer sums
+    do not depend on the order, so numpy computes them.
     """
     import numpy as np
     from triton.runtime import interpreter
@@ -286,20 +292,20 @@ def fixed_sums():
 
 @pytest.fixture(scope="session")
 def random_classifier():
-    """random_classifier(path, origin, favourite=None)."""
+    """random_classifier(path, origin, favourite=None): writes and returns a random classifier."""
     import numpy as np
 
     from sbrt.model import hrad
     from sbrt.model.safetensors_file import bfloat16, widened
 
     def call(path, origin, favourite=None):
-        """An H-RAD file of random weights; with a favourite every answer is that class."""
+        """Save random H-RAD weights. With a favourite the classifier always predicts that class."""
         rng = np.random.default_rng(0)
         tensors = {
             name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
             for name, shape in hrad.shapes(origin.hidden).items()
         }
-        tensors["w1"] = widened(bfloat16(tensors["w1"]))  # in the precision of files
+        tensors["w1"] = widened(bfloat16(tensors["w1"]))  # files keep w1 as bfloat16
         if favourite is not None:
             tensors["w3"][:] = 0
             tensors["b3"] = np.eye(3, dtype=np.float32)[favourite]
@@ -312,7 +318,7 @@ def random_classifier():
 
 @pytest.fixture(scope="session")
 def build_with(programs, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """build_with(program, mutant): a program of headers alone, including the ops of a round.
+    """build_with(program, mutant): builds a program that needs only headers of csrc.
 
     mutant: a header, a text that occurs once in it, and its replacement; or None.
     """

@@ -1,5 +1,5 @@
-"""Contract under test: names and defaults are vLLM's. Unsupported values raise a sentence that
-names them, and nothing is ignored without a message."""
+"""Contract under test: names and defaults are the same as in vLLM. An unsupported value raises an
+error of one sentence that names it. Nothing is ignored without a message."""
 
 import dataclasses
 import math
@@ -242,8 +242,8 @@ def test_fields_reach_the_policy():
     assert policy.epsilon == pytest.approx(0.5)
 
 
-FIRST, ADAPTIVE, LIKELY = range(3)  # csrc/state/policy.h: Ranking
-CONTINUE, BURST, LOOKUP = range(3)  # OnMiss
+FIRST, ADAPTIVE, LIKELY = range(3)  # enum Ranking in csrc/state/policy.h
+CONTINUE, BURST, LOOKUP = range(3)  # enum OnMiss
 
 
 def knobs(text, **fields):
@@ -282,7 +282,7 @@ def test_acceptance_is_an_option_of_every_method_and_shown_where_it_is_not_the_d
         assert not parse(f"{name}:acceptance=coupled", acceptance="rejection").rejection
         method = parse(f"{name}:acceptance=rejection")
         assert method.options == parse(name).options | {"acceptance": "rejection"}
-        assert method.rejection == method.drafts  # else nothing can be rejected
+        assert method.rejection == method.drafts  # a method without drafts rejects nothing
         assert parse(name, acceptance="rejection").rejection == method.drafts
     assert SpeculativeConfig(acceptance="rejection").resolve().rejection
     known = ["coupled", "rejection", "exact"]
@@ -348,8 +348,8 @@ def test_an_engine_knows_the_names_of_the_commands(tmp_path, monkeypatch):
     with Engine.from_pretrained(demo_pair.demo_folder("target"), num_threads=1) as engine:
         want = engine.generate("def area(", params)[0].outputs[0].token_ids
     (tmp_path / "demo").mkdir()
-    monkeypatch.chdir(tmp_path)  # a folder of that name is ignored
-    pearl = {"method": "pearl"}  # auto takes a second to measure
+    monkeypatch.chdir(tmp_path)  # the folder "demo" there is ignored
+    pearl = {"method": "pearl"}  # auto would measure for a second
     for draft, given, own in (
         ("demo", None, "auto"), ("demo-poor", pearl, "pearl"), ("random", pearl, "pearl"),
         ("none", None, "none"), (None, None, "none"),

@@ -1,5 +1,6 @@
-"""Contract under test: a command does its work and shows what is possible, or prints one sentence.
-Standard streams may be closed, full, without a reader, or in an encoding that lacks characters."""
+"""Contract under test: a command copes with bad standard streams. They may be closed, full, without
+a reader, or in an encoding that lacks characters. The command still shows what it can, or prints
+one sentence about the error."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def shell(folders, tmp_path):
 
 @pytest.fixture(scope="module")
 def shown():
-    """shown(shell, command, *flags): the command's output on good streams, run once."""
+    """shown(shell, command, *flags): runs the command once, on good streams; returns the result."""
     found = {}
 
     def call(shell, *words):
@@ -77,7 +78,7 @@ def one_sentence(ran: subprocess.CompletedProcess[bytes], *words: str) -> None:
 def test_without_a_place_for_messages_the_work_is_shown(shell, shown, command, how):
     want, ran = shown(shell, command), shell(command, how)
     assert ran.returncode == 0
-    end = 40 if command == "compare" else None  # measured times follow
+    end = 40 if command == "compare" else None  # the rest are measured times
     assert ran.stdout[:end] == want.stdout[:end]
 
 
@@ -152,7 +153,7 @@ def test_a_program_that_has_no_such_stream_may_call_main(folders, monkeypatch, c
 
 
 def test_messages_never_reach_stdout(monkeypatch, capsys):
-    """print(file=None) would print them there."""
+    """If sys.stderr is None, `print(file=sys.stderr)` would print to stdout."""
     monkeypatch.setattr(sys, "stderr", None)
     with console.prepared():
         print("a message", file=sys.stderr)

@@ -22,7 +22,7 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path):
-    """tree(groups, mounts, files): a fake root with /proc and /sys/fs/cgroup."""
+    """tree(groups, mounts, files): writes a fake root folder with /proc and /sys/fs/cgroup."""
 
     def make(groups: str, mounts: str, files: dict[str, str]) -> Path:
         own = tmp_path / "proc" / "self"
@@ -101,7 +101,8 @@ def test_the_least_of_nested_groups_of_v1_counts(tree):
 
 
 def test_a_container_that_sees_its_own_group_as_the_whole_tree(tree):
-    """docker without a cgroup namespace: the path begins at the mounted group."""
+    """Without a cgroup namespace /proc has the host's path of the group. docker mounts the group as
+    if it were the whole tree."""
     files = {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}
     assert cores.usable_cores(tree(*v1("/docker/12ab", root="/docker/12ab"), files)) == 2
 
@@ -111,7 +112,7 @@ def test_a_container_whose_path_leads_out_of_what_it_sees(tree):
 
 
 def test_both_versions_at_once(tree):
-    """systemd's hybrid: v2 for names only, v1 limits the CPU."""
+    """In systemd's hybrid mode v2 only names the groups, and v1 limits the CPU."""
     groups, mounts = zip(v1("/job"), v2("/job", at="/sys/fs/cgroup/unified"), strict=True)
     files = {
         "cpu/job/cpu.cfs_quota_us": "200000",

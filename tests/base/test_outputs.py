@@ -1,5 +1,5 @@
-"""Contract under test: text grows by whole characters only, stop strings are never shown in part,
-and the figures match their definitions."""
+"""Contract under test: streamed text grows by whole characters only. It never shows a part of a
+stop string. The figures match their definitions."""
 
 import random
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ def tokenizer(folders):
 
 
 def ids_of_bytes(tokenizer, raw):
-    """One token per byte, as in a byte-level vocabulary."""
+    """Return the ids of the tokens that are single bytes, one for each byte of `raw`."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = (b for b in range(256) if b not in visible)
     names = {b: chr(b) for b in visible} | {b: chr(256 + i) for i, b in enumerate(hidden)}
@@ -61,7 +61,7 @@ def test_random_bytes_give_what_python_decodes(tokenizer):
         text = "".join(pieces(tokenizer, ids_of_bytes(tokenizer, raw)))
         wanted = raw.decode("utf-8", errors="replace")
         assert wanted.startswith(text)
-        assert len(wanted) - len(text) <= 24  # only an end that may become a character
+        assert len(wanted) - len(text) <= 24  # only an unfinished character may be missing
         assert set(wanted[len(text) :]) <= {"\ufffd"}
 
 
@@ -94,7 +94,7 @@ def test_pairs_are_compared_token_by_token(tokenizer):
 
 
 class Words:
-    """Pieces whose token i is the i-th of a list of words, and a tokenizer with them."""
+    """A stand-in for a tokenizer and its pieces: token i is the i-th word of a list."""
 
     def __init__(self, words):
         self.words, self.pieces = words, self

@@ -5,7 +5,7 @@ import numpy as np
 from sbrt import _core, _probe
 
 F32 = np.float32
-GROUP = 32  # number of k of a row that share a scale
+GROUP = 32  # number of successive values of a row that share a scale
 FORMATS = {
     "Q8_0": ("int8", 32, "float16"),
     "int8": ("int8", 64, "float32"),
@@ -23,7 +23,7 @@ FORMATS = {
 
 
 def fma(a, b, c):
-    """a * b + c of float32, rounded once. The sum is rounded to odd in float64, then to float32."""
+    """Return a * b + c in float32, rounded once: to odd in float64, then to float32."""
     product = np.asarray(a, np.float64) * np.asarray(b, np.float64)  # exact
     c = np.asarray(c, np.float64)
     total = product + c
@@ -35,7 +35,7 @@ def fma(a, b, c):
 
 
 def by_group(a, group):
-    """[..., k] as [..., groups, group], padded with zeros."""
+    """Reshape [..., k] to [..., groups, group]; the last group is padded with zeros."""
     n = a.shape[-1]
     wide = np.zeros((*a.shape[:-1], -(-n // group) * group), a.dtype)
     wide[..., :n] = a
@@ -43,7 +43,7 @@ def by_group(a, group):
 
 
 def rounded(x):
-    """q [rows, groups, 32] and scales [rows, groups] of finite rows."""
+    """Quantise finite rows to 8 bits; return q [rows, groups, 32] and scales [rows, groups]."""
     groups = by_group(x, GROUP)
     scales = np.abs(groups).max(axis=2) / F32(127)
     safe = np.where(scales > 0, scales, F32(1))
@@ -51,7 +51,7 @@ def rounded(x):
 
 
 class Matrix:
-    """Random levels of a format, and their values."""
+    """A matrix [outputs, inputs] of random quantised levels in one format, and its weights."""
 
     def __init__(self, name, outputs, inputs, seed=0):
         rng = np.random.default_rng([seed, outputs, inputs, *name.encode()])
@@ -84,7 +84,7 @@ class Matrix:
         return self.levels.shape[1]
 
     def weights(self):
-        """Values as float32, every step rounded."""
+        """Return the weights as float32 [outputs, inputs]; each operation rounds to float32."""
         wide = (self.levels - self.zero).astype(F32)
         out = by_group(wide, self.group) * self.scales[:, :, None]
         if self.has_minimums:
@@ -92,8 +92,9 @@ class Matrix:
         return out.reshape(len(out), -1)[:, : self.inputs]
 
     def product(self, x):
-        """The product, group by group: scale * (scale of the row) * sum, then minimum * moment of
-        the row."""
+        """Return the product with the rows x, as float32 [rows, outputs], added group by group.
+
+        A group adds scale * (scale of the row) * sum, then minimum * (moment of the row)."""
         step = min(self.group, GROUP)
         q, x_scales = rounded(x)
         q = by_group(q.reshape(len(x), -1), step)
@@ -115,7 +116,7 @@ def rows(n, inputs, seed=0):
 
 
 def groups_of(raw, n):
-    """The fields of RowGroups [n rows, groups]."""
+    """Return the bytes `raw` as an array of the struct RowGroups, [n rows, groups]."""
     kind = np.dtype([("q", "i1", 32), ("scale", "f4"), ("moment", "f4"), ("less_128", "i4"),
                      ("less_8", "i4"), ("half_moment", "f4", 2),
                      ("half_less_128", "i4", 2)])  # fmt: skip

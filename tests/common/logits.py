@@ -1,17 +1,17 @@
-"""Logits of a checkpoint by the CPU's decoder and by recordings for a device."""
+"""Compares the logits of the CPU's decoder with those of the recordings for a device."""
 
 import numpy as np
 
 from sbrt._core import LogitReader
 from sbrt.gpu.lane import model_of
 
-# Share of the largest logit. Norms, rope and attention add in other orders than on the CPU. Their
-# last bit may move one level of a rounded row.
+# Largest error, relative to the largest logit. In recordings norms, rope and attention add in other
+# orders than on the CPU. A different last bit may move a value of a quantised row by one level.
 TOLERANCE = 2e-3
 
 
 def check_device(checkpoint, tokens=(5, 3, 77, 20, 9, 11, 250, 31)):
-    """Check that a device has the CPU's logits, and return its weights."""
+    """Check that recordings for a device give the CPU's logits. Return the recordings' weights."""
     model = model_of(checkpoint, device="cpu")
     got, want = (
         LogitReader(one, 64, 1).forward(0, list(tokens))

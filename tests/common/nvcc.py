@@ -34,7 +34,7 @@ class Nvcc:
         assert done.returncode == 0, done.stderr
 
     def includes(self) -> list[str]:
-        """Flags that give a C++ compiler CUDA's headers."""
+        """Return flags with which a C++ compiler finds CUDA's headers."""
         said = self.run("--dryrun", "-c", __file__, "-x", "c++").stderr
         found = re.search(r'INCLUDES="(.*?)"', said)
         assert found, said
@@ -43,7 +43,7 @@ class Nvcc:
 
 @pytest.fixture(scope="session")
 def nvtx_log(nvcc: Nvcc, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of a program that writes its NVTX ranges to stderr."""
+    """Return environment variables that make a program write its NVTX ranges to stderr."""
     log = tmp_path_factory.mktemp("nvtx") / "nvtx_log.so"
     source = ROOT / "tests/exec/cuda/nvtx_log.cc"
     done = nvcc.run("-shared", "-cudart", "none", "-Xcompiler=-fPIC", source, "-o", log)

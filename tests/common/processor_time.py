@@ -1,5 +1,5 @@
 """`pytest --processor-time N`: the N files and the N tests that took most processor time, children
-and compilers included. On a machine that others use too, a clock would say something else."""
+and compilers included. On a shared machine wall-clock time would depend on the other users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 
 import pytest
 
-NAME = "processor"  # of the property that a report carries to the process that sums up
+NAME = "processor"  # a report carries its seconds under this name to the process that adds them
 BEGUN = pytest.StashKey[float]()
 
 

@@ -47,7 +47,7 @@ SIZES = {
 
 @cache
 def trained(extra):
-    """The text of a tokenizer.json with these special tokens."""
+    """Train a tokenizer with the special tokens `extra`; return the text of its tokenizer.json."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -66,8 +66,9 @@ def write_tokenizer(folder, extra=()):
 
 
 def write_byte_fallback(folder, words=("the", "cat")):
-    """A tokenizer.json like Llama 2's and Mistral's. A space is a letter, and a text begins with
-    one. Bytes without a token are spelled <0x00> to <0xFF>. Tokens 1 and 2 are <s> and </s>."""
+    """Write a tokenizer.json like those of Llama 2 and Mistral. A space is spelled as the letter
+    U+2581, and every text begins with one. Characters without a token are spelled by byte tokens,
+    <0x00> to <0xFF>. Tokens 1 and 2 are <s> and </s>."""
     special = ["<unk>", "<s>", "</s>"]
     letters = ["\u2581", *(chr(c) for c in range(33, 127))]
     names = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
@@ -142,7 +143,7 @@ def shapes_of(config):
 
 
 def random_weights(config, seed=0):
-    """{name: f32 array}, large enough that the model's choices vary."""
+    """Return {name: f32 array}. The weights are large enough that the model's tokens vary."""
     rng = np.random.default_rng(seed)
     return {
         name: np.ones(shape, np.float32)
@@ -152,7 +153,7 @@ def random_weights(config, seed=0):
     }
 
 
-WHOLE = {"int64": "I64", "bool": "BOOL"}  # numbers that no dtype rounds
+WHOLE = {"int64": "I64", "bool": "BOOL"}  # types that are stored as they are
 
 
 def as_bytes(values, dtype):
@@ -164,7 +165,7 @@ def as_bytes(values, dtype):
 
 
 def write_file(path, header, data=b"", length=None):
-    """A safetensors file with any header, right or wrong."""
+    """Write a safetensors file with any header, valid or not."""
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     size = len(raw) if length is None else length
     path.write_bytes(struct.pack("<Q", size) + raw + data)
@@ -202,7 +203,7 @@ def write_checkpoint(folder, *, seed=0, dtype="F32", shards=1, weights=None, **c
 
 
 def noisy(weights, share, seed):
-    """Weights of a draft that often agrees: the target's weights plus some noise."""
+    """Return the weights of a draft that often agrees: the target's weights plus some noise."""
     rng = np.random.default_rng(seed)
     return {
         name: value + np.float32(share) * rng.standard_normal(value.shape, np.float32)
@@ -252,7 +253,7 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def plain(engine, prompts):
-    """{prompt: greedy ids by plain decoding}, 40 of each."""
+    """Return {prompt: the first 40 ids of greedy plain decoding}."""
     params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
     outputs = engine.generate(prompts, params, method="none")
     return {p: o.outputs[0].token_ids for p, o in zip(prompts, outputs, strict=True)}
@@ -282,7 +283,7 @@ def _no_progress():
 
 @pytest.fixture
 def each_round(monkeypatch):
-    """Make every round give a separate output of a stream, however short rounds are."""
+    """Make a stream give a separate output for every round, even if rounds are short."""
     monkeypatch.setattr(scheduler, "SHORT", 0.0)
 
 
@@ -294,8 +295,8 @@ def ctrl_c():
 
 @pytest.fixture(scope="session")
 def one_sentence():
-    """one_sentence(call, *words): the call is refused in one sentence with these words. Returns
-    it."""
+    """one_sentence(call, *words): checks that the call is refused in one sentence that contains
+    these words. Returns the sentence."""
 
     def check(call, *words):
         with pytest.raises(InvalidInputError) as caught:
@@ -311,13 +312,13 @@ def one_sentence():
 
 @pytest.fixture(scope="module")
 def hrad_origin(folders):
-    """Origin of a classifier for the tiny pair, gamma 7."""
+    """Return the origin of a classifier for the tiny pair with gamma 7."""
     return hrad.origin_of(7, *folders)
 
 
 @pytest.fixture
 def hrad_file(tmp_path, hrad_origin, make):
-    """A classifier file for the tiny pair, gamma 7."""
+    """Write a random classifier for the tiny pair with gamma 7; return the file's path."""
     classifier = make.classifier(tmp_path / "h.safetensors", hrad_origin)
     classifier.save()
     return classifier.path

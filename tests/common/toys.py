@@ -1,4 +1,4 @@
-"""Engines over the toy pair, whose logits are a hash of the prefix: ids in, ids out."""
+"""Engines over the toy pair. Its logits are a hash of the prefix; prompts and answers are ids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sbrt.methods import AUTO, METHODS
 from sbrt.serve.pair import Pair
 
 VOCAB = 32
-PROMPT = [i * 7 % VOCAB for i in range(640)]  # ten pieces of a prompt
+PROMPT = [i * 7 % VOCAB for i in range(640)]  # prefill needs ten pieces
 # Policies of the core, one for each form that a round has.
 POLICIES = {
     "none": {"gamma": 0},
@@ -33,7 +33,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=40)
 def toy_engine(
     target: dict | None = None, draft: dict | None = None, methods=UNTUNED, **fields
 ) -> Engine:
-    """An engine over the toy pair; ids in, ids out.
+    """Return an engine over the toy pair. Prompts and answers are lists of ids.
 
     If `auto` is among the methods, opening it takes 0.2 s of measurements.
     """
@@ -58,7 +58,7 @@ def answer(engine: Engine, prompt: list[int], params: SamplingParams = GREEDY, *
 
 
 def fresh(prompt: list[int], params: SamplingParams = GREEDY) -> list[int]:
-    """Tokens of plain decoding by an engine that has done nothing before."""
+    """Return the tokens of plain decoding by a new engine; computed once per prompt and params."""
     key = (tuple(prompt), repr(params))
     if key not in _FRESH:
         with toy_engine(methods=()) as engine:
@@ -66,4 +66,4 @@ def fresh(prompt: list[int], params: SamplingParams = GREEDY) -> list[int]:
     return list(_FRESH[key])
 
 
-_FRESH: dict[tuple, list[int]] = {}  # answers that tests have asked for
+_FRESH: dict[tuple, list[int]] = {}  # answers of `fresh` so far

@@ -1,7 +1,7 @@
-// Sequences that come and go while others decode. Each must get the tokens that it gets alone.
+// Runs sequences that come and go while others decode. Each must get the tokens that it gets alone.
 //
 //   admission_main TURNS       on the cpu backend, to be run under ThreadSanitizer
-//   admission_main TURNS dry   on the dry backend; fails if the order book has a conflict
+//   admission_main TURNS dry   on the dry backend; fails if OrderBook finds a conflict
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -19,9 +19,9 @@ namespace {
 
 using namespace sbrt;
 
-constexpr int kCount = 4;  // seats
+constexpr int kCount = 4;  // number of seats
 
-// Plain decoding, which the draft sits out.
+// Plain decoding, without the draft.
 Policy plain() {
   Policy p{};
   p.width = p.burst_width = 1;
@@ -50,7 +50,7 @@ Policy overlapped(int32_t branches, int32_t width, OnMiss on_miss) {
 
 const Policy kPolicies[] = {plain(), overlapped(1, 1, kGoOn), overlapped(8, 2, kLookup),
                             serial(4, 1), serial(3, 4)};
-constexpr size_t kAhead = 3;  // the first ones, which do without serial bursts
+constexpr size_t kAhead = 3;  // number of policies at the front that have no serial bursts
 
 std::unique_ptr<Engine> engine_of(Backend backend, int seats) {
   ToyConfig target{.vocab = 16, .seed = 5}, draft = target;
@@ -89,9 +89,9 @@ class Crowd {
       const bool ends = !engine_->sequence(seat).live();
       if (ends) expect_alone(*running_[seat]);
       if (!ends && random_() % 16) continue;
-      engine_->release(seat);  // some in the middle of their prompt
+      engine_->release(seat);  // some are still in prefill
       running_[seat].reset();
-      if (random_() % 2) admit();  // while its rounds and pieces may be in flight
+      if (random_() % 2) admit();  // rounds and pieces of the old one may be in flight
     }
   }
 
@@ -108,7 +108,8 @@ class Crowd {
     r.sampling.temperature = random_() % 2 ? 0.8f : 0.0f;
     r.sampling.top_p = 1;
     r.sampling.seed = random_();
-    // For some time no sequence waits for a burst. Then the host enqueues rounds ahead.
+    // For 64 of every 128 turns new sequences have no serial bursts. Then the host can enqueue
+    // rounds ahead.
     r.policy = kPolicies[random_() % (turns_ / 64 % 2 ? kAhead : std::size(kPolicies))];
     r.max_tokens = static_cast<int64_t>(1 + random_() % 40);
     if (random_() % 4 == 0) r.shaping.presence = 0.5f;

@@ -22,10 +22,10 @@ def tally() -> ModuleType:
 
 @pytest.fixture
 def deal(run_all) -> Callable[..., Counter]:
-    """deal(program, sequences, seed, cpu, *more, shares=2): the summed JSON results of its
-    processes.
+    """deal(program, sequences, seed, cpu, *more, shares=2): runs a program of this folder in
+    `shares` processes; returns the sum of their JSON results.
 
-    Each process runs every `shares`-th world of a program of this folder.
+    Process i runs the worlds i, i + shares, i + 2 shares, ...
     """
 
     def deal(

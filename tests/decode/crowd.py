@@ -1,10 +1,10 @@
-"""Many sequences against the reference: `python tests/decode/crowd.py --sequences 1000`.
+"""Compares many sequences with the reference: `python tests/decode/crowd.py --sequences 1000`.
 
 A world is a pair of toys and a core with some seats. Sequences of fuzz.py come and go at random,
-each with its own method, and some are dropped before their end. In every company a sequence must
-have the tokens, log-probs and finish reason that it has alone. It must have the same counters,
-unless a round has more rows than a forward holds, or company decides how a miss is answered. World
-w of seed s is always the same. The last line on stdout is a JSON summary.
+each with its own method, and some are dropped before their end. Next to other sequences each must
+have the tokens, log-probs and finish reason that it has alone. Its counters must be the same, too.
+They may differ if a round has more rows than a forward holds, or if other sequences decide how a
+miss is answered. World w of seed s is always the same. The last line on stdout is a JSON summary.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ import fuzz
 
 from sbrt import _core, _probe
 
-ROWS, STEP_ROWS = 64, 512  # rows of the largest forward: the target's, the draft's
-SEQUENCES = 24  # sequences of a world
-FOUND = 16  # nodes that look-ups add to a chain
+ROWS, STEP_ROWS = 64, 512  # number of rows of the largest target and draft forward
+SEQUENCES = 24  # number of sequences in a world
+FOUND = 16  # number of nodes that look-ups may add to a chain
 
 
 @dataclass
 class Running:
     task: fuzz.Task
     method: str
-    seat: Any  # _core.Seat
+    seat: Any  # a _core.Seat
     tokens: list[int] = field(default_factory=list)
-    logprobs: list = field(default_factory=list)  # of the tokens
-    ends_after: int | None = None  # tokens after which it is dropped
+    logprobs: list = field(default_factory=list)  # one entry per token
+    ends_after: int | None = None  # number of tokens after which the sequence is dropped
 
 
 def request(task: fuzz.Task, method: str) -> tuple:
@@ -50,7 +50,7 @@ def request(task: fuzz.Task, method: str) -> tuple:
 
 
 def most_rows(policy: dict) -> tuple[int, int]:
-    """Largest number of rows of a verification, and of a draft step, for one sequence."""
+    """Return the largest number of rows of one sequence, in a verification and in a draft step."""
     gamma, nodes = policy["gamma"], policy.get("nodes", 63)
     burst = policy.get("burst", gamma)
     chain = min(
@@ -70,9 +70,9 @@ def is_roomy(world: fuzz.World, tasks: list[tuple[fuzz.Task, str]]) -> bool:
 
 
 def waits_for_company(world: fuzz.World, done: Running) -> bool:
-    """True if company decides whether a miss is answered by a burst; never under `rejection`.
+    """True if other sequences decide whether a burst answers a miss; never under `rejection`.
 
-    At temperature 0 a request is answered as if it did not ask for `rejection`.
+    At temperature 0 a request is decoded as if it did not ask for `rejection`.
     """
     policy = done.task.policies[done.method]
     bursts = policy["gamma"] > 0 and policy.get("on_miss") == 1 and not policy.get("serial")
@@ -102,7 +102,7 @@ def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> lis
 
 
 def cut_trees(task: fuzz.Task, world: fuzz.World) -> None:
-    """Give trees so few nodes that all seats have room in one forward."""
+    """Limit the nodes of trees, so that the rows of all seats fit into one forward."""
     room = max(2, ROWS // world.core["max_num_seqs"] - 1)
     for name in ("tree", "hedge"):
         policy = task.policies[name]
@@ -112,14 +112,14 @@ def cut_trees(task: fuzz.Task, world: fuzz.World) -> None:
 
 
 def random_crowd(rng: Random, index: int, a: argparse.Namespace) -> tuple[fuzz.World, list]:
-    """A world, and its tasks with a method for each."""
+    """Return a world and its (task, method) pairs."""
     world = fuzz.random_world(rng, a.cpu)
     asking = Random(repr(world))
     world.core["max_num_seqs"] = rng.choice((1, 2, 2, 3, 4, 5, 8, 16)[: a.seats])
     world.core["max_piece"] = rng.choice((64, 64, 1, 7))
     world.core["reuses_prefixes"] = fuzz.chance(rng, 0.6)
     is_short = fuzz.chance(rng, 0.5)
-    if is_short:  # short chains: no round is short of rows
+    if is_short:  # short chains: one forward holds all rows of a round
         wide = Random(f"{a.seed}/{index}/trees").choice((1, 1, 3))
         world.core |= {"max_gamma": rng.randint(1, 5), "max_width": wide, "max_branches": 4}
     tasks: list[tuple[fuzz.Task, str]] = []
@@ -133,7 +133,7 @@ def random_crowd(rng: Random, index: int, a: argparse.Namespace) -> tuple[fuzz.W
         if is_short:
             cut_trees(task, world)
         is_alike = fuzz.chance(rng, 0.5)
-        if is_alike:  # begins like the others
+        if is_alike:  # its prompt begins like others
             task.prompt = (common[: rng.randint(1, len(common))] + task.prompt)[:longest]
         few = 0.0 if is_alike else 0.75  # a request for prompt log-probs reuses no prefix
         task.logprobs = fuzz.random_logprobs(asking, world, task.prompt, few)
@@ -154,7 +154,7 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
     core = fuzz.make_core(world)
     running: list[Running] = []
     wrong: list[str] = []
-    eager = rng.choice((0.1, 0.5, 1.0))  # probability that the next one comes
+    eager = rng.choice((0.1, 0.5, 1.0))  # probability that the next one is admitted
     while tasks or running:
         while tasks and core.has_free_seat and (not running or fuzz.chance(rng, eager)):
             task, method = tasks.pop()

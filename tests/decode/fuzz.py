@@ -1,10 +1,10 @@
-"""Engine against reference, over random worlds: `python tests/decode/fuzz.py --sequences 1000`.
+"""Compares engine and reference in random worlds: `python tests/decode/fuzz.py --sequences 1000`.
 
 A world is a pair of toys and a core. It answers a few sequences, each by every method. Tokens,
 finish reason and every counter must equal those of sbrt.reference. Tokens of every method must
-equal those of plain decoding, unless they are accepted at random. So must log-probs, bit for bit;
-those of the reference are equal up to rounding. World w of seed s is always the same: the printed
-command repeats a failure. The last line on stdout is a JSON summary.
+equal those of plain decoding, unless they are accepted at random. Log-probs must equal those of
+plain decoding bit for bit, and those of the reference up to rounding. World w of seed s is always
+the same: the printed command repeats a failure. The last line on stdout is a JSON summary.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from random import Random
 
 from sbrt import _core, _probe, reference
 
-SEQUENCES = 8  # sequences of a world
-PROGRESS = 10.0  # seconds
+SEQUENCES = 8  # number of sequences in a world
+PROGRESS = 10.0  # seconds between two progress lines
 LOOKING = ("draft_model", "pearl", "specbranch", "on_miss", "tree", "hedge")
-HIGH = (1, 1, 1, 2**31 - 10, 2**32 - 10)  # counters of rounds are 64-bit
+HIGH = (1, 1, 1, 2**31 - 10, 2**32 - 10)  # numbers of first rounds; counters are 64-bit
 COUNTERS = (
     "rounds",
     "draft_tokens",
@@ -53,7 +53,7 @@ class Task:
     max_tokens: int
     shaping: dict  # keywords of a Shaping
     policies: dict[str, dict]  # method: keywords of a Policy
-    slices: int  # rounds of one run(); 0: all
+    slices: int  # number of rounds per call of run(); 0: all rounds
     logprobs: dict = field(default_factory=dict)  # keywords of a Logprobs
 
 
@@ -70,10 +70,10 @@ def random_world(rng: Random, cpu: float) -> World:
     most_gamma = 63 if chance(rng, 0.1) else 12
     length = rng.randint(70, 10 * most_gamma) if chance(rng, 0.8) else rng.randint(2, 70)
     if chance(rng, 0.05):
-        draft["seed"] = rng.getrandbits(64)  # knows nothing of the target
+        draft["seed"] = rng.getrandbits(64)  # a draft unrelated to the target
     if chance(rng, 0.15):
         draft["max_positions"] = rng.randint(1, length + 5)
-    if chance(rng, 0.05):  # one of them knows more tokens
+    if chance(rng, 0.05):  # target or draft has more tokens
         rng.choice((target, draft))["vocab"] += rng.randint(1, 8)
     for toy in (target, draft):
         if chance(rng, 0.2):
@@ -98,7 +98,7 @@ def random_world(rng: Random, cpu: float) -> World:
 
 
 def random_head(rng: Random, known: int, vocab: int) -> tuple[int, ...]:
-    """Ids of a head among those that the draft knows; the target has at least one of them."""
+    """Return ids below `known` for a draft's LM head; at least one is in the target's `vocab`."""
     ids = {rng.randrange(min(known, vocab))}
     ids.update(rng.sample(range(known), rng.randint(1, known)))
     return tuple(sorted(ids))
@@ -119,7 +119,7 @@ def random_sampling(rng: Random) -> dict:
 
 
 def random_shaping(rng: Random, vocab: int, length: int) -> dict:
-    """Penalties, bias and masks. Most sequences have none, the others often have several."""
+    """Return penalties, bias and masks. Half of the sequences have none, the rest often several."""
     if chance(rng, 0.5):
         return {}
     shaping: dict = {}
@@ -138,7 +138,7 @@ def random_shaping(rng: Random, vocab: int, length: int) -> dict:
         allowed = rng.sample(range(vocab), max(1, vocab - rng.randrange(vocab)))
         shaping["allowed_token_ids"] = tuple(allowed)
     if chance(rng, 0.4):
-        few = range(min(vocab, rng.choice((3, vocab))))  # a small alphabet, so that words do occur
+        few = range(min(vocab, rng.choice((3, vocab))))  # few ids: bad words must occur in texts
         shaping["bad_words"] = tuple(
             tuple(rng.choices(few, k=rng.choice((1, 2, 2, 3, 4))))
             for _ in range(rng.randint(1, 12))
@@ -147,7 +147,7 @@ def random_shaping(rng: Random, vocab: int, length: int) -> dict:
 
 
 def random_knobs(rng: Random, world: World, **fixed) -> dict:
-    """gamma, branches and epsilon of a policy; `fixed` overrides them."""
+    """Return a policy with random gamma, branches and epsilon; `fixed` overrides them."""
     most, k = world.core["max_gamma"], world.core["max_branches"]
     epsilon = rng.choice((0.0, 0.1, 0.3, 0.6, 0.9, 1.0))
     gamma = most if chance(rng, 0.2) else rng.randint(1, most)
@@ -160,7 +160,7 @@ def random_hedge(rng: Random, world: World) -> dict:
     nodes = rng.choice((3, 16, 63))
     drawn = random_knobs(rng, world, likely=True, branches=branches, nodes=nodes)
     wide = rng.randint(1, world.core["max_width"])
-    if wide > 1 and not chance(rng, 0.02):  # all trees of a round are drafted, which is slow
+    if wide > 1 and not chance(rng, 0.02):  # many large trees are slow, so they are rare
         tree = min(63, wide * drawn["gamma"])
         drawn["branches"] = min(drawn["branches"], max(2, 150 // tree))
     miss = {"on_miss": rng.choice((0, 1, 2)), "burst": rng.randint(1, 12)}
@@ -207,9 +207,10 @@ def random_task(rng: Random, world: World) -> Task:
 
 
 def random_logprobs(rng: Random, world: World, prompt: list[int], few: float = 0.75) -> dict:
-    """Log-probs for half of the sequences; `few` of them ask for those of the prompt, too.
+    """Return keywords of a Logprobs. Half of the sequences ask for log-probs. The share `few` of
+    them asks for log-probs of the prompt, too.
 
-    A prompt with a row that is not a number would end them.
+    If a row of the prompt is NaN, no sequence asks for the prompt's log-probs: it would fail.
     """
     if chance(rng, 0.5):
         return {}
@@ -223,7 +224,7 @@ def random_logprobs(rng: Random, world: World, prompt: list[int], few: float = 0
 
 
 def let_look_up(rng: Random, task: Task) -> None:
-    """Give some policies look-ups. Prompts may repeat, as text of few tokens does."""
+    """Let some policies use look-ups, and make some prompts repeat a few tokens."""
     for name in LOOKING:
         if chance(rng, 0.5):
             task.policies[name]["lookup"] = True
@@ -271,7 +272,7 @@ def oracle(world: World, task: Task, method: str):
 
 
 def differences(seat, tokens, expected) -> dict:
-    """Unexpected results of a finished sequence: name -> (engine, reference)."""
+    """Return a finished sequence's wrong results as {name: (of the engine, of the reference)}."""
     want_tokens, want_finish, want_stats = expected
     pairs = {
         "tokens": (tokens, want_tokens),
@@ -287,13 +288,13 @@ def differences(seat, tokens, expected) -> dict:
 
 
 def rows_of(columns) -> list:
-    """(token, rank, log-prob) of each entry, by position. The engine gives one array for each."""
+    """Return a list of (token, rank, log-prob) for each position, from the engine's 3 arrays."""
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return [[e for e in zip(*row, strict=True) if e[0] >= 0] for row in rows]
 
 
 def logprobs_of(seat, logprobs: dict) -> dict[str, list]:
-    """The log-probs of a finished sequence, by the name of the request."""
+    """Return the log-probs that a finished sequence asked for, by "output" and "prompt"."""
     found = {
         "output": rows_of(seat.take_logprobs()),
         "prompt": rows_of(seat.prompt_logprobs()),
@@ -303,12 +304,12 @@ def logprobs_of(seat, logprobs: dict) -> dict[str, list]:
 
 
 def differing_logprobs(world: World, task: Task, tokens: list[int], found: dict) -> dict:
-    """Log-probs that differ from the reference's: name -> (engine, reference)."""
+    """Return the wrong log-probs as {name: (of the engine, of the reference)}."""
     toy = reference.Toy(**{k: v for k, v in world.target.items() if k != "window"})
     trunks = {"output": (task.prompt + tokens, len(task.prompt)), "prompt": (task.prompt, 1)}
     different = {}
     for name, rows in found.items():
-        if name == "prompt" and not tokens:  # it ended before its first token
+        if name == "prompt" and not tokens:  # the sequence ended before its first token
             continue
         trunk, first = trunks[name]
         want = reference.logprobs(toy, trunk, first, task.logprobs[name])
@@ -327,7 +328,7 @@ def are_near(rows: list, want: list) -> bool:
 
 
 def is_by_chance(task: Task, method: str) -> bool:
-    """True if drafted tokens are accepted at random: only the distribution is plain decoding's."""
+    """True if tokens are accepted at random, so that only their distribution is fixed."""
     return "rejection" in task.policies[method] and task.sampling["temperature"] >= 1e-5
 
 
@@ -382,7 +383,7 @@ def check_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
         task = random_task(rng, world)
         task.logprobs = random_logprobs(asking, world, task.prompt)
         seen["sequences"] += 1
-        if chance(rng, 0.1):  # an abandoned sequence leaves no trace
+        if chance(rng, 0.1):  # an abandoned sequence must not affect the next
             engine_tokens(core, task, "none")
             core.begin(task.prompt, *abandoned(task))
             core.run(2)
@@ -401,7 +402,7 @@ def abandoned(task: Task) -> tuple:
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the flags of a program that runs random worlds."""
+    """Return a parser with the flags that all programs with random worlds have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--sequences", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

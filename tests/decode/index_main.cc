@@ -1,5 +1,6 @@
 // Checks that TrunkIndex finds the same matches as after_match(), which reads the whole trunk. It
-// compares them for every prefix of random trunks, of few and many tokens, with repeats.
+// compares them for every prefix of random trunks, which repeat themselves and have vocabularies of
+// 1 to 100,000 tokens.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -28,8 +29,8 @@ std::vector<int32_t> make_trunk(std::mt19937_64& random) {
   return trunk;
 }
 
-// Returns the number of matches found, or -1 if one differs. The trunk is read in pieces, and asked
-// about the tokens after them.
+// Returns the number of matches found, or -1 if one differs. The index reads the trunk in pieces of
+// random length. It must also answer for lengths inside the last piece.
 int64_t compare(uint64_t seed, TrunkIndex& index) {
   std::mt19937_64 random(seed);
   const std::vector<int32_t> trunk = make_trunk(random);

@@ -1,4 +1,4 @@
-// Rounds of every method on the cpu backend, to be run under ThreadSanitizer.
+// Runs rounds of every method on the cpu backend, to be run under ThreadSanitizer.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -60,7 +60,8 @@ Policy looking_up(Policy policy) {
   return policy;
 }
 
-// draft_model, tree, lookup; pearl, specbranch, hedge with all they may do after a miss; look-ups in them.
+// In order: draft_model, tree and lookup; pearl, specbranch and hedge with each answer to a miss;
+// three of them with look-ups.
 const Policy kPolicies[] = {
     serial(4, 1),
     serial(3, 4),
@@ -88,7 +89,7 @@ int64_t rounds(Threads threads, int64_t enough) {
   config.rejection = true;
   const auto models = std::pair(std::make_shared<Toy>(target), std::make_shared<Toy>(draft));
   Engine engine(models.first, models.second, config);
-  config.backend = Backend::sim;  // the same on one thread
+  config.backend = Backend::sim;  // runs the same rounds on one thread
   Engine calm(models.first, models.second, config);
   config.backend = Backend::cpu;
   config.rejection = false;
@@ -119,7 +120,7 @@ struct Shared {
   int64_t outcome = 1, chain = 1, branches = 1, choice = 1;
 };
 
-// *to = a hash of *to and *from.
+// An op sets *to to a hash of *to and *from.
 struct Fold {
   int64_t* to;
   const int64_t* from;
@@ -130,13 +131,14 @@ void fold(const Fold& a, Worker) {
 }
 
 RoundShape shape_of(int64_t round) {
-  // (burst before the target, steps during the target): overlapped, serial, both, neither
+  // (steps before the target's forward, steps during it): overlapped, serial, both, neither
   constexpr int kShapes[][2] = {{0, 2}, {2, 0}, {2, 2}, {0, 0}};
   const auto& [burst, gamma] = kShapes[mix64(1, static_cast<uint64_t>(round)) % 4];
   return {burst, gamma, 1, 1, 1};
 }
 
-// The accesses in "Who writes what" of csrc/README.md, by ops that do nothing else.
+// Runs rounds of ops that do nothing but access memory. They make the accesses that the table in
+// csrc/README.md, "Who writes what", lists.
 Shared rounds_ahead(const std::unique_ptr<Exec>& exec, int64_t count) {
   Shared s;
   int64_t target_kv = 1, draft_kv = 1;

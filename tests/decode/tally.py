@@ -1,9 +1,9 @@
 """Counts tokens of engines under rejection: `python tests/decode/tally.py --sequences 20000 0 5 7`.
 
 A setting is a pair of toys, sampling parameters and a method. Many sequences begin with the same
-prompt, each with its own seed. The first tokens after it, together, are one cell of a table. The
-table's distribution is known: it is plain decoding's, computed by sbrt.reference. The last line on
-stdout is JSON.
+prompt, each with its own seed. Each combination of first tokens is one cell of a table of counts.
+sbrt.reference computes the right distribution, that of plain decoding. The last line on stdout is
+JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from sbrt import _core, _probe, reference
 from sbrt.reference.dist import Lane, Shaper
 
-LEAST = 10.0  # expected in a cell; smaller cells are merged
+LEAST = 10.0  # least expected count of a cell; smaller cells are merged
 SIZES = {"max_model_len": 64, "max_gamma": 4, "max_branches": 16, "max_width": 4}
 COUNTERS = (
     "accepted", "branches", "branch_hits", "branch_rounds", "rollback_tokens", "empty_residuals"
@@ -26,8 +26,9 @@ COUNTERS = (
 
 
 def setting(policy, vocab=4, noise=16, cells=4, prompt=(1, 0, 1, 0, 1), **more):
-    """`more`: keywords of a Sampling; stops, shaping. `other`: the draft does not resemble the
-    target. `knows`: number of tokens of the draft (default: one more than the target)."""
+    """Return a setting. `more` holds keywords of a Sampling, and any of these:
+    stops: stop ids. shaping: keywords of a Shaping. other: the draft does not resemble the target.
+    knows: size of the draft's vocabulary (default: one more than the target's)."""
     policy = {"rejection": True} | policy
     return {
         "policy": policy,
@@ -49,7 +50,7 @@ def hedge(gamma, branches, **more):
 PENALTIES = {"presence_penalty": 1.5, "frequency_penalty": 0.5, "repetition_penalty": 1.3}
 BURST = {"on_miss": 1, "burst": 2, "burst_width": 4}
 LOOKS = {"vocab": 5, "cells": 3, "temperature": 3.0, "noise": 48}
-# gamma, k, temperature, top_p, top_k, min_p, vocabulary and draft vary.
+# The settings differ in gamma, k, temperature, top_p, top_k, min_p, vocabulary and draft.
 SETTINGS = (
     setting(serial(1), temperature=1.0),
     setting(serial(4), temperature=2.5),
@@ -87,7 +88,7 @@ SETTINGS = (
 
 
 def toys(s):
-    """The keywords of target and draft."""
+    """Return the keywords of the target's Toy and of the draft's Toy."""
     target = {"vocab": s["vocab"], "seed": 11}
     draft = {"vocab": s.get("knows", s["vocab"] + 1), "seed": 12 if s.get("other") else 11}
     return target, draft | {"noise16": s["noise"]}
@@ -98,7 +99,8 @@ def dist_of(s):
 
 
 def expected(s):
-    """Probabilities [vocab + 1, ...] of the first `cells` tokens; after a stop all are `vocab`."""
+    """Return the probabilities of the first tokens, an array with `cells` axes of vocab + 1 ids.
+    After a stop token every id is `vocab`."""
     target, _ = toys(s)
     stops, size = s.get("stops", ()), s["vocab"]
     shaper = None
@@ -122,7 +124,7 @@ def expected(s):
 
 
 def counted(s, sequences, first=0):
-    """Counts by cell for `sequences` seeds from `first` on, and the engine's counters."""
+    """Return counts by cell for `sequences` seeds from `first` on, and sums of engine counters."""
     core = _core.EngineCore(
         *(_core.Toy(**toy) for toy in toys(s)), backend="sim", rejection=True, **SIZES
     )
@@ -145,9 +147,10 @@ def counted(s, sequences, first=0):
 
 
 def distance(counts, dist):
-    """Distance of counts from the expected ones, in standard deviations.
+    """Return the distance of the counts from the expected counts, in standard deviations.
 
-    It is Wilson and Hilferty's for the chi-square; infinite if an impossible cell was counted.
+    It is the chi-square after the transformation of Wilson and Hilferty, or infinity if an
+    impossible cell was counted.
     """
     counts, want = np.ravel(counts), np.ravel(dist) * np.sum(counts)
     if counts[want == 0].any():

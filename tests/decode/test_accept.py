@@ -1,8 +1,8 @@
 """Contract under test: the rules of `rejection` give the target's distribution exactly.
 
 Every draw and coin is enumerated, in 10,000 random cases per rule, degenerate ones included: the
-total variation stays below 1e-12. The same tests catch rules that are wrong although they look
-right, and so does the chi-square that the engine's own tokens go through (test_rejection_dist.py).
+total variation stays below 1e-12. Rules that look right but are wrong must fail the same tests.
+They must also fail the chi-square test that the engine's own tokens pass (test_rejection_dist.py).
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import pytest
 from sbrt import _probe
 
 CASES = 10_000
-RULES = {  # most draws of a node; most known tokens
+RULES = {  # name: (most draws of a node, most known tokens)
     "2: one draw": (1, 0),
     "3: known tokens": (0, 3),
     "3 and 4: known tokens, then draws": (3, 2),
     "4: draws without replacement": (4, 0),
 }
-EDGE = 1e-9  # distance of a tested coin from the probability
+EDGE = 1e-9  # relative distance of the tested coins from the probability
 
 
 @dataclass(frozen=True)
 class Case:
-    """Probabilities p and q [vocab]. k: number of drawn candidates. known: candidates not drawn."""
+    """Probabilities p, q [vocab] of target and draft. k: number of drawn candidates. known: tokens
+    that are candidates without a draw."""
 
     p: np.ndarray
     q: np.ndarray
@@ -36,7 +37,7 @@ class Case:
 
 
 def random_dist(rng: np.random.Generator, vocab: int) -> np.ndarray:
-    """Random probabilities: smooth, sharp, with zeros, of one point, flat, or of few values."""
+    """Return probabilities [vocab]: smooth, sharp, with zeros, one point, flat, or few values."""
     kind = rng.integers(6)
     dist = rng.dirichlet(np.full(vocab, (1.0, 0.1, 1.0, 1.0, 1.0, 1.0)[kind]))
     if kind == 2:
@@ -53,7 +54,7 @@ def random_dist(rng: np.random.Generator, vocab: int) -> np.ndarray:
 
 
 def random_cases(seed: int, count: int, most: int = 1, known: int = 0) -> Iterator[Case]:
-    """Cases of up to `most` draws, including all degenerate ones."""
+    """Yield cases of up to `most` draws and `known` known tokens, degenerate ones included."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         vocab = int(rng.integers(1, 6))
@@ -61,12 +62,12 @@ def random_cases(seed: int, count: int, most: int = 1, known: int = 0) -> Iterat
         kind = rng.integers(8)
         if kind == 0:
             q = p.copy()
-        elif kind == 1 and vocab > 1:  # disjoint
+        elif kind == 1 and vocab > 1:  # p and q are disjoint
             cut = int(rng.integers(1, vocab))
             p, q = np.r_[p[:cut], np.zeros(vocab - cut)], np.r_[np.zeros(cut), q[cut:]]
             p, q = (dist if dist.sum() > 0 else np.ones(vocab) for dist in (p, q))
             p, q = p / p.sum(), q / q.sum()
-        elif kind == 2:  # nearly the same
+        elif kind == 2:  # p and q are nearly the same
             q = p * (1 + 1e-13 * rng.standard_normal(vocab))
             q = q / q.sum()
         tried = rng.permutation(vocab)[: int(rng.integers(0, known + 1))]
@@ -74,7 +75,7 @@ def random_cases(seed: int, count: int, most: int = 1, known: int = 0) -> Iterat
 
 
 def chance(place: _probe.Place, token: int) -> float:
-    """Probability that a drawn candidate is accepted, checked against the engine's coin."""
+    """Return the probability that a drawn token is accepted. Check it against the engine's coin."""
     p, q = place.p[token], place.q[token]
     found = min(1.0, p / q)
     assert place.stands(token, 0.0) == (p > 0)
@@ -87,14 +88,15 @@ def chance(place: _probe.Place, token: int) -> float:
 
 
 def drawn(case: Case) -> np.ndarray:
-    """Rule 4, which is rule 2 for k = 1, after rule 3 for known tokens."""
+    """Return the token's distribution under the engine's rules: rule 3 for known tokens, then
+    rule 4. With k = 1 rule 4 is rule 2."""
     out = np.zeros(len(case.p))
     _known(case, (), 1.0, out)
     return out
 
 
 def _place(case: Case, known: tuple[int, ...], rejected: tuple[int, ...]) -> tuple:
-    """The probabilities after these rejections, and True if some of p was left each time."""
+    """Return the place after these rejections, and True if some of p was left after each."""
     place, left = _probe.Place(case.p, case.q), True
     for token in known:
         left &= place.reject_known(token)
@@ -131,7 +133,7 @@ def _drawn(case: Case, rejected: tuple[int, ...], weight: float, out: np.ndarray
 
 
 def two_in_a_row(first: Case, then: list[Case]) -> np.ndarray:
-    """Probabilities [vocab, vocab] of two tokens of a chain, each with its own coin."""
+    """Return the probabilities [vocab, vocab] of two tokens of a chain, each with its own coin."""
     return drawn(first)[:, None] * np.stack([drawn(case) for case in then])
 
 
@@ -139,36 +141,36 @@ def two_in_a_row(first: Case, then: list[Case]) -> np.ndarray:
 
 
 def part(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """norm(max(p - q, 0)), p if nothing is left."""
+    """Return the normalised residual max(p - q, 0), or p if the residual is 0."""
     rest = np.maximum(p - q, 0)
     return rest / rest.sum() if rest.sum() > 0 else p
 
 
 def ratio(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """min(1, p / q), or 1 if q is 0."""
+    """Return min(1, p / q), or 1 where q is 0."""
     return np.minimum(1, np.divide(p, q, out=np.ones_like(p), where=q > 0))
 
 
 def top(q: np.ndarray, k: int) -> list[int]:
-    """The k likeliest tokens, best first."""
+    """Return the k most likely tokens, best first."""
     return [int(i) for i in np.argsort(-q, kind="stable")[:k] if q[i] > 0]
 
 
 def ratio_on_a_deterministic_candidate(case: Case) -> np.ndarray:
-    """The draft's most likely token, accepted as if it had been drawn."""
+    """The draft's most likely token is accepted as if it had been drawn."""
     [best] = top(case.q, 1)
     stands = ratio(case.p, case.q)[best]
     return stands * np.eye(len(case.p))[best] + (1 - stands) * part(case.p, case.q)
 
 
 def the_branch_the_target_likes_best(case: Case) -> np.ndarray:
-    """Always the token of largest p among the draft's k most likely ones."""
+    """The token is always the one of largest p among the draft's k most likely ones."""
     best = max(top(case.q, case.k), key=lambda token: case.p[token])
     return np.eye(len(case.p))[best]
 
 
 def _sequences(q: np.ndarray, k: int) -> Iterator[tuple[tuple[int, ...], float]]:
-    """(draws without replacement, their probability)."""
+    """Yield each (k tokens drawn without replacement, the probability of these draws)."""
 
     def go(taken: tuple[int, ...], weight: float) -> Iterator[tuple[tuple[int, ...], float]]:
         rest = q.copy()
@@ -216,7 +218,7 @@ def dropped_by_its_own_q(case: Case) -> np.ndarray:
 
 
 def raw_q_of_a_truncated_draw(case: Case) -> np.ndarray:
-    """Drawn from the top of q, verified with the whole q."""
+    """A token is drawn from the top of q, but verified with the whole q."""
     kept = np.zeros(len(case.q))
     best = top(case.q, max(1, len(case.q) // 2))
     kept[best] = case.q[best]
@@ -246,7 +248,7 @@ WRONG = {
 
 
 def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
-    """Two tokens of a chain, tried with the same coin."""
+    """Two tokens of a chain are tried with the same coin."""
     vocab = len(first.p)
     out = np.zeros((vocab, vocab))
     a = ratio(first.p, first.q)
@@ -254,7 +256,7 @@ def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
         b = ratio(case.p, case.q)
         both = np.minimum(a[x], b)  # the coin is below both probabilities
         out[x] += first.q[x] * case.q * both
-        fell = (case.q * (a[x] - both)).sum()  # below the first only
+        fell = (case.q * (a[x] - both)).sum()  # the coin accepts the first only
         out[x] += first.q[x] * fell * part(case.p, case.q)
         # After a rejection the next token is decided in its own round.
         out[x] += (first.q * (1 - a)).sum() * part(first.p, first.q)[x] * case.p
@@ -265,7 +267,7 @@ def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
 
 
 def variation(dist, expected):
-    """Total variation."""
+    """Return the total variation distance."""
     return abs(np.asarray(dist) - expected).sum() / 2
 
 
@@ -298,7 +300,7 @@ def test_a_wrong_rule_is_caught(name):
 
 
 def chains(count):
-    """(first case, next case after each token, joint distribution) of two tokens in a row."""
+    """Yield (case of the first token, next case after each token, joint distribution of both)."""
     rng = np.random.default_rng(3)
     for _ in range(count):
         vocab = int(rng.integers(1, 5))
@@ -320,7 +322,7 @@ def test_one_coin_for_two_tokens_is_caught():
 
 
 def test_the_chi_square_catches_what_the_enumeration_does(tally):
-    """A million draws by every wrong rule, through the test of the engine's own tokens."""
+    """A million draws by each wrong rule fail the test that the engine's own tokens must pass."""
     rng = np.random.default_rng(5)
     p, q = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(6))
     assert abs(tally.distance(rng.multinomial(1_000_000, p), p)) < 5

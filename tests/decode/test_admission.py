@@ -1,18 +1,18 @@
-"""Contract under test: a sequence enters a seat while other seats decode, and no fence of a stream
-guards that. The host fills a seat once nothing in flight has it, and enqueues its first op after
-that. The order checker and ThreadSanitizer find nothing to report. Each wait of the host that is
-left out, and each seat that is named wrongly, is reported."""
+"""Contract under test: a sequence enters a seat while other seats decode. No fence guards that: the
+host fills the seat once nothing in flight uses it, and enqueues its first op afterwards. The order
+checker and ThreadSanitizer report nothing. They report each wait of the host that is left out, and
+each wrong seat in a launch."""
 
 import pytest
 
 ADMISSION = "decode/pump.cc"
-# Each wait of the host before it fills a seat.
+# All waits of the host before it fills a seat.
 WAITS = {
     "target's pieces": "  wait(r_.target.feed.fed, seats_[found].fed[0].last_piece());\n",
     "draft's pieces": "  wait(r_.draft.feed.fed, seats_[found].fed[1].last_piece());\n",
     "rounds": "  wait(fences_.verify_done, seats_[found].last_round);\n",
 }
-# (file of csrc, its text, the replacement, the report)
+# {the fault: (file in csrc, its text, the replacement, part of the report)}
 WRONG_SEATS = {
     "of the target's launch": (
         ADMISSION,
@@ -53,7 +53,8 @@ each_wait = pytest.mark.parametrize("wait", WAITS)
 
 @pytest.fixture
 def run(programs):
-    """run(file, before, after, *arguments, flags=...): the program, one text of csrc replaced."""
+    """run(file, before, after, *arguments, flags=...): runs the program after it has replaced a
+    text in a file of csrc."""
 
     def run(file, before, after, *arguments, flags=programs.plain, **environment):
         text = programs.text(file)

@@ -90,7 +90,7 @@ def test_what_is_not_taken_stays():
 def test_a_call_allocates_nothing(backend, threads, method):
     core = make(backend, threads)
     seat = core.seat(0)
-    for _ in range(2):  # the first is the warm-up
+    for _ in range(2):  # the first run is the warm-up
         begin(core, method)
         before = _core.allocation_count()
         by_rounds(core, 1, seat)

@@ -1,5 +1,5 @@
-"""Contract under test: `auto`. Its tokens are plain decoding's, whatever it chooses and whenever it
-changes its method. In virtual time, where costs are known, it is about as fast as its best
+"""Contract under test: `auto`. Its tokens are those of plain decoding, whatever methods it uses and
+whenever it changes them. In virtual time, where costs are known, it is about as fast as its best
 candidate, and never slower than plain decoding. It does not run a draft that cannot pay."""
 
 import resource
@@ -26,7 +26,8 @@ PROMPTS = [[1, 2, 3], list(range(40))]
 
 
 def costs(c=8, step=100, shared=1.0):
-    """T(rows) = c steps plus a little per row; `shared`: slowdown while the lanes overlap."""
+    """Return costs in which a target forward takes c draft steps plus a little per row.
+    shared: factor by which all forwards are slower while the lanes overlap."""
     target = [step * c + 3 * rows for rows in ROWS]
     draft = [step + rows // 8 for rows in ROWS]
     slow = {"target_overlapped": [round(shared * t) for t in target]}
@@ -48,7 +49,7 @@ class Sum:
 
 
 def play(core, policy, temperature=0.0, max_tokens=250, repeat=3):
-    """The tokens of every prompt, and the time of all sequences but the first ones."""
+    """Return the tokens of every answer, and the tokens per ns of all passes but the first."""
     found, total = [], Sum()
     for again in range(repeat):
         for i, prompt in enumerate(PROMPTS):
@@ -69,7 +70,8 @@ WORLDS = list(product(DRAFTS.items(), (0.0, 0.8), (1, 8), DEVICES.items()))
 
 
 def world_of(place):
-    """Four settings of two values each: every three of them meet outside of `make exact`."""
+    """Return one combination of four settings with two values each. Half of the combinations run
+    only in `make exact`. The rest cover every combination of any three settings."""
     (name, draft), temperature, c, (devices, shared) = WORLDS[place]
     marks = pytest.mark.exact if place.bit_count() % 2 else ()
     return pytest.param(
@@ -81,7 +83,7 @@ def world_of(place):
     ("draft", "temperature", "c", "shared"), [world_of(place) for place in range(len(WORLDS))]
 )
 def test_about_as_fast_as_the_best_and_never_slower_than_none(draft, temperature, c, shared):
-    # Virtual time charges the costs that the engine assumes.
+    # In virtual time a forward takes exactly the time that the engine expects.
     core = make(draft, costs=costs(c, shared=shared))
     tokens, rate = play(core, None, temperature)
     fixed = {}
@@ -106,7 +108,8 @@ def test_a_prompt_that_repeats_itself_misleads_it_for_a_few_rounds_only():
 
 @pytest.mark.parametrize("shared", [1.0, 2.5], ids=["own devices", "one device"])
 def test_it_finds_out_that_a_draft_is_good_after_a_prompt_that_misled_it(shared):
-    """The toy's prompt is unrelated to the text after it, for the draft and for look-ups."""
+    """The toy's text has nothing to do with its prompt, so the prompt misleads the draft's ranks
+    and look-ups."""
     core = make(AGREES, costs=costs(8, shared=shared))
     rate = play(core, None)[1]
     assert rate >= 1.9 * play(core, POLICIES[0])[1]
@@ -130,7 +133,8 @@ def test_a_draft_that_could_never_pay_is_left_alone():
 
 @pytest.mark.parametrize(("c", "idle"), [(1, True), (8, False)], ids=["dear", "cheap"])
 def test_in_company_only_a_draft_that_drafts_reads_prompts(c, idle):
-    """A dear draft could pay if every token were accepted, so it reads a prompt that is alone."""
+    """An expensive draft could pay off if every token were accepted. So it reads the prompt of a
+    sequence that is alone, but no other prompt."""
     target, draft = costs(c).target, [int(0.8 * ns) for ns in costs(1).target]
     lanes = {"target": target, "draft": draft, "target_overlapped": target}
     core = make(costs=_core.Costs(**lanes, draft_overlapped=draft), max_num_seqs=3)

@@ -1,6 +1,6 @@
 """Contract under test: virtual time. A forward costs what its rows in use cost, everything else
-nothing. A round whose lanes overlap lasts as long as the longer lane, a serial one as long as both.
-The host's cost is added once a round. Tokens are those of any other clock."""
+costs nothing. A round whose lanes overlap lasts as long as the longer lane, a serial one as long as
+both. The host's cost is added once a round. The clock does not change the tokens."""
 
 from itertools import pairwise
 
@@ -46,7 +46,7 @@ def start(core, name, max_tokens, prompt=(1, 2, 3)):
 
 
 def total(core, name, max_tokens):
-    """(rounds, hits, virtual ns) of one sequence."""
+    """Run one sequence; return (rounds, hits, virtual ns)."""
     start(core, name, max_tokens)
     assert len(core.run()) == max_tokens
     return (
@@ -57,7 +57,7 @@ def total(core, name, max_tokens):
 
 
 def rounds_of(core, since):
-    """(length, work of the target lane, work of the draft lane), ns, of the traced rounds."""
+    """Return (duration, target lane's work, draft lane's work) of each traced round, in ns."""
     found, begin, spans = [], since, core.trace(since)
     ends = [end for lane, name, _, end, _ in spans if (lane, name) == ("target", "select")]
     for end in ends:
@@ -70,8 +70,8 @@ def rounds_of(core, since):
     return found
 
 
-# Computed by hand. The first chain is empty. A chain of 3 that is accepted gives 4 tokens. Both
-# lanes prefill the prompt without its last token.
+# The expected times below are computed by hand. The first chain is empty. A chain of 3 that is
+# accepted gives 4 tokens. Both lanes prefill the prompt without its last token.
 
 
 def test_plain_decoding_costs_its_forwards():
@@ -81,7 +81,7 @@ def test_plain_decoding_costs_its_forwards():
 @pytest.mark.parametrize("slow", [{}, SLOW], ids=["quick draft", "slow draft"])
 def test_overlapped_rounds_that_hit(slow):
     factor = 40 if slow else 1
-    burst = factor * (t(1) + 3 * t(1))  # catch-up of the root or of the tail's last node; steps
+    burst = factor * (t(1) + 3 * t(1))  # catch-up (root or tail's last node), 3 steps
     wanted = max(T(1), burst) + 2 * max(T(4), burst)
     assert total(make(**slow), "one branch", 9) == (3, 2, wanted)
 
@@ -98,18 +98,19 @@ def test_a_step_counts_the_rows_of_all_branches():
 
 
 def test_a_forward_without_rows_costs_nothing():
-    """After a cut the root's KV exists already: no catch-up from the second round on."""
+    """After a cut the root's KV exists already, so no round after the first has a catch-up."""
     assert total(make(**SLOW), "cut", 5) == (5, 4, 40 * (4 * t(1) + 4 * 3 * t(1)))
 
 
 def test_serial_rounds_that_stand():
-    """The node that no step processed joins the next round's first step, together with the root."""
+    """No step of a burst processes the chain's last node. The next round's first step does,
+    together with the root."""
     wanted = (3 * t(1) + T(4)) + 2 * (t(2) + 2 * t(1) + T(4))
     assert total(make(), "serial", 12) == (3, 0, wanted)
 
 
 def test_serial_rounds_that_fall():
-    # The chain is never deeper than what may still be emitted: 5 - 1 - round nodes at the end.
+    # At the end the chain has 5 - 1 - round nodes: never more than may still be emitted.
     verified = [4, 4, 3, 2, 1]
     assert total(make(NEVER), "serial", 5) == (5, 0, 5 * 3 * t(1) + sum(map(T, verified)))
 
@@ -155,7 +156,7 @@ def test_prefill_costs_nothing():
     )
 
 
-# From the trace, for any rounds.
+# The tests below check the times of arbitrary rounds in the trace.
 
 
 @pytest.mark.parametrize("name", OVERLAPPED)
@@ -231,7 +232,7 @@ def test_the_clock_goes_on_after_a_failure():
 def test_rounds_in_virtual_time_allocate_nothing():
     core = make({"noise16": 8})
     counts = {}
-    for max_tokens in (150, 10, 150):  # the first is the warm-up
+    for max_tokens in (150, 10, 150):  # the first run is the warm-up
         start(core, "adaptive", max_tokens)
         before = _core.allocation_count()
         core.run()

@@ -1,14 +1,15 @@
 """Contract under test: a sequence has the tokens, finish reason and counters that it has alone.
 
-1 to 16 sequences run at once, with all methods, sampling parameters and shapings, and come and go
-at random (crowd.py). Counters are compared if no round has more rows than a forward holds.
+1 to 16 sequences run at the same time, with all methods, sampling parameters and shapings. They
+come and go at random (crowd.py). Counters are compared only if a forward holds the rows of every
+round.
 """
 
 from functools import partial
 
 import pytest
 
-MANY = 64  # processes of a long run
+MANY = 64  # number of processes of a long run
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def check_seen(seen, sequences):
 def test_a_share_on_the_sim_backend(run_crowd):
     seen = run_crowd(700, seed=1, cpu=0.0)
     check_seen(seen, 700)
-    assert seen["roomy_trees"] > 0  # their counters are compared, too
+    assert seen["roomy_trees"] > 0  # counters of trees are compared, too
 
 
 def test_a_share_on_the_cpu_backend(run_crowd):

@@ -12,7 +12,7 @@ from sbrt import InvalidInputError, _core, _probe
 
 GAMMAS = (1, 4, 7)
 LIMIT = 72  # max_model_len
-CAPACITY = LIMIT + 64  # of a ring with full attention
+CAPACITY = LIMIT + 64  # slots of a ring with full attention
 VOCAB = 24
 METHODS = ("none", "draft_model", "pearl", "specbranch", "uncut")
 SAMPLINGS = {
@@ -30,11 +30,11 @@ SHAPINGS = {
 }
 CASES = tuple(itertools.product(METHODS, SAMPLINGS, SHAPINGS))
 COUNTERS = (1, 2**31 - 10, 2**32 - 10)
-ran: Counter = Counter()  # combinations by test
+ran: Counter = Counter()  # number of combinations by test
 
 
 class Grid:
-    """Runtimes over one pair, one for each first round number, used in turn."""
+    """Engine cores over one pair. Each starts at another round number; they are used in turn."""
 
     def __init__(self, name, gamma, *, noise=4, window=0, **sizes):
         self.name, self.gamma = name, gamma
@@ -63,7 +63,7 @@ class Grid:
         return core
 
     def answer(self, *request):
-        """(tokens, reason, stop token) of one sequence. To finish it twice changes nothing."""
+        """Run one sequence; return (tokens, finish reason, stop token)."""
         core = self.begin(*request)
         tokens = core.run()
         assert core.seat(0).finished
@@ -71,7 +71,7 @@ class Grid:
         return tokens, core.seat(0).finish_reason, core.seat(0).stop_token
 
     def whole(self, case, prompt):
-        """All tokens of plain decoding, up to the context's end."""
+        """Return the tokens of plain decoding up to the context's end."""
         key = case[1:], tuple(prompt)
         if key not in self.plain:
             tokens, finish, _ = self.answer(("none", *case[1:]), prompt, LIMIT)
@@ -85,7 +85,8 @@ def prompt_of(length):
 
 
 def expected(whole, budget, stops=()):
-    """The first stop within the budget ends it, else the length."""
+    """Return the right (tokens, finish reason, stop token): the first stop token within the budget
+    ends the sequence, else the budget does."""
     for i, token in enumerate(whole[:budget]):
         if token in stops:
             return whole[: i + 1], "stop", token
@@ -108,7 +109,8 @@ def test_prompts_and_budgets(grid):
 
 
 def test_an_end_at_every_offset_of_a_chain(grid):
-    """Each token of the output as the stop, with budgets that end before, at and after it."""
+    """Each token of the output is the stop token once, with budgets that end before, at and after
+    it."""
     offsets = {method: set() for method in METHODS}
     for case, length in itertools.product(CASES, (1, 2, 5, 40)):
         prompt = prompt_of(length)
@@ -131,7 +133,7 @@ def test_an_end_at_every_offset_of_a_chain(grid):
 
 
 def test_a_drafted_end_that_is_rejected_ends_nothing(grid):
-    """Stops that the target never samples, with a draft that knows little of the target."""
+    """The target never samples these stop tokens. The draft, which hardly resembles it, does."""
     grid = Grid(grid.name, grid.gamma, noise=256)
     prompt = prompt_of(3)
     for case in CASES:
@@ -141,7 +143,7 @@ def test_a_drafted_end_that_is_rejected_ends_nothing(grid):
 
 
 def test_an_abort_at_every_round(grid):
-    """After end() at any round the next sequence is not affected."""
+    """end() after any round does not affect the next sequence."""
     for case, length in itertools.product(CASES, (1, 2, grid.gamma, 40)):
         prompt, other = prompt_of(length), prompt_of(length + 1)
         whole, then = grid.whole(case, prompt), grid.whole(case, other)
@@ -187,7 +189,8 @@ def test_prompts_that_cannot_be_are_refused(grid):
 
 
 def test_no_end_before_min_tokens(grid):
-    """Three early stops; when they are masked, other text follows."""
+    """The first three tokens of plain decoding are stop tokens. While min_tokens masks them, the
+    text continues with other tokens."""
     prompt = prompt_of(3)
     for method, sampling in itertools.product(METHODS, SAMPLINGS):
         stops = grid.whole((method, sampling, "bare"), prompt)[:3]
@@ -205,7 +208,7 @@ def test_no_end_before_min_tokens(grid):
 
 
 def test_the_grid_is_as_large_as_promised(request):
-    """The tests above ran enough combinations; passes if some of them did not run."""
+    """The tests above ran enough combinations. The test is skipped if some of them did not run."""
     names = {n for n in vars(request.module) if n.startswith("test_")} - {request.node.name}
     if set(ran) != names:
         pytest.skip("only part of the grid ran")

@@ -1,6 +1,7 @@
-"""Contract under test: a core does more than give the right tokens. A worker's exception reaches
-the caller, and the engine goes on. A NaN row ends a sequence with "error" and without a token.
-Rounds allocate nothing. The GIL is free. Bad arguments are refused with one sentence."""
+"""Contract under test: guarantees of a core, except for its tokens. A worker's exception reaches
+the caller, and the core can still be used. A NaN row ends a sequence with "error" and gives no
+token. Rounds allocate nothing, and do not hold the GIL. Bad arguments are refused with one
+sentence."""
 
 import math
 import re
@@ -83,7 +84,7 @@ def test_an_exception_in_a_worker_reaches_the_caller(backend, threads, method, l
             core.run()
         assert core.seat(0).finished
         assert core.run() == []
-        short = answer(core, method, max_tokens=20)  # the engine still works
+        short = answer(core, method, max_tokens=20)  # the core still works
         assert (short.tokens, short.finish) == expected(method, max_tokens=20)[:2]
 
 
@@ -108,7 +109,7 @@ def test_a_nan_row_ends_with_error_and_keeps_what_came_before(backend, threads, 
     assert got.tokens == expected(method).tokens[: 40 + 1 - 3]
     assert got.tokens == expected(method, target=failing).tokens
     stop = got.tokens[-1]
-    got = answer(core, method, stops=[stop])  # a stop before the failed row ends it first
+    got = answer(core, method, stops=[stop])  # a stop before the NaN row ends it first
     assert got.tokens == expected(method, stops=[stop]).tokens
     assert (got.finish, core.seat(0).stop_token, core.seat(0).error) == ("stop", stop, None)
 
@@ -125,7 +126,7 @@ def test_a_failing_draft_costs_no_token():
 def test_rounds_allocate_nothing(backend, threads, method, shaping):
     core = make(backend, threads, debug=False)
     counts = {}
-    for max_tokens in (150, 10, 150):  # the first is the warm-up
+    for max_tokens in (150, 10, 150):  # the first run is the warm-up
         start(core, method, max_tokens=max_tokens, shaping=shaping)
         before = _core.allocation_count()
         core.run()
@@ -153,11 +154,11 @@ def test_the_gil_is_free_during_a_generation(backend, threads):
     done.set()
     thread.join()
     inside = sum(begin < when < end for when in counted)
-    assert inside > 10  # of several hundred; with the GIL held it would be none
+    assert inside > 10  # several hundred with a free GIL, 0 with a GIL that is held
 
 
 def test_a_nan_is_an_error_even_where_it_is_masked():
-    core = make(target={"nan_at": 40})  # its logit 0 is not a number
+    core = make(target={"nan_at": 40})  # the logit of token 0 is NaN
     got = answer(core, "specbranch", shaping={"allowed_token_ids": list(range(1, 32))})
     assert (got.finish, len(got.tokens)) == ("error", 40 + 1 - 3)
     assert "not a number" in core.seat(0).error
@@ -176,7 +177,8 @@ def test_a_shaped_sequence_leaves_nothing_to_the_next():
 
 @pytest.mark.parametrize("limit", [129, 130, 131, 194])
 def test_a_serial_draft_that_stays_behind_at_its_limit(limit):
-    """gamma 63: all is accepted until the draft has no room. The target continues alone."""
+    """With gamma 63 every node is accepted until the draft's context is full. Then the target
+    continues alone."""
     core = make(draft={"noise16": 0, "max_positions": limit}, max_model_len=400, max_gamma=63)
     for length in (1, 2, 3, 4, 66, 67):
         policy = _probe.policy(gamma=63, branches=1, serial=1)
@@ -246,8 +248,8 @@ def test_two_cores_share_models():
 
 
 def test_the_lanes_overlap_on_the_cpu_backend():
-    """In an overlapped round the draft works during the verification."""
-    big = {"vocab": 1 << 16, "noise16": 0}  # rounds much longer than a wake-up on a busy machine
+    """In an overlapped round draft forwards run during the target's forward."""
+    big = {"vocab": 1 << 16, "noise16": 0}  # rounds take much longer than the wake-up of a thread
     core = make("cpu", 2, target=big, draft=big, debug=False, max_gamma=20)
     policy = _probe.policy(gamma=20, branches=1)
     core.begin([1, 2, 3], _core.Sampling(temperature=0), policy, 150)
@@ -352,7 +354,7 @@ def test_a_request_that_cannot_be(wrong):
     budget, stops = request["max_tokens"], request["stops"]
     refused(lambda: core.begin(request["prompt"], sampling, policy, budget, stops, shaping))
     good = GOOD_REQUEST["prompt"], _core.Sampling(), _probe.policy(4, 8), 5
-    core.begin(*good)  # nothing is lost
+    core.begin(*good)  # the core still works
     assert len(core.run()) == 5
 
 
@@ -394,7 +396,7 @@ def test_drafting_without_a_draft():
 
 
 def refused(make_it):
-    """Check for an InvalidInputError of one sentence that shows the given value."""
+    """Check that the call raises an InvalidInputError of one sentence."""
     with pytest.raises(InvalidInputError) as raised:
         make_it()
     text = str(raised.value)

@@ -27,7 +27,8 @@ SHAPED = (
 
 
 def tokens(method, sampling, shaping, holes=(), seed=1):
-    """Every second draft knows fewer tokens than the target."""
+    """Return (tokens, number of discarded branch tokens) of one sequence. With an odd seed the
+    draft has fewer tokens than the target."""
     sizes = VOCAB + 3, VOCAB // 2 if seed % 2 else VOCAB + 3
     toys = [
         _core.Toy(vocab=vocab, seed=seed, noise16=noise)
@@ -44,7 +45,8 @@ def tokens(method, sampling, shaping, holes=(), seed=1):
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=lambda sampling: f"T={sampling['temperature']}")
 @pytest.mark.parametrize("method", METHODS)
 def test_holes_are_what_is_not_allowed(method, sampling):
-    """Allowing all other ids is equivalent, and is compared with the reference."""
+    """Holes act like a request that allows all other ids. Fuzz tests compare such requests with
+    the reference."""
     rng = random.Random(0)
     changed = 0
     for seed in range(6):

@@ -1,6 +1,7 @@
-"""Contract under test: log-probs are the model's own, for the row that decided a token. They depend
-neither on the request's shaping nor on other requests of the round. A request that does not ask for
-them launches no op for them. (fuzz.py and crowd.py compare them with the reference.)"""
+"""Contract under test: log-probs come from the target's raw logits, of the row that decided a
+token. They depend neither on the request's shaping nor on other requests of the round. A request
+that does not ask for them launches no op for them. (fuzz.py and crowd.py compare them with the
+reference.)"""
 
 import pytest
 
@@ -29,7 +30,8 @@ def start(core, method, sampling=SAMPLED, tokens=60, shaping=None, **asked):
 
 
 def told(seat):
-    """(tokens, their log-probs, those of the prompt), each log-prob as (token, rank, value)."""
+    """Return (tokens, their log-probs, log-probs of the prompt). The log-probs of a position are a
+    list of (token, rank, value)."""
     found = []
     for columns in (seat.take_logprobs(), seat.prompt_logprobs()):
         rows = zip(*(column.tolist() for column in columns), strict=True)
@@ -88,7 +90,8 @@ def test_padding_at_the_end_of_the_vocabulary_is_no_token():
 
 @pytest.mark.parametrize("method", ["none", "specbranch"])
 def test_a_row_of_the_prompt_that_is_not_a_number(method):
-    """It ends a request for the prompt's log-probs. No other request reads that row."""
+    """A NaN row in the prompt ends a request for the prompt's log-probs. Other requests do not
+    read that row."""
     core = make(target={"nan_at": 40})
     expected = answer(make(), method, output=1)
     assert answer(core, method, output=1) == expected
@@ -123,7 +126,8 @@ def test_a_prompt_is_not_copied_from_another_seat_either():
 
 
 def launched(**asked):
-    """(ops by name, parts that conflict) of a sequence on the dry backend."""
+    """Run a sequence on the dry backend. Return the names of its ops, the conflicts, and the
+    conflicts without the host's waits."""
     core = make("dry")
     answer(core, "specbranch", **asked)
     order = core.order
@@ -142,7 +146,8 @@ def test_who_does_not_ask_launches_no_op_for_it():
 
 
 def test_a_neighbour_that_asks_changes_nothing():
-    """Six requests share rounds. Each asks for a different number of tokens, the first for none."""
+    """Six requests share rounds. Each asks for the log-probs of a different number of top tokens.
+    The first asks for none of its output, the last for none of its prompt."""
 
     def asked(i):
         return {"sampling": {"temperature": 0.9, "seed": i}, "output": i - 1, "prompt": 4 - i}
@@ -161,7 +166,7 @@ def test_a_neighbour_that_asks_changes_nothing():
 def test_rounds_allocate_nothing(backend, method):
     core = make(backend)
     counts = {}
-    for tokens in (90, 10, 90):  # the first is the warm-up
+    for tokens in (90, 10, 90):  # the first run is the warm-up
         seat = start(core, method, tokens=tokens, output=20, prompt=20)
         before = _core.allocation_count()
         while not seat.finished:

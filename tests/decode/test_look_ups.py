@@ -1,6 +1,7 @@
-"""Contract under test: with `lookup`, every chain gets tokens that followed earlier in the text.
-They are tokens that the draft cannot predict, and they stay within the policy's rows. The output
-stays that of plain decoding, and a sequence learns only from its own text."""
+"""Contract under test: with `lookup`, every chain gets tokens that followed the same tokens earlier
+in the text. They may be tokens that the draft cannot predict. Chains stay within the policy's
+number of rows. The output stays that of plain decoding. Look-ups find tokens only in the sequence's
+own text."""
 
 import pytest
 
@@ -20,7 +21,7 @@ TOKENS = 80
 
 
 def core(**more):
-    """The draft knows none of the tokens that come."""
+    """Return a core whose draft does not have token 7."""
     toys = _core.Toy(vocab=8, seed=3), _core.Toy(vocab=4, seed=3)
     sizes = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 4}
     return _core.EngineCore(*toys, backend="sim", rejection=True, **sizes, **more)
@@ -56,7 +57,7 @@ def test_chains_stay_within_the_rows_of_the_policy(name):
 
 @every_policy
 def test_a_sequence_learns_from_itself_alone(name):
-    """After other texts a sequence has the same counters as at first."""
+    """After other sequences, a sequence has the same counters as on a new core."""
     policy = _probe.policy(**POLICIES[name], lookup=True)
     sampling = {"temperature": 1.0, "seed": 5}
     fresh = answer(core(), policy, _core.Shaping(), **sampling)

@@ -1,6 +1,6 @@
-"""Contract under test: after warm-up, no call that runs rounds of sixteen sequences allocates.
-Meanwhile prompts go in by pieces, and sequences come and go. Every sequence has the tokens that it
-has alone."""
+"""Contract under test: after warm-up, no call that runs rounds of sixteen sequences allocates
+memory. In these rounds sequences come and go, and prompts go in by pieces. Every sequence has the
+tokens that it has alone."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from sbrt import _core, _probe
 from tests.common.toys import POLICIES
 
 SEATS = 16
-LENGTHS = [3 + 11 * i % 90 for i in range(2 * SEATS)]  # tokens of the prompts
+LENGTHS = [3 + 11 * i % 90 for i in range(2 * SEATS)]  # number of tokens of each prompt
 
 
 def make(backend, threads, seats):
@@ -20,7 +20,7 @@ def make(backend, threads, seats):
 
 
 def request(i):
-    """Arguments of `admit`: methods, temperatures and penalties take turns."""
+    """Return the arguments of `admit` for request i: methods, temperatures and penalties vary."""
     prompt = [i % 32] + [1, 2, 3] * (LENGTHS[i] // 3)
     policy = _probe.policy(**list(POLICIES.values())[i % len(POLICIES)])
     sampling = _core.Sampling(temperature=0.8 * (i % 3 > 0), seed=i)
@@ -29,7 +29,7 @@ def request(i):
 
 
 def run_all(core):
-    """(tokens of each request, allocations of the calls that ran them)."""
+    """Run all requests; return {request: its tokens} and the number of allocations in rounds."""
     tokens, running, waiting, spent = {}, {}, list(range(2 * SEATS)), 0
     while waiting or running:
         while waiting and core.has_free_seat:

@@ -1,7 +1,8 @@
 """Contract under test: under `rejection` an engine's tokens have the joint distribution of plain
 decoding, over chain, branch and rollback. A chi-square tests 32 settings of gamma, k, temperature,
-top-p, top-k, vocabularies and penalties (tally.py). At temperature 0 they are plain decoding's
-tokens. The same seed and method give the same tokens on every backend, with any threads."""
+top-p, top-k, vocabularies and penalties (tally.py). At temperature 0 the tokens equal those of
+plain decoding. The same seed and method give the same tokens on every backend, with any number of
+threads."""
 
 import json
 import sys
@@ -19,7 +20,8 @@ BRANCHING = (*range(8, 24), 25, 27, 28, 30, 31)  # settings that prepare branche
 
 @pytest.fixture
 def run_tally(run_all):
-    """Divide settings among `shares` processes; returns the results of each setting."""
+    """run_tally(settings, sequences, shares=2): divides the settings among `shares` processes;
+    returns {setting: its results}."""
 
     def run(settings, sequences, shares=2):
         command = [sys.executable, SCRIPT, "--sequences", sequences]

@@ -10,8 +10,8 @@ import pytest
 from sbrt import reference
 
 SHAPING = reference.Shaping._fields
-MANY = 64  # processes of a long run
-METHODS = ("--methods", "3")  # a sequence tries none, and three of the eight others
+MANY = 64  # number of processes of a long run
+METHODS = ("--methods", "3")  # a sequence runs `none`, and three of the other eight methods
 ACCEPTING = ("draft_model", "pearl", "specbranch", "on_miss", "lookup", "adaedl", "tree", "hedge")
 HITTING = ("pearl", "specbranch", "on_miss", "hedge")
 
@@ -25,8 +25,8 @@ def run_fuzz(deal):
 
 
 def check_seen(seen, sequences, each_by_chance=True):
-    """Check that the random draws reached the places that matter. Under rejection
-    every method must reach them, or some method if not `each_by_chance`."""
+    """Check that the random draws reached the places that matter. Under rejection each method must
+    reach them; if not `each_by_chance`, one of the methods must."""
     assert seen["sequences"] >= sequences
     assert seen["generations"] == 4 * seen["sequences"]
     assert seen["mismatches"] == 0
@@ -53,12 +53,14 @@ def test_a_share_on_the_cpu_backend(run_fuzz):
 
 
 def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
-    """Some know two of sixty tokens: the draft continues after tokens that it does not know."""
+    """Some drafts have two of the target's sixty tokens. A draft must continue after tokens that
+    it does not have."""
     check_seen(run_fuzz(64, 44, 0.0, "--small", "1"), 64, each_by_chance=False)
 
 
 def test_drafts_whose_head_has_some_of_their_tokens(run_fuzz):
-    """A head has at least one of the draft's ids. Half of the drafts also lack target tokens."""
+    """A trimmed LM head has at least one of the draft's ids. Half of the drafts also lack tokens of
+    the target."""
     seen = run_fuzz(64, 45, 0.1, "--trimmed", "1", "--small", "0.5")
     check_seen(seen, 64, each_by_chance=False)
 

@@ -1,5 +1,5 @@
 """Contract under test: the index of the trunk finds the same match as a look-up that reads the
-whole trunk, at every length, whatever was read since (index_main.cc)."""
+whole trunk. This holds at every length, even if the index has read beyond it (index_main.cc)."""
 
 
 def test_it_finds_what_reading_the_whole_trunk_finds(programs):

@@ -1,7 +1,7 @@
-"""Contract under test: with a memory for each lane, every method has the tokens and counters of one
-memory, with one sequence and with several. An op reaches its lane's memory only: any other access
-faults. The lanes tell each other no more than csrc/state/mail.h lists, and each mail and each fence
-is needed. What needs both lanes' state in one memory is refused."""
+"""Contract under test: each lane may have a memory of its own. Every method then has the tokens and
+counters that it has with one memory, with one sequence and with several. An op reaches only the
+memory of its lane: any other access faults. The lanes send each other only what csrc/state/mail.h
+lists, and each mail and each fence is needed. Options that need one memory are refused."""
 
 import random
 
@@ -10,7 +10,7 @@ import pytest
 from sbrt import InvalidInputError, _core, _probe
 from tests.decode.test_order import FENCES, POLICIES
 
-# The mail that each method sends before its fence; a target tells every outcome.
+# {fence: mail that is sent before it}. With every method a verdict is sent before verify_done.
 MAILS = {"chain_ready": "burst", "draft_ready": "offer", "verdict": "verdict"}
 SERIAL, OVERLAPPED = {"verdict", "burst"}, {"verdict", "offer"}
 NEEDED = {
@@ -45,7 +45,7 @@ every_method = pytest.mark.parametrize("name", POLICIES)
 
 
 def engine(apart, backend="dry", **fields):
-    """An engine of two toys, with one memory or two."""
+    """Return a core of two toys. apart: with a memory for each lane."""
     pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
     return _core.EngineCore(
         *pair, backend=backend, draft_device=1 if apart else -1, **SIZES, **fields
@@ -53,7 +53,7 @@ def engine(apart, backend="dry", **fields):
 
 
 def answers(core, name):
-    """(tokens, counters) of each kind of request, one after the other."""
+    """Run one request of each kind in REQUESTS; return a list of (tokens, counters)."""
     found = []
     for sampling, shaping in REQUESTS.values():
         how = _core.Sampling(**sampling), _probe.policy(**POLICIES[name]), 40
@@ -63,14 +63,14 @@ def answers(core, name):
 
 
 def counters(seat):
-    """Counters of a sequence, without times and those that depend on the host's pace."""
+    """Return a sequence's counters, without times and the number of rounds enqueued ahead."""
     kept = seat.stats
     names = [n for n in dir(kept) if not n.startswith("_") and not n.endswith("_ns")]
     return {n: getattr(kept, n) for n in names if n != "rounds_ahead"}
 
 
 def crowd(apart, names, backend="dry", **fields):
-    """Tokens by request of sequences that take turns in three seats, and the engine."""
+    """Run sequences that take turns in three seats; return {request: its tokens} and the core."""
     core = engine(apart, backend, max_num_seqs=3, max_piece=8, **fields)
     rng, running, found = random.Random(5), {}, {}
     waiting = list(enumerate(names * 3))
@@ -126,7 +126,7 @@ def test_each_mail_is_needed(name):
 
 @every_method
 def test_each_fence_is_needed(name):
-    """Without the host's waits, as if rounds were enqueued ahead."""
+    """The checker ignores the host's waits, as if all rounds were enqueued ahead."""
     core = engine(True)
     how = _core.Sampling(temperature=0.8, seed=1), _probe.policy(**POLICIES[name]), 40
     core.begin(PROMPT, *how)

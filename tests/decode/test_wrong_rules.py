@@ -1,5 +1,5 @@
-"""Contract under test: the chi-square that the right rules of `rejection` pass (tally.py) fails for
-a core with a wrong rule. Each wrong rule looks right."""
+"""Contract under test: the right rules of `rejection` pass a chi-square test (tally.py). A core
+with one wrong rule fails it. Each wrong rule looks right."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from sbrt import _probe
 pytestmark = pytest.mark.exact
 
 SEQUENCES = 400_000
-FLAGS = ("-O2",)  # a wrong rule may leave something unused
+FLAGS = ("-O2",)  # no -Werror: a wrong rule may leave a variable unused
 FAR = 5.0  # standard deviations
 
 PATH = {"gamma": 3, "serial": True}
@@ -36,7 +36,7 @@ SORT = """  std::sort(found, found + n, [&](const Candidate& a, const Candidate&
 COINS = "  const Noise coins = noise_after(c, node, kCoin);\n"
 OWN_Q = "  for (int r = 0; r < dist.n; ++r) dist.lp[r] = raw.lp(a.row(i)[dist.token[r]]);\n"
 RAW_Q = "  for (int t = 0; t < a.columns.n; ++t) scores[t] = logits[t] / c.sampling.temperature;\n"
-# A wrong rule: method, file, text, replacement.
+# {wrong rule: (method, file in csrc, its text, the replacement)}
 WRONG = {
     "ratio on a looked-up token": (LOOKUP, SELECT, FOUND, ""),
     "ratio on a looked-up node of a tree": (JOINED, JOIN, HUNG, ""),
@@ -78,7 +78,8 @@ WRONG = {
 
 @pytest.fixture
 def run(programs, tally, tmp_path_factory):
-    """run(method, replaced): distance of a core's tokens from the distribution."""
+    """run(method, replaced): compiles a core with the replaced files; returns the distance of its
+    tokens from the right distribution, in standard deviations."""
 
     def run(method, replaced):
         dist = (

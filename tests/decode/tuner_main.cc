@@ -50,8 +50,8 @@ int leaves_for_good() {
   return 0;
 }
 
-// The loss that trials may still cause, in steps of kStep ns: the tuner lets the draft look on if
-// its cost is not larger. Only under plain decoding.
+// Returns the loss in ns that trials may still cause, as a multiple of kStep: the tuner lets the
+// draft catch up only if that costs less. Valid only while the policy is plain decoding.
 constexpr int64_t kStep = 300, kTargetNs = 1000;
 
 int64_t allowance(const Tuner& tuner, Sequence& c) {
@@ -65,7 +65,7 @@ int64_t allowance(const Tuner& tuner, Sequence& c) {
   return found;
 }
 
-// A draft whose first choices were wrong: not the best policy, but worth a trial.
+// The draft's most likely tokens were wrong, so it is not the best policy, but worth a trial.
 int books_trials() {
   std::vector<int32_t> trunk(kTokens);
   std::vector<uint8_t> rank(kTokens, 2);
@@ -80,7 +80,7 @@ int books_trials() {
   c->rank = rank.data();
   c->head = c->draft_have = 100;
   tuner.begin(*c);
-  tuner.next(*c);  // the draft is out of reach: no trial yet
+  tuner.next(*c);  // draft_limit is still 0: no trial yet
   const auto rounds = [&](int64_t ns, int64_t last_ns) {
     for (; tuner.stays(*c, c->head); c->draft_have = ++c->head) tuner.saw({1, ns, 1, true});
     tuner.saw({1, last_ns, 1, true});
@@ -105,7 +105,7 @@ int books_trials() {
 int ranks_tokens() {
   uint8_t rank[kCandidates + 3] = {};
   auto c = std::make_unique<Sequence>();
-  note_rank(*c, 1, Dist{}, 0);  // no room for ranks
+  note_rank(*c, 1, Dist{}, 0);  // without an array of ranks
   c->rank = rank;
   Dist dist{};
   dist.n = kCandidates;
@@ -113,7 +113,7 @@ int ranks_tokens() {
   for (int i = 0; i < kCandidates; ++i) note_rank(*c, i, dist, 100 + i);
   note_rank(*c, kCandidates, dist, 7);
   dist.n = 3;
-  note_rank(*c, kCandidates + 1, dist, 103);  // a leftover beyond the candidates
+  note_rank(*c, kCandidates + 1, dist, 103);  // beyond dist.n: no candidate
   for (int i = 0; i < kCandidates; ++i)
     if (rank_at(rank, i) != 1 + i) return failed("a candidate has another's rank");
   for (int i = kCandidates; i < kCandidates + 2; ++i)

@@ -1,5 +1,5 @@
-// Faults that compute-sanitizer must report, one for each tool: canary memcheck | racecheck |
-// synccheck
+// Commits one fault that compute-sanitizer must report, one for each of its tools:
+// canary memcheck | racecheck | synccheck
 #include <cuda_runtime.h>
 
 #include <cstdio>
@@ -7,17 +7,17 @@
 
 constexpr int kThreads = 64;
 
-// Reads one element after the end.
+// Writes one element after the end.
 __global__ void write_outside(int* out, int n) { out[n] = 1; }
 
-// Reads a neighbour's element that is written in the same step.
+// Each thread reads an element that another thread writes, without a barrier between them.
 __global__ void race(int* out) {
   __shared__ int cell[kThreads];
   cell[threadIdx.x] = threadIdx.x;
   out[threadIdx.x] = cell[(threadIdx.x + 33) % kThreads];
 }
 
-// Half of the threads never reach the barrier.
+// Only a quarter of the threads reaches the barrier.
 __global__ void meet_alone(int* out) {
   if (threadIdx.x < kThreads / 4) __syncthreads();
   out[threadIdx.x] = 1;

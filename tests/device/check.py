@@ -1,22 +1,23 @@
-"""`python -m tests.device.check --part NAME`: run all checks that need a CUDA device.
+"""`python -m tests.device.check --part NAME`: run one part of the checks that need a CUDA device.
 
 The results are one JSON file.
 
-first: the shortest look at everything. kernels: the tests of the kernels on the device (Triton
-compiles them for it), then their bench. products: those of `linear`, whose plans are many kernels.
-lanes: the cuda backend, recorded forwards against the same ops by themselves, then bench.lanes.
+first: a short run of everything. kernels: the tests of the kernels on the device, for which Triton
+compiles them, then their bench. products: the same for `linear`, whose plans need many kernels.
+lanes: the cuda backend, recorded forwards compared with the same ops one by one, then bench.lanes.
 rounds: tests.device.rounds at the sizes of real models and of the inflated demo pair, and
-transformers on the same prompts. exact: engines on the device, every method against plain
+transformers on the same prompts. exact: engines on the device, every method compared with plain
 decoding, with graphs and without. settings: filters, streams and rings of a default length.
-launches: kernels that start before the one before them has ended. integers: quantised weights,
-bits and tokens and times. seats: eight prompts at once, compared with one by one. devices: draft
-and target in memories of their own; the step that needs two devices is skipped where there is
-one. requests: log-probs, bad words of several tokens, `auto`. large: exact at the size of an 8B.
-sanitize: compute-sanitizer over a short decode. Each within eight minutes, in steps: a part that
-was killed goes on where it stopped, as long as source and device are the same; --fresh starts it
-over. A step that went wrong keeps none of the others from running, but for the first: whether
-anything can run at all.
-`make gpu-check PART=kernels` calls it.
+launches: kernels that start before the previous kernel has ended. integers: bits, tokens and times
+of quantised weights. seats: eight prompts in the same rounds, compared with one by one. devices:
+draft and target in memories of their own; one step needs two devices, and is skipped where there is
+one. requests: log-probs, bad words of several tokens, `auto`. large: `exact` at the size of an 8B
+model. sanitize: compute-sanitizer over a short decode.
+
+A part takes at most eight minutes, and consists of steps. A part that was killed resumes where it
+stopped, as long as source and device are the same; --fresh starts it again. After a failed step the
+other steps still run. Only the first step, `ready`, must be right: it checks that anything can run.
+`make gpu-check PART=kernels` calls this program.
 """
 
 from __future__ import annotations
@@ -52,16 +53,16 @@ from .steps import (
     succeeded,
 )
 
-LIMIT = 480  # seconds of a part, for all its steps
+LIMIT = 480  # time limit of a part in seconds, for all its steps
 ANYWHERE = "gpu or (not exact and not sanitize)"
 TRITON = "tests/triton_kernels"
 APART = "tests/device/test_apart.py"
-WORKERS = 8  # of pytest if pytest-xdist is installed: compiling a kernel uses a core
+WORKERS = 8  # processes of pytest-xdist, if it is installed: compiling a kernel uses a core
 OVERLAPPED = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4"
 
 
 def _tests(name: str, seconds: float, *arguments: str, workers: int = 0) -> Step:
-    # A warning of an untested version of torch or Triton is not our fault.
+    # New versions of torch and Triton may warn, so a warning is no error here.
     quiet = ("-q", "-p", "no:benchmark", "-W", "default")
     command = [sys.executable, "-m", "pytest", *quiet, *arguments]
     if workers and importlib.util.find_spec("xdist"):
@@ -70,7 +71,7 @@ def _tests(name: str, seconds: float, *arguments: str, workers: int = 0) -> Step
 
 
 def figures_of(name: str) -> Path:
-    """Where a step writes its figures."""
+    """Return the path of the JSON file into which a step writes its figures."""
     return ROOT / "build" / f"gpu-{re.sub(r'[^a-z0-9_]+', '-', name)}.json"
 
 
@@ -140,7 +141,9 @@ def _lanes() -> tuple[Step, ...]:
 
 
 def _cost_file(lanes: str, name: str, seconds: float) -> Step:
-    """Replaces the estimates of a shipped cost file by the figures of an earlier step."""
+    """Return a step that replaces the estimates of a shipped cost file by measured figures.
+
+    lanes: name of the earlier step that measured them. name: the cost file."""
     out = figures_of(f"costs {name}")
     command = (sys.executable, "-m", "bench.gpu.costs", name, "--lanes", str(figures_of(lanes)),
                "--out", str(out))  # fmt: skip
@@ -159,7 +162,7 @@ def _rounds() -> tuple[Step, ...]:
 
 
 def _same(name: str, seconds: float, *arguments: str) -> Step:
-    """Run tests.device.exact, which ends before its limit and then resumes."""
+    """Return a step with tests.device.exact, which ends before its limit and can be resumed."""
     turn = ("--seconds", str(seconds - 30))
     return _bench(name, seconds, "tests.device.exact", *arguments, *turn, keeps=True)
 
@@ -188,7 +191,7 @@ def _large() -> tuple[Step, ...]:
 
 
 def _settings() -> tuple[Step, ...]:
-    """Settings of users, and defaults: filters, streams, mode fast, rings of a default length."""
+    """Return steps with common settings: filters, streams, mode fast, rings of a default length."""
     filtered = ("--temperature", "0.8", "--top-p", "0.9", "--top-k", "40")
     rounds = ("tests.device.rounds", "--pair", "8b", "--methods", OVERLAPPED, "--prompts", "2")
     return (
@@ -203,7 +206,7 @@ def _settings() -> tuple[Step, ...]:
 
 
 def _launches() -> tuple[Step, ...]:
-    """Kernels that start before the one before them has ended: the same tokens, and times."""
+    """Return steps that compare tokens and times with early launches of kernels and without."""
     module = "tests.device.early"
     return (
         _ready(50),
@@ -214,7 +217,8 @@ def _launches() -> tuple[Step, ...]:
 
 
 def _integers() -> tuple[Step, ...]:
-    """Quantised weights: the CPU's bits, rows and graphs, every method, T and t."""
+    """Return steps for quantised weights: the CPU's bits, rows and graphs, tokens of every method,
+    times of forwards."""
     short = ("--prompts", "40", "--max-tokens", "64", "--pair", "demo")
     few = ("bench.lanes", "--rows", "16", "--seconds", "0.3")
     return (
@@ -230,7 +234,7 @@ def _integers() -> tuple[Step, ...]:
 
 
 def _seats() -> tuple[Step, ...]:
-    """Many sequences in the same rounds."""
+    """Return steps with many sequences in the same rounds."""
     eight = ("--together", "8", "--max-tokens", "64")
     return (
         _ready(50),
@@ -244,7 +248,7 @@ def _seats() -> tuple[Step, ...]:
 
 
 def _requests() -> tuple[Step, ...]:
-    """Run requests that ask for more than sampling, and `auto` by the costs that it measures."""
+    """Return steps with log-probs and bad words, and with `auto`, which measures its costs."""
     short, coupled = ("--prompts", "40", "--max-tokens", "64"), ("--temperature", "0.8")
     eight = ("--together", "8", *short)
     return (
@@ -259,7 +263,7 @@ def _requests() -> tuple[Step, ...]:
 
 
 def _devices() -> tuple[Step, ...]:
-    """Draft and target in memories of their own: on one device, and on two if there are two."""
+    """Return steps with a memory for each lane: on one device, and on two if there are two."""
     two = _tests("two devices", 200, "-m", "gpu", "-k", "two_devices", "-rs", APART)
     return (
         _ready(50),
@@ -299,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
     expect_cuda()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that steps end with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that running steps are ended, too
     where = {"source": source_hash(), "device": device()}
     right = check(Path(args.json), where, args.part, run_command, args.fresh)
     print(f"{args.part}: {'all right' if right else 'NOT RIGHT'}, see {args.json}")
@@ -318,7 +322,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def device() -> dict[str, str]:
-    """The device, and the versions of the compilers."""
+    """Return the device's name, and the versions of torch and CUDA."""
     import torch
 
     return {

@@ -1,10 +1,10 @@
-"""`python -m tests.device.early`: the same answers with early launches of kernels and without.
+"""`python -m tests.device.early`: compares answers with early launches of kernels and without.
 
     python -m tests.device.early [--pair 8b] [--methods A,B] [--prompts 4] [--json OUT]
 
 Two engines with the same weights answer the same prompts in turn, one of them with
-EngineConfig.programmatic_launch. Prints us a round of both, and ends with 1 if a token differs. On
-a CPU, which has no such launches, both engines are alike.
+EngineConfig.programmatic_launch. It prints the us per round of both, and ends with 1 if a token
+differs. On a CPU, which has no such launches, both engines do the same.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def _engine(args: argparse.Namespace, names: Sequence[str], early: bool) -> Engi
 
 
 def compared(usual: Engine, early: Engine, method: str, args: argparse.Namespace) -> dict[str, Any]:
-    """A method's us a round in both engines, medians over the prompts, and True if all tokens are
-    the same. The first prompt warms up."""
+    """Return a method's median us per round in both engines, and True if all tokens are the same.
+    The first prompt is a warm-up."""
     prompt, params = pairs.prompts_of(args.pair), pairs.sampling_of(args, 1)
     times: tuple[list[float], list[float]] = ([], [])
     right = True
@@ -75,7 +75,7 @@ def compared(usual: Engine, early: Engine, method: str, args: argparse.Namespace
 
 
 def render(line: dict[str, Any]) -> str:
-    """One line."""
+    """Return a result of `compared` as one line of text."""
     before, after = line["us_per_round"], line["us_per_round_early"]
     wrong = "" if line["right"] else " WRONG"
     return f"{line['method']}: {before:.0f} us a round, {after:.0f} launched early{wrong}"

@@ -4,11 +4,11 @@ python -m tests.device.exact [--pair demo] [--methods A,B] [--prompts 200] [--ma
     [--temperature 0] [--top-p 1] [--top-k 0] [--together 1] [--dtype auto] [--eager]
     [--seconds 400] [--logprobs N] [--bad-words A,B] [--json OUT]
 
-Prompt by prompt `none` and every method, token by token. --together N: N prompts share the rounds
-of each method, and are compared with `none` alone. --logprobs: log-probs of answer and prompt must
-be the same, too. What is done is kept in OUT, and a call that is
-out of time ends with 75: the next one goes on, for the same source, device and flags. Ends with 1
-if a token differs.
+For each prompt it compares the tokens of every method with those of `none`. --together N: N prompts
+share the rounds of each method, and `none` answers them one by one. --logprobs: log-probs of answer
+and prompt must be the same, too. Results are kept in OUT. A call that runs out of time ends with
+75, and the next call resumes if source, device and flags are the same. Ends with 1 if a token
+differs.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from sbrt.tools import flags
 from .steps import UNFINISHED, source_hash
 
 METHODS = "draft_model,lookup,pearl,specbranch,specbranch:on_miss=serial,tree:nodes=15"
-SAVED_EVERY = 10.0  # seconds
-SHOWN = 5  # wrong answers that are reported
+SAVED_EVERY = 10.0  # seconds between two writes of OUT
+SHOWN = 5  # number of wrong answers that are shown
 
 
 @dataclass
 class Found:
-    """Comparisons so far: prompts [0, done); tokens, rounds and seconds of each method."""
+    """Results for the prompts [0, done): wrong answers, and sums of each method's figures."""
 
     done: int = 0
     wrong: list[dict[str, Any]] = field(default_factory=list)
@@ -108,7 +108,7 @@ def compare(
 def compare_some(
     engine: Engine, names: Sequence[str], args: argparse.Namespace, found: Found, some: range
 ) -> None:
-    """Compare prompts that share rounds."""
+    """Compare the prompts of the range `some`, which share rounds."""
     prompt = pairs.prompts_of(args.pair)
     given = [(prompt(i), params_of(args, i)) for i in some]
     plain: list[tuple[CompletionOutput, Any, float]] = []
@@ -125,7 +125,7 @@ def compare_some(
 
 
 def params_of(args: argparse.Namespace, i: int) -> SamplingParams:
-    """The parameters of prompt `i`."""
+    """Return the sampling params of prompt `i`."""
     return replace(
         pairs.sampling_of(args, i),
         logprobs=args.logprobs,
@@ -137,8 +137,8 @@ def params_of(args: argparse.Namespace, i: int) -> SamplingParams:
 def ask(
     engine: Engine, given: Sequence[tuple[Any, SamplingParams]], method: str = "none"
 ) -> list[tuple[CompletionOutput, Any, float]]:
-    """Answers to (prompt, params), all at once; log-probs of the prompts; the seconds that each was
-    decoded."""
+    """Answer all pairs (prompt, params) of `given` in the same rounds. Return (answer, log-probs of
+    the prompt, seconds of decoding) for each. Raises EngineError if a request fails."""
     prompts, params = ([one[i] for one in given] for i in range(2))
     if len(given) == 1:
         outputs = engine.generate(prompts[0], params[0], method=method)
@@ -156,7 +156,7 @@ def ask(
 
 
 def difference(method: str, prompt: int, got: list[int], plain: list[int]) -> dict[str, Any]:
-    """The first difference between an answer and plain decoding's."""
+    """Return the first place where the tokens `got` differ from those of plain decoding."""
     differs = (i for i, (a, b) in enumerate(zip(got, plain, strict=False)) if a != b)
     shared = next(differs, min(len(got), len(plain)))
     return {
@@ -169,7 +169,7 @@ def difference(method: str, prompt: int, got: list[int], plain: list[int]) -> di
 
 
 def earlier(out: Path | None, key: dict[str, Any]) -> Found:
-    """The results that an earlier call with the same key stored."""
+    """Return the results that an earlier call with the same key stored, or empty results."""
     try:
         kept = json.loads(out.read_text()) if out else {}
     except (OSError, ValueError):
@@ -180,14 +180,14 @@ def earlier(out: Path | None, key: dict[str, Any]) -> Found:
 
 
 def save(out: Path | None, key: dict[str, Any], found: Found) -> None:
-    """Write a file that is whole at any time. Raises OSError."""
+    """Write the results to `out`, which is replaced as a whole. Raises OSError."""
     if out:
         text = json.dumps({"key": key} | vars(found), indent=2)
         write_file(out, f"{text}\n".encode())
 
 
 def tell(found: Found, names: Sequence[str], wanted: int) -> int:
-    """Print the results; returns the exit code."""
+    """Print the results; return the exit code. wanted: number of prompts."""
     for method, line in found.methods.items():
         tokens, rounds = line["tokens"], max(1, line["rounds"])
         print(

@@ -1,5 +1,5 @@
-// The cuda backend on a device: streams and events, ops of a round against the host's, records,
-// errors.
+// Tests the cuda backend on a device: streams and events, ops of a round compared with the host's,
+// records, errors.
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -23,7 +23,7 @@ struct CellArgs {
   int64_t spins;
 };
 
-// *to = *from + 1, after some time.
+// Sets *to to *from + 1 after `spins` clock cycles.
 __global__ void follow(const CellArgs args) {
   const int64_t begin = clock64();
   while (clock64() - begin < args.spins) {
@@ -53,7 +53,7 @@ T fetched(const T* there) {
   return here;
 }
 
-// Two streams pass a number to and fro. Each waits for the other's event before it is recorded.
+// Two streams pass a number to and fro. A stream may wait for an event before it is recorded.
 void keep_order() {
   const auto exec = make_cuda_exec(0);
   const auto cells = exec->cells<int64_t>(2, Where::device);
@@ -113,7 +113,7 @@ void fuse() {
   check(fetched(a + 1) == wanted, "fused: expected ", wanted, ", got ", fetched(a + 1));
 }
 
-// The device's part of OpScript: one graph for each op, on one state.
+// Runs the ops of an OpScript on the device, one graph for each op and dtype, on one state.
 class DeviceOps {
  public:
   DeviceOps()
@@ -193,7 +193,7 @@ void compare_ops() {
   std::printf("%ld ops\n", static_cast<long>(ops));
 }
 
-// Every word of a record is visible when its event is.
+// When the host sees the event of a round, it sees every word of the round's record.
 void read_records() {
   const auto exec = make_cuda_exec(0);
   const auto state = exec->cells<OpState>(1, Where::device);
@@ -213,7 +213,7 @@ void read_records() {
   const auto stream = exec->stream(1);
   stream->prepare(graph);
   Event done("done");
-  constexpr int kRounds = 200;  // of one token each: the trunk has room
+  constexpr int kRounds = 200;  // one token each: the trunk holds them
   for (int64_t round = 1; round <= kRounds; ++round) {
     stream->launch(graph, 1);
     stream->record(done, round);
@@ -246,7 +246,7 @@ void stick() {
   }
 }
 
-// The host's wait has a time limit, also for an event that is never recorded.
+// A wait of the host has a time limit, so it also ends if an event is never recorded.
 void give_up() {
   const auto exec = make_cuda_exec(0);
   const auto one = exec->stream(1), two = exec->stream(1);

@@ -1,8 +1,8 @@
-"""`python -m tests.device.ready`: checks that build and machine are ready for a check.
+"""`python -m tests.device.ready`: checks that build and machine are ready for device checks.
 
-It prints one line for each of: the core, its CUDA backend, torch, Triton, a matrix product in the
-lanes' form, a capture of both and its replay. It stops at the first failure, with one sentence: the
-later ones depend on it.
+It checks the core with its CUDA backend, torch, Triton, a matrix product as in the lanes, and a
+captured graph of both. It prints a line for each. It stops at the first failure with one sentence,
+because the later checks depend on the earlier ones.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from sbrt.errors import EngineError, InvalidInputError
 from sbrt.tools import flags
 
 T = TypeVar("T")
-NO_KERNEL = "expected ops with a kernel"  # the toy lane's refusal on a working device
+NO_KERNEL = "expected ops with a kernel"  # a working device refuses the toy lane with these words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check; returns the exit code, 2 with a sentence."""
+    """Run all checks; return the exit code, 2 after a failure."""
     return flags.guarded("tests.device.ready", lambda: _main(argv))
 
 
@@ -35,7 +35,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def core() -> str:
-    """The core was built with CUDA for this device, and the driver accepts it."""
+    """Check that the core was built with CUDA for this device and that the driver accepts it."""
     info = build_info()
     if not info["cuda"]:
         raise EngineError("core: expected one built with CUDA (SBRT_CUDA=ON says why), got none")
@@ -50,7 +50,7 @@ def core() -> str:
 
 
 def torch_there() -> str:
-    """torch sees the device."""
+    """Check that torch finds the device."""
     expect_cuda()
     import torch
 
@@ -60,7 +60,7 @@ def torch_there() -> str:
 
 
 def triton_there() -> str:
-    """Triton compiles a kernel, whose result equals its twin's."""
+    """Check that Triton compiles a kernel, and that the kernel gives torch's result."""
     import torch
     import triton
 
@@ -78,7 +78,7 @@ def triton_there() -> str:
 
 
 def products() -> str:
-    """Products of half precision with float32 results, into existing memory."""
+    """Check matrix products of bfloat16 that write float32 results into existing memory."""
     import torch
 
     from sbrt.gpu.ops import matmul_float32
@@ -95,7 +95,7 @@ def products() -> str:
 
 
 def captures() -> str:
-    """A captured graph gives the results of its calls, and its nodes are counted."""
+    """Check that a captured graph gives the same results as its calls, and count its nodes."""
     import torch
 
     from sbrt.gpu.ops import Run, matmul

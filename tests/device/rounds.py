@@ -1,14 +1,15 @@
-"""`python -m tests.device.rounds`: rounds of an engine on a device, by the clock and by its trace.
+"""`python -m tests.device.rounds`: measures rounds of an engine on a device, by clock and by trace.
 
 python -m tests.device.rounds [--pair 8b] [--methods A,B] [--temperature 0] [--top-p 1] [--top-k 0]
     [--mode exact] [--streams] [--share 0.7] [--idle 20] [--json OUT]
 
-It prints tokens/s and us per round of `none` and of every method. For `none` it prints the share of
-the measured read bandwidth, counting weights and the context's keys and values. From a trace it
-prints the work of each lane, of both at once, and the target's idle time between two rounds.
-Overlapped methods run a second time with the target's stream as the urgent one. --streams: answers
-are streamed, token by token. Ends with 1 if a token differs, or if `none` is below --share or the
-median idle time is --idle us or more. In --mode fast tokens may differ.
+It prints tokens/s and us per round of `none` and of every method. For `none` it prints which share
+of the measured read bandwidth it uses to read weights and the context's keys and values. From a
+trace it prints how long each lane works, and how long both work at the same time. It also prints
+how long the target is idle between two rounds. Overlapped methods run a second time, with higher
+priority for the target's stream. --streams: answers are streamed, token by token. Ends with 1 if a
+token differs, if `none` is below --share, or if the median idle time is --idle us or more. In
+--mode fast tokens may differ.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def measured(engine: Engine, method: str, args: argparse.Namespace) -> dict[str, Any]:
-    """A method's figures over the prompts: without a trace, then with one."""
+    """Return a method's figures: times of all prompts without a trace, then of one with a trace."""
     prompt = pairs.prompts_of(args.pair)
     params = pairs.sampling_of(args, 1)
 
@@ -96,7 +97,7 @@ def measured(engine: Engine, method: str, args: argparse.Namespace) -> dict[str,
 
 
 def by_the_clock(answers: Sequence[RequestOutput]) -> dict[str, float]:
-    """Figures over all answers, prefill excluded."""
+    """Return figures over all answers, without their prefill."""
     seconds = sum(answer.metrics.decode_seconds for answer in answers if answer.metrics)
     tokens = sum(len(answer.outputs[0].token_ids) for answer in answers)
     each = [answer.outputs[0].spec_decode_metrics or {} for answer in answers]
@@ -109,7 +110,8 @@ def by_the_clock(answers: Sequence[RequestOutput]) -> dict[str, float]:
 
 
 def by_the_trace(answer: RequestOutput, spans: Sequence[Span]) -> dict[str, float]:
-    """us per round: work of each lane, of both at once; idle time of the target between rounds."""
+    """Return us per round: work of the draft, of the target, of both at the same time. Also the
+    median and the largest idle time of the target between rounds, in us."""
     spec = answer.outputs[0].spec_decode_metrics or {}
     rounds = max(1, spec.get("num_spec_steps", 0))
     times, idle = lane_times(spans), idle_between(spans)
@@ -123,13 +125,14 @@ def by_the_trace(answer: RequestOutput, spans: Sequence[Span]) -> dict[str, floa
 
 
 def idle_between(spans: Sequence[Span]) -> list[float]:
-    """us from the end of each round of the target, its `select`, to its next work."""
+    """Return the us from each `select`, which ends a round of the target, to the target's next
+    work."""
     work = lane_work(spans, TARGET)
     return [(b.begin_ns - a.end_ns) / 1e3 for a, b in pairwise(work) if a.name == "select"]
 
 
 def shares(args: argparse.Namespace, plain: dict[str, Any]) -> dict[str, float]:
-    """Share of the read bandwidth that `none` uses; only for a random pair on a device."""
+    """Return the share of the read bandwidth that `none` uses; {} for trained pairs or on a CPU."""
     if not (pairs.is_random(args.pair) and args.device.startswith("cuda")):
         return {}
     import torch
@@ -137,7 +140,7 @@ def shares(args: argparse.Namespace, plain: dict[str, Any]) -> dict[str, float]:
     from bench.gpu.timing import read_bandwidth
 
     roof = read_bandwidth(torch.device("cuda", torch.cuda.current_device()))
-    context = 100 + args.max_tokens // 2  # the prompts' mean, and half of the answer
+    context = 100 + args.max_tokens // 2  # mean length of a prompt, and half of the answer
     moved = moved_bytes(pairs.shape_of(args.pair), context, 2)
     reads = moved / (plain["us_per_round"] / 1e6)
     print(f"none reads {reads / 1e9:.0f} of {roof / 1e9:.0f} GB/s: {100 * reads / roof:.0f} %")
@@ -145,7 +148,7 @@ def shares(args: argparse.Namespace, plain: dict[str, Any]) -> dict[str, float]:
 
 
 def missed(args: argparse.Namespace, report: dict[str, Any]) -> list[str]:
-    """A sentence for each wrong answer and each bound that is missed."""
+    """Return a sentence for each method with wrong tokens, and for each bound that is missed."""
     plain = report["lines"][0]
     wrong = [line["method"] for line in report["lines"] if not line["right"]]
     found = [f"{method}: wrong tokens" for method in wrong if args.mode == "exact"]
@@ -163,7 +166,7 @@ def missed(args: argparse.Namespace, report: dict[str, Any]) -> list[str]:
 
 
 def render(line: dict[str, Any]) -> str:
-    """One line."""
+    """Return a method's figures as one line of text."""
     order = "" if line["draft_first"] else ", target first"
     wrong = "" if line["right"] else " WRONG"
     return (

@@ -1,4 +1,4 @@
-"""Runs compute-sanitizer over a short decode. Before that it must report a known fault."""
+"""Runs compute-sanitizer over a short decode. Before that the tool must report a known fault."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from .steps import ROOT, Outcome, Step, succeeded
 
 TOOL = "compute-sanitizer"
-REPORTED = 66  # exit code of a run with a report
+REPORTED = 66  # exit code of a run in which the tool reports something
 CANARY = ROOT / "build" / "gpu-canary"
-# The report of each tool on the canary's fault.
+# Part of each tool's report about the canary's fault.
 SAYS = {
     "memcheck": "Invalid __global__ write",
     "racecheck": "Race reported",
@@ -26,14 +26,14 @@ SUMMARY = re.compile(r"(ERROR|RACECHECK) SUMMARY: 0 (errors|hazards)")
 DECODE = ("-m", "bench.gpu.decode", "--device", "cuda", "--max-tokens")
 TOKENS = {"memcheck": "16", "racecheck": "4", "synccheck": "4"}
 SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}  # time limits of a decode
-TRIES = {"racecheck": 2}  # it may report hazards in cp.async pipelines that do not exist
+TRIES = {"racecheck": 2}  # it may report false hazards in cp.async pipelines
 BUILD_SECONDS, CANARY_SECONDS = 40, 15
-# Libraries call functions that a driver may lack, which is no fault; we check our own calls.
+# Libraries may call functions that the driver lacks, which is no fault. Our code checks its calls.
 PROBES = ("--report-api-errors", "no")
 
 
 def find_tool() -> str | None:
-    """compute-sanitizer: on PATH, or next to the CUDA compiler."""
+    """Return the path of compute-sanitizer, on PATH or next to the CUDA compiler; else None."""
     beside = [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin"]
     nvcc = shutil.which("nvcc")
     if nvcc:
@@ -44,7 +44,7 @@ def find_tool() -> str | None:
 
 
 def why_not(tool: str | None) -> str:
-    """The reason why the tool does not run here, in a sentence; "" if it does."""
+    """Return the reason why the tool does not run here, in a sentence; "" if it does."""
     if tool is None:
         return f"{TOOL}: expected it on PATH or beside nvcc, found none: nothing was sanitized"
     if shutil.which("nvcc") is None:
@@ -59,7 +59,7 @@ def why_not(tool: str | None) -> str:
 
 
 def steps(tool: str) -> tuple[Step, ...]:
-    """The canary and its expected report, by tool; then decodes that must be clean."""
+    """Return the steps: canaries that each tool must report, then decodes without a report."""
     source = str(ROOT / "tests" / "device" / "canary.cu")
     nvcc = ("nvcc", "-std=c++17", "-arch=native", "-lineinfo", source, "-o", str(CANARY))
     found = [Step("build the canary", nvcc, BUILD_SECONDS, succeeded)]
@@ -75,7 +75,7 @@ def steps(tool: str) -> tuple[Step, ...]:
 
 
 def must_report(says: str) -> Callable[[Outcome], str]:
-    """A judge that expects this report: a run without it proves nothing about other runs."""
+    """Return a judge that expects this report. Without it a clean decode proves nothing."""
 
     def judge(outcome: Outcome) -> str:
         if outcome.code == REPORTED and says in outcome.text:
@@ -89,7 +89,7 @@ def must_report(says: str) -> Callable[[Outcome], str]:
 
 
 def is_clean(outcome: Outcome) -> str:
-    """A judge that expects no report, and a correct decode."""
+    """Judge a decode: the tool must report nothing, and the tokens must be right."""
     if outcome.code == REPORTED:
         return "the tool reported something, see the end of what it said"
     if outcome.code != 0:

@@ -1,8 +1,8 @@
-"""Steps of a check that may be killed. Each has its own time limit. A step that has ended is stored
-in a JSON file, and not run again for the same source on the same device.
+"""Runs a check in steps; it may be killed and resumed. Each step has its own time limit. The result
+of a step is stored in a JSON file, and the step is not run again for the same source and device.
 
-A step that ran out of time, or asks for another turn, has not ended: it runs again. A step that
-failed has ended, and stays so.
+A step that ran out of time, or that asks for another turn, has not ended: it runs again. A step
+that failed has ended, and does not run again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sbrt.files import write_file
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests")
 SUFFIXES = {".py", ".cc", ".cu", ".h", ".inc"}
-TAIL = 60  # lines of a step's output that are kept
+TAIL = 60  # number of lines of a step's output that are kept
 COUNTS = re.compile(r"(\d+) (passed|failed|error|skipped)")
 UNFINISHED = 75  # exit code of a command that stores its results and asks for another turn
-# Patterns for the cause of a failure; the first that matches the output wins. They are: a sentence
-# of ours, the first failure of pytest, a compiler's error, the end of a traceback.
+# Patterns for the cause of a failure; the first one that matches the output wins. They find: a
+# sentence of ours, the first failure of pytest, a compiler's error, the end of a traceback.
 CAUSES = (
     re.compile(r"^\S+: error: .+", re.MULTILINE),
     re.compile(r"^E   +(?!assert\b)\S.+", re.MULTILINE),
@@ -44,7 +44,7 @@ LONGEST_CAUSE = 300  # characters
 
 @dataclass(frozen=True)
 class Outcome:
-    """A command's end. code: None if it ran out of time."""
+    """The result of a command. code: its exit code, None if it ran out of time."""
 
     code: int | None
     text: str
@@ -56,12 +56,12 @@ Runner = Callable[[Sequence[str], float], Outcome]
 
 @dataclass(frozen=True)
 class Step:
-    """A command, its time limit in seconds, and the judge of its end.
+    """A command, its time limit in seconds, and the function that judges its outcome.
 
-    judge: the reason why an outcome is not right, "" if it is. figures: a JSON file that the
-    command writes. keeps: it resumes with the figures of an earlier turn. is_needed: if it fails,
-    no later step can be right, and none is run. tries: most runs until it is right, within
-    `seconds` in all.
+    judge: returns the reason why an outcome is not right, "" if it is. figures: a JSON file that
+    the command writes. keeps: the command resumes with the figures of an earlier turn. is_needed:
+    if the step fails, no later step is run. tries: the largest number of runs until one is right;
+    all runs share `seconds`.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Step:
 
 
 def some_passed(outcome: Outcome) -> str:
-    """A judge of pytest: some tests passed, none failed."""
+    """Judge a run of pytest: at least one test must pass, and none may fail."""
     found = counts(outcome.text)
     if outcome.code != 0:
         return f"pytest ended with {outcome.code}"
@@ -83,14 +83,14 @@ def some_passed(outcome: Outcome) -> str:
 
 
 def none_failed(outcome: Outcome) -> str:
-    """A judge of pytest, for tests that skip where there are too few devices."""
+    """Judge a run of pytest in which tests may be skipped because there are too few devices."""
     if outcome.code == 0 and counts(outcome.text).get("skipped", 0):
         return ""
     return some_passed(outcome)
 
 
 def cause(text: str) -> str:
-    """The line of a command's output that best explains a failure; "" without output."""
+    """Return the line of a command's output that best explains a failure; "" without output."""
     for pattern in CAUSES:
         found = pattern.search(text)
         if found:
@@ -100,18 +100,18 @@ def cause(text: str) -> str:
 
 
 def counts(text: str) -> dict[str, int]:
-    """The counts in pytest's last line."""
+    """Return {"passed", "failed", ...: number of tests} from pytest's last line."""
     lines = text.splitlines()
     return {kind: int(n) for n, kind in COUNTS.findall(lines[-1] if lines else "")}
 
 
 def succeeded(outcome: Outcome) -> str:
-    """A judge of a command that must end with 0."""
+    """Judge a command that must end with 0."""
     return "" if outcome.code == 0 else f"it ended with {outcome.code}"
 
 
 class Record:
-    """The results of every part, in a file that is whole at any time."""
+    """The results of every part, in a file that is always replaced as a whole."""
 
     def __init__(self, path: Path, where: Mapping[str, Any]) -> None:
         """`where`: source and device. Results for another one are discarded."""
@@ -122,7 +122,7 @@ class Record:
             self._found["parts"] = before.get("parts", {})
 
     def part(self, name: str) -> dict[str, Any]:
-        """One part: its steps by name, and notes."""
+        """Return the results of one part: its steps by name, and notes."""
         found: dict[str, Any] = self._found["parts"].setdefault(name, {"steps": {}})
         return found
 
@@ -169,15 +169,15 @@ def run_steps(
 
 
 def _has_ended(found: Mapping[str, Any] | None, step: Step) -> bool:
-    """True if an earlier run of the same command ended. A step that others need runs each time."""
+    """True if an earlier run of the same command ended. A needed step that failed runs again."""
     if found is None or found["command"] != list(step.command):
         return False
     return found["code"] not in (None, UNFINISHED) and not (step.is_needed and not found["right"])
 
 
 def run_step(step: Step, run: Runner) -> dict[str, Any]:
-    """The result of a step for the file: the first try that is right, else the last. All tries
-    share the step's seconds."""
+    """Run a step; return the result of its first right try, else of its last. All tries share the
+    step's seconds."""
     begun, left, found = 1, step.seconds, run_once(step, run, step.seconds)
     while not found["right"] and begun < step.tries:
         left -= found["seconds"]
@@ -188,7 +188,7 @@ def run_step(step: Step, run: Runner) -> dict[str, Any]:
 
 
 def run_once(step: Step, run: Runner, seconds: float) -> dict[str, Any]:
-    """One try of a step, within `seconds`."""
+    """Run one try of a step with the time limit `seconds`; return its result for the file."""
     if step.figures is not None:
         step.figures.parent.mkdir(parents=True, exist_ok=True)
         if not step.keeps:
@@ -210,7 +210,7 @@ def run_once(step: Step, run: Runner, seconds: float) -> dict[str, Any]:
 
 
 def _why(step: Step, outcome: Outcome, figures: dict[str, Any] | None) -> str:
-    """The reason why a step is not right, with the cause from its output; "" if it is right."""
+    """Return the reason why a step is not right, with the cause from its output, or ""."""
     if outcome.code is None:
         why = f"it did not end within {step.seconds:g} s"
     elif outcome.code == UNFINISHED:
@@ -224,7 +224,8 @@ def _why(step: Step, outcome: Outcome, figures: dict[str, Any] | None) -> str:
 
 
 def run_command(command: Sequence[str], seconds: float) -> Outcome:
-    """Run a command in its own process group, which ends with its time limit or with us."""
+    """Run a command in its own process group. The group is killed at the time limit, or when this
+    process is interrupted."""
     begun = time.monotonic()
     with tempfile.TemporaryFile("w+b") as said:
         process = subprocess.Popen(
@@ -250,7 +251,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def source_hash(root: Path = ROOT) -> str:
-    """Hash of every source file, including uncommitted changes."""
+    """Return a hash of all source files, including uncommitted changes."""
     found = sha256()
     files = [p for folder in FOLDERS for p in (root / folder).rglob("*") if p.suffix in SUFFIXES]
     for path in sorted(p for p in files if p.is_file()):
@@ -260,7 +261,7 @@ def source_hash(root: Path = ROOT) -> str:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The commit of the checkout, if it is one."""
+    """Return the commit of the checkout; None if `root` is no git checkout."""
     try:
         done = subprocess.run(
             ("git", "rev-parse", "HEAD"), cwd=root, capture_output=True, text=True, timeout=10

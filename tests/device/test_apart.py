@@ -1,6 +1,6 @@
 """Contract under test, on a CUDA device: an engine whose draft has a memory of its own answers
-every method like plain decoding in one memory. On one device both memories are there. With two
-devices each lane has its own, and mail is copied between them."""
+every method like plain decoding in one memory. With one device, both memories are on it. With two
+devices each lane has its own device, and mail is copied between them."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def config(draft_device, seats=1):
 
 
 def answers(made, methods, seats=1):
-    """Tokens by (method, request) of the first prompts, all at once if there are seats."""
+    """Return {(method, kind of request): tokens of `seats` prompts}. The prompts share rounds."""
     found = {}
     with Engine(made, methods=METHODS) as engine:
         for method in methods:

@@ -1,7 +1,7 @@
 """Contract under test: a part of the GPU check that was killed resumes where it stopped. Results
-are kept for the same source and device only. A step has its own limit, and a part has eight
-minutes. A failure gives its reason in a sentence. The other steps still run, unless none of them
-could."""
+are kept for the same source and device only. Each step has a time limit, and a part has eight
+minutes. A failure gives its reason in a sentence. The other steps still run, except after a failed
+step that they need."""
 
 import json
 import re
@@ -30,7 +30,7 @@ STEPS = tuple(Step(name, (name,), 10.0, succeeded) for name in ("first", "second
 
 
 class Fake:
-    """A runner that counts its calls, and has an answer for each command."""
+    """A runner that keeps its calls, and has an outcome for each command."""
 
     def __init__(self, **answers):
         self.answers, self.ran = answers, []
@@ -100,14 +100,14 @@ def test_what_went_wrong_stays_wrong(path):
     assert not run(path, again, said=said)
     assert again.names == []
     assert "NOT RIGHT: it ended with 3: second said" in said[1]
-    assert kept(path)["third"]["right"]  # the next ones still run
+    assert kept(path)["third"]["right"]  # later steps still run
 
 
 @pytest.mark.parametrize(
     ("ends", "right", "tries"), [((0,), True, 1), ((66, 0), True, 2), ((66, 66), False, 2)]
 )
 def test_a_step_may_have_another_try(path, ends, right, tries):
-    """For a tool that may report nonexistent faults. Tries share the step's time."""
+    """A tool may report faults that do not exist. Tries share the step's time."""
     left, limits = list(ends), []
 
     def answer(command, seconds):
@@ -268,7 +268,7 @@ def test_a_warning_of_a_torch_that_nobody_tried_fails_no_test():
 
 @pytest.mark.parametrize("part", check.PARTS)
 def test_what_the_steps_of_a_part_run_is_there(part):
-    """Modules of `python -m`, and the test files given to pytest, exist."""
+    """The modules given to `python -m` and the test files given to pytest exist."""
     for step in check.PARTS[part]():
         words = step.command
         if "-m" in words:
@@ -287,8 +287,8 @@ def test_a_part_looks_first_whether_anything_can_run(part):
 
 
 def test_every_test_that_needs_a_device_is_in_a_part():
-    """No step names missing tests either: pytest would end with 5 after minutes. Tests of the
-    kernels are chosen by file: see test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
+    """Also, every step selects some test: else pytest would end with 5 after minutes. Steps select
+    kernel tests by file: see test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
     collect = ("-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider")
     done = subprocess.run(
         [sys.executable, *collect, "tests/device"], cwd=ROOT, capture_output=True, text=True
@@ -350,12 +350,12 @@ def test_a_command_that_takes_too_long_ends_with_its_children(tmp_path):
     )
     outcome = steps.run_command((sys.executable, "-c", code), 5)
     assert (outcome.code, outcome.text) == (None, "begun\n")
-    if pid.exists():  # false only on a machine so slow that it never began
+    if pid.exists():  # on a very slow machine the child may not have begun
         assert _is_gone(int(pid.read_text()))
 
 
 def _is_gone(pid):
-    """True if it has ended, or is a zombie."""
+    """True if the process ends or becomes a zombie within 5 s."""
     for _ in range(100):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

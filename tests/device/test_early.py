@@ -1,5 +1,5 @@
-"""Contract under test: the check of early launches. It answers the same prompts with two engines,
-and a token that differs ends it with 1."""
+"""Contract under test: the check of early launches answers the same prompts with two engines. It
+ends with 1 if a token differs."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ def test_both_engines_give_the_same_tokens(tmp_path, capsys):
 
 
 def test_tokens_that_differ_are_told(monkeypatch, capsys):
-    """Here because the engines answer different prompts."""
+    """The tokens differ because this test gives the engines different prompts."""
     texts = itertools.cycle(["import os\nimport", "class Tree:\n    def"])
     monkeypatch.setattr(pairs, "prompts_of", lambda name: lambda i: next(texts))
     assert early.main([*SHORT]) == 1

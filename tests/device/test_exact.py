@@ -1,6 +1,6 @@
-"""Contract under test: the checks of engines on a device, run on a CPU. `exact` finds a differing
-token, says where, stores its results and resumes. `rounds` reads a trace correctly and names each
-bound that is missed."""
+"""Contract under test: the checks of engines on a device, here run on a CPU. `exact` finds a
+differing token, says where, stores its results and resumes. `rounds` reads a trace correctly and
+names each bound that is missed."""
 
 import json
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ SMALL = ModelConfig(
 
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch):
-    """One thread, so that no engine measures the best number."""
+    """Use one thread, so that engines need not measure the best number of threads."""
     real = pairs.engine_config
     monkeypatch.setattr(
         pairs, "engine_config", lambda *args, **more: real(*args, **more | {"num_threads": 1})
@@ -208,7 +208,8 @@ def test_a_bound_that_is_not_kept_is_said(report, said):
 
 
 def test_a_random_draft_is_its_target_s_first_layers_and_often_right(monkeypatch):
-    """Sizes whose layers contribute as much as an 8B's, so that the agreement is realistic."""
+    """At these sizes a layer contributes as much to the logits as one of an 8B model, so the draft
+    agrees as often."""
     pair = pairs.random_pair(SMALL, torch.device("cpu"), draft_layers=2)
     bound = []
     real = lanes.GpuLane

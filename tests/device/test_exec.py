@@ -1,7 +1,7 @@
 """Contract under test: the cuda backend on a device (exec_main.cu). Streams keep the order of
-events. A fused graph does what its parts do. Ops of a round leave the same bytes as the host's.
-Records are whole when their event is recorded. The host's wait ends. A broken device reports the
-place of its error at every call."""
+events. A fused graph does the work of its parts. Ops of a round leave the same bytes as on the
+host. A record is complete when its event is recorded. Waits of the host end. A broken device
+reports the place of its error at every call."""
 
 import pytest
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(scope="module")
 def program(programs, nvcc, tmp_path_factory):
-    """exec_main, compiled for this device."""
+    """Compile exec_main for this device; return its path."""
     made = tmp_path_factory.mktemp("gpu") / "exec_main"
     nvcc.build(made, "-arch=native", strict=False)  # a newer compiler may warn
     return made

@@ -1,6 +1,7 @@
 """Contract under test, on a CUDA device: a captured forward gives the same bits as its ops run one
-by one, for any later row table. A row's bits do not depend on its index or its neighbours. Engines
-answer every method like plain decoding, for any request and any order of priority."""
+by one, even if the row table changes after the capture. A row's bits do not depend on its index or
+its neighbours. Engines answer every method like plain decoding, for any request and any priority of
+the streams."""
 
 from dataclasses import replace
 
@@ -56,7 +57,7 @@ class Scene:
         self.piece = self.lane.forward(self.table.data_ptr(), True)[0]
 
     def set(self, tokens, head=HEAD):
-        """Make every row a child of the root: it sees the trunk and itself."""
+        """Write the row table. Each row is a child of the root, so it sees the trunk and itself."""
         table = state.Batch(head=(head,), n=len(tokens))
         for i, token in enumerate(tokens):
             row = table.row[i]
@@ -66,7 +67,7 @@ class Scene:
         self.lane.buffers.kv.copy_(self.kv)
 
     def replayed(self):
-        """Logits of the rows by the graph."""
+        """Replay the graph; return the logits of its rows."""
         self.lane.buffers.logits.fill_(float("nan"))
         torch.cuda.synchronize()
         with torch.cuda.stream(self.recorder.stream):
@@ -75,7 +76,7 @@ class Scene:
         return self.lane.buffers.logits[: self.rows].clone()
 
     def eager(self):
-        """Logits of the rows by its ops, one by one."""
+        """Run the graph's ops one by one; return the logits of the rows."""
         tape = Tape()
         count = self.rows
         rows = Rows(self.table, 0, count, self.lane.plans[count], self.lane.works[count])
@@ -144,7 +145,7 @@ def check_rows(scene, rows):
 @pytest.mark.parametrize("rows", [16, 64])
 @pytest.mark.parametrize("size", ["1b", "8b"])
 def test_a_layer_has_at_most_ten_nodes_in_the_graph_itself(size, rows, capsys):
-    """Counted by the driver, because a matrix product may be more than one kernel."""
+    """The driver counts the nodes, because a matrix product may be more than one kernel."""
     scene = Scene(size, rows)
     layers = scene.config.layers
     fewer = replace(scene.lane.weights.config, layers=layers - 1)
@@ -184,7 +185,7 @@ KINDS = {
 
 
 def engine(eager=False, **more):
-    """An engine on the demo pair for every method of METHODS."""
+    """Return an engine on the demo pair with all methods of METHODS."""
     config = EngineConfig(
         demo_folder("target"), device="cuda", enforce_eager=eager,
         speculative={"model": demo_folder("draft"), "method": "specbranch"},
@@ -193,7 +194,7 @@ def engine(eager=False, **more):
 
 
 def answers(made, method, params, count, tokens):
-    """Ids of `count` answers, each with a different seed."""
+    """Return the ids of `count` answers, each with a different prompt and seed."""
     prompts = [f"# {i}\n{text}" for i in range(count) for text in BUILT_IN][:count]
     each = [replace(params, seed=i, max_tokens=tokens) for i in range(count)]
     outputs = made.generate(prompts, each, method=method)
@@ -203,7 +204,7 @@ def answers(made, method, params, count, tokens):
 @on_device
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_method_answers_like_plain_decoding(kind):
-    """A few prompts are answered here; tests.device.exact has two hundred."""
+    """The test uses ten prompts, tests.device.exact two hundred."""
     with engine() as made:
         plain = answers(made, "none", KINDS[kind], 10, 64)
         assert any(plain)

@@ -1,6 +1,6 @@
-"""Contract under test: on a device flash attention over a ring equals its plain twin. Wide pieces
-of a prompt are captured as one graph. They leave the same KV as narrow ones, up to rounding, and
-the same bits when repeated. Memory that is not in use is not written."""
+"""Contract under test, on a CUDA device: flash attention over a ring equals attention in plain
+torch. A wide piece of a prompt is captured as one graph. Wide pieces leave the same KV as narrow
+ones, up to rounding, and the same bits when repeated. Memory that is not in use is not written."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ CONFIG = ModelConfig(
     head_dim=64, vocab=5003, rms_eps=1e-5, rope_theta=5e5, tied=True, max_positions=2048,
 )  # fmt: skip
 DTYPE = torch.bfloat16
-NEARLY = 0.03  # of the largest: both round to 8 bits, in different orders
+NEARLY = 0.03  # relative to the largest value: both round to bfloat16, in different orders
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_flash_attention_sees_what_its_twin_sees(device, rows, keys, window):
 
 
 class Scene:
-    """A target lane whose pieces the test feeds."""
+    """A target lane, and the graphs by which the test feeds a prompt in pieces."""
 
     def __init__(self, device):
         weights = random_weights(CONFIG, DTYPE, device)
@@ -59,7 +59,7 @@ class Scene:
         self.pieces = {p.rows: p for p in self.lane.forward(self.table.data_ptr(), False)}
 
     def fed(self, tokens, width):
-        """The KV that pieces of `rows` rows leave in a ring of NaN."""
+        """Process tokens in pieces of `width` rows; return the KV ring, all NaN before."""
         kv = self.lane.buffers.kv
         kv.fill_(float("nan"))
         for first in range(0, len(tokens), width):
@@ -93,7 +93,7 @@ def test_wide_pieces_leave_what_narrow_ones_leave(device, length):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_a_long_prompt_is_answered_as_plain_decoding_does(temperature):
-    """The demo pair, with pieces of at most 512 rows."""
+    """The demo pair reads the prompt of 700 tokens in pieces of at most 512 rows."""
     params = SamplingParams(temperature=temperature, seed=2, max_tokens=64, ignore_eos=True)
     prompt = [1 + i * i % 2000 for i in range(700)]
     pair = [demo_folder(name) for name in ("target", "draft")]

@@ -1,6 +1,6 @@
-"""Contract under test: AsyncEngine gives every request the answer that Engine gives, in any number
-of event loops at once. A caller that leaves frees its seat. A slow reader gets larger outputs and
-delays no other. An engine that fails tells every caller that waits."""
+"""Contract under test: AsyncEngine gives every request the answer that Engine gives, with any
+number of event loops in parallel. A caller that leaves frees its seat. A slow reader gets larger
+outputs and delays no other reader. If the engine fails, every caller that waits gets the error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def served():
 
 @pytest.fixture(scope="module")
 def plain():
-    """Answers to prompts of the toy pair by an Engine."""
+    """plain(n, params=GREEDY): an Engine's answer to the first n tokens of PROMPT."""
     with toy_engine(num_threads=1) as engine:
         yield lambda n, params=GREEDY: answer(engine, PROMPT[:n], params, method=METHOD)
 
@@ -52,7 +52,7 @@ def ids_of(output):
 
 
 async def until_idle(engine):
-    """Wait until the pump has handled all calls posted before this."""
+    """Wait until the pump has handled all earlier calls. True if no request is unfinished."""
     await engine.abort("nobody")
     return not engine.engine.has_unfinished_requests()
 
@@ -125,7 +125,7 @@ def test_a_closed_generator_frees_the_engine(served, plain):
 def test_a_cancelled_task_frees_the_engine(served, plain):
     async def run():
         tasks = [asyncio.create_task(outputs_of(served, n, ENDLESS)) for n in (3, 4)]
-        await asyncio.sleep(0)  # one runs; another may not have begun
+        await asyncio.sleep(0)  # one request runs; the other may not have begun
         for task in tasks:
             task.cancel()
         done = await asyncio.gather(*tasks, return_exceptions=True)
@@ -312,7 +312,7 @@ def test_an_engine_that_fails_request_after_request_is_broken():
         for _ in range(2):
             with pytest.raises(EngineError, match="position 300"):
                 await outputs_of(engine, 290)
-        await outputs_of(engine)  # an answer in between: it works
+        await outputs_of(engine)  # an answer in between: the engine works
         for _ in range(3):
             with pytest.raises(EngineError, match="position 300"):
                 await outputs_of(engine, 290)
@@ -354,7 +354,7 @@ def test_an_error_that_ends_several_requests_ends_no_other(served, plain, monkey
 
 
 def test_a_delta_costs_no_copy_of_the_answer(served, plain, monkeypatch):
-    """No caller reads the whole text or all ids that the engine hands over."""
+    """The whole text and all ids are computed only if a caller reads them. Here no caller does."""
     handed, real = [], served.engine.step
 
     def step():
@@ -416,7 +416,7 @@ def test_close_raises_once_what_the_engine_s_close_raised(monkeypatch):
 
 
 def test_the_pump_sleeps_while_there_is_nothing_to_do(served):
-    """No polling: in a second of idleness the pump's thread uses no processor time."""
+    """The pump's thread does not poll: while it is idle it uses nearly no processor time."""
     asyncio.run(outputs_of(served))
     clock = time.pthread_getcpuclockid(served._pump._thread.ident)
     begin = time.clock_gettime_ns(clock)

@@ -1,5 +1,5 @@
-"""Contract under test: for every bad argument or model folder the answer is InvalidInputError with
-one sentence that names the thing. The command line ends with exit code 2 and no traceback."""
+"""Contract under test: every bad argument or model folder raises InvalidInputError, with one
+sentence that names the thing. The command line ends with exit code 2 and no traceback."""
 
 import dataclasses
 import json
@@ -58,7 +58,8 @@ FIELDS = [
 
 
 def refusal(kind, given):
-    """The sentence by which `kind` refuses; "" if it accepts. Any other error escapes."""
+    """Return the sentence with which `kind(**given)` is refused; "" if it is accepted. Other errors
+    are raised."""
     try:
         kind(**given)
     except InvalidInputError as error:
@@ -113,7 +114,7 @@ def put_device(path):
 )  # fmt: skip
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_no_file_is_not_opened(make, tmp_path, name, put):
-    """A FIFO would wait for ever, and a device would never end."""
+    """Reading a FIFO would wait for ever, and reading a device would never end."""
     folder = make.checkpoint(tmp_path / "m")
     (folder / name).unlink()
     put(folder / name)
@@ -128,7 +129,7 @@ def test_a_file_that_may_be_missing_is_read_only_if_it_is_one(make, tmp_path, na
 
 
 def test_links_to_files_are_read(make, tmp_path):
-    """As the cache of Hugging Face stores a model: links to files outside the folder."""
+    """Hugging Face's cache stores a model as links to files outside the folder."""
     store, folder = make.checkpoint(tmp_path / "store"), tmp_path / "m"
     folder.mkdir()
     for name in FILES:
@@ -142,7 +143,7 @@ def test_a_folder_that_no_system_has_is_refused(tmp_path, name):
 
 
 class Creates:
-    """Unpickling it makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -231,7 +232,7 @@ def test_a_key_that_appears_twice_among_many_is_found(tmp_path):
 
 
 def test_lists_of_any_depth_are_refused(make, tmp_path):
-    """Depths around the interpreter's own limit, where reading succeeds and printing may fail."""
+    """Near the interpreter's recursion limit reading a nested list works, but printing may fail."""
     text = json.dumps(make.config())
     for depth in (10, 100, *range(850, 1010, 5)):
         nested = "[" * depth + "]" * depth

@@ -20,8 +20,8 @@ from tests.common.toys import GREEDY, answer, fresh, ids_of, toy_engine
 from tests.engine.test_same_tokens import METHODS, SAMPLINGS, some_prompts
 
 SEATS = 6
-COUNT, MANY = 14, 40  # requests
-GROWTH = 8 * 2**20  # bytes, of the allocator's own making
+COUNT, MANY = 14, 40  # numbers of requests
+GROWTH = 8 * 2**20  # bytes by which the allocator itself may grow
 METHODS_OF_SEATS = ("none", "draft_model", "specbranch")
 
 
@@ -38,14 +38,14 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def params_of(i: int, sampling: str) -> SamplingParams:
-    """Lengths differ, so that seats change hands at different times."""
+    """Return the params of request i. Lengths differ, so that seats get free at different times."""
     return SamplingParams(
         seed=i, max_tokens=8 + 7 * i % 41, ignore_eos=i % 8 != 0, **SAMPLINGS[sampling]
     )
 
 
 def resident() -> int:
-    """Bytes that the process has in memory now; 0 where the system does not tell."""
+    """Return the bytes that the process has in memory now; 0 if the system does not tell."""
     status = Path("/proc/self/statm")
     pages = int(status.read_text().split()[1]) if status.is_file() else 0
     return pages * resource.getpagesize()
@@ -57,7 +57,8 @@ def summary(output) -> tuple:
 
 
 def run_together(engine: Engine, sampling: str, seed: int, count: int) -> dict[str, tuple]:
-    """The answers of requests that arrive at random, by several methods, some aborted."""
+    """Run requests that arrive at random, with several methods; return {name: summary}. Some more
+    requests are aborted meanwhile."""
     rng, found = Random(seed), {}
     prompts = some_prompts(count)
     waiting = [(f"{i}", prompts[i], params_of(i, sampling), METHODS[i % len(METHODS)])
@@ -116,7 +117,7 @@ def test_rounds_are_shared() -> None:
 
 
 def test_a_long_prompt_holds_the_others_up_by_pieces() -> None:
-    """While it is fed, every step gives the other requests a token."""
+    """During the prefill of the long prompt every step gives the other request a token."""
     with toy_engine(max_num_seqs=2) as engine:
         params = SamplingParams(temperature=0, max_tokens=200)
         engine.add_request("short", [1], params, method="none")
@@ -158,7 +159,8 @@ def test_streams_of_several_threads_run_together() -> None:
     ("count", "seats"), [(300, 3), pytest.param(10_000, 8, marks=pytest.mark.exact)]
 )
 def test_seats_come_back(count: int, seats: int) -> None:
-    """Requests of three methods, one in three aborted; then one alone. Memory does not grow."""
+    """Many requests of three methods run, and some are aborted; then one runs alone. Memory does
+    not grow."""
     rng, before = Random(5), 0
     with toy_engine(max_num_seqs=seats, methods=METHODS_OF_SEATS) as engine:
         params = SamplingParams(temperature=0, max_tokens=12)
@@ -177,7 +179,7 @@ def test_seats_come_back(count: int, seats: int) -> None:
                 elif rng.random() < 0.1:
                     engine.abort_request(output.request_id)
         assert answer(engine, [5] * 3, params) == wanted[5]
-        # 5,000 requests and answers of a few KB each would show; 150 would not.
+        # A leak of a few KB per request would show after 5,000 requests, but not after 150.
         assert resident() - before < GROWTH
 
 

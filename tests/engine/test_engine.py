@@ -1,5 +1,5 @@
-"""Contract under test: every method's tokens equal plain decoding's, prompts may have any form that
-the API names, and stops are exact to the token."""
+"""Contract under test: every method gives the tokens of plain decoding. Prompts may have any form
+that the API names. Stops are exact to the token."""
 
 import time
 from itertools import zip_longest
@@ -46,7 +46,7 @@ def test_rejection_repeats_and_is_plain_decoding_where_nothing_is_drawn(folders,
             assert [ids_of(o) for o in outputs] == [plain[p] for p in prompts]
         params = SamplingParams(temperature=1.0, top_p=0.9, seed=1, max_tokens=40)
         wanted = [ids_of(o) for o in engine.generate(prompts, params, method="none")]
-        for method in METHODS[:-1]:  # the choices of auto, and so its draws, depend on the clock
+        for method in METHODS[:-1]:  # auto depends on the clock: its draws vary
             found = [ids_of(o) for o in engine.generate(prompts, params, method=method)]
             assert found == [ids_of(o) for o in engine.generate(prompts, params, method=method)]
             if method in DRAFTLESS:
@@ -104,7 +104,7 @@ def test_two_engines_in_one_process(engine, folders, plain, prompts):
     with Engine.from_pretrained(*folders, num_threads=2) as other:
         streams = [e.stream(prompts[0], GREEDY) for e in (engine, other)]
         last = [None, None]
-        for outputs in zip_longest(*streams):  # the rounds of `auto`, and so the steps, may differ
+        for outputs in zip_longest(*streams):  # with `auto` the number of steps may differ
             last = [new or old for new, old in zip(outputs, last, strict=True)]
         assert [ids_of(o) for o in last] == [plain[prompts[0]]] * 2
 
@@ -228,7 +228,8 @@ def test_stop_beats_length(engine, plain, prompts):
 
 
 def first_completed(engine, ids, prompt_ids, stop):
-    """(index of the token whose text completes `stop`, text before it), computed naively."""
+    """Return (index of the token that completes `stop`, text before `stop`), or None. The whole
+    text is searched after each token."""
     from sbrt.model.tokenizer import Detokenizer
 
     detokenizer, text = Detokenizer(engine.pair.tokenizer, prompt_ids), ""

@@ -1,6 +1,6 @@
-"""Contract under test: callers may do anything to an engine, in any order. Requests get seats in
-the order of the queue, every token is plain decoding's, a bad call changes nothing, and a closed
-engine raises. Uses the toy pair on the cpu backend."""
+"""Contract under test: callers may call an engine's methods in any order. Requests get seats in the
+order of the queue. All tokens are those of plain decoding. A bad call changes nothing, and a closed
+engine raises an error. The tests use the toy pair on the cpu backend."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sbrt.methods import AUTO, METHODS
 from sbrt.serve.pair import Pair
 from tests.common.toys import UNTUNED
 
-VOCAB, LIMIT = 24, 96  # tokens, max_model_len
+VOCAB, LIMIT = 24, 96  # size of the vocabulary, max_model_len
 PAIR = Pair(Toy(VOCAB, 5), Toy(VOCAB, 5, noise16=6), None, frozenset(), VOCAB, "float32")
 SAMPLINGS = (
     {"temperature": 0},
@@ -55,7 +55,7 @@ BAD = (
 
 
 def open_engine(tuned: bool = False, seats: int = 1) -> Engine:
-    """An engine. With `auto` among the methods it measures costs for a quarter of a second."""
+    """Open an engine. tuned: with `auto`, which measures costs for a quarter of a second."""
     config = EngineConfig(
         model="toy",
         skip_tokenizer_init=True,
@@ -80,15 +80,16 @@ def alone() -> Engine:
 
 @cache
 def plain(prompt: tuple[int, ...], sampling: int, budget: int) -> tuple[list[int], str]:
-    """(tokens, finish reason) by an engine that does nothing else."""
+    """Return (tokens, finish reason) of plain decoding by an engine that does nothing else."""
     [output] = alone().generate(list(prompt), params_of(sampling, budget), method="none")
     return output.outputs[0].token_ids, output.outputs[0].finish_reason
 
 
 class Callers(RuleBasedStateMachine):
-    """`told`: requests of `step` that are unfinished, in the order of the queue.
+    """Makes random calls to an engine and checks the results.
 
-    `tuned`: every fourth engine has `auto`; there `auto` replaces `none`.
+    told: unfinished requests that `step` runs, in the order of the queue. tuned: True for about
+    every fourth engine; it has `auto`, which replaces `none`.
     """
 
     @initialize(
@@ -260,7 +261,7 @@ def examples(count):
 
 
 TestCallers = Callers.TestCase
-TestCallers.settings = examples(int(os.environ.get("SBRT_EXAMPLES", "40")))  # of a sanitizer: fewer
+TestCallers.settings = examples(int(os.environ.get("SBRT_EXAMPLES", "40")))  # fewer in sanitizers
 
 
 @pytest.mark.exact

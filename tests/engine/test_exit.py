@@ -74,7 +74,7 @@ ENDS = {
 }
 
 
-# Most programs end with code 3, which only the program itself can have asked for.
+# Most programs exit with code 3, which only the program itself can have set.
 CASES = [("generate", 0), *((end, 3) for end in ENDS)]
 MORE_CASES = [(end, 0) for end in ENDS if end != "generate"]
 
@@ -92,7 +92,7 @@ def test_the_exit_code_is_the_program_s_own(end: str, code: int) -> None:
 
 
 def test_an_exit_handler_that_closes_ends_the_work_first() -> None:
-    """The daemon thread outlives the exit handlers, so it gets a closed engine's error."""
+    """The daemon thread outlives the exit handlers, so its call raises a closed engine's error."""
     script = (
         f"{BEGIN}from sbrt import EngineError\ne = open_engine()\n"
         "def work():\n    try:\n        e.generate('abc', PARAMS)\n    except EngineError:\n"

@@ -1,6 +1,6 @@
 """Contract under test: our modules change nothing in libraries that are loaded later. If the core
-is imported first, every library uses its C++ runtime: operator new must still be the runtime's
-own."""
+is imported first, all libraries use the C++ runtime that it loads. operator new must be that
+runtime's own, not one of our modules."""
 
 import ctypes
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 RUNTIME = "libstdc++.so.6"
 NEW = "_Znwm"
-ALIGNED_NEW = "_ZnwmSt11align_val_tRKSt9nothrow_t"  # LLVM allocates by it
+ALIGNED_NEW = "_ZnwmSt11align_val_tRKSt9nothrow_t"  # LLVM allocates with it
 
 LOOK = f"""
 import ctypes, importlib, sys

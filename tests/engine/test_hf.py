@@ -1,5 +1,5 @@
-"""Contract under test: model.generate(custom_generate=sbrt.hf.generate) returns what
-model.generate returns, in its shape, and refuses what the engine cannot do."""
+"""Contract under test: model.generate(custom_generate=sbrt.hf.generate) returns the same tokens as
+model.generate, in the same shape. It refuses arguments that the engine does not support."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from sbrt import Engine, InvalidInputError, hf
 from sbrt.model import demo_pair
 
-NEAR = 1e-3  # a gap of logits below which another order of additions may decide
+NEAR = 1e-3  # if two logits are closer than this, rounding may decide which is larger
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def engine():
 
 
 def same(model, ours, theirs):
-    """True if equal, or equal up to a token at a near-tie of the model."""
+    """True if both are equal, or differ first where the model's logits are nearly tied."""
     import torch
 
     if ours.shape == theirs.shape and bool((ours == theirs).all()):

@@ -28,13 +28,13 @@ ENDLESS = SamplingParams(temperature=0, max_tokens=None)
 
 
 def one_engine(**fields: object) -> Engine:
-    """An engine of one method: it measures no costs, which take most of the time of opening one."""
+    """Return an engine with one method. It opens fast, because it measures no costs."""
     return toy_engine(methods=(), **fields)
 
 
 @pytest.fixture
 def alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """alarm(call): the handler of SIGALRM calls it whenever the signal arrives."""
+    """alarm(call): installs a handler of SIGALRM that makes this call."""
     before = signal.getsignal(signal.SIGALRM)
     yield lambda call: signal.signal(signal.SIGALRM, lambda *_: call())
     signal.signal(signal.SIGALRM, before)
@@ -62,7 +62,7 @@ def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], objec
 
 
 def interrupt(engine: Engine, call: Callable[[], object]) -> None:
-    """Make `call` once, when a wait for a round returns."""
+    """Make `call` once, right after the engine has waited for a round."""
     real, calls = engine._scheduler._engine_core, [call]
 
     class Interrupted:
@@ -91,7 +91,8 @@ def outer(engine: Engine, how: str, params: SamplingParams = LONG) -> list[int]:
 
 @contextmanager
 def at_every_bytecode(call: Callable[[], object]) -> Iterator[Callable[[], int]]:
-    """Make `call` between any two bytecodes of sbrt in this thread. Yields their count."""
+    """Make `call` between any two bytecodes of sbrt in this thread. Yield a function that returns
+    their number."""
     here, count = str(Path(sbrt.__file__).parent), itertools.count()
 
     def trace(frame: FrameType, event: str, arg: object) -> object:
@@ -100,7 +101,7 @@ def at_every_bytecode(call: Callable[[], object]) -> Iterator[Callable[[], int]]
         frame.f_trace_opcodes = True
         if event == "opcode":
             next(count)
-            call()  # not traced itself
+            call()  # is not traced itself
         return trace
 
     before = sys.gettrace()
@@ -113,8 +114,9 @@ def at_every_bytecode(call: Callable[[], object]) -> Iterator[Callable[[], int]]
 
 @pytest.mark.parametrize("how", ["generate", "stream", "step"])
 def test_a_handler_that_generates_at_every_moment_of_a_call(how, alarm) -> None:
-    """Moments of the calling thread. The next tests are about moments of the call itself."""
-    two = SamplingParams(temperature=0, max_tokens=2)  # for some thousand moments
+    """The handler runs at any moment of the calling thread. In the next tests it runs at a moment
+    of the call, which another thread makes."""
+    two = SamplingParams(temperature=0, max_tokens=2)  # short: it runs thousands of times
     want, inner = fresh(PROMPT[:20], SHORT), fresh(PROMPT[:9], two)
     found: list[list[int]] = []
     with one_engine() as engine:
@@ -131,7 +133,7 @@ def test_a_handler_that_generates_at_every_moment_of_a_call(how, alarm) -> None:
 
 @pytest.mark.parametrize("how", ["generate", "stream", "step"])
 def test_a_handler_that_generates_while_the_engine_waits_for_a_round(how, alarm) -> None:
-    """The signal arrives inside the core: both answers are those of an unshared engine."""
+    """The signal arrives inside the core. Both answers are those of a new engine."""
     want, inner = fresh(PROMPT[:20], LONG), fresh(PROMPT[:9], SHORT)
     with one_engine() as engine:
         found: list[list[int]] = []
@@ -181,7 +183,7 @@ CALLS = [
 
 @pytest.mark.parametrize("call", CALLS)
 def test_every_call_by_a_handler_while_another_is_half_done(call, alarm, during) -> None:
-    """The other call ends first, then the handler's."""
+    """The interrupted call ends first, then the handler's."""
     with one_engine() as engine:
         done: list[object] = []
         alarm(lambda: done.append((call(engine), None)))
@@ -217,7 +219,7 @@ def test_a_handler_that_aborts_during_a_round(alarm) -> None:
 
 
 def test_what_a_handler_raises_ends_one_call_and_no_other(alarm) -> None:
-    """The handler's own calls have begun another request."""
+    """Before the handler raises, its own calls begin another request."""
     with one_engine() as engine:
 
         def handler() -> None:
@@ -262,7 +264,7 @@ def test_what_a_handler_raises_in_a_step_ends_the_step_and_no_request(error, ala
 
 
 def test_what_a_handler_raises_ends_a_call_that_waits_for_another_thread(alarm) -> None:
-    """The handler runs during the other thread's turn; the waiting call is never made."""
+    """The handler runs while another thread's call runs. The call that waits is never made."""
     with one_engine() as engine:
         turns, held, raised = engine._scheduler.turns, threading.Event(), threading.Event()
         seen: list[bool] = []
@@ -349,7 +351,7 @@ def test_what_on_prefill_raises_drops_the_request(how) -> None:
 
 @pytest.mark.parametrize("method", ["_start", "_file_last", "_take_tokens"])
 def test_a_stream_that_a_collection_drops_inside_another_call(method, during) -> None:
-    """The destructor cannot drop the request at once; the next call drops it."""
+    """The destructor cannot drop the request immediately; the next call drops it."""
     with one_engine() as engine:
         cycle: list[object] = [engine.stream(PROMPT[:30], GREEDY)]
         next(cycle[0])

@@ -1,6 +1,6 @@
 """Contract under test: Ctrl-C and abort end a generation at any moment, also inside a prefill or
-a round, and leave the engine as new. Other Python threads run meanwhile. Closing joins every
-thread."""
+a round. Later answers are those of a new engine. Other Python threads run meanwhile. Closing joins
+every thread."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from sbrt._core import EngineCore, Policy, Sampling, Toy
 from sbrt.methods import DRAFTLESS, METHODS
 from tests.common.toys import GREEDY, PROMPT, answer, fresh, ids_of, toy_engine
 
-GATE = {"gate_at": 300}  # a forward of this position takes until the gate is opened
+GATE = {"gate_at": 300}  # a forward of this position waits until the gate is opened
 
 
 @pytest.fixture(autouse=True)
 def sigint() -> Iterator[None]:
-    """Send SIGINT as a terminal does; background jobs of a shell ignore it."""
+    """Let SIGINT raise KeyboardInterrupt, as in a terminal. A shell's background jobs ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -36,7 +36,7 @@ def sigint() -> Iterator[None]:
 def gated_engine(
     lane: str = "target", methods: tuple[str, ...] = (), **fault: int
 ) -> Iterator[tuple[Engine, Toy]]:
-    """An engine, and its toy with the gate. It is closed with the gate open."""
+    """Yield an engine and its toy with the gate. At the end open the gate and close the engine."""
     engine = toy_engine(**{lane: GATE | fault}, methods=methods)
     toy = getattr(engine.pair, lane)
     try:
@@ -47,7 +47,7 @@ def gated_engine(
 
 
 def test_a_long_prefill_tells_how_far_it_is() -> None:
-    """While it waits in the fifth of ten pieces, it reports four."""
+    """While prefill waits in the fifth of ten pieces, it reports the tokens of four pieces."""
     with gated_engine() as (engine, toy):
         told: list[tuple[int, int]] = []
 
@@ -68,8 +68,8 @@ def test_a_long_prefill_tells_how_far_it_is() -> None:
 
 @contextmanager
 def ctrl_c_at_the_gate(engine: Engine, toy: Toy) -> Iterator[None]:
-    """SIGINT while a forward waits at the gate. The caller must leave the interrupted call with the
-    forward still waiting."""
+    """Send SIGINT while a forward waits at the gate. The block must raise KeyboardInterrupt while
+    the forward still waits."""
 
     def send() -> None:
         while not (toy.waiting and engine.has_unfinished_requests()):
@@ -96,7 +96,8 @@ def ctrl_c_at_the_gate(engine: Engine, toy: Toy) -> Iterator[None]:
     ],
 )
 def test_ctrl_c_inside_one_long_call(lane: str, method: str, length: int) -> None:
-    """Ctrl-C is raised while a forward still runs; the rest of that forward touches nothing."""
+    """KeyboardInterrupt is raised while a forward still runs. The rest of that forward must not
+    affect later requests."""
     with gated_engine(lane, methods=(method,)) as (engine, toy):
         with ctrl_c_at_the_gate(engine, toy):
             engine.generate(PROMPT[:length], GREEDY, method=method)
@@ -163,7 +164,7 @@ print(after.token_ids == new.token_ids and len(new.token_ids) == 60)
 
 
 def test_ctrl_c_in_a_program() -> None:
-    """SIGINT in a generation that would take an hour, sent as a terminal does."""
+    """A terminal's SIGINT ends a generation that would take an hour."""
     program = [sys.executable, "-c", INTERRUPTED]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline() == "begun\n"
@@ -176,7 +177,8 @@ def test_ctrl_c_in_a_program() -> None:
 
 
 def test_an_abort_from_another_thread_comes_before_the_end() -> None:
-    """The generating thread lets the other have the lock; generation alone takes seconds."""
+    """The generating thread lets the aborting thread take the lock. Without the abort it would run
+    for seconds."""
     with toy_engine(max_model_len=1 << 20) as engine:
         outputs = []
         params = SamplingParams(temperature=0, max_tokens=None)
@@ -192,7 +194,7 @@ def test_an_abort_from_another_thread_comes_before_the_end() -> None:
 @pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.exact)])
 @pytest.mark.parametrize("method", METHODS)
 def test_an_abort_after_any_number_of_steps(method: str, stride: int) -> None:
-    """The next request, queued all along, is not affected."""
+    """An abort does not affect the next request, which waits in the queue meanwhile."""
     with toy_engine(methods=("none", method)) as engine:
         first, then = fresh(PROMPT[:70]), fresh(PROMPT[:9])
         for steps in range(0, 45, 1 if method == "none" else stride):

@@ -1,6 +1,7 @@
-"""Contract under test: a prompt reuses the KV of a beginning that a seat has, in both lanes, and
-feeds only the rest. No token of any method depends on it. Tested: turns of a chat, answers to one
-prompt, prompts with a common beginning at the same time, aborts, rings that have wrapped."""
+"""Contract under test: a prompt that begins like the tokens of a seat reuses that seat's KV, in
+both lanes. Prefill computes only the rest. No token of any method depends on it. The tests use
+turns of a chat, answers to one prompt, and prompts with a common beginning in the same rounds. They
+also use aborts, and rings that have wrapped."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def demo_engine(**fields) -> Engine:
 
 
 def chat(engine: Engine, sampling: dict, method: str) -> list[tuple]:
-    """(tokens, reused tokens, length of the prompt) of each turn."""
+    """Run a chat. Return (tokens, number of reused tokens, length of the prompt) of each turn."""
     ids, turns = engine.encode("def read(path):\n"), []
     for turn in range(TURNS):
         ids = ids + engine.encode(f"# {turn}: and then\n")
@@ -58,7 +59,7 @@ def test_a_chat_feeds_what_is_new(sampling: dict, names: tuple[str, ...]) -> Non
             assert [tokens for tokens, *_ in turns] == [tokens for tokens, *_ in fresh], method
             before = 0
             for tokens, cached, length in turns:
-                # The last chain's path is where its positions are only a round later.
+                # KV of the last accepted path is not reused: only a next round would move it.
                 least = max(0, before - 20)
                 assert least <= cached <= (length - 1 if before else 0), (method, cached, before)
                 before = length + len(tokens)

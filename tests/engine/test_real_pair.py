@@ -1,5 +1,5 @@
-"""Contract under test: the real pair, opened by name, decodes like its target alone, token for
-token."""
+"""Contract under test: the published pair `smollm2`, opened by name, gives the same tokens as its
+target alone."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_no_token_changes(engine, temperature):
 
 
 def test_the_draft_is_often_right(engine):
-    """A draft of random weights is far from this, on prompts that the draft was not trained on."""
+    """The draft was not trained on these prompts. A random draft would be right far less often."""
     prompts = [text for _, text in read_prompts()][::2]
     params = SamplingParams(temperature=0, max_tokens=32)
     found = engine.generate(prompts, params, method="draft_model")

@@ -24,19 +24,20 @@ METHODS = (
 )
 UNTUNED = untuned(METHODS)
 MAX_TOKENS = 64
-DRAFTS = ("draft", "poor", "random")  # the last one misses in every round
+DRAFTS = ("draft", "poor", "random")  # the random one misses in every round
 THREADS = (1, 2)
-# Draft, threads, prompts, methods. `auto` measures for seconds when an engine opens: once here.
+# (draft, threads, number of prompts, methods). `auto` measures for seconds when an engine opens, so
+# only one engine here has it.
 SOME = (
     ("draft", 1, 2, UNTUNED),
     ("draft", 2, 2, METHODS),
     ("poor", 2, 2, UNTUNED),
     ("random", 1, 1, UNTUNED),
 )
-ENOUGH = 4  # prompts of which some reach a stop string, and some are cut
+ENOUGH = 4  # number of prompts: some answers end at a stop string, others at max_tokens
 QUANTISED = [("int8", "float32"), ("int8", "int8"), ("int4", "int8")]  # weights, activations
-# Everything that changes a row's distribution, and stop strings of several tokens. Each ends some
-# answers.
+# All params that change a row's distribution, and stop strings of several tokens. Each stop string
+# ends some answers.
 SHAPING = {
     "repetition_penalty": 1.15,
     "presence_penalty": 0.2,
@@ -56,7 +57,7 @@ PLAIN_DISTS, SHAPED_DISTS = list(SAMPLINGS)[:2], list(SAMPLINGS)[2:]
 
 @cache
 def some_prompts(limit: int) -> list[str]:
-    """Prompts of the JSON lines that $SBRT_PROMPTS names, else the built-in ones, numbered."""
+    """Return prompts of the JSON lines that $SBRT_PROMPTS names, else built-in ones, numbered."""
     if file := os.environ.get("SBRT_PROMPTS"):
         return read_prompts(Path(file), limit)
     return [f"# {i}\n{text}" for i in range(limit) for text in BUILT_IN][:limit]
@@ -67,7 +68,7 @@ MakeEngine = Callable[[str, int, tuple[str, ...]], Engine]
 
 @pytest.fixture(scope="module")
 def engine_of() -> Iterator[MakeEngine]:
-    """Engines by draft, threads and methods, opened once for a module's tests."""
+    """engine_of(draft, threads, methods): an engine, opened once for all tests of the module."""
     opened: dict[tuple[str, int, bool], Engine] = {}
 
     def make(draft: str, threads: int, methods: tuple[str, ...]) -> Engine:
@@ -82,7 +83,7 @@ def engine_of() -> Iterator[MakeEngine]:
 
 
 def open_engine(draft: str, threads: int, methods: tuple[str, ...], **kept: str) -> Engine:
-    """The demo target with `draft`: "draft", "poor" or "random". kept: dtypes of the weights."""
+    """Return an engine of the demo target. draft: "draft", "poor" or "random". kept: dtypes."""
     target = demo_folder("target")
     if draft == "random":
         config = EngineConfig(model=target, num_threads=threads)
@@ -100,7 +101,7 @@ Answer = tuple[list[int], str, str | None, int | str | None]
 def answers(engine: Engine, method: str, prompts: list[str], sampling: str) -> list[Answer]:
     found: list[Answer] = []
     for i, prompt in enumerate(prompts):
-        # Every eighth answer may end by itself; the others have their full length.
+        # Every eighth answer may end at an end token; the others ignore it.
         params = SamplingParams(
             seed=i, max_tokens=MAX_TOKENS, ignore_eos=i % 8 != 0, **SAMPLINGS[sampling]
         )

@@ -1,11 +1,11 @@
-// Promises of csrc/exec, on the cpu backend and, where they apply, on the sim backend.
+// Tests the promises of csrc/exec, on the cpu backend and, where they apply, on the sim backend.
 //
 //   exec_test SCALE [canary]   runs everything; loops are SCALE per cent of their full length
 //   exec_test canary NAME      only the fault NAME of exec/canary.h, in a build that has it
 //
-// It prints one line "ok NAME" per test. The first failure prints its sentence and ends 1. Nothing
-// here is atomic or locked: all order comes from graphs and events, so ThreadSanitizer sees a
-// missing one. The canary leaves one wait out, and the sanitizer must report it.
+// It prints one line "ok NAME" per test. The first failure prints its sentence and ends the program
+// with 1. Nothing here is atomic or locked: all order comes from graphs and events, so
+// ThreadSanitizer sees a missing wait. The canary leaves one wait out, which must be reported.
 #include <unistd.h>
 
 #include <algorithm>
@@ -30,13 +30,14 @@ namespace {
 
 using namespace sbrt;
 
-constexpr int kTimeLimit = 600;  // seconds, so that a hang cannot block the tests
-int scale = 100;                 // per cent
+constexpr int kTimeLimit = 600;  // seconds, for a program that never ends
+int scale = 100;                 // length of the loops in per cent
 bool canary = false;
 
 int times(int n) { return std::max(1, n * scale / 100); }
 
-// Every width gives the numbers of width 1: members share an op, and synchronise after each.
+// A team of any width gives the results of width 1. Its members share the work of an op, and wait
+// for each other after each op.
 void team_results() {
   for (const int64_t n : {1, 3, 64, 1000}) {
     std::vector<double> want;
@@ -113,12 +114,12 @@ void exception_in_a_member() {
         check(raises(*exec, done, i, 7), "an exception of rank ", rank, " was lost");
         check(round == static_cast<uint64_t>(i), "what stands behind a failed op ran");
       }
-      exec->wait(done, times(50));  // reported once
+      exec->wait(done, times(50));  // an exception is reported once
     }
 }
 
-// A failure belongs to its graph. A member may still be leaving the graph before, asleep because
-// its last op took long. It must not take the failure for one of its own.
+// A failure belongs to its graph. Another member may still be in the previous graph, asleep because
+// the last op took long. It must not take the failure for one of the previous graph.
 void exception_right_behind_a_slow_op() {
   for (int next_width = 1; next_width <= 3; ++next_width) {
     Event done("done");
@@ -159,7 +160,7 @@ void exception_across_streams() {
   check(round == 0, "an op ran that waited for one that failed");
 }
 
-// Two streams pass one value back and forth: record promises that all work before it is visible.
+// Two streams pass one value back and forth. A record promises that all work before it is visible.
 void order_across_streams(const std::function<std::unique_ptr<Exec>()>& make) {
   Event ping("ping"), pong("pong");
   uint64_t value = 1, rounds[2] = {0, 0}, want = 1;
@@ -183,7 +184,8 @@ void order_across_streams(const std::function<std::unique_ptr<Exec>()>& make) {
   check(value == want, "two streams did not take turns");
 }
 
-// Far more commands than a queue holds: the host waits, and nothing is lost or reordered.
+// The host enqueues far more commands than a queue holds. It waits, and nothing is lost or
+// reordered.
 void back_pressure() {
   Event done("done");
   uint64_t value = 1, round = 0, want = 1;
@@ -219,7 +221,7 @@ void ten_thousand_tiny_graphs(const std::function<std::unique_ptr<Exec>()>& make
   check(value == want, "tiny graphs ran out of order");
 }
 
-// A stream that is destroyed first runs its enqueued work.
+// The destructor of a stream runs the enqueued work first.
 void destruction_drains() {
   for (int i = 0; i < times(50); ++i) {
     uint64_t value = 1, round = 0;
@@ -234,7 +236,7 @@ void destruction_drains() {
   }
 }
 
-// Every member computes in the same floating-point state, whatever the host's state is.
+// All members compute in the same floating-point mode, whatever mode the host has.
 void float_environment() {
 #if defined(__x86_64__)
   const unsigned before = _mm_getcsr();
@@ -256,7 +258,7 @@ void float_environment() {
 #endif
 }
 
-// Events of a stream, in order, with names; waits are marked.
+// A stream's trace has its events in order, with names. Waits are marked.
 void trace() {
   Event ready("ready"), done("done");
   Graph graph("work");
@@ -313,8 +315,9 @@ void check_virtual_trace(const std::vector<TraceEvent>& events,
   check_equal("the launch behind it", int64_t{500}, later[0].begin);
 }
 
-// Virtual time: a launch costs its rows at the marked op. Parallel lanes take the longer time of
-// both; a lane that waits for another takes the sum. Nothing begins before it is enqueued.
+// In virtual time a launch costs what the rows cost when its marked op runs. Parallel lanes take
+// the longer time of both. A lane that waits for another takes the sum. Nothing begins before it is
+// enqueued.
 void virtual_time() {
   constexpr int64_t table[] = {0, 10, 25, 400};
   const int64_t* ns = table;
@@ -332,7 +335,7 @@ void virtual_time() {
   one->launch(two_rows, 1);  // from 0 to 25
   one->launch(nothing, 1);
   one->record(left, 1);
-  two->launch(three_rows, 1);  // from 0 to 10: its rows become 3 afterwards
+  two->launch(three_rows, 1);  // from 0 to 10 with 1 row; then it sets 3 rows
   two->launch(three_rows, 1);  // from 10 to 410
   two->record(right, 1);
   one->wait(right, 1);  // from 25 to 410

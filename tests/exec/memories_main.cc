@@ -1,4 +1,5 @@
-// Two memories of a dry backend: ops access the memory of their stream, and mail copies between them.
+// Tests two memories of a dry backend. Ops access the memory of their stream, mail copies between
+// the memories.
 //
 //   memories_main own | other [device]    other: an op accesses the other memory, and faults
 #include <cstdio>

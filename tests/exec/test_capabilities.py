@@ -1,5 +1,5 @@
-"""Contract under test: the core refuses in one sentence what a backend cannot do, according to
-csrc/exec/backends.h. No other room asks which backend it has."""
+"""Contract under test: csrc/exec/backends.h lists what each backend cannot do. The core refuses
+such a request in one sentence. No other room asks which backend it has."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from sbrt import InvalidInputError, _core
 
 CSRC = Path(__file__).parents[2] / "csrc"
-# Capability -> fields of a RuntimeConfig that need it.
+# {capability: fields of a RuntimeConfig that need it}
 NEEDED_BY = {
     "rejects": {"rejection": True},
     "reuses_prefixes": {"reuses_prefixes": True},

@@ -1,5 +1,5 @@
 """Contract under test: teams, streams and events of csrc/exec (exec_test.cc lists the promises).
-ThreadSanitizer reports nothing, except a wait left out on purpose."""
+ThreadSanitizer reports only the wait that the canary leaves out."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def plain(programs):
 
 @pytest.fixture(scope="module")
 def checked(programs, tsan):
-    """The program, built with ThreadSanitizer."""
+    """Build the program with ThreadSanitizer; return its path."""
     return programs.build("exec_test", ["core", "exec"], tsan)
 
 

@@ -1,6 +1,6 @@
-"""Contract under test: with two memories, an op of a dry backend that accesses the memory of
-another stream faults, on the stand-in for a device, too. Mail copies from one to the other. The
-order checker reports mail that is missing, and mail that nothing orders."""
+"""Contract under test: a dry backend may have two memories. An op that accesses the memory of
+another stream faults, on dry_cuda, too. Mail copies from one memory to the other. The order checker
+reports mail that is missing, and mail that nothing orders."""
 
 import signal
 

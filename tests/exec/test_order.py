@@ -1,6 +1,6 @@
-"""Contract under test: the order checker (csrc/exec/order.h). It reports exactly the pairs of
-accesses, at least one a write, that nothing puts in order: no stream, no event, no wait of the
-host. Every seat has a part of its own, except of parts that all seats share."""
+"""Contract under test: the order checker (csrc/exec/order.h). It reports a pair of accesses, at
+least one of them a write, exactly if no stream, event or wait of the host orders them. Seats have
+separate parts, except for parts that all seats share."""
 
 import random
 
@@ -10,7 +10,7 @@ from sbrt import InvalidInputError, _core
 
 
 def book():
-    """An order book, the numbers of two streams, and that of one event."""
+    """Return an order book, the indices of two streams in it, and the index of an event."""
     made = _core.OrderBook()
     return made, made.stream("one"), made.stream("two"), made.event("e")
 
@@ -61,7 +61,7 @@ def test_a_part_of_another_seat_is_another_part(part, seats, reported):
 
 
 def test_an_event_of_one_seat_does_not_order_another():
-    """Two streams pass the chain of seat 0 on; nothing guards that of seat 1."""
+    """An event orders the accesses to the chain of seat 0, but not those to the chain of seat 1."""
     order, one, two, event = book()
     order.run(one, "a", [], ["chain"], seat=0)
     order.record(one, event, 1)
@@ -160,7 +160,7 @@ def test_what_cannot_be_is_refused(wrong):
 
 
 def rounds(order, streams, events, count, skip=None):
-    """Two streams that pass `chain` back and forth; the wait of turn `skip` is left out."""
+    """Let two streams pass `chain` back and forth; the wait of turn `skip` is left out."""
     for turn in range(1, count + 1):
         for side in (0, 1):
             if turn != skip or side != 1:

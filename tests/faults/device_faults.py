@@ -1,4 +1,4 @@
-"""More of faults.py: faults that a device would show."""
+"""Faults that only a device would show, as in faults.py."""
 
 from tests.faults.faults import Fault
 

@@ -1,4 +1,4 @@
-"""More of faults.py: drafts whose head knows some ids, or that share their target's embedding."""
+"""Faults of drafts with a trimmed LM head or their target's embedding, as in faults.py."""
 
 from tests.faults.faults import Fault
 

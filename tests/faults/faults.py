@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """name: the fault. tests: files below tests/, or tests of one in pytest's notation."""
+    """name: what is wrong. tests: files below tests/, or single tests of one as FILE::TEST."""
 
     name: str
     file: str

@@ -1,4 +1,4 @@
-"""More of faults.py: log-probs."""
+"""Faults of log-probs, as in faults.py."""
 
 from tests.faults.faults import Fault
 

@@ -1,4 +1,4 @@
-"""More of faults.py: look-ups inside the round."""
+"""Faults of look-ups inside the round, as in faults.py."""
 
 from tests.faults.faults import Fault
 

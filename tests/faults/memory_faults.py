@@ -1,4 +1,4 @@
-"""More of faults.py: draft and target in memories of their own."""
+"""Faults of draft and target in memories of their own, as in faults.py."""
 
 from tests.faults.faults import Fault
 

@@ -1,4 +1,4 @@
-"""More of faults.py: many seats in the kernels of a device."""
+"""Faults of many seats in the kernels of a device, as in faults.py."""
 
 from tests.faults.faults import Fault
 

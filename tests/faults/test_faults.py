@@ -16,7 +16,7 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SOURCE = Path(os.environ.get("SBRT_TREE", ROOT))
-COPY = ROOT / "build" / "faults"  # kept: the next fault compiles only changes
+COPY = ROOT / "build" / "faults"  # kept, so that the next fault compiles only changes
 TOP = (
     "CMakeLists.txt",
     "constraints.txt",
@@ -26,7 +26,7 @@ TOP = (
     "CONTRIBUTING.md",
 )
 FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests", "tools", "docs")
-LONGEST = 1800  # seconds: a fault may hang
+LONGEST = 1800  # time limit in seconds: a fault may make a test hang
 COLLECTION = re.compile("errors? during collection|ERROR collecting")
 
 
@@ -112,7 +112,7 @@ class Tree:
         self.is_built = self.is_built and not file.startswith("csrc/")
 
     def build(self):
-        """Compile the changes, and copy the modules to where the copy's `sbrt` finds them."""
+        """Compile the changed sources, and put the compiled modules into this tree's `sbrt`."""
         if self.is_built:
             return
         import pybind11
@@ -135,7 +135,7 @@ class Tree:
         self.is_built = True
 
     def fails(self, tests):
-        """(True if some of `tests` fail, pytest's output). Raises if pytest could not run them."""
+        """Run `tests`; return (True if some fail, pytest's output). Raises if pytest cannot run."""
         self.build()
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
         done = subprocess.run(
@@ -162,12 +162,13 @@ class Tree:
 
 
 def is_verdict(code, said):
-    """True if pytest ran the tests, or could not import a module. Code 2 also means Ctrl-C."""
+    """True if pytest ran the tests, or could not import a module. pytest ends with 2 then, but also
+    after Ctrl-C."""
     return code in (0, 1) or (code == 2 and COLLECTION.search(said) is not None)
 
 
 def files_of(folder):
-    """Files below a folder that no build made."""
+    """Yield the files below a folder, without bytecode and without the link to triton_kernels."""
     for path in folder.rglob("*"):
         parts = path.relative_to(folder.parent).parts
         if (
@@ -185,7 +186,7 @@ def tree():
 
 @pytest.fixture(scope="session")
 def expect_green(tree):
-    """expect_green(tests): check that they pass without a fault."""
+    """expect_green(tests): checks that these tests pass without a fault."""
     found = {}
 
     def check(tests):

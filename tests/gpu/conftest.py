@@ -43,11 +43,12 @@ METHODS = (
     "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4",
     "tree:gamma=3,width=4,nodes=12",
 )
-ROWS = 16  # of the verification graph: every method above has at most 15 nodes
+ROWS = 16  # rows of the verification graph: chains of the methods above have at most 15 nodes
 
 
 def write(folder, family="Llama", noise=0.0, dtype=np.float32, **changes):
-    """A random checkpoint, the same for the same sizes. One with noise often agrees with it."""
+    """Write a random checkpoint; the same sizes give the same weights. A checkpoint with noise
+    often agrees with the one without."""
     folder.mkdir(parents=True, exist_ok=True)
     config = CONFIG | FAMILIES[family] | {"architectures": [f"{family}ForCausalLM"]} | changes
     (folder / "config.json").write_text(json.dumps(config))
@@ -64,7 +65,7 @@ def write(folder, family="Llama", noise=0.0, dtype=np.float32, **changes):
 
 
 def write_fewer(folder, checkpoint, vocab):
-    """The same model without the rows of its last ids."""
+    """Write the same model with only the first `vocab` rows of its embedding and LM head."""
     folder.mkdir()
     config = json.loads((checkpoint.folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": vocab}))
@@ -93,7 +94,7 @@ class Play:
         self.core.begin(prompt, sampling, policy, tokens, list(stop))
 
     def answer(self, *args, **kwargs):
-        """(tokens, reason) of one sequence, and its counters."""
+        """Run one sequence; return (tokens, finish reason)."""
         self.begin(*args, **kwargs)
         out = []
         while not self.core.seat(0).finished:
@@ -101,9 +102,9 @@ class Play:
         return out, self.core.seat(0).finish_reason
 
     def steps(self, between):
-        """Tokens of the sequence that has begun; `between` is called between any two rounds.
+        """Run the sequence that has begun; call `between` before each call of run(). Return tokens.
 
-        A call may leave the next round in flight, so the lanes must come to rest first.
+        run() may leave a round in flight, so idle() waits for the lanes before `between`.
         """
         out = []
         while not self.core.seat(0).finished:
@@ -125,7 +126,8 @@ def prompt_of(n, seed=0):
 
 
 def recorded(checkpoint, lanes=None, rows=ROWS, on_lane=None, **more):
-    """A model of recordings on the CPU. Bound lanes are added to the list or the callable."""
+    """Return a model of recordings on the CPU. Each lane that is bound is appended to `lanes`, or
+    passed to `on_lane`."""
     show = lanes.append if lanes is not None else on_lane
     return model_of(checkpoint, device="cpu", rows=rows, on_bind=show, **more)
 
@@ -141,7 +143,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """{family: (target, draft)}, written once; the draft is right about half of the time."""
+    """Return {family: (target, draft)}, written once. A draft is right about half of the time."""
     base = tmp_path_factory.mktemp("families")
     return {
         family: (write(base / f"{family}-t", family), write(base / f"{family}-d", family, 0.03))
@@ -159,7 +161,7 @@ def tools():
 
 @pytest.fixture(scope="session")
 def tool():
-    """The module stand_in.py, which is also a program."""
+    """Import stand_in.py, which is also a program."""
     folder = str(Path(__file__).parent)
     sys.path.insert(0, folder)
     import stand_in

@@ -16,12 +16,12 @@ from sbrt import Engine, EngineConfig, SamplingParams, engine, methods
 from sbrt.gpu import lane as lanes
 from sbrt.gpu.recorder import Piece, Tape
 
-HANDLE = 0x1000  # of the first graph
+HANDLE = 0x1000  # handle of the first graph
 handles = itertools.count(HANDLE)
 
 
 class Capture:
-    """Keeps the tapes of one lane by the handles that it assigns."""
+    """A recorder for one lane. It gives each recorded tape a handle, as a captured graph has."""
 
     def __init__(self, lane, is_eager=False):
         self.lane, self.is_eager, self.tapes, self.rows = lane, is_eager, {}, {}
@@ -42,7 +42,8 @@ class Capture:
         return Piece(rows, len(tape.calls), replay, handle, **played)
 
     def said(self, handle):
-        """("forward", "choose" or "moves", rows); a choice also has (it filters, it shapes)."""
+        """Return ("forward", "choose" or "moves", rows) of a graph. For "choose" two bools follow:
+        it filters, it shapes."""
         ops = {op.__name__: given for op, _, given in self.tapes[handle].calls}
         if "choose_torch" in ops:
             plan = ops["choose_torch"]["plan"]
@@ -51,7 +52,7 @@ class Capture:
 
 
 def protect(tensors, how):
-    """Call mprotect on the pages that lie wholly in each."""
+    """Call mprotect with `how` on the pages that lie wholly in each tensor."""
     change = ctypes.CDLL(None, use_errno=True).mprotect
     for tensor in tensors:
         memory = tensor.untyped_storage()
@@ -62,7 +63,7 @@ def protect(tensors, how):
 
 
 class StandIn:
-    """Replaces the device. `captures`: those of the lanes bound so far, target first."""
+    """Replaces the device. captures: the recorders of the lanes bound so far, target first."""
 
     def __init__(self, set_attribute):
         self.captures, self.cores, self.devices = [], [], []
@@ -88,14 +89,14 @@ class StandIn:
         set_attribute(engine, "EngineCore", dry)
 
     def picks(self):
-        """[(stream, graphs picked)] for every launch of the last engine so far."""
+        """Return [(stream, picked graph as in `said`)] for the launches of the last engine."""
         by_stream = dict(zip(("target", "draft"), self.captures[-2:], strict=False))
         book = self.cores[-1][1].order
         return [(stream, by_stream[stream].said(handle)) for stream, _, handle in book.picks()]
 
 
 def config_of(folders, device, method="specbranch", draft_device=None, **more):
-    """The config of an engine over two folders without a tokenizer."""
+    """Return the config of an engine over two folders without a tokenizer."""
     return EngineConfig(
         folders[0], skip_tokenizer_init=True, num_threads=2, device=device, dtype="float32",
         speculative={"model": folders[1], "method": method, "device": draft_device}, **more,
@@ -103,7 +104,8 @@ def config_of(folders, device, method="specbranch", draft_device=None, **more):
 
 
 def main(folder, what):
-    """Answer while all of the lanes' memory is protected; or access it, which kills the process."""
+    """Answer while the lanes' memory is protected. With what "block" or "arena", access that
+    memory, which kills the process."""
     stand_in = StandIn(setattr)
     pair = [Path(folder) / name for name in "td"]
     with Engine(config_of(pair, "cuda")) as made:

@@ -1,6 +1,6 @@
-"""Contract under test: `auto` on a device. The host chooses from records and ranks, and changes the
-policy in the device's memory between rounds. Tokens are those of plain decoding, for one sequence
-and for many, and nothing is unordered."""
+"""Contract under test: `auto` on a device. The host picks a policy by records and ranks, and writes
+it to the device's memory between rounds. Tokens are those of plain decoding, for one sequence and
+for many. Fences order all accesses."""
 
 from dataclasses import replace
 
@@ -21,7 +21,8 @@ PARAMS = (
 
 
 def costs(target=8000, draft=100, rows=0):
-    """Times of forwards in ns: drafts are cheap, and a target's rows cost `rows` each."""
+    """Return times of forwards in ns: `draft` for the draft, `target` plus `rows` per row for the
+    target."""
     targets = [target + rows * n for n in range(_core.MAX_ROWS)]
     drafts = [draft] * _core.MAX_ROWS
     return _core.Costs(
@@ -30,14 +31,14 @@ def costs(target=8000, draft=100, rows=0):
 
 
 def ran(out):
-    """Names of the methods that ran."""
+    """Return the names of the methods that ran."""
     auto = out.outputs[0].spec_decode_metrics["auto"]
     return {methods.parse(arm).name for arm in auto["rounds"]}
 
 
 @pytest.fixture
 def requests(tools):
-    """Texts that a look-up finds something in, and one in which it does not."""
+    """Return requests. All prompts but one repeat themselves, so that look-ups find tokens."""
     return [
         ((tools.prompt(12, seed=i) * (3 if i != 1 else 1))[:36], params, AUTO)
         for i, params in enumerate(PARAMS)
@@ -55,7 +56,7 @@ def opened(tools, tool, stand_in, checkpoints):
         )
         loaded = load_pair(config)
         if device == "cpu":
-            rows = rows_for(methods.parse(AUTO), seats)  # their number changes the twins' bits
+            rows = rows_for(methods.parse(AUTO), seats)  # torch's bits depend on the rows
             models = [tools.recorded(c, rows=rows) for c in checkpoints["Llama"]]
             loaded = replace(loaded, target=models[0], draft=models[1])
         return Engine(config, pair=loaded, **more)
@@ -89,7 +90,7 @@ def test_many_share_one_policy(stand_in, opened, requests, plain):
 
 
 def test_a_draft_that_never_pays_is_never_fed(stand_in, opened, requests, plain):
-    """The lanes' costs are those that were given, not measured ones."""
+    """The tuner uses the given costs instead of measured ones."""
     with opened("cuda", tuning=costs(target=100, draft=8000)) as engine:
         [out] = engine.generate(*requests[0][:2])
         assert found_in(out) == plain[0]

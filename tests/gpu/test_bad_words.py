@@ -1,6 +1,6 @@
-"""Contract under test: a device masks the last token of a bad word where its beginning is: in the
-prompt, in the answer, and in chains and tails of any method, for many sequences at once. The tokens
-are those of the CPU, which has the words as a list."""
+"""Contract under test: a device masks the last token of a bad word after the word's other tokens.
+These may be in the prompt, in the answer, and in chains and tails of any method, with many
+sequences in a round. The tokens are those of the CPU, which reads the words from a list."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def start(core, prompt, method, words):
 
 
 def answers(core, requests):
-    """The tokens of requests that share rounds."""
+    """Run requests that share rounds; return the tokens of each."""
     seats = [start(core, *request) for request in requests]
     while not all(seat.finished for seat in seats):
         core.advance()
@@ -31,7 +31,7 @@ def answers(core, requests):
 
 @pytest.fixture
 def opened(tool, tools, stand_in, checkpoints):
-    """The core of an engine on the stand-in, with some seats."""
+    """opened(seats): opens an engine on the stand-in; returns its core."""
     engines = []
 
     def made(seats):
@@ -50,7 +50,7 @@ def test_words_of_several_tokens(tools, opened, checkpoints):
     cpu = tools.Play(*map(tools.recorded, checkpoints["Qwen3"])).core
     free = [answers(cpu, [(prompt, "none", [])])[0] for prompt in prompts]
     words = [
-        # Across the end of the prompt, inside the answer, of one token, and one that never comes.
+        # Words across the prompt's end, inside the answer, of one token, and one that never occurs.
         [[*p[-3:], a[0]], a[2:4], a[4:9], [a[10]], [66] * 40]
         for p, a in zip(prompts, free, strict=True)
     ]
@@ -65,7 +65,7 @@ def test_words_of_several_tokens(tools, opened, checkpoints):
     requests = list(zip(prompts, METHODS, words, strict=True))
     alone = opened(1)
     assert [answers(alone, [request])[0] for request in requests] == want
-    assert answers(alone, [(prompts[0], "pearl", [])])[0] == free[0]  # the list of before is gone
+    assert answers(alone, [(prompts[0], "pearl", [])])[0] == free[0]  # earlier words are gone
     assert answers(opened(len(METHODS)), requests) == want
 
 

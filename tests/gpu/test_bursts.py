@@ -1,6 +1,6 @@
-"""Contract under test: on a device a draft's burst is one launch, and so is the target's work
-between two waits. It is the same work in the same order as the parts, for any length and request,
-with the same tokens. The target settles KV only if chains are trees."""
+"""Contract under test: on a device a draft's burst is one launch of a fused graph, and so is the
+target's work between two waits. A fused graph does the same work in the same order as its parts,
+with the same tokens, for any gamma and request. The target settles KV only if chains are trees."""
 
 from collections import Counter
 from dataclasses import replace
@@ -19,7 +19,7 @@ PARAMS = {
     "filtered": replace(SAMPLED, top_p=0.8),
     "both": replace(SAMPLED, top_p=0.8, repetition_penalty=1.2, min_tokens=4),
 }
-BURSTS = {  # launches of rounds on the draft's stream, without settle
+BURSTS = {  # method: names of the draft's launches in rounds, without settle
     "none": set(),
     "draft_model": {"serial_burst"},
     "lookup:gamma=6": set(),
@@ -31,7 +31,7 @@ BURSTS = {  # launches of rounds on the draft's stream, without settle
     HEDGE: {"serial_burst", "burst"},
 }
 TREES = ("tree:gamma=3,width=4,nodes=12", HEDGE)
-VERIFIED = {  # launches of rounds on the target's stream, in order, for each kind of round
+VERIFIED = {  # method: the target's launches in a round, in order, for each kind of round
     "none": {("verify",)},
     "draft_model": {("verify",)},
     "lookup:gamma=6": {("verify",)},
@@ -56,7 +56,7 @@ def pair_of(checkpoints):
 
 
 def of_stream(order, kind, stream):
-    """The recorded ops or launches of a stream."""
+    """Return the recorded ops or launches (kind) of a stream."""
     return [tuple(said[1:]) for said in getattr(order, kind)() if said[0] == stream]
 
 
@@ -65,7 +65,7 @@ def of_draft(order, kind):
 
 
 def rounds_of(order):
-    """The launches of each round on the target's stream."""
+    """Return the names of the target's launches, a list for each round."""
     rounds = [[]]
     for (name,) in of_stream(order, "launches", "target"):
         if name != "prefill" and name in rounds[-1]:
@@ -99,7 +99,8 @@ def check_bursts(order, method, kind):
 def test_a_burst_is_one_launch_and_so_is_a_verification(
     tools, tool, stand_in, checkpoints, method, asked
 ):
-    """Launches without and with filters are made with the engine; others at their first use."""
+    """When an engine is built, it fuses the graphs for requests without shaping, filtered or not.
+    Other graphs are fused at their first use."""
     config = tool.config_of(pair_of(checkpoints), "cuda", method, max_model_len=tools.max_len)
     kinds = len(VERIFIED.get(method, ())) + len(BURSTS.get(method, ()))
     tokens = 12 if kinds > 2 else 6  # enough for both kinds of rounds
@@ -122,7 +123,7 @@ def test_a_burst_is_one_launch_and_so_is_a_verification(
 
 @pytest.mark.parametrize("method", VERIFIED)
 def test_a_verification_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, method):
-    """On the dry backend, where nothing is fused and the KV of paths is settled, too."""
+    """The dry backend records the parts: it fuses nothing, and settles the KV of paths, too."""
     prompt, how = tools.prompt(9), methods.parse(method)
     with Engine(tool.config_of(pair_of(checkpoints), "cuda", method)) as engine:
         [out] = engine.generate(prompt, GREEDY)
@@ -145,7 +146,7 @@ def test_a_verification_is_the_work_of_its_parts(tools, tool, stand_in, checkpoi
 
 @pytest.mark.parametrize("method", [HEDGE, *GAMMAS])
 def test_a_burst_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, method):
-    """On the dry backend, where nothing is fused."""
+    """The dry backend records the parts, because it fuses nothing."""
     prompt, how = tools.prompt(9), methods.parse(method)
     with Engine(tool.config_of(pair_of(checkpoints), "cuda", method)) as engine:
         [out] = engine.generate(prompt, GREEDY)
@@ -163,7 +164,7 @@ def test_a_burst_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, me
 
 
 def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, checkpoints):
-    """In turns, so that the launch made for one request would be wrong for the next."""
+    """Requests with different gamma take turns, so the graph of one would be wrong for the next."""
     pair = pair_of(checkpoints)
     config = tool.config_of(pair, "cuda", "specbranch:gamma=7", max_model_len=tools.max_len)
     found = set()
@@ -182,7 +183,7 @@ def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, chec
 
 
 def test_launches_are_made_for_what_comes(tools, tool, stand_in, checkpoints):
-    """In advance for ids that no token has, and for the rows of the request, not of the last."""
+    """All graphs are fused in advance, for the rows of each method, also if ids have no token."""
     config = tool.config_of(pair_of(checkpoints), "cuda", "none", max_model_len=tools.max_len)
     loaded = replace(load_pair(config), holes=(3,))
     with Engine(config, pair=loaded, methods=["lookup:gamma=20"]) as engine:

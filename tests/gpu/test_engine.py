@@ -1,5 +1,6 @@
-"""Contract under test: an engine over recorded lanes answers like its CPU engine, with the same
-text. Without a device an engine for one raises one sentence, before it reads a weight."""
+"""Contract under test: an engine over recorded lanes answers like the CPU's engine, with the same
+text. Without a CUDA device, an engine for `cuda` raises an error of one sentence before it reads a
+weight."""
 
 from dataclasses import replace
 
@@ -54,6 +55,6 @@ def test_every_method_has_rows_that_hold_its_chains():
     assert rows_for(parse("specbranch:gamma=16")) == 32
     assert {rows_for(parse(name)) for name in METHODS} <= set(ROWS)
     assert rows_for(parse("lookup:gamma=63")) == 64
-    assert rows_for(parse("hedge:tree=0,on_miss=continue")) == 16  # its paths never have 28 nodes
-    # A look-up gives a path of gamma tokens, even if trees have fewer nodes.
+    assert rows_for(parse("hedge:tree=0,on_miss=continue")) == 16  # chains of at most 15 nodes
+    # A look-up gives a chain of gamma tokens, even if trees may only have fewer nodes.
     assert rows_for(parse("hedge:gamma=20,tree=2,nodes=3,on_miss=lookup")) == 32

@@ -1,6 +1,6 @@
-"""Contract under test: mode fast. A verification takes the smallest of five graphs that holds its
-rows, each computed as a whole. Tokens are those of mode exact, except where the target's best two
-logits are nearly tied."""
+"""Contract under test: mode fast. A verification uses the smallest of five graphs that holds its
+rows. Tokens are those of mode exact, except where the target's two largest logits are nearly tied.
+"""
 
 import pytest
 
@@ -8,7 +8,7 @@ from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams
 from tests.gpu.test_on_device import METHODS, sizes_taken
 
 PARAMS = SamplingParams(temperature=0, max_tokens=10, logprobs=1)
-GAP = 1e-4  # of the best two log-probs: answers may differ where they are closer
+GAP = 1e-4  # answers may differ where the two largest log-probs are closer than this
 SIZES = {
     "none": {1},
     "pearl": {16},
@@ -24,7 +24,7 @@ def answer(engine, prompt, method):
 
 
 def agrees(found, want):
-    """True if the answers are the same up to a near tie of the exact one."""
+    """True if the answers are the same, up to a near-tie in the answer of mode exact."""
     for at, (a, b) in enumerate(zip(found.token_ids, want.token_ids, strict=True)):
         if a != b:
             best = sorted((place.logprob for place in want.logprobs[at].values()), reverse=True)

@@ -8,7 +8,7 @@ import pytest
 from sbrt import Engine, SamplingParams
 from tests.common.trimmed import answers
 
-KNOWN = 50  # tokens of the draft; the target has 67
+KNOWN = 50  # size of the draft's vocabulary; the target has 67 tokens
 SAMPLED = SamplingParams(temperature=0.9, seed=5, max_tokens=8)
 PARAMS = (
     replace(SAMPLED, temperature=0.0),
@@ -18,7 +18,7 @@ PARAMS = (
             logit_bias={7: 2.5, 60: 3.0}, min_tokens=6, stop_token_ids=[3, 55]),
     replace(SAMPLED, allowed_token_ids=list(range(40, 60)), top_p=0.9),
     replace(SAMPLED, allowed_token_ids=[KNOWN, 66], temperature=0.0),
-    # A text that repeats a token which the draft does not know: a look-up proposes it.
+    # The text repeats a token that the draft does not have, so that look-ups propose it.
     replace(SAMPLED, logit_bias={60: 30.0}, frequency_penalty=0.01, temperature=0.0),
 )  # fmt: skip
 METHODS = (
@@ -27,7 +27,7 @@ METHODS = (
 )  # fmt: skip
 
 
-FAMILIES = ("Llama", "Mistral")  # the second has a separate lm_head, and a window
+FAMILIES = ("Llama", "Mistral")  # Mistral has a separate LM head, and a window
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -42,7 +42,7 @@ def pair(request, tools, checkpoints, tmp_path_factory):
     "pair", ["Llama", pytest.param("Mistral", marks=pytest.mark.exact)], indirect=True
 )
 def test_an_engine_on_a_device(tools, tool, stand_in, pair):
-    """The prompt has tokens that the draft does not know. One request allows no others."""
+    """The prompt has tokens that the draft does not have. One request allows only such tokens."""
     prompt = [*tools.prompt(12), KNOWN, 66, 1, 66]
     alone = replace(tool.config_of([c.folder for c in pair], "cuda"), speculative=None)
     with Engine(alone) as engine:

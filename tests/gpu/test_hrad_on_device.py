@@ -1,6 +1,6 @@
-"""Contract under test: H-RAD in an engine for a CUDA device, on the stand-in. Its weights and
-inputs are in device memory, which faults when the host accesses it. It cuts every chain like the
-CPU's engine over the same recordings, and changes no token."""
+"""Contract under test: H-RAD in an engine for a CUDA device, on the stand-in. The classifier's
+weights and inputs are in device memory, which faults when the host accesses it. The engine cuts
+every chain like the CPU's engine over the same recordings. No token changes."""
 
 from dataclasses import replace
 from functools import cache
@@ -18,12 +18,14 @@ PARAMS = {
     "sampled": replace(GREEDY, temperature=0.8, seed=5),
     "both": replace(GREEDY, temperature=0.8, seed=6, top_p=0.9, repetition_penalty=1.2),
 }
-REQUESTS = ((0, "greedy"), (1, "greedy"), (0, "sampled"), (1, "both"))  # (prompt, params)
+# (seed of the prompt, kind of PARAMS)
+REQUESTS = ((0, "greedy"), (1, "greedy"), (0, "sampled"), (1, "both"))
 
 
 @pytest.fixture(scope="module")
 def method_of(checkpoints, random_classifier, tmp_path_factory):
-    """method_of(family, favourite): specbranch; its classifier gives this answer, or any."""
+    """method_of(family, favourite): specbranch with a random classifier. With a favourite the
+    classifier always predicts that class."""
     folder = tmp_path_factory.mktemp("hrad")
 
     def call(family, favourite=None):
@@ -41,7 +43,7 @@ def config_of(tool, tools, checkpoints, family, device, method):
 
 
 def shown(engine, tools, method=None):
-    """The tokens and the decisions of rounds of every request."""
+    """Run all requests; return (tokens, what each round decided) of each."""
     found = []
     for seed, params in REQUESTS:
         [out] = engine.generate(tools.prompt(9, seed=seed), PARAMS[params], method=method)
@@ -51,9 +53,10 @@ def shown(engine, tools, method=None):
 
 
 def decided(found):
-    """Results without the rounds of requests with top_p.
+    """Return the results without the rounds of requests that have top_p.
 
-    A device's draft filters among its candidates alone, so its chains differ. Its tokens do not.
+    A draft on a device applies top_p to its candidates only. So chains may differ from the CPU's,
+    but tokens may not.
     """
     filtered = [PARAMS[params].top_p < 1 for _, params in REQUESTS]
     return [
@@ -64,7 +67,8 @@ def decided(found):
 
 @pytest.fixture(scope="module")
 def plain_of(tools, tool, checkpoints, method_of):
-    """plain_of(family, dtype, method=None): requests without a classifier, after one with it."""
+    """plain_of(family, dtype, method=None): results without a classifier. The same engine answers a
+    request with the classifier first."""
 
     @cache
     def call(family, dtype, method=None):
@@ -79,7 +83,7 @@ def plain_of(tools, tool, checkpoints, method_of):
 
 
 def check_cuts(cut, plain, favourite):
-    """Check that tokens are those without the classifier, and that it decides the cuts."""
+    """Check that the classifier changes no token, and that its favourite decides the cuts."""
     assert [tokens for tokens, _ in cut] == [tokens for tokens, _ in plain]
     depths = {r[0] for _, rounds in cut for r in rounds}
     assert depths == {0} if favourite == 0 else GAMMA in depths
@@ -100,14 +104,14 @@ def test_it_cuts_like_the_engine_on_the_cpu(
         assert decided(cut) == decided(shown(engine, tools))
     plain = plain_of(family, "float32")
     check_cuts(cut, plain, favourite)
-    assert cut != plain  # its cuts differ from those by confidence alone
+    assert cut != plain  # without the classifier confidence cuts elsewhere
 
 
 @pytest.mark.parametrize("favourite", [None, pytest.param(2, marks=pytest.mark.exact)])
 def test_in_company_it_cuts_as_it_does_alone(
     tools, tool, stand_in, checkpoints, method_of, favourite
 ):
-    """Four requests on three seats; each has a classifier's memory of its own."""
+    """Four requests run on three seats. Each seat has its own memory for the classifier."""
     method = method_of("Llama", favourite)
     prompts = [tools.prompt(9, seed=seed) for seed, _ in REQUESTS]
     found = []
@@ -126,7 +130,7 @@ def test_in_company_it_cuts_as_it_does_alone(
 
 @pytest.mark.parametrize("favourite", [pytest.param(0, marks=pytest.mark.exact), 2])
 def test_halves_are_read_too(tools, tool, stand_in, checkpoints, method_of, plain_of, favourite):
-    """A target in bfloat16, with features and embedding in bfloat16."""
+    """The target, its features and its embedding are bfloat16."""
     method = method_of("Llama", favourite)
     config = config_of(tool, tools, checkpoints, "Llama", "cuda", method)
     with Engine(replace(config, dtype="bfloat16")) as engine:
@@ -155,7 +159,7 @@ def test_what_it_reads_stays_there(tools, tool, stand_in, checkpoints, method_of
 
 @pytest.mark.parametrize("with_hrad", [False, True])
 def test_features_are_those_of_the_cpu(tools, tool, stand_in, checkpoints, method_of, with_hrad):
-    """Features of every round, with and without a classifier that reads them."""
+    """Features of every round are equal, with and without a classifier that reads them."""
     method = method_of("Llama", 2) if with_hrad else "specbranch:gamma=3,k_max=3"
     config = config_of(tool, tools, checkpoints, "Llama", "cuda", method)
 

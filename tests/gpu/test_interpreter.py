@@ -1,7 +1,7 @@
-"""Contract under test: the kernels, in Triton's interpreter, give the tokens of their twins: a
-short answer with a chain and branches, of a family with a prefill and of one with head norms. The
-other families follow in `make exact`. The interpreter supports one thread only, so both lanes run
-on the host's thread."""
+"""Contract under test: the kernels, in Triton's interpreter, give the same tokens as the functions
+of plain torch that they replace. The test decodes a short answer with a chain and branches. Llama
+has a prefill, Qwen3 has head norms. `make exact` runs the other families. The interpreter supports
+only one thread, so both lanes run on the host's thread."""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""Contract under test: recorded code calls only ops that write into given memory. It does not
-allocate, read a value, wait, or use another stream."""
+"""Contract under test: recorded code calls only ops that write into memory that they are given. It
+does not allocate, read a value, wait, or use another stream."""
 
 import ast
 from pathlib import Path
@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 GPU = Path(__file__).parents[2] / "sbrt" / "gpu"
-# Ops write to `out`, or to these arguments.
+# IN_PLACE: ops that write to some of their inputs. WITH_OUT: ops that write to `out`.
 IN_PLACE = {"see", "rope_kv_write", "ring_settle"}
 WITH_OUT = {
     *("round_rows", "integer_linear"),
     *("embed", "linear", "rms_norm", "branch_attention", "silu_mul", "choose"),
     *("matmul", "matmul_bias", "matmul_float32", "copy", "add", "subtract", "prefill_attention"),
 }
-# Other functions that may be called while a list of ops is made: they only read sizes.
+# Other functions that recorded code may call: they only read sizes, or record ops.
 HARMLESS = {
     *("run", "range", "len", "isinstance", "Views", "feature_blocks", "Terms", "normed"),
     *("Linear", "IntegerTerms", "integer_plan", "_float_plan"),
 }
-# Functions in an op's own source, in addition to recorded ones.
+# Functions that an op of plain torch may not call: they allocate, read a value or wait.
 FORBIDDEN = {
     *("item", "cpu", "tolist", "numpy", "synchronize", "current_stream", "default_stream"),
     *("empty", "zeros", "ones", "full", "cat", "stack", "contiguous", "clone", "to", "tensor"),
@@ -28,14 +28,14 @@ FORBIDDEN = {
 
 
 def recorded_functions(tree):
-    """Functions with a parameter `run`, in any module."""
+    """Yield the functions that have a parameter `run`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and "run" in {a.arg for a in node.args.args}:
             yield node
 
 
 def op_of(call):
-    """Name of the op in run(op, ...)."""
+    """Return the name of the op in a call run(op, ...)."""
     first = call.args[0] if call.args else None
     return ast.unparse(first).split(".")[-1] if first is not None else ""
 
@@ -67,7 +67,7 @@ def call_faults(call, own):
 
 
 def wrapper_faults(source):
-    """Faults of the ops written here: each must be a call with out=."""
+    """Yield the faults of ops of plain torch: every call in them must write to `out`."""
     for function in ast.parse(source).body:
         if not (isinstance(function, ast.FunctionDef) and "out" in ast.unparse(function.args)):
             continue

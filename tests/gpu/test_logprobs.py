@@ -1,6 +1,6 @@
 """Contract under test: recorded lanes give log-probs. The CPU's vectors and a device's blocks of
-threads find the same bits, in every method and for many sequences at once. A request that does not
-ask launches no op for them."""
+threads compute the same bits. This holds for every method and for many sequences in a round. A
+request that does not ask for log-probs launches no op for them."""
 
 from dataclasses import replace
 
@@ -11,8 +11,8 @@ from sbrt.serve.pair import load_pair
 
 METHODS = ("none", "pearl", "specbranch:k_max=3", "tree:gamma=3,width=4,nodes=12")
 ASKED = SamplingParams(temperature=0.8, seed=5, max_tokens=12, logprobs=3, prompt_logprobs=2)
-NEAR = 2e-4  # another order of additions in float32
-# Sampling leaves nothing of them out: log-probs are the model's own.
+NEAR = 2e-4  # largest difference: recordings add float32 values in another order
+# Filters, penalties and bias do not change log-probs, which come from the raw logits.
 KINDS = (
     ASKED,
     replace(ASKED, logprobs=-1, prompt_logprobs=None, top_k=3),
@@ -33,7 +33,7 @@ def found_in(out):
 
 
 def together(engine, requests):
-    """[what a request is told] of requests that share rounds."""
+    """Run requests that share rounds; return the result of `found_in` for each."""
     found = {}
     for i, (prompt, params, method) in enumerate(requests):
         engine.add_request(f"{i}", prompt, params, method=method)
@@ -52,7 +52,8 @@ def values(positions):
 
 @pytest.fixture
 def opened(tools, tool, checkpoints):
-    """An engine over one family: of a device, on the CPU over recordings, or the CPU's own."""
+    """opened(device, ...): returns an engine on the stand-in, on the CPU over recordings, or with
+    the CPU's own lanes."""
 
     def made(device, seats=1, recorded=True, holes=()):
         pair = [checkpoint.folder for checkpoint in checkpoints["Llama"]]
@@ -82,7 +83,7 @@ def test_recorded_lanes_on_the_cpu(tools, opened):
 
 @pytest.mark.parametrize("holes", [(0, 5, 40, 66), pytest.param((), marks=pytest.mark.exact)])
 def test_a_device_finds_the_same_bits(tools, stand_in, opened, holes):
-    """One after the other, then in rounds that three of them share."""
+    """The requests run one after the other, then three of them at a time."""
     requests = [
         (tools.prompt(9 + 61 * (i == 0), seed=i), KINDS[i % len(KINDS)], METHODS[i % len(METHODS)])
         for i in range(len(KINDS) + 1)

@@ -1,5 +1,6 @@
-"""Contract under test: the plan of a lane's memory counts every byte and is checked before any is
-allocated. A plan that does not fit, and an impossible lane, are refused in one sentence."""
+"""Contract under test: the plan of a lane's memory counts every byte, and is checked before any
+memory is allocated. A plan that does not fit, and an impossible lane, are refused in one sentence.
+"""
 
 import pytest
 import torch

@@ -1,8 +1,8 @@
 """Contract under test: an engine for a CUDA device, on the stand-in. It answers every request like
 the CPU's engine over the same recordings. Every launch uses the smallest graph that holds the
-method's rows, of the kind that the request needs. Nothing is unordered, and every wait is needed.
-The host never accesses device memory. Unsupported settings are refused in one sentence before a
-weight is read."""
+method's rows, of the kind that the request needs. Fences order all accesses, and every wait is
+needed. The host never accesses device memory. Unsupported settings are refused in one sentence
+before a weight is read."""
 
 import json
 import subprocess
@@ -60,7 +60,8 @@ def folders(checkpoints, family):
 
 
 def answers(engine, prompts, asked, params=None):
-    """{(method, kind of request): (tokens, reason)}; `params` replaces the kind's."""
+    """Run requests; return {(method, kind of request): (tokens, finish reason)}. params: used
+    instead of the params of each kind."""
     found = {}
     for method, kind in asked:
         [out] = engine.generate(prompts[kind], params or PARAMS[kind], method=method)
@@ -148,8 +149,8 @@ def test_the_command_line_names_the_device(stand_in, capsys):
 
 # --- graphs ---
 
-# Rows of the graphs that rounds use: the target's for verification, the draft's for catch-up and
-# steps.
+# {method: (rows of the target's graphs for verification, rows of the draft's graphs for catch-up
+# and steps)}
 SIZES = {
     "none": ({16}, set()),
     "draft_model": ({16}, {4}),
@@ -168,30 +169,30 @@ SIZES = {
     "lookup:gamma=20": ({32}, set()),
 }
 KINDS = ("forward", "choose")
-ASKED = {  # (it filters, it shapes)
+ASKED = {  # kind of request: (it filters, it shapes)
     "greedy": (False, False), "sampled": (False, False), "filtered": (True, False),
     "shaped": (False, True), "both": (True, True),
 }  # fmt: skip
 
 
 def picked(stand_in, engine, *asked):
-    """Graphs in the launches of one answer, in order."""
+    """Return the graphs in the launches of one answer, in order."""
     seen = len(stand_in.picks())
     engine.generate(*asked)
     return stand_in.picks()[seen:]
 
 
 def sizes_taken(picks):
-    """Rows of the graphs of rounds, by lane."""
+    """Return the rows of the graphs that rounds use: a set for the target, one for the draft."""
     run, chosen = ({(lane, said[1]) for lane, said in picks if said[0] == what} for what in KINDS)
-    assert run - chosen <= {("target", 64), ("draft", 64)}  # the prompt is fed without a choice
+    assert run - chosen <= {("target", 64), ("draft", 64)}  # prefill samples no token
     assert chosen <= run
     return tuple({rows for name, rows in chosen if name == lane} for lane in ("target", "draft"))
 
 
 @pytest.mark.parametrize("method", SIZES)
 def test_a_launch_takes_the_smallest_graph_that_fits(tools, tool, stand_in, checkpoints, method):
-    """By default: the context has the checkpoint's length, which the answer may fill."""
+    """With default settings the context has the checkpoint's length, and the answer may fill it."""
     with Engine(tool.config_of(folders(checkpoints, "Llama"), "cuda", method)) as engine:
         assert engine.max_model_len == tools.max_len
         engine.add_request("endless", tools.prompt(9), replace(SHORT, max_tokens=None))
@@ -204,7 +205,8 @@ def test_a_launch_takes_the_smallest_graph_that_fits(tools, tool, stand_in, chec
         assert sizes_taken(picks) == SIZES[method]
 
 
-# Beyond its limit the draft may lack a whole chain: rows of its graphs in such answers.
+# At the context's end the draft may have to catch up with a whole chain. {method: rows of the
+# draft's graphs in such an answer}
 AT_THE_END = {
     "draft_model": {4},
     "pearl": {1, 16},
@@ -216,7 +218,8 @@ AT_THE_END = {
 
 @pytest.mark.parametrize("method", AT_THE_END)
 def test_a_draft_at_its_limit_takes_larger_graphs(tools, tool, stand_in, checkpoints, method):
-    """The host waits for one outcome at the switch; the answer is that of plain decoding."""
+    """The host waits for one outcome before it picks larger graphs. The answer is that of plain
+    decoding."""
     pair = folders(checkpoints, "Llama")
     endless = replace(GREEDY, max_tokens=None)
     with Engine(tool.config_of(pair, "cuda", method, max_model_len=48), methods=["none"]) as engine:
@@ -246,7 +249,7 @@ def test_every_size_is_recorded_once_for_every_kind(tool, stand_in, checkpoints)
     for capture in stand_in.captures:
         made = Counter(map(capture.said, capture.tapes))
         for rows in capture.lane.sizes:
-            assert made["forward", rows] == (2 if rows == 64 else 1)  # prefill has 64, no logits
+            assert made["forward", rows] == (2 if rows == 64 else 1)  # prefill: no logits
             for filters in (False, True):
                 for shapes in (False, True):
                     assert made["choose", rows, filters, shapes] == 1
@@ -275,7 +278,7 @@ def test_nothing_is_unordered_and_every_wait_is_needed(tools, tool, stand_in, ch
 
 
 def rounds_ahead(order):
-    """Most rounds that were enqueued before the host had seen the end of earlier ones."""
+    """Return the largest number of rounds that the host enqueued before it read earlier records."""
     recorded = seen = most = 0
     for op in order.ops():
         if op[1:3] == ("record", "verify_done"):
@@ -314,8 +317,8 @@ def test_without_graphs_it_answers_alike_and_fuses_nothing(tools, tool, stand_in
     ("what", "code"), [("run", 0), ("block", -11), ("arena", -11)], ids=["run", "block", "arena"]
 )
 def test_the_host_reaches_for_nothing_of_the_device(tools, tmp_path, what, code):
-    """`block` and `arena` do, which shows that such an access kills the process."""
-    small = {"hidden_size": 64, "num_hidden_layers": 1}  # whole pages of everything
+    """`block` and `arena` access device memory, which shows that this kills the process."""
+    small = {"hidden_size": 64, "num_hidden_layers": 1}  # each tensor covers whole pages
     for name, noise in (("t", 0.0), ("d", 0.03)):
         tools.write(tmp_path / name, noise=noise, **small)
     program = Path(__file__).with_name("stand_in.py")

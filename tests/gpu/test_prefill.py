@@ -1,6 +1,6 @@
-"""Contract under test: a prompt is fed to a recorded lane in wide pieces that depend on the prompt
-alone. They leave the same keys and values as narrow ones, write nothing else, and give the tokens
-of the CPU engine. The requested attention is used, or refused with a sentence."""
+"""Contract under test: a prompt goes into a recorded lane by wide pieces, which depend only on the
+prompt. They leave the same keys and values as narrow pieces, write nothing else, and give the
+tokens of the CPU's engine. The requested attention is used, or refused with a sentence."""
 
 import inspect
 import sys
@@ -21,7 +21,8 @@ from sbrt.triton_kernels import state
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 CPU = torch.device("cpu")
 GREEDY = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
-# Positions of the ring: 160 + 64; for Mistral, whose window is 24, 24 + 64.
+# {family: {length of a prompt: rows of its pieces}}. A ring has 160 + 64 slots; Mistral's ring has
+# 24 + 64, because its window is 24.
 PIECES = {
     "Llama": {2: [64], 65: [64], 66: [128], 129: [128], 130: [256], 152: [256]},
     "Mistral": {2: [64], 65: [64], 66: [128], 89: [128], 90: [64, 64], 152: [64, 64, 64]},
@@ -39,7 +40,7 @@ def config_of(checkpoints, family, **more):
 
 
 def naive(q, k, v, rows, keys, window):
-    """Attention row by row; k and v [slots, kv_heads, d]."""
+    """Return attention in float64, computed row by row; k and v are [slots, kv_heads, d]."""
     out = torch.zeros(rows, *q.shape[1:], dtype=torch.float64)
     for i in range(rows):
         last = keys - rows + i
@@ -64,7 +65,7 @@ def test_rows_see_what_is_before_them(rows, keys, window):
 
 
 def table_of(tokens, first, capacity):
-    """The row table of a piece of a prompt."""
+    """Return the row table of a piece of a prompt, whose first token has position `first`."""
     table = state.Batch(head=(first,), n=len(tokens))
     for i, token in enumerate(tokens):
         row = table.row[i]
@@ -74,7 +75,7 @@ def table_of(tokens, first, capacity):
 
 
 def fed(lane, words, tokens, width):
-    """The KV that pieces of `width` rows leave in a ring of NaN."""
+    """Process tokens in pieces of `width` rows; return the KV ring, which was all NaN before."""
     lane.buffers.kv.fill_(float("nan"))
     pieces = {p.rows: p for p in lane.forward(words.data_ptr(), False)}
     for first in range(0, len(tokens), width):
@@ -118,7 +119,7 @@ def test_answers_are_those_of_the_cpu_engine(tools, checkpoints, family, length)
     prompt = tools.prompt(length, seed=length)
     cpu = tools.Play(target.decoder("float32"), draft.decoder("float32"))
     ours = tools.Play(*map(tools.recorded, (target, draft)))
-    # Mistral's ring wraps after its wide piece.
+    # Mistral's ring wraps after the wide piece.
     tokens = 30 if (family, length) == ("Mistral", 66) else 6
     want = cpu.answer(prompt, "none", 0.0, tokens)
     for method in ("none", "pearl", "specbranch:k_max=3"):
@@ -132,12 +133,12 @@ def test_answers_are_those_of_the_cpu_engine(tools, checkpoints, family, length)
 
 
 def forwards(stand_in, engine, lane, prompt, method=None):
-    """Rows of the graphs that fed the prompt to a lane."""
+    """Return the rows of the graphs by which the prompt went into a lane."""
     seen = len(stand_in.picks())
     engine.generate(prompt, GREEDY, method=method)
     picks = [said for name, said in stand_in.picks()[seen:] if name == lane]
     chooses = [i for i, said in enumerate(picks) if said[0] == "choose"]
-    before = picks[: chooses[0] - 1] if chooses else picks  # a choice follows its forward
+    before = picks[: chooses[0] - 1] if chooses else picks  # the rest is no prefill
     return [said[1] for said in before if said[0] == "forward"]
 
 
@@ -234,7 +235,7 @@ def test_the_package_is_called_as_it_wants_to_be(monkeypatch):
 
 
 def test_torch_has_the_op_as_it_is_called():
-    """It cannot run without a device: its schema binds the arguments of flash_torch."""
+    """torch's op cannot run without a device. So its schema is compared with flash_torch's call."""
     schema = torch.ops.aten._flash_attention_forward.default._schema
     names = [a.name for a in schema.arguments]
     assert names[:10] == [
@@ -263,7 +264,7 @@ def test_what_is_reserved_counts_and_is_not_taken():
 
 
 def test_features_are_of_verified_rows_alone(tools, checkpoints, monkeypatch):
-    """A lane that keeps features has room for those of a round, not of a prompt."""
+    """A lane that keeps features has room for the rows of a round, not of a prompt."""
     seen, goes_on, replay = [], threading.Event(), Tape.replay
     monkeypatch.setattr(Tape, "replay", lambda tape: (goes_on.wait(), replay(tape)))
     goes_on.set()

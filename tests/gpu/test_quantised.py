@@ -1,6 +1,7 @@
-"""Contract under test: with quantised weights a device gives the tokens of the CPU's engine of the
-same storage. This holds for every method, sampled and greedy, alone and among other sequences. A
-quantised draft changes no token of its target, nor does one with a head for some ids."""
+"""Contract under test: with quantised weights a device gives the same tokens as the CPU's engine
+with the same format of weights. This holds for every method, sampled and greedy, alone and among
+other sequences. A quantised draft changes no token of its target, nor does one with a trimmed LM
+head."""
 
 import json
 from dataclasses import replace
@@ -22,14 +23,14 @@ SAMPLED = SamplingParams(temperature=0.8, seed=5, max_tokens=6)
 
 
 def config_of(tool, pair, device, dtype, draft_dtype=None, seats=1):
-    """An engine's config; the draft has the target's dtype unless it is given one."""
+    """Return an engine's config. draft_dtype None: the draft has the target's dtype."""
     config = tool.config_of([c.folder for c in pair], device, max_num_seqs=seats)
     speculative = replace(config.speculative, dtype=draft_dtype)
     return replace(config, dtype=dtype, speculative=speculative)
 
 
 def answers(engine, prompts, methods, params):
-    """{method: token ids of each prompt}; the prompts run together where there are seats."""
+    """Return {method: token ids of each prompt}. Prompts share rounds if there are seats."""
     return {
         method: [
             out.outputs[0].token_ids for out in engine.generate(prompts, params, method=method)

@@ -1,7 +1,7 @@
-"""Contract under test: the recorder for a device, tested without one. A capture that allocates is
-refused. Memory that torch itself allocates when a capture begins does not count; cuBLAS's workspace
-may be added. A capture is on the lane's own stream, and no garbage is collected during it. Without
-graphs, calls are made when they are played, on the given stream."""
+"""Contract under test: the recorder for a device, tested without one. A capture that allocates more
+than its planned scratch memory is refused. Memory that torch allocates when a capture begins, and
+cuBLAS's workspace, do not count. A capture runs on the lane's own stream, and no garbage is
+collected during it. Without graphs, calls are made when a piece is played, on the given stream."""
 
 import gc
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from sbrt.gpu.recorder import CudaRecorder, EagerRecorder, Tape
 
 
 class Graph:
-    """A capture that begins with two bytes of torch's own, like the first one of a process."""
+    """A stand-in for a graph. As in a process's first capture, torch allocates when it begins."""
 
     def __init__(self, count):
         self.count, self.said = count, []
@@ -31,7 +31,7 @@ class Graph:
 
 @pytest.fixture
 def count(monkeypatch):
-    """Bytes allocated so far."""
+    """Return a list with one number, the bytes that torch has allocated so far."""
     found = [7]
     monkeypatch.setattr(
         torch.cuda, "memory_stats", lambda device: {"allocated_bytes.all.allocated": found[0]}
@@ -98,7 +98,7 @@ def test_a_workspace_is_as_large_as_the_environment_says(count, monkeypatch):
 
 
 def test_nothing_is_collected_during_a_capture(monkeypatch):
-    """An engine in a cycle would free its memory there, which breaks the capture."""
+    """Garbage collection may free the memory of another engine, which would break the capture."""
     events = []
 
     class Graph:
@@ -135,7 +135,7 @@ def test_nothing_is_collected_during_a_capture(monkeypatch):
     piece = made.record(lambda run: run(lambda: None), 16)
     assert (piece.graph, piece.nodes) == (0x1000, 3)
     assert gc.isenabled()
-    # On the lane's own stream.
+    # The capture is on the lane's own stream, 0x5EA.
     assert events == [("stream", 0x5EA), ("made", True), ("begin", False), ("end", False)]
 
 

@@ -1,6 +1,6 @@
 """Contract under test: a recording is frozen. Between replays all Python state of a lane may
-change, and every activation may be NaN, without changing a token. Padding rows write nothing. The
-two lanes write disjoint memory. A method uses no larger graph than it needs."""
+change, and every activation may be NaN: no token changes. Padding rows write nothing. The two lanes
+write disjoint memory. A method uses no larger graph than it needs."""
 
 import subprocess
 import sys
@@ -17,13 +17,13 @@ from sbrt.triton_kernels import state
 
 HEDGE = "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-# Every forward, or choice, writes these before it reads them.
+# Parts of a lane's memory that every forward or choice writes before it reads them.
 SCRATCH = ("activations", "logits", "features", "attention", "products", "choice")
 
 
 @pytest.fixture(scope="module")
 def lanes():
-    """The two lanes of `play`, target first."""
+    """Return the list of the two lanes of `play`, target first."""
     return []
 
 
@@ -36,12 +36,12 @@ def play(tools, checkpoints, lanes):
 
 @pytest.fixture
 def table():
-    """A row table of the test, at an address that a lane over the CPU's memory may be given."""
+    """Return a row table in the CPU's memory; a lane may be given its address."""
     return state.Batch()
 
 
 def poison(lane):
-    """Write NaN to all of the lane's numbers except KV and weights."""
+    """Write NaN to all float buffers of a lane except KV and weights."""
     for part in SCRATCH:
         for name in lane.arena.names(part):
             if lane.arena[name].dtype in (*FLOATS, torch.float64):
@@ -74,7 +74,7 @@ def test_a_tape_keeps_what_it_was_given():
     x, kept = torch.ones(3), []
     tape = Tape()
     tape(lambda tensor, scale: kept.append(float(tensor.sum() * scale)), x, scale=2)
-    x.resize_(0)  # the Python object, not its memory
+    x.resize_(0)  # changes the Python object, not its memory
     tape.replay()
     assert kept == [6.0]
 
@@ -120,7 +120,7 @@ def test_choices_of_padding_are_not_written(play, lanes, table):
 
 # --- memory that is written ---
 
-WRITTEN = {  # by op: indices or names of the arguments that it writes
+WRITTEN = {  # op: indices or names of the arguments that it writes
     "embed_torch": ("out", "squares"),
     "linear_torch": ("out", "work"),
     "see_torch": (2,),
@@ -142,7 +142,7 @@ def tensors(value):
 
 
 def span(tensor):
-    """Bytes that a view covers, [begin, end)."""
+    """Return the addresses [begin, end) of the memory that a view covers."""
     last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.dtype.itemsize
 
@@ -161,18 +161,18 @@ class Spy(TapeRecorder):
 
 
 def result_of(lane, scratch):
-    """The words of a lane's scratch that its choices write."""
+    """Return the part of a lane's scratch memory that its choices write."""
     if lane.shape.is_draft:
         return state.view(scratch, state.DraftScratch, "dist")
     return state.view(scratch, state.TargetScratch, "choice")
 
 
 def spans_written(lane, sequence, scratch):
-    """Memory that a lane's recordings write during a sequence."""
+    """Return a set of address ranges [begin, end) that a lane's recordings write."""
     lane.recorder = Spy()
     is_draft = lane.shape.is_draft
     address = sequence.data_ptr()
-    rows = scratch.data_ptr()  # the batch is at its beginning
+    rows = scratch.data_ptr()  # scratch memory begins with the batch
     out = result_of(lane, scratch).data_ptr()
     lane.forward(rows, True)
     lane.forward(rows, False)
@@ -217,7 +217,7 @@ def test_weights_are_never_written(tools, play, lanes):
 
 
 class Counting(TapeRecorder):
-    """Counts replays by rows."""
+    """A recorder that counts replays by the rows of the graph."""
 
     def __init__(self):
         self.replayed = {}
@@ -251,7 +251,7 @@ def test_the_method_alone_says_which_graph(tools, checkpoints, method, sizes):
     play.answer(tools.prompt(20), method, 0.0, 8)
     play.close()
     target, draft = (counting.replayed for counting in counts)
-    assert set(target) == {tools.rows, 64}  # verification; prefill and moves
+    assert set(target) == {tools.rows, 64}  # verification; prefill and KV moves
     assert set(draft) - {64} == sizes - {64}
 
 
@@ -282,7 +282,7 @@ def test_six_nodes_are_the_default():
 
 
 class Failing(TapeRecorder):
-    """Raises an error in its n-th replay."""
+    """A recorder whose replays raise an error once, when `left` reaches 0."""
 
     def __init__(self):
         self.left = -1
@@ -318,7 +318,8 @@ def test_an_exception_reaches_the_caller(tools, checkpoints, at, lane):
 
 
 def test_more_rows_than_the_graph_has_are_refused(tools, checkpoints):
-    """16 rows hold chains of 15 nodes. A larger chain uses the next graph; 64 is the limit."""
+    """A graph of 16 rows holds a chain of 15 nodes. A larger chain uses the next graph, up to 64
+    rows."""
     play = tools.Play(*map(tools.recorded, checkpoints["Llama"]))
     want = play.answer(tools.prompt(20), "none", 0.0, 8)
     assert play.answer(tools.prompt(20), "lookup:gamma=8", 0.0, 8) == want

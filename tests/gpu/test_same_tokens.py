@@ -1,6 +1,6 @@
 """Contract under test: recorded lanes give the tokens of plain decoding by the same recordings.
-This holds for every method and family, sampled or not, over wraps of the ring and up to a stop
-token. In float32 they are the CPU engine's tokens, except where its best two logits are nearly
+This holds for every method and family, sampled or not, past the ring's end and up to a stop token.
+In float32 the tokens are those of the CPU's engine, except where its two largest logits are nearly
 tied."""
 
 import numpy as np
@@ -8,15 +8,15 @@ import pytest
 
 from sbrt import _probe
 
-GAP = 1e-4  # greedy choices may differ where the CPU engine's best two are closer
-TOLERANCE = 1e-5  # of the largest logit: the twins add in a different order from the CPU's kernels
+GAP = 1e-4  # tokens may differ where the CPU's two largest logits are closer than this
+TOLERANCE = 1e-5  # relative to the largest logit: torch and the CPU add in different orders
 TOKENS, MANY = 8, 24
-LONG = 34  # after a prompt of 60 Mistral's ring of 88 positions wraps
+LONG = 34  # after a prompt of 60, Mistral's ring of 88 slots wraps
 
 
 @pytest.fixture(scope="module")
 def plays(tools, checkpoints):
-    """{family: Play}, with one set of recordings each."""
+    """Return {family: Play}; the tests of a family share one set of recordings."""
     found = {family: tools.Play(*map(tools.recorded, pair)) for family, pair in checkpoints.items()}
     yield found
     for play in found.values():
@@ -25,7 +25,7 @@ def plays(tools, checkpoints):
 
 @pytest.fixture(scope="module")
 def plain(tools, plays):
-    """{(family, temperature): answer of `none`}."""
+    """Return {(family, temperature): answer of plain decoding}."""
     return {
         (family, temperature): play.answer(tools.prompt(40), "none", temperature, TOKENS)
         for family, play in plays.items()
@@ -34,13 +34,13 @@ def plain(tools, plays):
 
 
 def cpu_logits(checkpoint, tokens, max_len):
-    """[tokens, vocab] by the CPU engine."""
+    """Return the logits of the CPU's decoder, [tokens, vocab]."""
     probe = _probe.LaneProbe(checkpoint.decoder("float32"), max_len, 64, 0, 0, 1)
     return logits_of(probe, tokens)
 
 
 def logits_of(probe, tokens):
-    """Logits of tokens as rows of a path, 16 rows per forward."""
+    """Return the logits of tokens that form one path, by forwards of 16 rows."""
     found = []
     for head in range(0, len(tokens), 16):
         part = tokens[head : head + 16]
@@ -77,7 +77,7 @@ def test_greedy_tokens_are_those_of_the_cpu_engine(tools, checkpoints, plays, fa
         assert high - low < GAP, f"token {different[0]}: gap {high - low:.2e}"
 
 
-# Every family is decoded by every method once: two greedily, two sampled.
+# Each family runs with every method: two families greedily, two sampled.
 CASES = [("Llama", 0.8), ("Mistral", 0.0), ("Qwen2", 0.8), ("Qwen3", 0.0)]
 MORE_CASES = [("Llama", 0.0), ("Mistral", 0.8), ("Qwen2", 0.0), ("Qwen3", 0.8)]
 

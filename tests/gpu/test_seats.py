@@ -1,7 +1,7 @@
-"""Contract under test: recorded lanes run many sequences at once. A request has the tokens that it
-has alone: on the stand-in for a device, on the CPU over the same recordings, and in the CPU's own
-engine. Neither methods, nor kinds of requests, nor the order of arrival change them. A launch takes
-the smallest graph that holds the rows of all seats."""
+"""Contract under test: a round of recorded lanes may have many sequences. A request has the tokens
+that it has alone: on the stand-in for a device, on the CPU over the same recordings, and in the
+CPU's own engine. Methods, kinds of requests and the order of arrival do not change them. A launch
+takes the smallest graph that holds the rows of all seats."""
 
 import random
 from contextlib import contextmanager
@@ -16,11 +16,12 @@ from tests.gpu.test_on_device import METHODS, PARAMS, folders, sizes_taken
 
 HEDGE = METHODS[-1]
 FAMILY = "Qwen3"
-LENGTHS = (9, 33, 5, 70, 18, 40, 12, 26)  # of prompts: of one piece, of two, and pieces shared
+# Prompts of one piece, prompts of two pieces, and prompts that share a piece.
+LENGTHS = (9, 33, 5, 70, 18, 40, 12, 26)
 
 
 def crowd(tools, methods, count=8):
-    """{name: (prompt, params, method)}: every kind of request, the methods in turn."""
+    """Return {name: (prompt, params, method)} with every kind of request; methods take turns."""
     kinds = list(PARAMS.items())
     return {
         f"{i}": (
@@ -33,7 +34,7 @@ def crowd(tools, methods, count=8):
 
 
 def take(engine, found):
-    """One step of an engine; answers that are complete go to `found`."""
+    """Run one step of an engine; put complete answers into `found`."""
     for out in engine.step():
         if out.finished:
             [answer] = out.outputs
@@ -41,7 +42,7 @@ def take(engine, found):
 
 
 def together(engine, requests):
-    """{name: (tokens, reason)} of requests that are added at once."""
+    """Add all requests, then run them. Return {name: (tokens, finish reason)}."""
     found = {}
     for name, (prompt, params, method) in requests.items():
         engine.add_request(name, prompt, params, method=method)
@@ -51,7 +52,7 @@ def together(engine, requests):
 
 
 def alone(engine, requests):
-    """The same, by plain decoding, one after the other."""
+    """Run requests one by one with plain decoding. Return {name: (tokens, finish reason)}."""
     found = {}
     for name, (prompt, params, _) in requests.items():
         [out] = engine.generate(prompt, params, method="none")
@@ -61,7 +62,8 @@ def alone(engine, requests):
 
 @pytest.fixture
 def engines(tools, tool, checkpoints):
-    """Engines with N seats: on the stand-in, on the CPU over recordings, and the CPU's own."""
+    """engines(where, seats): an engine on the stand-in ("stand-in"), on the CPU over recordings
+    ("recorded"), or with the CPU's own lanes."""
     pair = folders(checkpoints, FAMILY)
 
     @contextmanager
@@ -82,7 +84,7 @@ def engines(tools, tool, checkpoints):
 
 @pytest.fixture(scope="module")
 def known():
-    """Answers of requests alone, by request without its method: tests share some requests."""
+    """Return the answers of requests that ran alone, by prompt and params. Tests share them."""
     return {}
 
 
@@ -111,7 +113,7 @@ MORE_SEATS = [("recorded", 8), ("cpu", 3)]
 def test_every_method_answers_in_company_as_it_does_alone(
     tools, stand_in, engines, answers_alone, where, seats
 ):
-    """Requests of all methods share rounds, eleven of them on three seats and on eight."""
+    """Requests of all methods share rounds: eleven requests on three seats, and on eight."""
     requests = crowd(tools, METHODS, len(METHODS))
     with engines(where, seats) as engine:
         given = together(engine, requests)
@@ -139,7 +141,7 @@ def test_without_graphs_it_answers_alike(tools, stand_in, engines, answers_alone
     "seed", [0, *(pytest.param(i, marks=pytest.mark.exact) for i in range(1, 9))]
 )
 def test_requests_come_and_go_at_random(tools, stand_in, engines, answers_alone, seed):
-    """Three seats serve them. Some are aborted, which changes no other answer."""
+    """Three seats serve the requests. Some are aborted, which changes no other answer."""
     rng = random.Random(seed)
     requests = crowd(tools, rng.sample(METHODS, 5), 14)
     waiting, found, dropped = list(requests.items()), {}, set()
@@ -161,7 +163,7 @@ def test_requests_come_and_go_at_random(tools, stand_in, engines, answers_alone,
 
 
 def test_a_prompt_goes_in_between_the_rounds_of_others(tools, stand_in, engines):
-    """No lane is stopped for a request: a round follows each of its pieces."""
+    """Prefill of a request does not stop the other: a round follows each piece of the prompt."""
     running = replace(PARAMS["greedy"], max_tokens=40)
     with engines("stand-in", 2, attention_backend="triton") as engine:
         engine.add_request("running", tools.prompt(9), running, method="pearl")
@@ -178,7 +180,7 @@ def test_a_prompt_goes_in_between_the_rounds_of_others(tools, stand_in, engines)
         assert "verify" in launched[piece:following]
 
 
-# Rows of the graphs that rounds of these methods take: of verification; of catch-up and steps.
+# {method of each seat: (rows of graphs for verification, rows of graphs for catch-up and steps)}
 SIZES = {
     ("none",): ({16}, set()),
     ("none",) * 3: ({16}, set()),
@@ -209,7 +211,7 @@ def test_a_launch_takes_the_smallest_graph_that_holds_all(
 
 
 def test_graphs_follow_the_requests_that_are_there(tools, tool, stand_in, checkpoints):
-    """A choice is of the kind that any request asks for, as long as that request runs."""
+    """Choices filter and shape as long as a request runs that needs it."""
     config = tool.config_of(
         folders(checkpoints, FAMILY), "cuda", "none", max_model_len=tools.max_len, max_num_seqs=4
     )
@@ -224,7 +226,7 @@ def test_graphs_follow_the_requests_that_are_there(tools, tool, stand_in, checkp
 
 
 def test_each_seat_has_rings_of_its_own(tools, checkpoints):
-    """Whole key panels each: the lane and the core agree where a seat's slots begin."""
+    """A seat's ring has whole panels of 16 slots. Lane and core agree where each ring begins."""
     sizes = []
     for seats in (1, 3):
         lanes = []

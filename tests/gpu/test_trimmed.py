@@ -1,5 +1,6 @@
-"""Contract under test: a draft of recorded lanes may have a head for some ids only, or share its
-target's embedding. It changes no answer, on the CPU and on the stand-in for a device."""
+"""Contract under test: a draft of recorded lanes may have a trimmed LM head, which lists only some
+ids, or share its target's embedding. It changes no answer, on the CPU and on the stand-in for a
+device."""
 
 import json
 from dataclasses import replace
@@ -21,14 +22,15 @@ PARAMS = (
     replace(SAMPLED, repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.3,
             logit_bias={7: 2.5, 60: 3.0, 66: 2.0}, min_tokens=6, stop_token_ids=[3, 55]),
     replace(SAMPLED, allowed_token_ids=list(range(25, 50)), top_p=0.9),
-    replace(SAMPLED, allowed_token_ids=[0, 64], temperature=0.0),  # none is in the head
+    replace(SAMPLED, allowed_token_ids=[0, 64], temperature=0.0),  # not in the LM head
 )  # fmt: skip
 METHODS = ("draft_model", "specbranch:k_max=3", "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4")
 SHARES = (False, True)
 
 
 def write(folder, checkpoint, *, shares, trims=True):
-    """The same model with a head of IDS, and without its embedding if it shares the target's."""
+    """Write the same model as a draft, and open it. trims: its LM head has only IDS. shares: it has
+    no embedding and uses the target's."""
     config = json.loads((checkpoint.folder / "config.json").read_text())
     weights, ids = load_file(checkpoint.folder / "model.safetensors"), IDS if trims else None
     kept = head_weights(weights, ids, embedding=not shares)
@@ -37,14 +39,14 @@ def write(folder, checkpoint, *, shares, trims=True):
 
 @pytest.fixture(scope="module", params=SHARES, ids=["own embedding", "shared embedding"])
 def pair(request, checkpoints, tmp_path_factory):
-    """(target, draft)."""
+    """Return (target, draft); the draft is the target with a trimmed LM head."""
     [target, _] = checkpoints["Llama"]
     folder = tmp_path_factory.mktemp("trimmed") / "d"
     return target, write(folder, target, shares=request.param)
 
 
 def test_an_engine_on_a_device(tools, tool, stand_in, pair):
-    """Also for requests with masks, bias and penalties, which cover all tokens."""
+    """Masks, bias and penalties of the requests include tokens that the LM head lacks."""
     prompt = [*tools.prompt(12), 0, 66, 1, 64]
     folders = [c.folder for c in pair]
     with Engine(replace(tool.config_of(folders, "cuda"), speculative=None)) as engine:

@@ -1,7 +1,7 @@
-"""Contract under test: an engine whose draft has a CUDA device of its own, on the stand-in, where
-each device's memory faults for the other's ops. It answers like an engine on one device, with one
-seat and with three. Each mail is needed. A draft on another kind of device is refused before a
-weight is read."""
+"""Contract under test: an engine whose draft has a CUDA device of its own, on the stand-in. There
+an op that accesses the other device's memory faults. The engine answers like an engine with one
+device, with one seat and with three. Each mail is needed. A draft on another kind of device is
+refused before a weight is read."""
 
 from dataclasses import replace
 

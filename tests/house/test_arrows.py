@@ -1,6 +1,6 @@
 """Contract under test: arrows between rooms point one way, probe -> bind -> decode -> round ->
-model -> ops -> ring -> state -> exec -> core. sbrt and bench have one direction too, and no room
-has a cycle. Every check is tried on a wrong tree first."""
+model -> ops -> ring -> state -> exec -> core. Imports inside sbrt and bench point one way, too. No
+room has a cycle of imports. Every check is tried on a wrong tree first."""
 
 import ast
 import re
@@ -14,8 +14,8 @@ ROOMS = ("probe", "bind", "decode", "round", "model", "ops", "ring", "state", "e
 SUFFIXES = {".h", ".inc", ".cc", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
-# Our packages that the modules of a folder may import, by installed name. tests and tools are
-# outermost.
+# {folder: (its installed name, our packages that its modules may import)}. None of them may import
+# tests or tools.
 OURS = {"sbrt", "bench", "tests", "tools", "triton_kernels"}
 FOLDERS = {
     "triton_kernels": ("sbrt.triton_kernels", {"sbrt.triton_kernels"}),
@@ -30,8 +30,8 @@ BASE = {"_core", "check", "config", "console", "cores", "errors", "files", "meth
 BASE |= {"sampling"}
 OWN_RULES = {"reference", "triton_kernels"}
 
-# Inside a folder: packages that no other package may import, and those that may import nothing of
-# ours.
+# PRIVATE: packages that no other package may import. ALONE: packages that may import none of our
+# other packages.
 PRIVATE = {"bench.peers", "bench.clients"}  # separate programs
 ALONE = {"bench.peers.workers", "bench.clients.workers"}  # run in environments that have no sbrt
 # Inside bench each room may use those to its right. Modules outside every room are commands.
@@ -41,7 +41,7 @@ HEAVY |= {"asyncio", "starlette", "uvicorn", "jinja2", "prometheus_client"}  # u
 
 
 def include_faults(csrc):
-    """Includes in `csrc` that point to the left, or to something that is no room."""
+    """Return the includes in `csrc` that point to a room further left, or to no room."""
     faults = []
     for path in sorted(p for p in csrc.rglob("*") if p.suffix in SUFFIXES):
         room = path.relative_to(csrc).parts[0]
@@ -122,7 +122,7 @@ def allowed_inside(module, name):
 
 
 def python_faults(root):
-    """Imports, in functions too, that a module's folder does not allow."""
+    """Return the imports that a module's folder forbids, including those inside functions."""
     faults = []
     for folder, (_, roots) in FOLDERS.items():
         for module, path, is_package in python_modules(root, folder):
@@ -144,7 +144,7 @@ def room_of(module):
 
 
 def room_faults(root, folder="sbrt"):
-    """Imports inside a folder, in functions too, that point to a room further left."""
+    """Return the imports that point to a room further left, including those inside functions."""
     faults = []
     for module, names in import_graph(root, folder, in_functions=True).items():
         if module == folder or room_of(module) is None:
@@ -376,7 +376,7 @@ def test_only_commands_know_the_server():
     """The server is an extra, so an embedder's imports must not need it."""
     graph = import_graph(ROOT, in_functions=True)
     knows = {m for m, names in graph.items() if any(below(name, "sbrt.server") for name in names)}
-    commands = {"sbrt.tools.serve", "sbrt.tools.draft.chat"}  # the second renders a template
+    commands = {"sbrt.tools.serve", "sbrt.tools.draft.chat"}  # draft.chat renders a template
     assert {m for m in knows if not below(m, "sbrt.server")} == commands
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def instructions():
-    """(word, rest) of each instruction; continued lines are joined, comments left out."""
+    """Return (word, rest) of each instruction, without comments; continued lines are joined."""
     lines = [x for x in (ROOT / "Dockerfile").read_text().splitlines() if not x.startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
     return [tuple(line.split(" ", 1)) for line in joined.splitlines() if line]

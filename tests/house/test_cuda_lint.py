@@ -1,7 +1,7 @@
-"""Contract under test: faults that only a GPU would show. CUDA sources never use the default
-stream, never wait for a whole device, and allocate in one place only. They add floats only in a
-fixed order. The host waits in named places, none of them in a round. Timed events are recorded in
-one place, outside captured graphs."""
+"""Contract under test: the sources have no fault of a kind that only a GPU would show. They never
+use the default stream, never wait for a whole device, and allocate in one file only. They add
+floats only in a fixed order. The host waits only in the places of WAITS, none of them in a round.
+Timed events are recorded only in the files of TIMES, outside captured graphs."""
 
 import re
 from pathlib import Path
@@ -14,13 +14,13 @@ OPS = {
     *CSRC.rglob("*_op.h"),
     CSRC / "round/crew.h",
     CSRC / "state/record.h",
-}  # a device runs them too
+}  # a device runs these files, too
 SOURCES = sorted({*CSRC.rglob("*.cu"), *OPS, *(p for p in BODY.iterdir() if p.is_file())})
 ALLOCATES = {"device_memory.cc"}  # only when an engine is built
-# Number of waits of the host for a stream or an event: for new memory, at the end of a stream,
-# between sequences, for the device's clock.
+# {file: number of calls with which the host waits for a stream or an event}. It waits for new
+# memory, at the end of a stream, between sequences, and for the device's clock.
 WAITS = {"device_memory.cc": 1, "exec_cuda.cc": 2, "timing.cc": 1}
-TIMES = {"timing.h", "timing.cc"}  # events that keep their time
+TIMES = {"timing.h", "timing.cc"}  # the only files with timed events
 CAPTURED = {"device_graph.cc", "device_graph.h", "publish.cu", "kernels.cu"}
 CAPTURED |= {path.name for path in OPS}
 
@@ -30,8 +30,8 @@ NULL_STREAMS = {"0", "nullptr", "NULL", "cudaStreamLegacy", "cudaStreamPerThread
 RULES = {
     "the default stream": re.compile(
         r"\bcudaStream(Legacy|PerThread|Default)\b"
-        r"|\bcudaStreamCreate\("  # it waits for the default stream
-        r"|\bcudaMem(cpy|set)(2D|3D)?(To\w+|From\w+)?\("  # those without Async
+        r"|\bcudaStreamCreate\("  # such a stream waits for the default stream
+        r"|\bcudaMem(cpy|set)(2D|3D)?(To\w+|From\w+)?\("  # the functions without Async
     ),
     "a wait for the whole device": re.compile(
         r"\bcuda(Device|Thread)Synchronize\b|\bcudaDeviceReset\b"
@@ -47,7 +47,7 @@ PROFILER = re.compile(r"timing\.h|nvtx|[Pp]rofiler|\bcudaEvent|\bTimedEvent\b|\b
 
 
 def faults(name, text):
-    """Forbidden calls in `text`, the file `name`."""
+    """Return the names of the rules that `text`, the content of the file `name`, breaks."""
     text = COMMENT.sub("", text)
     found = [rule for rule, pattern in RULES.items() if pattern.search(text)]
     for launch in LAUNCH.finditer(text):

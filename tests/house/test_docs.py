@@ -29,8 +29,8 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)|`((?:docs|csrc|sbrt|tests|tools|b
 
 @pytest.fixture
 def models(tmp_path, make):
-    """A folder with a pair at the paths that the documents name. The pair is tiny: `auto` measures
-    the demo pair for seconds."""
+    """Return a folder with a pair at the paths that the documents name. The pair is tiny, because
+    `auto` would measure the demo pair for seconds."""
     sizes = {"max_position_embeddings": 1024}
     weights = make.weights(make.config(**sizes), seed=1)
     for name, share in (("target", 0.0), ("draft", 0.03)):
@@ -118,8 +118,8 @@ def command_of(module):
 
 @pytest.mark.parametrize(("module", "flags"), commands(BENCH))
 def test_the_benches_of_a_page_have_the_flags_that_exist(module, flags, capsys):
-    """A flag that does not exist is reported before anything runs, and no other flag is reported
-    with it."""
+    """Each command gets the flag --wrong as well. The only flag reported must be --wrong, before
+    anything runs."""
     try:
         code = command_of(module).main([*shlex.split(flags), "--wrong"])
     except SystemExit as end:
@@ -137,7 +137,8 @@ def test_the_commands_of_a_page_have_the_flags_that_exist(line):
 
 
 def test_the_worked_example_obeys_the_rules():
-    """A round commits n + 1 tokens. A hit gives the chain that it says, a miss an empty one."""
+    """A round commits n + 1 tokens. After a hit the chain is as deep as the row says, after a miss
+    it is empty."""
     text = (ROOT / "docs" / "round.md").read_text()
     rows = re.findall(
         r"^\| (\d+) \| (\d+)[^|]*\| (\d+) \| ([^|]+)\| (\d+) \| ([^|]+)\| (\d+) \|$",

@@ -115,6 +115,6 @@ def test_the_stub_names_all_that_is_imported(stub):
 
 
 def test_the_package_does_without_the_probe():
-    """A wheel has none."""
+    """A wheel does not contain `_probe`."""
     for path in (ROOT / "sbrt").rglob("*.py"):
         assert "_probe" not in path.read_text(), name_of(path)

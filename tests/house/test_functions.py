@@ -24,7 +24,7 @@ SPACE = re.compile(
 
 
 def blanked(match):
-    """The same number of empty lines."""
+    """Return the matched text with every character but line ends replaced by a space."""
     return re.sub(r"[^\n]", " ", match.group())
 
 
@@ -47,7 +47,7 @@ def cxx_functions(source):
         elif sign == "}" and scopes:
             kind, head, first = scopes.pop()
             if kind == "function" and text[at + 1 :].lstrip()[:1] in (",", "{"):
-                begin = first  # a member's initialiser: the body follows
+                begin = first  # a member's initialiser; the function's body follows
                 continue
             if kind == "function":
                 found.append((name_in(head), text.count("\n", first, at) + 1))

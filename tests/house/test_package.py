@@ -1,4 +1,4 @@
-"""Contract under test: installed files and their names, and the weight of `import sbrt`."""
+"""Contract under test: the names of the installed files, and how much `import sbrt` loads."""
 
 import importlib.metadata
 import re
@@ -21,7 +21,7 @@ def python(code, cwd):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Names in a wheel built from the checkout; compiled files of the last build are reused."""
+    """Return the names in a wheel of the checkout. It reuses the last build's compiled files."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"]
     command += ["--no-build-isolation", "--no-cache-dir", "--quiet", "--wheel-dir", folder, ROOT]
@@ -70,8 +70,8 @@ def test_sbrt_and_its_kernels_can_be_imported_from_anywhere(tmp_path):
 
 
 def test_import_sbrt_is_light(tmp_path):
-    """Under 0.3 s of processor time, best of three because the machine may be busy. Imports neither
-    torch nor the server."""
+    """The import takes less than 0.3 s of processor time, best of three because the machine may be
+    busy. It imports neither torch nor the server."""
     code = """
 import sys, time
 begin = time.process_time()

@@ -1,5 +1,5 @@
-"""Contract under test: the structs of csrc/state are the only table of fields. Generated files
-equal those in the tree, and a field that nothing can read is refused."""
+"""Contract under test: the structs of csrc/state are the only table of fields. The files generated
+from them are up to date. A field whose type has no fixed size is refused."""
 
 import runpy
 from pathlib import Path

@@ -110,7 +110,7 @@ def test_the_tests_mirror_the_rooms():
 
 @pytest.fixture
 def ignored(tmp_path):
-    """The given names that .gitignore covers."""
+    """ignored(names): returns the names that .gitignore covers."""
     if shutil.which("git") is None:
         pytest.skip("git: expected on PATH to read .gitignore, found none")
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
@@ -167,7 +167,7 @@ def pybind_guards(folder):
 
 
 def test_the_gil_is_taken_by_our_guards_alone(tmp_path):
-    """pybind11's guards abort a program that ends while a daemon thread is inside."""
+    """pybind11's guards abort a program that ends while a daemon thread is inside a guard."""
     (tmp_path / "wrong.cc").write_text("const py::gil_scoped_release free;\n")
     assert pybind_guards(tmp_path) == ["wrong.cc"]
     assert [pybind_guards(ROOT / "csrc" / room) for room in ("bind", "probe")] == [[], []]

@@ -14,7 +14,7 @@ SIZES = {
 
 
 def shapes_of(sizes):
-    """Names of a decoder's tensors and their shapes."""
+    """Return {name: shape} of a decoder's tensors."""
     off = dict.fromkeys(("qkv_bias", "o_bias", "mlp_bias", "head_norms", "post_norms"), False)
     c = SimpleNamespace(**(off | sizes))
     q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
@@ -60,7 +60,7 @@ def random_decoder(
 
 
 class Sequence:
-    """A lane and its trunk's tokens. Every method returns the logits of its rows."""
+    """A lane that reads one sequence. `chunk` and `alone` return logits, [rows, vocab]."""
 
     def __init__(self, decoder, max_len=96, threads=1, debug=False, branches=0, tail_slots=0):
         self.probe = _probe.LaneProbe(
@@ -69,7 +69,7 @@ class Sequence:
         self.head = 0
 
     def chunk(self, tokens, width=1, logits=True):
-        """Feed all tokens as one path of rows; they become part of the trunk."""
+        """Process all tokens as one path, `width` rows at a time; they become part of the trunk."""
         rows = [self.row(t, j, (2 << j) - 1) for j, t in enumerate(tokens)]
         out = self.probe.forward(self.head, rows, width, logits)
         self.head += len(tokens)
@@ -79,7 +79,7 @@ class Sequence:
         return np.concatenate([self.chunk([t]) for t in tokens])
 
     def row(self, token, j, chain, depth=None):
-        """A row in flight at slot head + j."""
+        """Return a row of a forward, in the in-flight slot head + j."""
         position = self.head + (j if depth is None else depth)
         return (token, position, self.probe.slot(self.head + j), -1, chain, 0)
 

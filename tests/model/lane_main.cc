@@ -1,5 +1,6 @@
-// Prints the bits of a small decoder's logits on one instruction set, a line for each storage and
-// kind of rows (test_lane_bits.py). Exits with 1 if single rows, or two threads, give other bits.
+// Prints a hash of a small decoder's logits on one instruction set (test_lane_bits.py). It prints a
+// line for each format of the weights, and for float and integer activations. Exits with 1 if
+// forwards of one row, or of two threads, give other bits.
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -68,7 +69,8 @@ std::shared_ptr<Decoder> decoder_of(const char* storage, const char* isa, bool i
   return made;
 }
 
-// Logits of the last kChunk tokens, after forwards of `rows` rows by `threads`.
+// Returns the logits of the last kChunk tokens. All kTokens go in by forwards of `rows` rows on
+// `threads` threads.
 std::vector<float> logits_of(const Decoder& decoder, int rows, int threads) {
   const auto lane = decoder.bind({.max_len = kTokens, .max_rows = kChunk, .threads = threads});
   Batch table{};
@@ -112,7 +114,7 @@ bool print_logits(const char* storage, const char* isa, bool integers) {
 }  // namespace
 }  // namespace sbrt
 
-// Without an argument prints the names; with a name prints its lines.
+// Without an argument prints the names of the instruction sets. With a name prints its lines.
 int main(int argc, char** argv) {
   if (argc < 2) {
     for (const sbrt::Kernels* each : sbrt::kernels_here()) std::printf("%s\n", each->name);

@@ -33,7 +33,7 @@ from sbrt.model.config import read_config
 MIB = 2**20
 HEADROOM, RESIDENT = 64 * MIB, 32 * MIB
 BASE, PER_BYTE, SAMPLED = 256 * 2**10, 64, 16
-ESCAPES = 5  # number of escapes that are shown
+ESCAPES = 5  # number of escaped exceptions that are shown
 EDGES = tuple(
     sign * (2**bits + near) for bits in (7, 15, 16, 24, 31, 32, 62, 63, 64) for near in (-1, 0, 1)
     for sign in (1, -1)
@@ -52,7 +52,7 @@ def nested(rng: random.Random) -> bytes:
 
 
 def damaged(rng: random.Random, raw: bytes) -> bytes:
-    """A text with changed bits or bytes, cut ends, or moved pieces."""
+    """Return `raw` with a changed bit or byte, a cut end, or a piece inserted or repeated."""
     out, at = bytearray(raw), rng.randrange(len(raw))
     kind = rng.randrange(7)
     if kind == 0:
@@ -110,7 +110,7 @@ def mutated_config(rng: random.Random, good: dict[str, Any]) -> bytes:
             part[rng.choice(list(part))] = copy.deepcopy(rng.choice(WHATEVER))
         elif kind == 3:
             part.pop(rng.choice(list(part)))
-        elif kind == 4:  # by the same factor, so that checks between them pass
+        elif kind == 4:  # several sizes grow by one factor: checks of one by another pass
             factor = rng.choice((2, 2**10, 2**31, 2**62))
             for key in rng.sample(SIZES, rng.choice((1, 2, 4))):
                 if isinstance(config.get(key), int):
@@ -180,7 +180,7 @@ def mutated_file(rng: random.Random, good: bytes) -> bytes:
         try:
             raw = json.dumps(mutated_tensors(rng, json.loads(raw))).encode()
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            break  # the first mutation broke it, a second one is not possible
+            break  # the first mutation broke the header too much for a second one
     if rng.random() < 0.3:
         raw = damaged(rng, raw)
     if rng.random() < 0.1:
@@ -213,7 +213,7 @@ def bounded() -> Iterator[None]:
 
 
 def read(folder: Path, size: int, measured: bool, seen: Counter) -> None:
-    """Open a folder of `size` bytes of JSON within the bounds."""
+    """Open a folder within the bounds of memory. size: bytes of JSON in the folder's files."""
     if not measured:
         with bounded():
             open_checkpoint(folder)
@@ -232,7 +232,7 @@ def read(folder: Path, size: int, measured: bool, seen: Counter) -> None:
 
 
 def open_traced(folder: Path, peaks: list[int]) -> None:
-    """Open a folder within the bounds; appends the peak of Python's memory to `peaks`."""
+    """Open a folder within the bounds; append the peak of Python's memory in bytes to `peaks`."""
     tracemalloc.start()
     try:
         with bounded():
@@ -261,7 +261,7 @@ def file_of(kind: str, folder: Path) -> Path:
 
 
 def folder_mutants(kind: str, folder: Path) -> Callable[[random.Random, bool, Counter], None]:
-    """Returns a function that makes, reads and runs one mutant of `folder`."""
+    """Return a function that makes, reads and runs one mutant of `folder`."""
     path = file_of(kind, folder)
     good, other = path.read_bytes(), (folder / "config.json").stat().st_size
     config = json.loads(good) if kind == "configs" else {}
@@ -280,7 +280,9 @@ def folder_mutants(kind: str, folder: Path) -> Callable[[random.Random, bool, Co
 
 
 def core_mutants(folder: Path) -> Callable[[random.Random, bool, Counter], None]:
-    """DecoderConfig and Decoder check by themselves: callers may use them without the reader."""
+    """Return a function that builds a decoder from one mutated config, without the file reader.
+
+    Callers may use DecoderConfig and Decoder directly, so these classes check their arguments."""
     good = {
         name: getattr(read_config(folder), name)
         for name in ("hidden inner layers heads kv_heads head_dim vocab max_positions rms_eps "
@@ -305,7 +307,8 @@ def core_mutants(folder: Path) -> Callable[[random.Random, bool, Counter], None]
 
 @contextmanager
 def bounded_unless_reserved() -> Iterator[None]:
-    """Weights reserve address space and touch none of it, so only resident memory is bounded."""
+    """Count a failed reservation of address space as a refusal. Weights reserve address space
+    without touching it, so only resident memory is bounded."""
     try:
         yield
     except _core.EngineError as error:
@@ -315,7 +318,7 @@ def bounded_unless_reserved() -> Iterator[None]:
 
 
 def believing_loader(path: Path, tensors: dict[str, Any], size: int) -> None:
-    """The canary: a loader that trusts a header before it has checked it against the file."""
+    """The canary, a faulty loader that must be reported: it allocates what a header claims."""
     bytearray(max((entry.end for entry in tensors.values()), default=0))
 
 

@@ -1,5 +1,5 @@
-"""Contract under test: tokens that only the files next to a tokenizer.json contain are the same as
-in transformers: the same ids, prompts and text."""
+"""Contract under test: files next to a tokenizer.json may contain more tokens. These have the same
+ids as in transformers, and give the same prompts and text."""
 
 import json
 import random
@@ -20,14 +20,14 @@ def entry_of(rng, name):
 
 
 def named_of(rng, kind):
-    """Special tokens by name; objects have `kind`, by which each file marks them."""
+    """Return {name: special token}. kind: fields by which a file marks tokens that are objects."""
     keys = rng.sample(["bos_token", "eos_token", "pad_token", "image_token", "audio_token"], 3)
     found = {key: rng.choice(NAMES) for key in keys[:2]}
     return found | {keys[2]: kind | entry_of(rng, rng.choice(NAMES))}
 
 
 def some_files(rng, first):
-    """Contents of the files next to a tokenizer.json of tokens 0 .. first - 1."""
+    """Return {file: content} of files next to a tokenizer.json that has the ids 0 to first - 1."""
     names = rng.sample(NAMES, rng.randrange(5))
     config = named_of(rng, {"__type": "AddedToken"})
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -109,7 +109,8 @@ def test_added_tokens_that_cannot_be_are_refused(
 
 
 def folder_of(make, folder, vocab, **generation):
-    """A model of `vocab` rows, a tokenizer.json of 300 tokens, <|im_end|> in a file next to it."""
+    """Write a model with `vocab` rows of logits and 300 tokens in its tokenizer.json. Another file
+    adds <|im_end|> as token 300."""
     make.checkpoint(folder, vocab_size=vocab, eos_token_id=None)
     (folder / "generation_config.json").write_text(json.dumps(generation))
     write(folder, {"added_tokens.json": {"<|im_end|>": 300}})
@@ -117,7 +118,7 @@ def folder_of(make, folder, vocab, **generation):
 
 
 def test_an_added_token_is_said_and_ends_an_answer(make, tmp_path):
-    """The model has 320 rows. The last 19 have no token, and are never sampled."""
+    """The model has 320 logits. The last 19 have no token, and are never sampled."""
     folder = folder_of(make, tmp_path / "m", 320, eos_token_id=300)
     with Engine.from_pretrained(folder, num_threads=1) as engine:
         assert (engine.pair.vocab, engine.pair.eos) == (301, {300})
@@ -131,7 +132,7 @@ def test_an_added_token_is_said_and_ends_an_answer(make, tmp_path):
     ("vocab", "end", "words"),
     [
         (320, 301, ["expected a token of", "tokenizer.json", "got 301"]),
-        (300, 300, ["from 0 to 299", "got 300"]),  # a token without a row of logits
+        (300, 300, ["from 0 to 299", "got 300"]),  # a token without a logit
         (320, 320, ["from 0 to 319", "got 320"]),
         (320, [[300]], ["integer", "[300]"]),
         (320, "300", ["integer", "'300'"]),

@@ -1,5 +1,5 @@
-"""Contract under test: a tokenizer.json is untrusted. Every fault gives one sentence. The library
-that reads it ends neither a call with its own error nor the process."""
+"""Contract under test: a tokenizer.json is untrusted. Every fault raises an error of one sentence.
+The library that reads the file may neither raise its own errors nor end the process."""
 
 import json
 
@@ -37,7 +37,7 @@ def changed_tokenizer(make, folder, change):
         (lambda raw: raw["model"].update(vocab={"a": 2**32}, merges=[]), []),
         (lambda raw: raw["model"].update(merges=["no such"]), []),
         (lambda raw: raw["model"].update(vocab={"\ud800": 0}, merges=[]), []),
-        # these two would end the process inside the library
+        # the library would end the process at these two
         (lambda raw: raw["model"].update(continuing_subword_prefix="too long"),
          ["continuing_subword_prefix", "too long"]),
         (lambda raw: raw["model"].update(continuing_subword_prefix=5), ["prefix"]),
@@ -58,7 +58,7 @@ def test_a_prompt_that_the_tokenizer_fails_on_is_refused(make, tmp_path):
 
 
 def test_huge_ids_cost_no_more_than_small_ones(make, tmp_path):
-    """Tokens are compared one by one, not the four billion ids between them."""
+    """The check compares the tokens that exist, not the four billion ids between them."""
 
     def tokens(name, **words):
         (tmp_path / name).mkdir()

@@ -163,7 +163,7 @@ GENERATION, CONFIG = "generation_config.json", "config.json"
     [
         ([1, 2], {"eos_token_id": 3}, GENERATION, {3}),
         ([1, 2], {"eos_token_id": [3, 4, 3]}, GENERATION, {3, 4}),
-        (320, {"eos_token_id": 0}, GENERATION, {0}),  # files that are not read may be wrong
+        (320, {"eos_token_id": 0}, GENERATION, {0}),  # config.json is not read: 320 is no error
         ([1, 2], {"eos_token_id": None}, CONFIG, {1, 2}),
         ([1, 2], {"eos_token_id": []}, CONFIG, {1, 2}),
         (7, {"temperature": 1.0}, CONFIG, {7}),
@@ -271,7 +271,7 @@ def answer(folder, **fields):
 
 def test_shards_and_storages_hold_the_same_model(make, tmp_path):
     weights = make.weights(make.config(), seed=5)
-    # Values that every storage holds exactly: those of bfloat16 within float16's range.
+    # These values are exact in every dtype: they have bfloat16's precision and float16's range.
     exact = {
         n: np.round(w * 64).clip(-127, 127).astype(np.float32) / 64 for n, w in weights.items()
     }
@@ -348,7 +348,7 @@ print(resident("VmHWM") - before)
 
 @pytest.mark.parametrize(("dtype", "bytes_of_a_weight"), [("int4", 0.625), ("bfloat16", 2)])
 def test_loading_needs_no_second_copy(make, tmp_path, dtype, bytes_of_a_weight):
-    """At most 1.15 times the packed size, plus the largest tensor, plus 4 MiB for a heap."""
+    """Loading needs at most 1.15 times the packed size, the largest tensor, and 4 MiB of heap."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not tell a process its peak of memory")
     sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 5}
@@ -377,12 +377,13 @@ def test_a_draft_with_other_tokens_is_refused(make, folders, tmp_path):
 
 @pytest.mark.parametrize(("change", "swap"), [("rename", False), ("rename", True), ("add", False)])
 def test_the_first_token_that_differs_is_named(make, folders, tmp_path, change, swap):
-    """The same size with a different string, or one token more than the target has."""
+    """The vocabularies have the same size but two different strings, or the draft has one token
+    more than the target."""
     other = make.checkpoint(tmp_path / "d")
     path = other / "tokenizer.json"
     given = json.loads(path.read_text())
     words = given["model"]["vocab"]
-    if change == "rename":  # the last two, which no merge needs
+    if change == "rename":  # the last two words, which no merge needs
         for i, word in enumerate(sorted(words, key=words.get)[298:]):
             words[f"other {i}"] = words.pop(word)
         given["model"]["merges"] = given["model"]["merges"][:-2]
@@ -397,7 +398,7 @@ def test_the_first_token_that_differs_is_named(make, folders, tmp_path, change, 
 @pytest.mark.parametrize(("target", "draft"), [(320, 336), (336, 320), (300, 512), (512, 300)])
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_padded_vocabulary_is_cut_to_the_tokenizer(make, tmp_path, target, draft, plain):
-    """Cut to the tokenizer's 300 ids. Without a tokenizer the vocabulary is the target's."""
+    """The vocabulary is the tokenizer's 300 ids. Without a tokenizer it is the target's."""
     sizes = {"target": target, "draft": draft}
     pair = [make.checkpoint(tmp_path / name, vocab_size=n) for name, n in sizes.items()]
     given = {"num_threads": 1, "speculative": {"method": "specbranch"}}

@@ -1,6 +1,6 @@
-"""Contract under test: the text of a prompt, and the text that each token adds after it, join to
-the text of all tokens, wherever the prompt ends. The cost of a token does not depend on the text's
-length."""
+"""Contract under test: the text of a prompt, followed by the text that each later token adds, is
+the text of all tokens, wherever the prompt ends. The cost of a token does not depend on the length
+of the text."""
 
 import json
 import re
@@ -30,7 +30,7 @@ class Words:
         self.ids = self.library.get_vocab()
 
     def bytes(self, text):
-        """Ids that spell a text byte by byte."""
+        """Return the ids that spell a text byte by byte."""
         data = text if isinstance(text, bytes) else text.encode()
         if "<0x00>" in self.ids:
             return [self.ids[f"<0x{byte:02X}>"] for byte in data]
@@ -45,10 +45,10 @@ class Words:
         return self.library.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids, skip):
-        """The library's text with one exception.
+        """Return the library's text, except for stray bytes.
 
-        For a stray byte the library gives U+FFFD for all neighbouring bytes that have tokens of
-        their own, also those of whole characters.
+        The library replaces the neighbours of a stray byte by U+FFFD as well, if they are byte
+        tokens, even where they form whole characters.
         """
         if "<0x00>" not in self.ids:
             return self.library.decode(ids, skip_special_tokens=skip)
@@ -64,7 +64,7 @@ class Words:
         return string.replace("\u2581", " ").encode()
 
     def answer(self, ids, prompt=(), skip=True):
-        """The text that each token adds, and the final text."""
+        """Return a list of the text that each token adds, and the text that flush() adds."""
         detokenizer = Detokenizer(self.ours, prompt, skip_special=skip)
         return [*(detokenizer.push(i) for i in ids), detokenizer.flush()]
 
@@ -112,7 +112,7 @@ PIECES = st.one_of(
 
 
 def ids_of(words, pieces):
-    """Ids of raw ids, of texts as the tokenizer spells them, and of bytes."""
+    """Return the ids of all pieces: lists of numbers, texts for the tokenizer, or single bytes."""
     ids = []
     for piece in pieces:
         if isinstance(piece, list):
@@ -193,7 +193,7 @@ def test_decoders_that_look_at_neighbours(tmp_path_factory, decoder, ids, cut):
 
 
 class Counted(Pieces):
-    """Pieces that count the units that they decode."""
+    """Pieces that count the units that they decode: characters, or bytes that belong to none."""
 
     def __init__(self, words):
         super().__init__(words.library, json.loads(words.path.read_text()))
@@ -245,7 +245,7 @@ def request_of(words, prompt=(), **params):
 
 
 def play(words, ids, prompt=(), **params):
-    """(text, deltas joined, finish reason, stop reason) of an answer, as the engine returns it."""
+    """Return (text, finish reason, stop reason) of an answer. Its deltas must join to the text."""
     request, outputs = request_of(words, prompt, **params), []
     for token in ids:
         request.accept([token])
@@ -284,7 +284,7 @@ def test_stop_strings_in_bytes(words):
     assert play(words, ids, stop=["🙂"]) == ("x\n\n\ny", "stop", "🙂")
     whole = play(words, ids, stop=["\n\n\n"], include_stop_str_in_output=True)
     assert whole == ("x\n\n\n", "stop", "\n\n\n")
-    # Before min_tokens stop strings are ignored, so the second blank line ends it.
+    # Stop strings count only from min_tokens tokens on. So the second "\n\n" ends the answer.
     assert play(words, ids, stop=["\n\n"], min_tokens=3) == ("x\n", "stop", "\n\n")
     assert play(words, ids, stop=["\n\n"], min_tokens=4)[1] == "length"
 

@@ -1,5 +1,5 @@
-"""Contract under test: the parts that a draft's folder may share with its target, and the fields of
-a head that knows some ids. Everything else is refused in one sentence."""
+"""Contract under test: a draft's folder may lack tensors that it shares with its target, and may
+have an LM head for some ids only. Everything else is refused in one sentence."""
 
 import json
 
@@ -34,7 +34,8 @@ def target(make, tmp_path_factory, weights):
 
 @pytest.fixture
 def draft_of(make, tmp_path, target, weights):
-    """draft_of(changes of the weights, **of the config): an opened draft. None removes a weight."""
+    """draft_of(changes, **fields): writes and opens a draft. changes: {name: weights, or None to
+    remove them}. fields: changes of its config.json."""
 
     def opened(changes=None, base=None, **fields):
         given = head_weights(weights, embedding=False) if base is None else base
@@ -54,7 +55,7 @@ def test_a_trimmed_head(draft_of):
     assert draft.config.vocab == 320
     assert draft.shapes[HEAD] == (len(IDS), 32)
     assert not {EMBED, "d2t", "t2d"} & draft.shapes.keys()
-    assert draft.storage("auto") == "float32"  # integers do not count
+    assert draft.storage("auto") == "float32"  # d2t and t2d do not count
 
 
 def test_an_embedding_of_its_own(draft_of, weights):
@@ -70,7 +71,7 @@ def test_a_head_that_is_the_targets(draft_of, weights):
 
 
 def moved(row, by):
-    """d2t with one row changed."""
+    """Return d2t with `by` added in one row."""
     values = d2t()
     values[row] += by
     return values
@@ -162,7 +163,7 @@ def test_the_core_needs_the_target(draft_of):
 
 
 def test_the_embedding_is_the_targets_memory(draft_of, target):
-    """The draft counts none of its parameters, and has the target's memory."""
+    """The draft does not count the embedding's parameters. It uses the target's memory."""
     draft, whole = draft_of(), open_checkpoint(target)
     lender = whole.decoder("float32")
     borrower = draft.decoder("float32", target=lender)
@@ -173,7 +174,7 @@ def test_the_embedding_is_the_targets_memory(draft_of, target):
 
 
 def test_a_draft_keeps_the_weights_of_its_target(draft_of, target, tools):
-    """They stay alive after the target's model is dropped."""
+    """The shared weights stay alive after the target's decoder is deleted."""
     draft, whole = draft_of(), open_checkpoint(target)
     expected = tools.Sequence(draft.decoder("float32", target=whole.decoder("float32"))).chunk([3])
     again = whole.decoder("float32")
@@ -183,7 +184,7 @@ def test_a_draft_keeps_the_weights_of_its_target(draft_of, target, tools):
 
 
 def test_a_head_of_some_rows_gives_their_logits(draft_of, target, tools, weights):
-    """Bit for bit equal to those of the same model with all rows."""
+    """The logits have the same bits as those of the same model with all rows."""
     lender = open_checkpoint(target).decoder("float32")
     trimmed = draft_of().decoder("float32", target=lender)
     tokens = [5, 319, 60, 2]
@@ -198,7 +199,7 @@ STORED = ("float32", "bfloat16", "int8", "int4")
 @pytest.mark.parametrize("dtype", STORED)
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_storage(make, tmp_path, weights, dtype, tied):
-    """The target's embedding is packed or not; the head is shared or not."""
+    """The target's embedding may be packed. The target's LM head may be its embedding."""
     whole = weights if tied else weights | {HEAD: weights[EMBED][::-1].copy()}
     lender = make.checkpoint(tmp_path / "t", weights=whole, tie_word_embeddings=tied)
     bare = {name: w for name, w in make.noisy(weights, 0.01, 3).items() if name != EMBED}

@@ -1,5 +1,6 @@
-"""Contract under test: every family with every rope gives transformers' logits, within 1e-5 of the
-largest, and its greedy tokens. Checkpoints are random, written by transformers, read by sbrt."""
+"""Contract under test: every model family with every rope gives the logits of transformers, within
+1e-5 of the largest logit, and the same greedy tokens. transformers writes random checkpoints, and
+sbrt reads them."""
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import transformers
 from sbrt import Engine, SamplingParams
 from sbrt.model.checkpoint import open_checkpoint
 
-TOLERANCE = 1e-5  # of the largest logit
-GAP = 1e-4  # greedy choices may differ where transformers' best two are closer
-WINDOW = 24  # in a ring of 88
+TOLERANCE = 1e-5  # largest error, relative to the largest logit
+GAP = 1e-4  # transformers may differ where its two largest logits are closer than this
+WINDOW = 24  # sliding window in a ring of 88 slots
 SIZES = {
     "vocab_size": 131, "hidden_size": 48, "intermediate_size": 104, "num_hidden_layers": 3,
     "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 512,
@@ -27,8 +28,8 @@ FAMILIES = {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     },
 }  # fmt: skip
-LOCAL = {"rope_type": "default", "rope_theta": 500.0}  # of the layers of Gemma 3 with a window
-# original_max_position_embeddings 64: each boundary has pairs on both sides
+LOCAL = {"rope_type": "default", "rope_theta": 500.0}  # rope of Gemma 3's layers with a window
+# With original_max_position_embeddings 64, both sides of each boundary have rope frequencies.
 ROPES = {
     "default": {"rope_theta": 5e5},
     "linear": {"rope_theta": 1e4, "factor": 2.5},
@@ -67,7 +68,7 @@ OTHERS = {
 
 
 def write(folder, family, changes, rope):
-    """A random checkpoint with lively logits; returns transformers' model of it."""
+    """Write a random checkpoint whose logits vary much; return the model in transformers."""
     torch.manual_seed(5)
     is_gemma = family == "Gemma3"
     kind = getattr(transformers, f"{family}{'Text' * is_gemma}Config")
@@ -106,7 +107,7 @@ def compare_logits(tools, folder, model):
 
 
 def compare_greedy(folder, model):
-    """Each token must be transformers' first choice, so that the texts are equal."""
+    """Check that our greedy tokens are those of transformers, up to the first near-tie."""
     prompt = tokens_of(40, seed=2)
     params = SamplingParams(temperature=0, max_tokens=64, ignore_eos=True)
     with Engine.from_pretrained(
@@ -145,7 +146,7 @@ def test_a_setting(tools, tmp_path, case):
 
 @pytest.mark.parametrize("family", ["Qwen3", "Gemma3"])
 def test_bfloat16_weights_with_biases_and_norms(tools, tmp_path, family):
-    """Biases and norms are rounded like the matrices; the values that they are added to are not."""
+    """Biases and norm weights are rounded to bfloat16 like the matrices. Activations are not."""
     model = write(tmp_path, family, {"attention_bias": True}, {"rope_type": "default"})
     model.to(torch.bfloat16).save_pretrained(tmp_path)
     model = type(model).from_pretrained(tmp_path, dtype=torch.float32).eval()

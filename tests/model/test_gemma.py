@@ -1,5 +1,6 @@
-"""Contract under test: config.json of Gemma 3, in every form, means what it means to transformers.
-A window of some layers limits neither ring nor text. Every method answers like plain decoding."""
+"""Contract under test: every form of Gemma 3's config.json means the same as in transformers. If
+only some layers have a window, it limits neither ring nor text. Every method answers like plain
+decoding."""
 
 import json
 
@@ -15,7 +16,7 @@ from sbrt.model.rope import Rope
 GEMMA, LLAMA = "Gemma3ForCausalLM", "LlamaForCausalLM"
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 WINDOW = 24
-# Two layers, the first with a window of 24; a ring of all positions.
+# A model of two layers, the first with a window of 24. Its ring holds all positions.
 SMALL = {
     "architectures": [GEMMA], "head_dim": 8, "sliding_window": WINDOW, "rope_theta": 1e6,
     "layer_types": [LOCAL, GLOBAL], "max_position_embeddings": 512, "query_pre_attn_scalar": 20,
@@ -53,7 +54,7 @@ def test_which_layers_have_a_window(make, tmp_path, changes, local, window):
 
 
 def test_what_a_missing_field_means(make, tmp_path):
-    """The defaults of transformers; the sizes are those of the 4B's text part."""
+    """Missing fields have the defaults of transformers, the sizes of the 4B model's text part."""
     missing = dict.fromkeys(
         ("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "rope_theta",
          "max_position_embeddings", "tie_word_embeddings", "query_pre_attn_scalar"), "absent",
@@ -69,7 +70,7 @@ def test_both_ways_to_write_ropes(make, tmp_path):
     old = read(make, tmp_path, rope_theta=5e5, rope_local_base_freq=300.0, rope_scaling=linear)
     assert (old.rope_theta, old.rope) == (5e5, Rope("linear", 8.0))
     assert (old.local_theta, old.local_rope) == (300.0, Rope())
-    assert old.max_positions == 512  # it contains the stretched positions already
+    assert old.max_positions == 512  # max_positions counts stretched positions
     kinds = {GLOBAL: linear | {"rope_theta": 5e5}, LOCAL: {"rope_theta": 300.0}}
     assert read(make, tmp_path, rope_theta="absent", rope_parameters=kinds) == old
     kinds = {GLOBAL: linear, LOCAL: None}
@@ -148,7 +149,8 @@ def pair(make, folder, **changes):
 
 
 def check_methods(folders, prompt, tokens, least_accepted=20, **fields):
-    """Every method gives the tokens of `none`, greedy and sampled; the draft is of use."""
+    """Check that every method gives the tokens of `none`, greedy and sampled. At least
+    `least_accepted` drafted tokens must be accepted."""
     target, draft = folders
     config = EngineConfig(
         target, num_threads=1, max_model_len=512, speculative={"model": draft}, **fields
@@ -186,7 +188,7 @@ def test_every_method_equals_plain_decoding(make, tmp_path, prompt, fields):
 
 
 def test_local_layers_alone_wrap_and_go_on(make, tmp_path):
-    """64 positions in config.json, a ring of 88."""
+    """config.json has 64 positions, the ring 88 slots."""
     changes = {"layer_types": [LOCAL] * 2, "max_position_embeddings": 64}
     check_methods(pair(make, tmp_path, **changes), [i * 7 % 300 for i in range(50)], 150)
 
@@ -215,7 +217,7 @@ def test_a_random_draft(make, tmp_path):
 
 
 def test_nothing_outside_a_layers_window_is_read(make, tmp_path):
-    """A debug ring: every slot's position is checked, and dropped slots are NaN."""
+    """A debug ring checks the position of every slot, and fills dropped slots with NaN."""
     target, draft = (open_checkpoint(folder).decoder("float32") for folder in pair(make, tmp_path))
     answers = []
     for debug in (False, True):

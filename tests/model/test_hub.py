@@ -1,5 +1,5 @@
-"""Contract under test: a name on the Hugging Face hub gives local files; only files that are read
-are fetched. If the library is missing or finds nothing, the error is one sentence."""
+"""Contract under test: a name on the Hugging Face hub gives local files. Only the files that sbrt
+reads are downloaded. If the library is missing or finds nothing, the error is one sentence."""
 
 import fnmatch
 import json
@@ -143,7 +143,7 @@ def command(tmp_path, *words):
 
 @pytest.fixture
 def cached(make, tmp_path):
-    """org/model in a cache with the library's layout: links to a folder of blobs."""
+    """Write the model org/model to a cache in the library's layout: files are links to blobs."""
     pytest.importorskip("huggingface_hub")
     folder = make.checkpoint(tmp_path / "source")
     cache = tmp_path / "home" / "hub" / "models--org--model"

@@ -1,5 +1,5 @@
-"""Contract under test: config.json of every family means what it means to transformers. Features
-that this version lacks are refused by name. Every method answers like plain decoding."""
+"""Contract under test: every family's config.json means the same as in transformers. Features that
+this version lacks are refused by name. Every method answers like plain decoding."""
 
 import json
 
@@ -124,7 +124,8 @@ LLAMA3 = {
     ],
 )  # fmt: skip
 def test_both_ways_to_write_rope(make, tmp_path, given, expected):
-    """`rope_parameters`; or `rope_theta` and `rope_scaling` with `rope_type` or `type`."""
+    """A rope is written as `rope_parameters`, or as `rope_theta` and `rope_scaling`. Its kind is
+    `rope_type` or `type`."""
     new = read(make, tmp_path, rope_theta=None, rope_parameters=given | {"rope_theta": 5e5})
     assert (new.rope_theta, new.rope) == (5e5, expected)
     assert read(make, tmp_path, rope_theta=5e5, rope_scaling=given or None) == new
@@ -158,7 +159,7 @@ def test_the_context_that_a_rope_is_for(make, tmp_path, given, positions):
 
 
 def test_a_stretched_context_is_used_to_its_end(make, tmp_path):
-    """64 positions in config.json, 256 by yarn: all methods agree up to the last one."""
+    """config.json has 64 positions, yarn makes them 256. All methods agree up to the last one."""
     folders = pair(make, tmp_path, LLAMA, rope_scaling=YARN, max_position_embeddings=64)
     with Engine.from_pretrained(*folders) as engine:
         assert engine.max_model_len == 256
@@ -177,7 +178,7 @@ def test_a_stretched_context_is_used_to_its_end(make, tmp_path):
     ],
 )  # fmt: skip
 def test_the_attention_factor_of_yarn(make, tmp_path, given, factor):
-    """0.1 ln 4 = 0.13862943611."""
+    """The default factor is 0.1 mscale ln(4) + 1, and 0.1 ln 4 = 0.13862943611."""
     rope = read(make, tmp_path, rope_scaling=YARN | given).rope
     assert rope.attention_factor == pytest.approx(factor, abs=1e-9)
 
@@ -235,7 +236,7 @@ def pair(make, folder, name, **changes):
 
 
 def check_methods(folders, prompt, tokens, least_accepted=20, **fields):
-    """Every method gives the tokens of `none`, and the draft is right often enough to matter.
+    """Check that every method gives the tokens of `none`, and that enough drafts are accepted.
 
     Returns the number of rounds beyond the draft's limit.
     """
@@ -268,7 +269,7 @@ def test_every_method_equals_plain_decoding(make, tmp_path, name):
 
 @pytest.mark.parametrize("prompt", [1, 24, 87, 88, 150])
 def test_past_the_window_and_round_the_ring(make, tmp_path, prompt):
-    """Window 24, ring 88: up to 270 positions, in the target's ring and in the draft's."""
+    """With a window of 24 both rings have 88 slots. The text has up to 270 positions."""
     folders = pair(make, tmp_path, MISTRAL, sliding_window=24, max_position_embeddings=512)
     check_methods(folders, [i * 7 % 300 for i in range(prompt)], 120)
 
@@ -283,10 +284,10 @@ def test_windows_of_target_and_draft_may_differ(make, tmp_path, windows):
 
 @pytest.mark.parametrize("window", [24, 100])
 def test_a_window_goes_on_past_the_positions_of_the_config(make, tmp_path, window):
-    """64 positions in config.json, a ring of window + 64, 350 positions: all methods agree."""
+    """config.json has 64 positions, the ring window + 64 slots, the text 350 positions."""
     folders = pair(make, tmp_path, MISTRAL, sliding_window=window, max_position_embeddings=64)
     with Engine.from_pretrained(*folders) as engine:
-        assert engine.max_model_len == 64  # the default is config.json's length
+        assert engine.max_model_len == 64  # default: config.json's positions
     assert check_methods(folders, [i * 7 % 300 for i in range(50)], 300, max_model_len=400) == 0
 
 
@@ -298,7 +299,8 @@ def test_full_attention_ends_where_its_positions_end(make, tmp_path):
 
 @pytest.mark.parametrize("endless", ["target", "draft", "both"])
 def test_past_the_limit_of_a_draft_the_chain_is_empty_and_counted(make, tmp_path, endless):
-    """A window has no limit, full attention has one; target and draft may differ."""
+    """A model with a window has no limit of positions, one with full attention has. Target and
+    draft may differ in this."""
     window = {"sliding_window": 24, "max_position_embeddings": 64}
     full = {"sliding_window": None, "max_position_embeddings": 64}
     long = full | {"max_position_embeddings": 256}
@@ -310,7 +312,7 @@ def test_past_the_limit_of_a_draft_the_chain_is_empty_and_counted(make, tmp_path
 
 
 def test_nothing_outside_the_window_is_read(make, tmp_path):
-    """A debug ring: every slot's position is checked, and dropped slots are NaN."""
+    """A debug ring checks the position of every slot, and fills dropped slots with NaN."""
     folders = pair(make, tmp_path, MISTRAL, sliding_window=24, max_position_embeddings=512)
     target, draft = (open_checkpoint(folder).decoder("float32") for folder in folders)
     sampling = _core.Sampling(temperature=0.0)

@@ -1,6 +1,6 @@
 """Contract under test: mutated config.json, safetensors headers and DecoderConfig are refused with
-InvalidInputError, or load and generate. No loader allocates memory because a size claims it
-(limits: mutants.py), and a loader that does is caught. `make exact` runs five times as many
+InvalidInputError, or load and generate. No loader allocates memory because a size claims it, and a
+faulty loader that does is caught. mutants.py has the limits. `make exact` runs five times as many
 headers."""
 
 import json
@@ -27,7 +27,8 @@ SIZES = {
 
 
 def run(make, folder, family, *words):
-    """Run a child process with its own limits and peak: (exit code, figures, text)."""
+    """Run mutants.py in a child process, which has its own limits and peak of memory. Return (exit
+    code, JSON summary, stdout)."""
     sizes = SIZES | (KINDS if family == GEMMA else {})
     make.checkpoint(folder, architectures=[family], **sizes)
     command = [sys.executable, SCRIPT, words[0], folder, *words[1:]]
@@ -58,7 +59,7 @@ def test_mutated_headers(make, tmp_path, family, count):
 def test_mutated_sizes_of_the_core_alone(make, tmp_path):
     code, seen, said = run(make, tmp_path, FAMILIES[0], "core", "--count", 5000)
     assert code == 0, said
-    assert seen["refused"] == 5000  # a decoder that was built lacks its tensors
+    assert seen["refused"] == 5000  # a decoder with a valid config still lacks its tensors
 
 
 def test_a_loader_that_allocates_what_a_header_claims_is_noticed(make, tmp_path):

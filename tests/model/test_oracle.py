@@ -1,4 +1,5 @@
-"""Contract under test: the logits are those of transformers in float32, within 1e-5."""
+"""Contract under test: the logits are those of transformers in float32. The error is at most 1e-5
+of the largest logit."""
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from sbrt import _core
 
-TOLERANCE = 1e-5  # of the largest logit
+TOLERANCE = 1e-5  # largest error, relative to the largest logit
 SIZES = {
     "vocab_size": 131, "hidden_size": 48, "intermediate_size": 104, "num_hidden_layers": 3,
     "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 12,
@@ -19,7 +20,8 @@ NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def write_random(folder, kind, config, dtype, shard, spread=0.2):
-    """A random checkpoint with lively logits; returns the model in float32, weights as written."""
+    """Write a random checkpoint whose logits vary much. Return transformers' model in float32, with
+    the weights as rounded in the files."""
     torch.manual_seed(5)
     model = kind(config).eval()
     with torch.no_grad():
@@ -92,7 +94,7 @@ def test_llama(tools, tmp_path, isa, tied, heads, kv_heads, dtype, shard):
 
 
 def test_saturated_softmax_and_gate(tools, tmp_path):
-    """One layer with scores and gates of hundreds: exp underflows, and no sum overflows."""
+    """Scores and gates of the layer reach hundreds: exp underflows, but no sum overflows."""
     config = LlamaConfig(**(SIZES | {"num_hidden_layers": 1}), tie_word_embeddings=False)
     model = write_random(tmp_path, LlamaForCausalLM, config, torch.float32, "1GB", spread=2.5)
     ids = torch.randint(0, config.vocab_size, (1, 60), generator=torch.Generator().manual_seed(3))
@@ -104,7 +106,7 @@ def test_saturated_softmax_and_gate(tools, tmp_path):
 
 
 def test_a_window_that_slides_past_the_wrap(tools, tmp_path):
-    """Mistral is Llama with a window; ours has 32 positions in a ring of 96."""
+    """Mistral is Llama with a window, here of 32 positions in a ring of 96 slots."""
     config = MistralConfig(**SIZES, sliding_window=32, tie_word_embeddings=False)
     config._attn_implementation = "eager"
     model = write_random(tmp_path, MistralForCausalLM, config, torch.float32, "1GB")
@@ -119,7 +121,8 @@ def test_a_window_that_slides_past_the_wrap(tools, tmp_path):
 
 
 def test_rope_angles_of_far_positions(tools, tmp_path):
-    """Below 2^24 as in transformers: K of the first layer, whose input is the embedding alone."""
+    """The test compares K of the first layer, whose input is only the embedding. Below position
+    2^24 angles are computed as in transformers, beyond it in float64."""
     config = LlamaConfig(**SIZES, tie_word_embeddings=False)
     model = write_random(tmp_path, LlamaForCausalLM, config, torch.float32, "1GB")
     decoder, _ = decoder_of(tmp_path, config, "float32")
@@ -138,6 +141,5 @@ def test_rope_angles_of_far_positions(tools, tmp_path):
         expected = torch.cat([k[:, 0] * cos - k[:, 1] * sin, k[:, 1] * cos + k[:, 0] * sin], -1)
         given = lane.probe.k(lane.probe.slot(position))[0]
         error = np.abs(given - expected.numpy()).max() / np.abs(expected.numpy()).max()
-        # one unit in the last place of an angle is angle * 2^-24: torch's powf may differ from ours
-        # by it
+        # torch's powf may differ from ours by one unit in the last place of an angle, angle * 2^-24
         assert error < 1e-6 + (0 if position < 2000 else angle.max().item() * 2.0**-24), position

@@ -1,4 +1,4 @@
-"""Contract under test: weights that are quantised in their file are used unchanged."""
+"""Contract under test: weights that a file stores quantised are used unchanged."""
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ FORMATS = [
     ("int4", 128, "float16", "float32"), ("int8", 64, "float32"),
 ]  # fmt: skip
 SIZES = [
-    {"head_dim": 16},  # q, k and v end with panels of their own, and keep their formats
-    {"head_dim": 10},  # they share panels, and so one format
+    {"head_dim": 16},  # q, k and v fill whole panels and keep their formats
+    {"head_dim": 10},  # q, k and v share panels, and so one format
     {"head_dim": 16, "tied": True},
     {"head_dim": 64, "hidden": 96, "heads": 2, "kv_heads": 1, "qkv_bias": True},
-    {  # Gemma 3: products of attention and MLP are normed before they are added to x
+    {  # Gemma 3, which norms the outputs of attention and MLP before it adds them to x
         "head_dim": 32,
         "window": 12,
         "local": [True, False],
@@ -68,7 +68,7 @@ class Quantised:
         return levels.astype(np.int8), *found
 
     def weights(self, name):
-        """float32, every step rounded."""
+        """Return a tensor's weights as float32; each operation rounds to float32."""
         if name in self.floats:
             return self.floats[name]
         levels, scales, minimums = self.levels[name]
@@ -95,7 +95,7 @@ class Quantised:
         return decoder
 
     def widened(self, isa="auto"):
-        """The same weights in float32."""
+        """Return a decoder with the same weights in float32."""
         decoder = _core.Decoder(_core.DecoderConfig(**self.sizes), "float32", isa)
         for name in self.shapes:
             values = np.ascontiguousarray(self.weights(name), F32)
@@ -144,7 +144,7 @@ def test_a_row_of_mixed_formats_is_the_row_alone(tools, sizes, isa):
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_rows_of_8_bits_stay_near_those_of_float32(tools, sizes):
-    """An input of a product is off by at most 1 part in 254 of the largest in its group."""
+    """The error of a product's input is at most 1/254 of the largest input in its group."""
     made = Quantised(tools, sizes)
     exact, found = (logits_of(tools, made.decoder(activations=a)) for a in ("float32", "int8"))
     assert not np.array_equal(found, exact)
@@ -224,7 +224,7 @@ def test_pieces_come_in_order_and_whole(tools):
 @pytest.mark.parametrize("activations", ["float32", "int8"])
 @pytest.mark.parametrize("storage", ["int8", "int4"])
 def test_machines_with_fma_compute_the_same_logits(tools, storage, activations):
-    """Every instruction set except portable, which rounds twice because it has no fma."""
+    """The instruction set `portable` is left out, because it has no fma and so rounds twice."""
     isas = [isa for isa in ISAS if isa != "portable"]
     found = [
         logits_of(tools, tools.random_decoder(isa=isa, storage=storage, activations=activations))

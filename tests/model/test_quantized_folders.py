@@ -1,5 +1,5 @@
-"""Contract under test: folders of gptq, awq and compressed-tensors hold the weights that the
-formula of these layouts gives, w = s (q - z). Everything else in them is refused by name."""
+"""Contract under test: from folders of gptq, awq and compressed-tensors sbrt reads the weights
+w = s (q - z), with scale s, level q and zero point z. Unsupported options are refused by name."""
 
 import json
 
@@ -22,7 +22,8 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def packed(values, bits, order=None):
-    """[..., n] to int32 [..., n / fields]: the first field has the lowest bits."""
+    """Pack values [..., n] of `bits` bits into int32 [..., n bits / 32], lowest bits first.
+    order: index of the value in each field of an int32."""
     fields = 32 // bits
     out = np.zeros((*values.shape[:-1], -(-values.shape[-1] // fields)), np.uint32)
     for at in range(values.shape[-1]):
@@ -33,7 +34,8 @@ def packed(values, bits, order=None):
 
 
 def random_parts(rng, shape, bits, group):
-    """(levels, zero points, scales) of a matrix [out, in], levels and zero points unsigned."""
+    """Return random levels [out, in], zero points and scales [out, groups] of a matrix. Levels and
+    zero points are unsigned."""
     groups = shape[1] // group
     q = rng.integers(0, 1 << bits, shape)
     z = rng.integers(1, 1 << bits, (shape[0], groups))
@@ -81,7 +83,7 @@ def int_quantized(name, q, z, s, bits, group):
 
 
 def without_zeros(pack):
-    """Symmetric: every zero point is the middle level, and none is stored."""
+    """Return the symmetric form of a packer: zero points are the middle level, and not stored."""
 
     def symmetric(name, q, z, s, bits, group):
         z[:] = 1 << bits - 1
@@ -109,7 +111,7 @@ def awq_config(group, **more):
     return {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemm"} | more
 
 
-ROW = 0  # one scale for a whole row
+ROW = 0  # group size 0: one scale for a whole row
 CASES = {
     "gptq, 4 bits": (gptq, 4, 32, gptq_config(4, 32)),
     "gptq, 8 bits": (gptq, 8, 64, gptq_config(8, 64, sym=False)),
@@ -134,7 +136,7 @@ CASES = {
 
 
 def write(make, folder, case, *, scales="F16", change=None, **more):
-    """A folder with quantised projections; returns the weights that it represents."""
+    """Write a folder with quantised projections; return {name: the float32 weights in it}."""
     pack, bits, group, config = CASES[case]
     rng = np.random.default_rng(4)
     tensors, expected = {}, {}
@@ -174,7 +176,7 @@ def answer(folder, method="none", **fields):
 @pytest.mark.parametrize("scales", ["F16", "BF16"])
 @pytest.mark.parametrize("case", CASES)
 def test_weights_are_those_of_the_formula(make, tmp_path, monkeypatch, case, scales):
-    """In pieces that do not end with an int32 of eight outputs."""
+    """The pieces in which weights are read end inside an int32, which packs eight outputs."""
     monkeypatch.setattr(stored, "PIECE", 13 * 64)
     expected = write(make, tmp_path / "m", case, scales=scales)
     weights = open_checkpoint(tmp_path / "m").weights
@@ -195,7 +197,7 @@ def test_answers_are_those_of_the_plain_folder(make, tmp_path, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_arithmetic_has_these_weights(make, tmp_path, case):
-    """Nothing is quantised again: rows of the packed matrices have the same bits."""
+    """The decoder does not quantise weights again: rows of its matrices have the same bits."""
     expected = write(make, tmp_path / "m", case)
     decoder = open_checkpoint(tmp_path / "m").decoder("auto")
     for name, values in expected.items():
@@ -206,7 +208,7 @@ def test_arithmetic_has_these_weights(make, tmp_path, case):
 
 
 def test_a_draft_of_some_ids(make, tmp_path):
-    """Its head is quantised like its other matrices; the ids are plain numbers."""
+    """The draft's LM head is quantised like its other matrices; d2t is a plain tensor."""
     ids = np.arange(3, 320, 5)
     q, z, s = random_parts(np.random.default_rng(5), (len(ids), 64), 4, 32)
 

@@ -11,7 +11,7 @@ TOKENS = [i * 37 % 67 for i in range(150)]
 
 @pytest.fixture(scope="module")
 def whole(tools):
-    """Logits of every token of TOKENS, by a lane."""
+    """Return the logits that a lane gives for TOKENS, [150, vocab]."""
     lane = tools.Sequence(tools.random_decoder(), max_len=160)
     return np.concatenate([lane.chunk(TOKENS[at : at + 50]) for at in range(0, 150, 50)])
 
@@ -39,7 +39,7 @@ def test_a_prompt_needs_no_logits_and_another_text_begins_again(tools, whole):
         (0, TOKENS[:65], "tokens"),
         (100, TOKENS[:51], "head"),
         (-1, [1], "head"),
-        (1, [1], "head"),  # nothing was read before
+        (1, [1], "head"),  # the reader has not read position 0
         (0, [67], "token"),
         (0, [-1], "token"),
     ],

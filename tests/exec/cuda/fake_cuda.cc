@@ -25,7 +25,7 @@ int current = 0;
 namespace {
 
 bool is_held = false;
-int naps_left = 0;  // naps until the device is released; 0: not counted
+int naps_left = 0;  // number of naps until the device is released; 0: no limit
 std::deque<std::function<void()>> held;
 
 void enqueue(std::function<void()> work) {
@@ -83,7 +83,7 @@ cudaError_t made_stream(cudaStream_t* stream) {
 
 extern "C" {
 
-// Replaces the C library's function: counts, and sleeps.
+// Replaces the C library's nanosleep: counts naps of the host, and sleeps.
 int nanosleep(const timespec* span, timespec*) {
   ++fake::counts.naps;
   const int64_t ns = span->tv_sec * 1'000'000'000 + span->tv_nsec;

@@ -1,7 +1,7 @@
 // A CUDA runtime without a device, in virtual time, for the backend in csrc/exec/cuda.
 //
-// The address of a kernel is the number of ns that it takes. Enqueued work has run at once, unless
-// the device is held. Then the host sees nothing of it until the device is released.
+// A kernel is a pointer to the number of ns that it takes. Enqueued work runs immediately, unless
+// the device is held. Then it runs when the device is released.
 #pragma once
 
 #include <cstdint>
@@ -9,14 +9,14 @@
 namespace fake {
 
 struct Counts {
-  int events = 0;           // created and not destroyed
-  int records = 0;          // number of records of events that keep their time
+  int events = 0;           // events created and not destroyed
+  int records = 0;          // records of events that keep their time
   int waits = 0;            // waits of the host for a stream or an event
   int captures = 0;         // profilers started minus profilers stopped
   int launches = 0;         // launches of graphs
-  int graphs = 0;           // instantiated and not destroyed
+  int graphs = 0;           // graphs instantiated and not destroyed
   int naps = 0;             // naps of the host
-  int64_t longest_nap = 0;  // ns
+  int64_t longest_nap = 0;  // in ns
   int peer_copies = 0;      // copies from one device to another
   int peers = 0;            // times that a device was given access to another
 };
@@ -29,6 +29,6 @@ constexpr int64_t kCopy = 7'000;  // ns of a copy between devices
 
 void hold();
 void let_go();
-void let_go_after(int naps);  // held until the host has napped that often
+void let_go_after(int naps);  // holds the device until the host has taken that many naps
 
 }  // namespace fake

@@ -1,4 +1,5 @@
-// Plays a profiler: NVTX itself loads it (NVTX_INJECTION64_PATH), and it writes ranges to stderr.
+// A stand-in for a profiler: writes NVTX ranges to stderr. NVTX loads the library that
+// NVTX_INJECTION64_PATH names.
 #include <nvtx3/nvToolsExt.h>
 
 #include <cstdio>

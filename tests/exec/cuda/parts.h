@@ -1,4 +1,4 @@
-// A program of several tests: runs one of them, by name.
+// For programs of several tests: runs one of them by name.
 #pragma once
 
 #include <cstdio>
@@ -9,7 +9,8 @@
 
 namespace sbrt {
 
-// The exit code of main(): 1 if the part threw, 2 if there is none of that name.
+// Runs the part that argv[1] names. Returns the exit code: 1 if the part throws, 2 if no part has
+// that name.
 inline int run_part(const std::map<std::string, std::function<void()>>& parts, int argc,
                     char** argv) {
   const auto part = parts.find(argc > 1 ? argv[1] : "");

@@ -1,6 +1,6 @@
 """Contract under test: the CUDA sources compile for every promised architecture, with warnings as
-errors. This needs a compiler but no device. One architecture takes seconds, the others follow in
-`make exact`."""
+errors. The test needs a CUDA compiler but no device. One architecture takes seconds; `make exact`
+compiles the others."""
 
 from pathlib import Path
 

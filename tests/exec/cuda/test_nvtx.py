@@ -1,5 +1,6 @@
-"""Contract under test: an engine that was asked for NVTX ranges names rounds, graphs and prefill in
-the domain `sbrt`. Any other engine makes no ranges, and a build without the headers refuses."""
+"""Contract under test: an engine with the option nvtx makes NVTX ranges in the domain `sbrt`, for
+rounds, graphs and prefill. Other engines make none. A build without the headers refuses the option.
+"""
 
 import os
 import subprocess
@@ -22,7 +23,7 @@ needs_headers = pytest.mark.skipif(not build_info()["cuda"], reason="built witho
 
 @pytest.fixture(scope="module")
 def said(nvtx_log):
-    """The ranges that a profiler gets for a sequence."""
+    """said(nvtx): runs a sequence; returns the lines that a stand-in for a profiler writes."""
 
     def run(nvtx):
         command = [sys.executable, "-c", RUN.format(nvtx=nvtx)]

@@ -1,9 +1,10 @@
-"""Contract under test: the trace of the cuda backend, over a CUDA runtime without a device.
+"""Contract under test: trace and launches of the cuda backend, over a CUDA runtime without device.
 
-- Slices and waits are at the events' times, in the host's clock, and hours do not blur them.
+- Slices and waits have the times of their events on the host's clock, even after hours.
 - Only a traced stream records timed events. None is created in a round, and the host waits for
   none.
-- The host looks before it sleeps: a reached event costs no nap, and each event has its own history.
+- The host looks before it sleeps, so it does not sleep if the event is reached. It keeps a history
+  of waiting times for each event.
 - A fused graph is one launch, as long as its captured ops pick the graphs that they picked when it
   was fused.
 - A graph with players is never fused.
@@ -22,7 +23,7 @@ PARTS = (
 
 
 def built(nvcc, programs, name):
-    """A program with the cuda backend, over the runtime of fake_cuda.cc."""
+    """Build a program with the cuda backend over the runtime of fake_cuda.cc; return its path."""
     sources = [Path(__file__).parent / "fake_cuda.cc", "core", "exec/cuda"]
     sources += [f"exec/{stem}.cc" for stem in ("exec", "order")]
     flags = (*programs.plain, "-DSBRT_WITH_CUDA=1", *nvcc.includes())

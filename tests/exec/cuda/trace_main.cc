@@ -1,4 +1,4 @@
-// The cuda backend on a runtime without a device (fake_cuda.h): its trace, and its launches.
+// Tests trace and launches of the cuda backend, on a CUDA runtime without a device (fake_cuda.h).
 //
 //   trace_main slices | late | quiet | held | far | clock | broken | profile | naps | fused | played
 #include <cstdlib>
@@ -28,7 +28,7 @@ Graph graph_of(const char* name, const int64_t& ns) {
   return graph;
 }
 
-// Two lanes, and rounds whose target waits for a burst that is enqueued after it.
+// Two lanes, and rounds in which the target's wait is enqueued before the burst for which it waits.
 struct Scene {
   std::unique_ptr<Exec> exec = make_cuda_exec(0);
   Graph verify = graph_of("verify", kVerify), select = graph_of("select", kSelect);
@@ -42,7 +42,7 @@ struct Scene {
     for (const Graph* graph : {&verify, &select}) target->prepare(*graph);
     draft->prepare(step);
   }
-  // `late`: ns from the target's commands to the draft's.
+  // late: ns between the target's commands and the draft's.
   void enqueue(int64_t late = 0) {
     const int64_t r = ++rounds;
     target->launch(verify, 1);
@@ -98,12 +98,13 @@ void show_slices() {
   const int64_t known = origin - (fake::now - device);
   check(before <= known && known <= after, "trace: expected the host's clock");
   fake::now += 1'000'000 * kUs;
-  scene.round();  // idle between the two
+  scene.round();  // the device was idle before it
   const int64_t off = scene.target->trace().events(0).at(3).begin - known - (fake::now - device);
   check(std::abs(off) <= 62, "trace: the second round is off by ", off, " ns");
 }
 
-// A wait that the host holds back begins at the point that the stream has reached.
+// The host holds back a wait for an event that is not recorded yet. In the trace this wait begins
+// where the stream's last work ends.
 void hold_wait() {
   Scene scene;
   scene.exec->keep_trace(true);
@@ -140,7 +141,7 @@ void stay_quiet() {
   check_equal("no more: slices", size_t{600}, scene.target->trace().events(0).size());
 }
 
-// No caller waits for slices in flight; they are in the trace once they are over.
+// A slice is in the trace once it is over. No caller waits for slices in flight.
 void hold_back() {
   Scene scene;
   scene.exec->keep_trace(true);
@@ -163,7 +164,7 @@ void hold_back() {
   check_equal("room: waits of the host", waits, fake::counts.waits);
 }
 
-// A sequence of hours: elapsed times are floats, whose resolution falls as they grow.
+// A sequence takes an hour. CUDA gives elapsed times as floats, which get coarser as they grow.
 void go_far() {
   Scene scene;
   scene.exec->keep_trace(true);
@@ -176,8 +177,8 @@ void go_far() {
     scene.round();
   }
   const std::vector<TraceEvent> events = scene.target->trace().events(0);
-  // Half a unit of a float below 2048 ms is 61 ns. It counts at each end of a slice, and at each
-  // step in between.
+  // The rounding error of a float below 2048 ms is at most 61 ns. It occurs at each end of a slice,
+  // and at each step in between.
   for (const TraceEvent& e : events) {
     const int64_t lasts =
         e.wait ? kSteps * kStep - kVerify : (std::string(e.name) == "verify" ? kVerify : kSelect);
@@ -187,7 +188,7 @@ void go_far() {
   check(std::abs(off) <= int64_t{62} * kRounds, "far: off by ", off, " ns");
 }
 
-// The clocks of host and device drift apart, so each sequence begins with a new look at both.
+// The clocks of host and device drift apart, so they are compared again before each sequence.
 void set_clock() {
   Scene scene;
   const Cells<int64_t> cell = scene.exec->cells<int64_t>(1, Where::device);
@@ -257,7 +258,7 @@ void nap_rarely() {
   fake::let_go();
 }
 
-// Two captured graphs of one kernel each; `at` says which one is picked.
+// A captured op with two graphs of one kernel each; `at` is the index of the picked graph.
 struct Choice {
   Captured captured;
   int at = 0;
@@ -282,7 +283,7 @@ struct Choice {
   Choice(const Choice&) = delete;
 };
 
-// The sentence of the error that waits for the host; "" if there is none.
+// Returns the text of the error that the host has not seen yet; "" if there is none.
 std::string what_broke(Exec& exec) {
   try {
     exec.rethrow();
@@ -292,7 +293,7 @@ std::string what_broke(Exec& exec) {
   return "";
 }
 
-// A stream keeps at most kMostFused fused graphs. The oldest is dropped, and launching it is then an
+// A stream keeps at most kMostFused fused graphs. It drops the oldest one, whose launch is then an
 // error.
 void drop_the_oldest(Exec& exec, Stream& stream, const Graph& burst, int parts) {
   std::vector<std::unique_ptr<Graph>> more;
@@ -314,7 +315,7 @@ struct Timed {
   Event done{"done"};
   int64_t turns = 0;
 
-  // (ns by the trace, launches) of a graph launched `times` times.
+  // Launches a graph `times` times. Returns (ns by the trace, number of CUDA launches).
   std::pair<int64_t, int> launch(const Graph& graph, int times) {
     const fake::Counts before = fake::counts;
     exec.keep_trace(true);
@@ -365,7 +366,7 @@ struct Player {
   void* stream = nullptr;
 };
 
-// A captured op that calls players[at]; the third call of one throws.
+// Returns a captured op that calls players[at]. The third call of a player throws.
 Captured players_at(Player (&players)[2], const int& at) {
   Captured calls{{&players[0], &players[1]}};
   calls.pick = [](const void* asked) { return *static_cast<const int*>(asked); };

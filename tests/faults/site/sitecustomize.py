@@ -1,4 +1,4 @@
-"""Python imports this when it starts: PYTHONPATH comes before an editable install."""
+"""Python imports this module when it starts. It puts PYTHONPATH before editable installs."""
 
 import sys
 

@@ -27,7 +27,7 @@ SIZES = {
     "context": 128,
 }  # fmt: skip
 BIASED, NORMED, GEMMA = "qwen2", ("qwen3", "gemma3"), "gemma3"
-WINDOW, PERIOD = 24, 2  # of Gemma
+WINDOW, PERIOD = 24, 2  # Gemma's sliding window; one layer in PERIOD has none
 
 
 CODE = "def  for ( ) [ ] == != += __init__ self. 'll 'S don't I'M x1y2 0x1F 3.14 1234567"
@@ -40,7 +40,8 @@ PIECES = (
 
 
 def mixed_lines(count=600):
-    """Texts of code, scripts, emoji, control characters and what looks like special tokens."""
+    """Return texts of code, many scripts, emoji, control characters and look-alikes of special
+    tokens."""
     rng = random.Random(11)
     return ["", " ", "\n"] + [
         "".join(rng.choice(PIECES) + rng.choice(("", " ")) for _ in range(rng.randrange(1, 12)))
@@ -49,7 +50,7 @@ def mixed_lines(count=600):
 
 
 def byte_level_words(size=300):
-    """(tokens, merges, kinds) of a byte-level BPE trained here; the last token is control."""
+    """Train a byte-level BPE; return (tokens, merges, kinds). The last token is a control token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -64,7 +65,7 @@ def byte_level_words(size=300):
 
 
 def scored_words(size=400):
-    """(tokens, scores, kinds) as SentencePiece has them: bytes, letters, then what they make."""
+    """Return (tokens, scores, kinds) as in SentencePiece: special tokens, bytes, learnt pieces."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False)
@@ -79,7 +80,7 @@ def scored_words(size=400):
 
 
 def shapes_of(arch, vocab, tied, s):
-    """GGUF name: shape of every tensor."""
+    """Return {GGUF name: shape} of every tensor."""
     hidden, queries, keys = s.hidden, s.heads * s.head_dim, s.kv_heads * s.head_dim
     layer = {
         "attn_norm.weight": (hidden,), "ffn_norm.weight": (hidden,),
@@ -100,7 +101,8 @@ def shapes_of(arch, vocab, tied, s):
 
 
 def random_blocks(kind, shape, rng, scale=0.3):
-    """Bytes of a random tensor: quantised by the package, or random levels with sane scales."""
+    """Return the bytes of a random tensor. The `gguf` package quantises it if it can. Else the
+    bytes are random, and only their scales are chosen."""
     values = rng.standard_normal(shape, np.float32) * np.float32(scale)
     try:
         return quants.quantize(values, kind)
@@ -113,7 +115,7 @@ def random_blocks(kind, shape, rng, scale=0.3):
         return raw.reshape(shape[0], -1)
 
 
-# Where the float16 scales of a block lie, and the size of a typical weight at scale 1.
+# HALVES: byte offsets of a block's float16 scales. SPREAD: typical size of a weight if they are 1.
 HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
           "IQ4_NL": (0,)}  # fmt: skip
 SPREAD = {"Q2_K": 15, "Q3_K": 40, "Q4_K": 250, "Q5_K": 500, "Q6_K": 1500, "IQ4_NL": 70}
@@ -162,10 +164,11 @@ def add_layer_kinds(writer):
 
 def write_gguf(path, *, arch="llama", kind="F32", words=None, tied=True, seed=0, more=None,
                tensors=None, split=0, **sizes):  # fmt: skip
-    """A random model; returns its path.
+    """Write a random model and return its path.
 
-    kind: the type of every matrix, or a function of the name. words: the pre-tokenizer, or
-    "scores". more: called with the writer. tensors: instead of random ones. split: tensors a part.
+    kind: the type of all matrices, or a function from a name to a type. words: the pre-tokenizer,
+    or "scores" for SentencePiece. more: a function that is called with the writer. tensors: {name:
+    values} instead of random values. split: number of tensors in a part of the file.
     """
     s = SimpleNamespace(**(SIZES | sizes))
     rng = np.random.default_rng(seed)
@@ -219,7 +222,7 @@ def folder_name(arch, name):
 
 
 def dequantised(paths):
-    """{Hugging Face name: float32 array}, by the `gguf` package alone."""
+    """Return {Hugging Face name: float32 array}; only the `gguf` package reads the file."""
     found = {}
     first = gguf.GGUFReader(paths[0])
     arch = reader_value(first, "general.architecture")
@@ -244,7 +247,7 @@ def reader_value(reader, key, default=None):
 
 
 def first_layers(path, out, layers):
-    """The same model with fewer layers; returns its path."""
+    """Write the same model with fewer layers; return its path."""
     reader = gguf.GGUFReader(path)
     arch = reader_value(reader, "general.architecture")
     writer = gguf.GGUFWriter(out, arch)
@@ -270,7 +273,7 @@ ARCHITECTURES = {
 
 
 def write_folder(folder, paths):
-    """The model of GGUF files as a folder of float32 weights, without a tokenizer."""
+    """Write the model of GGUF files as a folder of float32 weights without a tokenizer."""
     folder.mkdir()
     reader = gguf.GGUFReader(paths[0])
     arch = reader_value(reader, "general.architecture")
@@ -297,7 +300,7 @@ def write_folder(folder, paths):
         "tie_word_embeddings": "lm_head.weight" not in weights,
         "eos_token_id": int(reader_value(reader, "tokenizer.ggml.eos_token_id")),
     }
-    if arch == GEMMA:  # a folder's norms lack the 1
+    if arch == GEMMA:  # folders store norm weights less 1
         weights = {n: v - np.float32("norm" in n) for n, v in weights.items()}
         config |= {
             "model_type": "gemma3_text",
@@ -312,7 +315,7 @@ def write_folder(folder, paths):
 
 @pytest.fixture(scope="session")
 def files():
-    """Functions that write models, and that read them with the `gguf` package."""
+    """Return functions that write models, or read them with the `gguf` package."""
     return SimpleNamespace(
         write=write_gguf,
         folder=write_folder,
@@ -327,7 +330,7 @@ def files():
 
 @pytest.fixture(scope="session")
 def real():
-    """The path of a real model, where `sbrt fetch smollm2` has put it."""
+    """Return the path of the SmolLM2 file that `sbrt fetch smollm2` downloads; skip without it."""
     path = real_pair.cache_folder() / REAL
     if not path.is_file():
         pytest.skip(f"{path}: expected a model (make real-model), found none")
@@ -336,7 +339,7 @@ def real():
 
 @pytest.fixture(scope="session")
 def refused():
-    """refused(call, *words): one sentence that has these words."""
+    """refused(call, *words): checks that the call is refused in one sentence with these words."""
 
     def check(call, *words):
         with pytest.raises(InvalidInputError) as caught:

@@ -1,5 +1,6 @@
-"""Contract under test: bench.peers and bench.peers.quality on a GGUF file, with a fake peer. Lines
-are compared with ours on the same file, and no engine is left out without a message."""
+"""Contract under test: bench.peers and bench.peers.quality on a GGUF file, with a fake peer. Each
+line of the table is compared with ours on the same file. No engine is left out without a message.
+"""
 
 import json
 import math
@@ -51,7 +52,7 @@ def path(files, tmp_path):
 
 @pytest.fixture
 def ours(path):
-    """Our tokens, and the vocabulary."""
+    """Return our engine's tokens, and the size of its vocabulary."""
     with Engine.from_pretrained(path, num_threads=1) as engine:
         params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
         return engine.generate(PROMPT, params)[0].outputs[0].token_ids, engine.pair.vocab
@@ -59,7 +60,7 @@ def ours(path):
 
 @pytest.fixture
 def fake(path, ours, tmp_path, monkeypatch):
-    """fake(answer, modes): a peer that gives these ids."""
+    """fake(answer, modes): writes and returns a peer that answers with these ids."""
     monkeypatch.setattr(settings, "WORKERS", tmp_path)
     monkeypatch.setattr(quality, "WORKERS", tmp_path)
     monkeypatch.setattr(settings.Peer, "python", lambda peer: settings.Path(sys.executable))
@@ -76,7 +77,7 @@ def fake(path, ours, tmp_path, monkeypatch):
 
 @pytest.fixture
 def bench(path, tmp_path, capsys):
-    """Run the bench: (exit code, JSON lines by name, stderr)."""
+    """bench(*peers): runs the bench; returns (exit code, JSON lines by name, stderr)."""
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
 
@@ -131,7 +132,7 @@ def test_divergences_are_those_of_the_definition():
 
 
 def test_the_error_is_that_of_windows():
-    """Two windows, each with equal values at all positions, count as two values."""
+    """The standard error counts windows, not positions: here each window has one value."""
     assert quality.error_of([np.full(512, 1.0), np.full(512, 3.0)]) == 1.0
     assert quality.error_of([np.arange(5.0)]) == 0.0
 
@@ -144,7 +145,8 @@ def text(tmp_path):
 
 
 def test_quality_of_ours_and_of_a_peer(path, fake, ours, text, monkeypatch, capsys):
-    """A peer with equal logits for all tokens is as far away as the entropy of ours."""
+    """The fake peer has equal logits for all tokens. Its divergence from our model is log(vocab)
+    minus our model's entropy."""
     monkeypatch.setattr(quality, "LLAMA", fake(ours[0]))
     argv = ["--target", str(path), "--text", str(text), "--positions", "70", "--threads", "1"]
     assert quality.main([*argv, "--json"]) == 0

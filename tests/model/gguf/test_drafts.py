@@ -1,5 +1,5 @@
-"""Contract under test: a draft's folder shares embedding and head of a GGUF file in the file's
-format, rows of quantised blocks. None of them is stored twice, and no answer changes."""
+"""Contract under test: a draft's folder can use the embedding and the LM head of a target in a GGUF
+file. Both keep the file's quantised format, and are in memory once. No answer changes."""
 
 import json
 
@@ -21,7 +21,8 @@ SAMPLINGS = (
 
 
 def draft_of_file(files, folder, target, *, trims):
-    """The target's layers in float32, without the shared weights. Trims: with a head of IDS."""
+    """Write a draft with the target's layers in float32, without an embedding. trims: it has an LM
+    head of IDS, else none."""
     files.folder(folder, [target])
     config, ids = json.loads((folder / "config.json").read_text()), IDS if trims else None
     kept = head_weights(files.dequantised([target]), ids, embedding=False)
@@ -48,7 +49,7 @@ def test_a_draft_of_a_file(files, tmp_path, kind, tied, trims):
 
 
 def test_the_head_is_the_files(files, tmp_path):
-    """A draft with all of the target's layers and its head always agrees with the target."""
+    """A draft with the target's layers, embedding and LM head nearly always agrees with it."""
     target = files.write(tmp_path / "m.gguf", kind="Q8_0")
     draft = draft_of_file(files, tmp_path / "d", target, trims=False)
     lender = open_checkpoint(target)

@@ -1,5 +1,5 @@
-"""Contract under test: a GGUF header is untrusted. Every fault gives one sentence. Nothing is
-allocated because a count or a size claims it, and nothing outside the file is read."""
+"""Contract under test: a GGUF header is untrusted. Every fault raises an error of one sentence. No
+memory is allocated because a count or a size claims it. Nothing outside the file is read."""
 
 import json
 import struct
@@ -34,7 +34,7 @@ def tensor(name, sizes=(4,), kind=0, offset=0, rank=None):
 
 
 def build(entries=(), tensors=(), data=b"", magic=b"GGUF", version=3, counts=None):
-    """A file of these parts, valid or not; the data begins at a multiple of 32."""
+    """Return a file's bytes, valid or not; the data begins at a multiple of 32."""
     tensor_count, entry_count = counts or (len(tensors), len(entries))
     head = magic + struct.pack("<IQQ", version, tensor_count, entry_count)
     head += b"".join(entries) + b"".join(tensors)
@@ -54,7 +54,7 @@ MANY = 2**63 - 1
         (build(magic=b"ggjt"), ["b'GGUF'"]),
         (b"GGUF\x03", ["version"]),
         (build(version=1), ["version", "got 1"]),
-        (build(version=3 << 24), ["version"]),  # a file of the other byte order
+        (build(version=3 << 24), ["version"]),  # a file with the other byte order
         (build(counts=(0, MANY)), ["metadata"]),
         (build(counts=(MANY, 0)), ["tensor"]),
         (build([struct.pack("<Q", 2**64 - 1) + b"key"]), ["at most", 2**64 - 1]),
@@ -105,7 +105,7 @@ def test_a_wrong_header_is_refused(tmp_path, refused, raw, words):
 
 
 def test_a_header_of_more_than_64_megabytes_is_refused(tmp_path, refused):
-    """The file is sparse, and has as many bytes as its one string claims."""
+    """The file is sparse. It is as long as its only string claims to be."""
     path = tmp_path / "m.gguf"
     with path.open("wb") as file:
         file.write(build([entry("a", TEXT, struct.pack("<Q", 2**31))]))
@@ -198,7 +198,7 @@ def test_parts_that_do_not_agree_are_refused(parts, refused, which, key, kind, v
 
 
 def test_a_part_in_the_place_of_another_is_refused(parts, refused):
-    """A circle of parts would need this, because names come from the first part's name alone."""
+    """Parts are found by the first part's name alone, so only a wrong part could form a cycle."""
     parts[1].write_bytes(parts[2].read_bytes())
     refused(lambda: open_checkpoint(parts[0]), parts[1].name, "split.no")
     parts[1].write_bytes(parts[0].read_bytes())
@@ -217,7 +217,8 @@ def test_a_tensor_in_two_parts_is_refused(parts, refused):
 
 
 def run(files, folder, *words):
-    """Run a child process with its own limits and peak: (exit code, figures, text)."""
+    """Run mutants.py in a child process, which has its own limits and peak of memory. Return (exit
+    code, JSON summary, stdout)."""
     path = files.write(
         folder / "m.gguf", layers=1, hidden=32, inner=32, heads=2, kv_heads=1, head_dim=16,
         kind=lambda name: "Q4_1" if "attn" in name else "Q8_0",

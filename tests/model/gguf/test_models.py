@@ -24,7 +24,7 @@ from sbrt.serve import pair
 BLOCK_TYPES = [block.name for block in BLOCKS.values()]
 PROMPT = [70, 75, 80, 31, 42, 90, 200, 7]
 GREEDY = SamplingParams(temperature=0, max_tokens=48, ignore_eos=True)
-GAP = 1e-4  # greedy choices may differ where transformers' best two are closer
+GAP = 1e-4  # transformers may differ where its two largest logits are closer than this
 
 
 def answer(target, draft=None, method=None, **fields):
@@ -34,7 +34,7 @@ def answer(target, draft=None, method=None, **fields):
 
 
 def compare_with_transformers(folder, answer, prompt=PROMPT, gap=GAP):
-    """Each token must be transformers' first choice after those before it."""
+    """Check that transformers has its largest logit at each token, up to the first near-tie."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         rows = model(torch.tensor([[*prompt, *answer]])).logits[0].numpy()
@@ -58,13 +58,14 @@ def test_a_family(files, tmp_path, arch, kind):
 
 
 def mixed(name):
-    """Types by role, as quantisers write files."""
+    """Return a tensor's type. It depends on the tensor's role, as in published files."""
     types = {"token_embd": "Q6_K", "attn_v": "Q5_K", "ffn_down": "Q3_K", "attn_q": "Q5_0"}
     return next((kind for part, kind in types.items() if part in name), "Q4_K")
 
 
 def test_drafts_of_other_formats_change_no_token(files, tmp_path):
-    """The draft is the target in another format, so that it is often right."""
+    """The first draft is the target in another format, so it is often right. The second draft is
+    unrelated to the target."""
     target = files.write(tmp_path / "t.gguf", kind=mixed)
     folder = files.folder(tmp_path / "folder", [target])
     plain = answer(target)
@@ -80,7 +81,7 @@ def test_drafts_of_other_formats_change_no_token(files, tmp_path):
 
 @pytest.mark.parametrize("activations", ["float32", "int8"])
 def test_every_type_at_once(files, tmp_path, activations):
-    """Different types for q, k and v, gate and up, and the embedding."""
+    """The matrices of a layer and the embedding have different types."""
     types = itertools.cycle(BLOCK_TYPES)
     path = files.write(tmp_path / "m.gguf", kind=lambda name: next(types), layers=4)
     found = answer(path, activation_dtype=activations)
@@ -92,7 +93,8 @@ def test_every_type_at_once(files, tmp_path, activations):
 
 @pytest.mark.parametrize("kind", ["BF16", "Q8_0"])
 def test_int8_activations_are_the_targets(files, tmp_path, refused, kind):
-    """A draft has int8 activations if its weights are quantised; a target needs such weights."""
+    """int8 activations need quantised weights. A draft with other weights computes in float32, and
+    a target with other weights is refused."""
     target = files.write(tmp_path / "t.gguf", kind="Q4_1")
     draft = files.write(tmp_path / "d.gguf", kind=kind, layers=1, seed=3)
     fields = {"activation_dtype": "int8", "speculative": {"method": "draft_model"}}
@@ -135,7 +137,7 @@ print(resident("VmHWM") - before)
 
 
 def test_loading_takes_no_second_copy(files, tmp_path):
-    """At most 1.15 times the file plus its largest tensor, in bytes."""
+    """Loading needs at most 1.15 times the size of the file, plus 4 MiB."""
     if not Path("/proc/self/status").exists():
         pytest.skip("/proc/self/status: expected it to measure memory, found none")
     path = files.write(
@@ -149,7 +151,8 @@ def test_loading_takes_no_second_copy(files, tmp_path):
 
 
 def test_a_tokenizer_of_one_file_and_a_draft_of_another(files, tmp_path, refused):
-    """Tokens are compared from any source, and the end id is the file's."""
+    """Tokens of target and draft are compared, whatever files they come from. The end id comes from
+    the target's file."""
     target = files.write(tmp_path / "t.gguf")
     draft = files.write(tmp_path / "d.gguf", kind="Q8_0", layers=1, seed=3)
     other = files.write(tmp_path / "o.gguf", words="scores")
@@ -218,7 +221,7 @@ def test_ropes(files, tmp_path):
 
 
 def test_frequencies_that_are_divided_are_those_of_llama3(files, tmp_path):
-    """The converter writes llama3's scaling as divisors, computed in double."""
+    """llama.cpp's converter writes llama3's rope scaling as divisors, computed in float64."""
     dim, base, factor, low, high, original = 64, 10000.0, 8.0, 1.0, 4.0, 64
     frequencies = base ** -(np.arange(0, dim, 2) / dim)
     wavelengths = 2 * np.pi / frequencies

@@ -1,5 +1,5 @@
-"""Contract under test: a device has the levels and scales of a GGUF file, and the CPU's logits.
-Matrices of several formats in one product are joined without a change of a weight."""
+"""Contract under test: recordings for a device use the levels and scales of a GGUF file, and give
+the CPU's logits. Matrices of several formats can be fused into one; no weight changes."""
 
 import pytest
 import torch
@@ -12,13 +12,14 @@ FUSED = {"q_proj": 0, "k_proj": 1, "v_proj": 2}
 
 
 def mixed(name):
-    """As Q4_K_M: v and the embedding have more bits; one matrix has floats."""
+    """Return a tensor's type, as in Q4_K_M files: v and the embedding have more bits. One matrix
+    has float16."""
     kinds = {"attn_v": "Q6_K", "token_embd": "Q8_0", "ffn_down": "F16", "ffn_up": "Q4_0"}
     return next((kind for part, kind in kinds.items() if part in name), "Q4_K")
 
 
 def dense(matrix):
-    """The weights of a packed matrix, [n, k]."""
+    """Return the weights of a packed matrix, [n, k]."""
     levels, group = (
         matrix.unpacked().permute(1, 0, 2).flatten(1)[:, : matrix.k],
         matrix.format.group,

@@ -1,4 +1,5 @@
-"""Contract under test: ids of a GGUF file's tokenizer are those of llama.cpp (`make peers`)."""
+"""Contract under test: the tokenizer of a GGUF file gives the same ids as llama.cpp, which
+`make peers` installs."""
 
 import pytest
 
@@ -15,7 +16,7 @@ LINES, LINES_OF_A_KIND, BATCH = 10_000, 1_000, 500
 
 @pytest.fixture
 def theirs():
-    """theirs(path): texts -> ids, by llama.cpp."""
+    """theirs(path): returns a function that gives llama.cpp's ids of a list of texts."""
     workers = []
 
     def opened(path):
@@ -33,7 +34,7 @@ def theirs():
 
 
 def different(path, read, texts):
-    """Texts whose ids differ from llama.cpp's."""
+    """Return the texts whose ids differ from those of llama.cpp."""
     ours, found = Tokenizer(path), []
     for at in range(0, len(texts), BATCH):
         batch = texts[at : at + BATCH]
@@ -51,6 +52,6 @@ def test_the_real_file(real, files, theirs):
 def test_every_kind(files, theirs, tmp_path, pre):
     path = files.write(tmp_path / "m.gguf", words=pre)
     texts = files.mixed_lines(LINES_OF_A_KIND)
-    if pre == "deepseek-llm":  # spaces before it: we split them, as DeepSeek's tokenizer.json does
+    if pre == "deepseek-llm":  # we split spaces before U+3000, as its tokenizer.json does
         texts = [text for text in texts if "  \u3000" not in text]
     assert different(path, theirs(path), texts) == []

@@ -28,8 +28,8 @@ QUESTIONS = (
     "Write a Python function that sorts a list.",
     "Was ist ein Fahrrad?",
 )
-GAP = 1e-3  # greedy choices may differ where transformers' best two are closer
-NEAR = 1e-4  # greatest difference of log-probs
+GAP = 1e-3  # transformers may differ where its two largest logits are closer than this
+NEAR = 1e-4  # largest difference between log-probs
 GREEDY = SamplingParams(temperature=0, max_tokens=16)
 
 
@@ -42,7 +42,8 @@ SETTINGS = [{"dtype": "float32"}, {"activation_dtype": "float32"}]
 
 @pytest.fixture(scope="module", params=SETTINGS, ids=str)
 def answers(real, request):
-    """[(prompt, ids)] by plain decoding in float32 arithmetic, of plain and of packed weights."""
+    """Return [(prompt ids, answer ids)] of plain decoding in float32 arithmetic. Weights are
+    unpacked to float32, or stay packed."""
     with Engine.from_pretrained(real, **request.param) as engine:
         assert engine.pair.eos == {2}
         outputs = engine.generate([chat(question) for question in QUESTIONS], GREEDY)
@@ -51,7 +52,7 @@ def answers(real, request):
 
 @pytest.fixture(scope="module")
 def folder(files, real):
-    """540 MB, in the checkout: temporary folders may lie on a small file system."""
+    """Write the dequantised model: 540 MB, in the checkout, since /tmp may be a small disk."""
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as made:
         yield files.folder(Path(made) / "folder", [real])
@@ -59,8 +60,8 @@ def folder(files, real):
 
 @pytest.fixture(scope="module")
 def theirs(folder):
-    """transformers' model. It computes in double: in float32 it rounds as we do, and both roundings
-    would count."""
+    """Return the model in transformers, in float64. In float32 its rounding errors would add to
+    ours."""
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
 
 
@@ -76,7 +77,7 @@ def test_answers_are_those_of_transformers(answers, theirs):
 
 
 def test_log_probs_are_those_of_transformers(real, theirs):
-    """Prompts and answers are compared, in float32 arithmetic on the packed weights."""
+    """Log-probs of prompts and answers agree. Our weights are packed, our activations float32."""
     params = SamplingParams(temperature=0, max_tokens=16, logprobs=5, prompt_logprobs=5)
     with Engine.from_pretrained(real, activation_dtype="float32") as engine:
         prompts = [chat(question) for question in QUESTIONS]
@@ -93,7 +94,8 @@ def test_log_probs_are_those_of_transformers(real, theirs):
 
 
 def near_ties(theirs, answers):
-    """Answers that differ from transformers'. Each must differ at a near-tie."""
+    """Return how many answers differ from those of transformers. The first difference must be at a
+    near-tie."""
     parted = 0
     for prompt, found in answers:
         with torch.no_grad():
@@ -111,7 +113,7 @@ def test_an_answer_makes_sense(real, answers):
 
 
 def test_ids_are_those_of_its_kind(real):
-    """Digits, then GPT-2's pattern, as in the tokenizer.json of SmolLM2."""
+    """The text is split at digits, then by GPT-2's pattern, as in SmolLM2's tokenizer.json."""
     ours = Tokenizer(real)
     theirs = Library.from_str(ours._library.to_str())
     theirs.pre_tokenizer = pre_tokenizers.Sequence(
@@ -133,7 +135,7 @@ LONG = SamplingParams(temperature=0, max_tokens=128)
 
 @pytest.fixture(scope="module")
 def prompts(real):
-    """Ids of chat prompts."""
+    """Return lists of ids, one for each chat prompt."""
     path = os.environ.get("SBRT_PROMPTS")
     if path is None:
         pytest.skip("SBRT_PROMPTS: expected a file of JSON lines with prompts, found none")
@@ -159,7 +161,7 @@ def test_many_answers_are_those_of_the_folder_and_of_transformers(real, folder, 
 
 @pytest.fixture(scope="module")
 def draft(files, real, tmp_path_factory):
-    """A draft of the model's first layers, which is sometimes right."""
+    """Write a draft with the model's first layers, which is sometimes right; return its path."""
     return files.first_layers(real, tmp_path_factory.mktemp("draft") / "draft.gguf", DRAFT_LAYERS)
 
 

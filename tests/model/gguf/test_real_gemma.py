@@ -1,5 +1,5 @@
-"""Contract under test: Gemma 3 270M in Q4_K_M answers like its dequantised weights in transformers,
-with every method as with plain decoding. tools/gemma_model.py fetches the file."""
+"""Contract under test: Gemma 3 270M in Q4_K_M answers like its dequantised weights in transformers.
+Every method answers like plain decoding. tools/gemma_model.py downloads the file."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ QUESTIONS = (
     "What is 17 times 23?", "Tell me a short story about a cat.", "日本の首都はどこですか?",
 )  # fmt: skip
 TEXT = "The cat sat on the mat. It saw a dog, and the dog saw it.\n" * 34  # longer than the window
-GAP = 1e-3  # greedy choices may differ where transformers' best two are closer
+GAP = 1e-3  # transformers may differ where its two largest logits are closer than this
 LENGTH = 1024
 
 
@@ -46,7 +46,7 @@ def test_what_it_is(gemma):
 
 
 def test_every_method_equals_plain_decoding_beyond_the_window(gemma):
-    """Chains by look-up are right most of the time; a random draft never is."""
+    """Chains from look-ups are mostly accepted, those of a random draft never."""
     params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
     methods = ("none", "lookup", "specbranch")
     with Engine.from_pretrained(gemma, "random", max_model_len=LENGTH) as engine:
@@ -60,7 +60,7 @@ def test_every_method_equals_plain_decoding_beyond_the_window(gemma):
 
 @pytest.mark.exact
 def test_answers_are_those_of_transformers(files, gemma, tmp_path):
-    """Weights as packed, rows in float32."""
+    """Our weights stay packed; activations are float32."""
     params = SamplingParams(temperature=0, max_tokens=64, ignore_eos=True)
     prompts = [TEXT, *(chat(question) for question in QUESTIONS)]
     with Engine.from_pretrained(gemma, activation_dtype="float32", max_model_len=LENGTH) as engine:

@@ -1,5 +1,6 @@
-"""Contract under test: the tokenizer of a GGUF file gives the ids of the tokenizer that it was made
-from. The oracle is transformers for the kinds that it knows, else a tokenizer made here."""
+"""Contract under test: a tokenizer in a GGUF file gives the same ids as the tokenizer from which it
+was converted. transformers gives the right ids for the kinds that it can read. For the others a
+tokenizer is built here."""
 
 import json
 
@@ -43,7 +44,7 @@ def test_a_byte_level_kind_that_transformers_knows(files, tmp_path, pre):
 
 
 def library_of(files, *before):
-    """Byte-level BPE of the same tokens, with other pre-tokenizers."""
+    """Return the encoder of a byte-level BPE with the same tokens and pre-tokenizers `before`."""
     tokens, merges, _ = files.byte_level_words()
     vocab = {token: i for i, token in enumerate(tokens)}
     library = Library(models.BPE(vocab, [tuple(merge.split(" ")) for merge in merges]))
@@ -67,7 +68,7 @@ def test_digits_alone(files, tmp_path, pre):
 def test_scores(files, tmp_path):
     path = files.write(tmp_path / "m.gguf", words="scores")
     theirs = transformers_ids(path)
-    # Its Metaspace treats a space at the beginning as the one that it would add.
+    # transformers' Metaspace takes a space at the beginning for the one that it would add itself.
     texts = [text for text in files.mixed_lines() if not text.startswith((" ", "\u2581"))]
     same_ids(path, theirs, [text for text in texts if text and "<" not in text])
 
@@ -201,7 +202,7 @@ def test_an_end_id_is_a_token_of_the_tokenizer(files, tmp_path, refused):
 
 
 def edited(files, tmp_path, change):
-    """A writer's file after `change` has edited its metadata."""
+    """Write a file whose metadata `change` edits; return its path."""
     path = tmp_path / "m.gguf"
     files.write(path, more=lambda writer: change(writer.kv_data[0]))
     return path
@@ -267,7 +268,7 @@ def test_a_model_without_a_tokenizer_runs_on_ids(files, tmp_path, refused):
 
 
 def test_a_tokenizer_json_beside_a_file_is_not_asked(files, tmp_path):
-    """Files of other models may be in the same folder."""
+    """Such files may belong to other models in the same folder."""
     path = files.write(tmp_path / "m.gguf")
     for name in ("tokenizer_config.json", "added_tokens.json", "generation_config.json"):
         (tmp_path / name).write_text(json.dumps({"eos_token": "x", "eos_token_id": 1}))
