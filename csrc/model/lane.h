@@ -50,6 +50,12 @@ enum class Moves {
   burst,          // the tail of branch 0, after a serial burst
 };
 
+// K and V of a lane in one block: `rows` rows of slots, `pitch` bytes apart.
+struct KvBlock {
+  std::byte* at = nullptr;  // null: there is no such block, or a prompt's pieces change its bits
+  size_t slot_bytes = 0, pitch = 0, rows = 0;
+};
+
 class Lane {
  public:
   virtual ~Lane() = default;
@@ -57,6 +63,8 @@ class Lane {
   virtual const RingShape& ring_shape() const = 0;
   // Its KV, which `settle` moves; null if only the lane's own ops reach it: see add_moves.
   virtual KvRing* ring() = 0;
+  // The KV of a lane that has no ring() here, for copies between seats.
+  virtual KvBlock kv() const { return {}; }
   // Appends the moves of a lane that has no ring() here; they follow the `settle` that decides
   // them.
   virtual void add_moves(Graph& /*graph*/, const Seats& /*seats*/, Moves /*which*/) {}
