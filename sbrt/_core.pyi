@@ -377,8 +377,8 @@ class Capabilities:
     def grows_lazily(self) -> bool:
         """Memory of a seat is committed when a sequence reaches it."""
     @property
-    def reuses_prefixes(self) -> bool:
-        """The host copies KV between seats."""
+    def rounds_match_prompts(self) -> bool:
+        """A token has the same KV whether a round or a prompt's piece fed it."""
     @property
     def rejects(self) -> bool:
         """Acceptance rejection."""

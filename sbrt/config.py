@@ -128,7 +128,9 @@ class EngineConfig:
     max_num_batched_tokens: tokens of a prompt and of running requests between two outputs, at least
     max_num_seqs (None: no limit). A prompt is fed in pieces of at most 64 in any case.
     enable_prefix_caching: a prompt reuses the longest beginning that a seat has, from an earlier or
-    running request, and feeds only the rest (None: yes on a CPU, where no token depends on it).
+    running request, and feeds only the rest. No token depends on it. None: yes on a CPU, no on a
+    CUDA device, where prompts are then fed by the kernel of the rounds (attention_backend triton)
+    and reuse what earlier prompts fed, but no answers.
     device: cpu (and auto), or cuda, cuda:1, ...: both lanes on that device, by torch and Triton.
     There dtype may be float16, too.
     attention_backend: for prompts on a CUDA device. torch: its flash attention. flash-attn: the
@@ -187,7 +189,7 @@ class EngineConfig:
             object.__setattr__(self, "max_num_seqs", DEFAULT_SEATS if self.can.grows_lazily else 1)
         seats = check.integer("max_num_seqs", self.max_num_seqs, 1, MAX_SEATS)
         if self.enable_prefix_caching is None:
-            object.__setattr__(self, "enable_prefix_caching", self.can.reuses_prefixes)
+            object.__setattr__(self, "enable_prefix_caching", not self.on_cuda)
         check.flag("enable_prefix_caching", self.enable_prefix_caching)
         if self.max_num_batched_tokens is not None:
             check.integer("max_num_batched_tokens", self.max_num_batched_tokens, seats)
@@ -314,9 +316,12 @@ class EngineConfig:
     def _refuse_unsupported(self) -> None:
         if not (_is_cpu(self.device) or _is_cuda(self.device)):
             raise not_built(f"device {check.show(self.device)}")
-        if not self.can.reuses_prefixes and self.enable_prefix_caching:
-            raise not_built(f"enable_prefix_caching on {self.device}")
         backend = check.one_of("attention_backend", self.attention_backend, BACKENDS)
+        if self.on_cuda and self.enable_prefix_caching and backend not in ("auto", "triton"):
+            raise InvalidInputError(
+                "attention_backend: expected auto or triton with enable_prefix_caching on "
+                f"{self.device}, got {backend}"
+            )
         if not self.on_cuda and backend != "auto":
             raise InvalidInputError(f"attention_backend: expected auto on a CPU, got {backend}")
         if check.one_of("mode", self.mode, MODES) != "exact" and not self.on_cuda:

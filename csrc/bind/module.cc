@@ -46,7 +46,7 @@ void bind_capabilities(py::module_& m) {
       .def_readonly("name", &C::name)
       .def_readonly("captures", &C::captures)
       .def_readonly("grows_lazily", &C::grows_lazily)
-      .def_readonly("reuses_prefixes", &C::reuses_prefixes)
+      .def_readonly("rounds_match_prompts", &C::rounds_match_prompts)
       .def_readonly("rejects", &C::rejects);
   m.def(
       "capabilities",

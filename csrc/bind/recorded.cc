@@ -104,6 +104,10 @@ class PyRecorder final : public Recorder {
     memory_.dtype = dtype_from(get<std::string>(lane_, "dtype"));
     memory_.features = address<void>(lane_, "features");
     memory_.embed = address<void>(lane_, "embed");
+    const RingShape& ring = memory_.ring;
+    const auto slot = static_cast<size_t>(ring.head_dim * bytes_of(memory_.dtype));
+    memory_.kv = {address<std::byte>(lane_, "kv"), slot, slot * ring.slots(),
+                  size_t{2} * ring.layers * ring.kv_heads};
   }
 
   const LaneMemory& memory() const override { return memory_; }

@@ -14,7 +14,6 @@ void check_capabilities(const RuntimeConfig& c) {
     check<InvalidInput>(!asked || is_there, "device: ", what, " is not on ", can.name, " yet");
   };
   refuse(c.rejection, can.rejects, "acceptance rejection");
-  refuse(c.reuses_prefixes, can.reuses_prefixes, "prefix reuse");
 }
 
 // Refuses what needs both lanes' state in one memory.
@@ -26,7 +25,6 @@ void check_apart(const RuntimeConfig& c) {
   };
   refuse(c.rejection, "acceptance rejection");
   refuse(!c.tuned.empty(), "the method auto");
-  refuse(c.reuses_prefixes, "prefix reuse");
 }
 
 }  // namespace

@@ -17,6 +17,10 @@ struct Feed {
   int64_t capacity = 0;    // slots of a seat's ring
   int64_t pieces = 0;      // enqueued so far
   Event fed{"prefilled"};  // counts finished pieces
+  // Copies of the beginnings of prompts between seats, of a lane that has its KV in a block.
+  std::vector<Mail> copies;  // [seats] the last one to each seat
+  int64_t sent = 0;          // enqueued so far
+  Event copied{"copied"};    // counts finished copies
 
   // Powers of two from `least` on, up to `most`.
   void size(int32_t least, int32_t most, int64_t positions) {
@@ -44,6 +48,7 @@ struct Fed {
   explicit Fed(int64_t there) : tokens(there) {}
 
   int64_t tokens = 0;  // fed or enqueued
+  int64_t copy = 0;    // number of the copy from another seat; 0: none
 
   // Registers the piece with that number, which ends before token `end`.
   void took(int64_t number, int64_t end) {

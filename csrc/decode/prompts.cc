@@ -90,6 +90,7 @@ SeatSet Prompts::next_to_feed() const {
 void Prompts::copy_prefix(int i) {
   if (!r_.config.reuses_prefixes || seats_[i].fed[0].last_piece() || seats_[i].fed[1].last_piece())
     return;
+  if (seats_[i].fed[0].copy || seats_[i].fed[1].copy) return;
   if (r_.logprobs[i].has_prompt()) return;  // all of its prompt is fed
   int from = -1;
   Kept most;
@@ -102,22 +103,42 @@ void Prompts::copy_prefix(int i) {
   });
   if (most.target < fed(r_.target, i) + kWorthCopying) return;
   Sequence& c = r_.at(i);
-  const Parts kv = parts(Part::target_prompt_kv, Part::draft_prompt_kv);
-  r_.exec->note("copy_prefix", {kv, {}}, bit(from));
-  r_.exec->note("copy_prefix", {{}, kv}, bit(i));
-  copy(r_.target, from, i, most.target);
+  int64_t copies[2] = {copy(r_.target, from, i, {fed(r_.target, i), most.target}), 0};
   c.target_have = std::max(c.target_have, most.target);
   if (seats_[i].drafts) {
-    copy(r_.draft, from, i, most.draft);
+    copies[1] = copy(r_.draft, from, i, {fed(r_.draft, i), most.draft});
     c.draft_have = std::max(c.draft_have, most.draft);
   }
+  r_.send_have(i);
   start(i);
+  for (const int lane : {0, 1}) seats_[i].fed[lane].copy = copies[lane];
 }
 
-void Prompts::copy(LaneUnit& unit, int from, int to, int64_t positions) {
-  KvRing* ring = unit.lane->ring();
-  for (int64_t p = fed(unit, to); p < positions; ++p)
-    ring->move(ring->shape().slot(from, p), ring->shape().slot(to, p));
+// Where the lane alone reaches its KV, its stream copies: before it feeds the rest, and before
+// anything else is fed to the other seat.
+int64_t Prompts::copy(LaneUnit& unit, int from, int to, Interval positions) {
+  if (positions.end <= positions.begin) return 0;
+  const Parts kv = parts(&unit == &r_.target ? Part::target_prompt_kv : Part::draft_prompt_kv);
+  const RingShape& shape = unit.lane->ring_shape();
+  if (KvRing* ring = unit.lane->ring()) {
+    r_.exec->note("copy_prefix", {kv, {}}, bit(from));
+    r_.exec->note("copy_prefix", {{}, kv}, bit(to));
+    for (int64_t p = positions.begin; p < positions.end; ++p)
+      ring->move(shape.slot(from, p), shape.slot(to, p));
+    return 0;
+  }
+  const KvBlock block = unit.lane->kv();
+  const auto at = [&](int seat) {
+    return block.at + shape.slot(seat, positions.begin) * block.slot_bytes;
+  };
+  Feed& feed = unit.feed;
+  const int place = unit.memory->place;
+  const size_t bytes = (positions.end - positions.begin) * block.slot_bytes;
+  feed.copies[to] = {
+      "copy_prefix", place, place, kv, {{at(from), at(to), bytes, -1, block.rows, block.pitch}}};
+  unit.stream->send(feed.copies[to], bit(from) | bit(to));
+  unit.stream->record(feed.copied, ++feed.sent);
+  return feed.sent;
 }
 
 void Prompts::start(int i) {
@@ -183,9 +204,20 @@ bool Prompts::lack(const LaneUnit& unit, SeatSet seats) const {
 }
 
 bool Prompts::has_fed(int i) const {
-  const Fed* fed = seats_[i].fed;
-  return r_.exec->has_reached(r_.target.feed.fed, fed[0].last_piece()) &&
-         r_.exec->has_reached(r_.draft.feed.fed, fed[1].last_piece());
+  const auto has = [this, i](LaneUnit& unit) {
+    const Fed& fed = fed_of(unit, i);
+    return r_.exec->has_reached(unit.feed.fed, fed.last_piece()) &&
+           r_.exec->has_reached(unit.feed.copied, fed.copy);
+  };
+  return has(r_.target) && has(r_.draft);
+}
+
+void Prompts::wait_fed(int i) {
+  for (LaneUnit* unit : {&r_.target, &r_.draft}) {
+    const Fed& fed = fed_of(*unit, i);
+    r_.exec->reach(unit->feed.fed, fed.last_piece(), Exec::kForever);
+    r_.exec->reach(unit->feed.copied, fed.copy, Exec::kForever);
+  }
 }
 
 void Prompts::see() {

@@ -27,8 +27,10 @@ class Prompts {
   void start(int i);
   // Notes when prompts were through.
   void see();
-  // Returns true if all enqueued pieces of a seat have ended.
+  // Returns true if all enqueued pieces of a seat, and copies to it, have ended.
   bool has_fed(int i) const;
+  // Waits until they have.
+  void wait_fed(int i);
   // Lets the draft read the trunk tokens that it lacks, and store their ranks. False if the time
   // ends first. Nothing may be in flight.
   bool catch_draft_up(int i, int64_t until);
@@ -53,7 +55,9 @@ class Prompts {
   }
   SeatSet next_to_feed() const;
   void copy_prefix(int i);
-  void copy(LaneUnit& unit, int from, int to, int64_t positions);
+  // Copies the KV of the positions from `begin` on, and returns the number of the copy in flight; 0:
+  // none is.
+  int64_t copy(LaneUnit& unit, int from, int to, Interval positions);
   void end_prompt(int i);
   bool feed_alone(SeatSet seats, int64_t until);
   void feed_beside(SeatSet seats);

@@ -69,12 +69,8 @@ int Pump::free_seat(const std::vector<int32_t>& prompt) {
     const bool is_older = found < 0 || seat.order < seats_[found].order;
     if (found < 0 || same > most || (same == most && is_older)) found = i, most = same;
   }
-  const auto wait = [this](Event& event, int64_t value) {
-    r_.exec->reach(event, value, Exec::kForever);
-  };
-  wait(r_.target.feed.fed, seats_[found].fed[0].last_piece());
-  wait(r_.draft.feed.fed, seats_[found].fed[1].last_piece());
-  wait(fences_.verify_done, seats_[found].last_round);
+  prompts_.wait_fed(found);
+  r_.exec->reach(fences_.verify_done, seats_[found].last_round, Exec::kForever);
   return found;
 }
 

@@ -78,8 +78,10 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
       at(seat).draft_vocab = models[1]->vocab();
     }
   }
-  // A lane that moves its KV itself may have different bits if the pieces differ.
-  if (!target.lane->ring() || (draft.lane && !draft.lane->ring())) config.reuses_prefixes = false;
+  for (LaneUnit* unit : {&target, &draft}) {
+    unit->feed.copies.resize(count());
+    if (unit->lane && !unit->lane->ring() && !unit->lane->kv().at) config.reuses_prefixes = false;
+  }
   check_holes(config.holes, config.vocab);
   for (LaneMemory& memory : memories)
     if (memory.sequences.device()) make_shaping(memory);
@@ -268,11 +270,27 @@ void Resources::send_sequence(int seat) {
 
 // Sends a part of the host's copy, from one of its addresses to another.
 void Resources::send_fields(int seat, const void* begin, const void* end) {
-  const auto* first = reinterpret_cast<const std::byte*>(&at(seat));
+  send_fields(memories[0], seat, begin, end);
+}
+
+void Resources::send_fields(const LaneMemory& memory, int seat, const void* begin,
+                            const void* end) {
+  const auto* first = reinterpret_cast<const std::byte*>(&memory.at(seat));
   const auto from = static_cast<size_t>(static_cast<const std::byte*>(begin) - first);
   const auto bytes = static_cast<size_t>(static_cast<const std::byte*>(end) -
                                          static_cast<const std::byte*>(begin));
-  exec->copy_over(memories[0].sequences.block(), seat * sizeof(Sequence) + from, bytes);
+  exec->copy_over(memory.sequences.block(), seat * sizeof(Sequence) + from, bytes);
+}
+
+void Resources::send_have(int seat) {
+  exec->note("send_have", {{}, parts(Part::target_have, Part::draft_have)}, SeatSet{1} << seat);
+  for (LaneMemory* memory : {&memories[0], draft.memory}) {
+    Sequence& c = memory->at(seat);
+    c.target_have = at(seat).target_have;
+    c.draft_have = at(seat).draft_have;
+    send_fields(*memory, seat, &c.target_have, &c.target_have + 1);
+    send_fields(*memory, seat, &c.draft_have, &c.draft_have + 1);
+  }
 }
 
 void Resources::sit_out(int seat) {

@@ -59,6 +59,8 @@ struct Resources {
   // target_have, draft_have: positions whose KV exists.
   void start_sequence(int seat, const Request& request, int64_t target_have = 0,
                       int64_t draft_have = 0);
+  // Sends target_have and draft_have of the host's copy, before a piece of the seat's prompt is fed.
+  void send_have(int seat);
   // How many of the first `most` tokens of a seat's trunk are these.
   int64_t same_tokens(int seat, const int32_t* tokens, int64_t most) const;
   int32_t* trunk(int seat) const { return memories[0].trunks.host() + seat * room(); }
@@ -119,6 +121,7 @@ struct Resources {
   void start_elsewhere(int seat, const Request& request);
   void send_sequence(int seat);
   void send_fields(int seat, const void* begin, const void* end);
+  void send_fields(const LaneMemory& memory, int seat, const void* begin, const void* end);
   void make_streams();
   void make_features();
   void make_scores();

@@ -26,15 +26,17 @@ SeatSet SeatTable::tuned_of(SeatSet members) const {
 }
 
 // Only the root of the last chain is at its position: the next round moves the accepted path. A
-// ring that has wrapped, or is about to, has lost the first positions.
+// ring that has wrapped, or is about to, has lost the first positions. The next sequence has the bits
+// that it has alone: its prompt would not have been fed by rounds.
 Kept SeatTable::kept(int i) const {
   const HostSeat& seat = seats_[i];
-  const Sequence& c = r_.at(i);
-  const auto has_wrapped = [&c](const LaneUnit& unit) {
-    return unit.lane && c.head + kSlots > unit.lane->ring_shape().capacity;
+  const auto has_wrapped = [&seat](const LaneUnit& unit) {
+    return unit.lane && seat.sequence.head() + kSlots > unit.lane->ring_shape().capacity;
   };
   const bool failed = seat.sequence.finish() == Finish::error;
   if (!seat.keeps || failed || has_wrapped(r_.target) || has_wrapped(r_.draft)) return {};
+  if (!r_.config.can().rounds_match_prompts) return {seat.fed[0].tokens, seat.fed[1].tokens};
+  const Sequence& c = r_.at(i);
   const bool ran = seat.last_round >= seat.first_round;
   return {ran ? c.head - c.outcome.n : c.target_have, std::min(c.draft_have, c.head)};
 }

@@ -17,8 +17,8 @@ struct Capabilities {
   bool runs_ahead;       // a round may be enqueued before the record of the last one is read
   bool can_be_timed;     // its clock measures the time of real work
   bool grows_lazily;     // memory of a seat is committed when a sequence reaches it
-  bool reuses_prefixes;  // the host copies KV between seats
-  bool rejects;          // acceptance rejection
+  bool rounds_match_prompts;  // a token has the same KV whether a round or a prompt's piece fed it
+  bool rejects;               // acceptance rejection
 };
 
 constexpr Capabilities capabilities_of(Backend backend) {
@@ -33,7 +33,7 @@ constexpr Capabilities capabilities_of(Backend backend) {
           .runs_ahead = backend != Backend::sim,
           .can_be_timed = backend != Backend::sim && backend != Backend::dry,
           .grows_lazily = on_host,
-          .reuses_prefixes = on_host,
+          .rounds_match_prompts = on_host,
           .rejects = on_host};
 }
 

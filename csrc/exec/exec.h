@@ -174,7 +174,7 @@ class Stream {
   // Runs `graph` with `width` members of the team. The graph must outlive the launch. `seats`: the
   // seats that its ops read and write.
   virtual void launch(const Graph& graph, int width, SeatSet seats = kEverySeat) = 0;
-  // Copies from one memory to another, for these seats. The mail must outlive the command.
+  // Makes the copies of these seats. The mail must outlive the command.
   virtual void send(const Mail& mail, SeatSet seats) = 0;
   virtual void wait(Event& event, int64_t value) = 0;
   virtual void record(Event& event, int64_t value) = 0;

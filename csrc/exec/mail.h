@@ -1,5 +1,5 @@
-// Copies from one memory of a backend to another, as one command of a stream: the only way in which
-// the ops of one memory see what those of the other wrote.
+// Copies on a device, as one command of a stream. Between two memories of a backend they are the only
+// way in which the ops of one see what those of the other wrote.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,9 @@ struct Mail {
     const void* from;
     void* to;
     size_t bytes;
-    int seat = -1;  // copied if it takes part; -1: always
+    int seat = -1;    // copied if it takes part; -1: always
+    size_t rows = 1;  // the same copy again, `pitch` bytes further on; only within a memory
+    size_t pitch = 0;
 
     bool is_of(SeatSet seats) const { return seat < 0 || (seats >> seat & 1); }
   };
@@ -28,7 +30,9 @@ struct Mail {
 // Makes the copies where the host can access both memories.
 inline void deliver(const Mail& mail, SeatSet seats) {
   for (const Mail::Copy& copy : mail.copies)
-    if (copy.is_of(seats)) std::memcpy(copy.to, copy.from, copy.bytes);
+    for (size_t row = 0; copy.is_of(seats) && row < copy.rows; ++row)
+      std::memcpy(static_cast<std::byte*>(copy.to) + row * copy.pitch,
+                  static_cast<const std::byte*>(copy.from) + row * copy.pitch, copy.bytes);
 }
 
 }  // namespace sbrt

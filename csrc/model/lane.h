@@ -51,6 +51,12 @@ enum class Moves {
   burst,          // the tail of branch 0, after a serial burst
 };
 
+// K and V of a lane in one block: `rows` rows of slots, `pitch` bytes apart.
+struct KvBlock {
+  std::byte* at = nullptr;  // null: there is no such block, or a prompt's pieces change its bits
+  size_t slot_bytes = 0, pitch = 0, rows = 0;
+};
+
 class Lane {
  public:
   virtual ~Lane() = default;
@@ -58,6 +64,8 @@ class Lane {
   virtual const RingShape& ring_shape() const = 0;
   // The lane's KV, which `settle` moves. Null if only the lane's own ops can access it (add_moves).
   virtual KvRing* ring() = 0;
+  // The KV of a lane that has no ring() here, for copies between seats.
+  virtual KvBlock kv() const { return {}; }
   // Appends the moves of KV, for a lane without a ring(). They follow the `settle` that decides
   // them.
   virtual void add_moves(Graph& /*graph*/, const Seats& /*seats*/, Moves /*which*/) {}

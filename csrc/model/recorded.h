@@ -70,6 +70,7 @@ struct LaneMemory {
   DType dtype = DType::f32;        // type of features and embed
   const void* features = nullptr;  // [max_rows, kFeatureLayers, hidden]; null: not kept
   const void* embed = nullptr;     // [vocab, hidden]
+  KvBlock kv;
 };
 
 // Makes the pieces of one lane while graphs are built, never in a round.
@@ -108,6 +109,7 @@ class RecordedLane final : public Lane {
   Columns columns() const override { return columns_->columns(); }
   const RingShape& ring_shape() const override { return memory_.ring; }
   KvRing* ring() override { return nullptr; }
+  KvBlock kv() const override { return memory_.kv; }
   float* logits() override { return memory_.logits; }
   int32_t prefill_rows() const override { return memory_.prefill_rows; }
   void expect(const Expected& expected) override { expected_ = expected; }

@@ -275,6 +275,13 @@ class GpuLane(LaneStore):
         return self.weights.embed.data_ptr()
 
     @property
+    def kv(self) -> int:
+        """Address of K and V, [2, layers, kv_heads, slots, head_dim]; 0: a token's K and V differ
+        with the piece of a prompt that holds it, so no other prompt can reuse them."""
+        differs = self.flash is not None or self.few is self.decoder
+        return 0 if differs else self.buffers.kv.data_ptr()
+
+    @property
     def prefill_rows(self) -> int:
         """Rows of the widest forward without logits."""
         return self.fed[-1]

@@ -122,7 +122,7 @@ def _model(
         device=device,
         dtype=config.dtype,
         rows=rows_for(config.method(), config.seats) if config.mode == "exact" else None,
-        attention=config.attention_backend,
+        attention="triton" if config.enable_prefix_caching else config.attention_backend,
         progress=progress,
         eager=config.enforce_eager,
         programmatic_launch=config.programmatic_launch,

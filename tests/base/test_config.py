@@ -150,10 +150,14 @@ def test_a_device_takes_one_sequence_at_a_time_unless_asked_for_more():
     refused(EngineConfig, ["max_num_seqs", "65"], model="x", device="cuda", max_num_seqs=65)
 
 
-def test_a_device_reuses_no_prefix():
+def test_a_device_reuses_prefixes_if_asked():
+    assert EngineConfig("x").enable_prefix_caching is True
     assert EngineConfig("x", device="cuda").enable_prefix_caching is False
-    refused(EngineConfig, ["enable_prefix_caching", "cuda", "not built yet"], model="x",
-            device="cuda", enable_prefix_caching=True)  # fmt: skip
+    given = {"model": "x", "device": "cuda", "enable_prefix_caching": True}
+    for backend in ("auto", "triton"):
+        assert EngineConfig(attention_backend=backend, **given).enable_prefix_caching is True
+    refused(EngineConfig, ["attention_backend", "auto or triton", "flash-attn"],
+            attention_backend="flash-attn", **given)  # fmt: skip
 
 
 def test_pieces_of_a_prompt_leave_room_for_those_that_run():

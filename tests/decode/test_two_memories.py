@@ -157,7 +157,6 @@ def test_only_mail_crosses(name):
     ("fields", "what"),
     [
         ({"rejection": True}, "acceptance rejection"),
-        ({"reuses_prefixes": True}, "prefix reuse"),
         ({"tuned": [_core.Policy()]}, "the method auto"),
     ],
 )

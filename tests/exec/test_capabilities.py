@@ -12,7 +12,6 @@ CSRC = Path(__file__).parents[2] / "csrc"
 # {capability: fields of a RuntimeConfig that need it}
 NEEDED_BY = {
     "rejects": {"rejection": True},
-    "reuses_prefixes": {"reuses_prefixes": True},
 }
 BACKENDS = ("cpu", "sim", "dry", "dry_cuda", "cuda")
 

@@ -207,10 +207,17 @@ class CudaStream final : public CommandStream {
   void put_mail(const Mail& mail, SeatSet seats) {
     const int from = world_.places[mail.from].device, to = world_.places[mail.to].device;
     begin_slice();
-    for (const Mail::Copy& copy : mail.copies)
-      if (copy.is_of(seats))
+    for (const Mail::Copy& copy : mail.copies) {
+      if (!copy.is_of(seats)) continue;
+      if (from == to)
+        checked(cudaMemcpy2DAsync(copy.to, std::max(copy.pitch, copy.bytes), copy.from,
+                                  std::max(copy.pitch, copy.bytes), copy.bytes, copy.rows,
+                                  cudaMemcpyDeviceToDevice, stream_),
+                "cudaMemcpy2DAsync");
+      else
         checked(cudaMemcpyPeerAsync(copy.to, to, copy.from, from, copy.bytes, stream_),
                 "cudaMemcpyPeerAsync");
+    }
     end_slice(mail.name, false);
   }
 
