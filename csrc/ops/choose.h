@@ -16,6 +16,7 @@
 // its candidates are draws without replacement, and draws after different prefixes are independent.
 // The probabilities of both models are kept (Scores). Only the tokens of a Dist depend on the
 // draws.
+#pragma once
 
 #include <cstdint>
 

@@ -259,6 +259,8 @@ def _requests() -> tuple[Step, ...]:
               *short),
         _same("auto", 80, "--pair", "demo", "--methods", "auto", *coupled, *short),
         _same("auto, 8 at once", 80, "--pair", "demo", "--methods", "auto", *eight),
+        _same("prefix reuse", 80, "--pair", "demo", "--reuse", *coupled, *short),
+        _same("prefix reuse, 8 at once", 80, "--pair", "demo", "--reuse", *eight),
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 python -m tests.device.exact [--pair demo] [--methods A,B] [--prompts 200] [--max-tokens 128]
     [--temperature 0] [--top-p 1] [--top-k 0] [--together 1] [--dtype auto] [--eager]
-    [--seconds 400] [--logprobs N] [--bad-words A,B] [--json OUT]
+    [--seconds 400] [--logprobs N] [--bad-words A,B] [--reuse] [--json OUT]
 
 For each prompt it compares the tokens of every method with those of `none`. --together N: N prompts
 share the rounds of each method, and `none` answers them one by one. --logprobs: log-probs of answer
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.gpu.device import expect_cuda
 from bench.models import pairs
@@ -38,6 +38,16 @@ SAVED_EVERY = 10.0  # seconds between two writes of OUT
 SHOWN = 5  # number of wrong answers that are shown
 
 
+class Asked(NamedTuple):
+    """An answer, the log-probs of its prompt, the seconds of decoding, and how many tokens of the
+    prompt reused KV."""
+
+    answer: CompletionOutput
+    of_prompt: Any
+    seconds: float
+    reused: int
+
+
 @dataclass
 class Found:
     """Results for the prompts [0, done): wrong answers, and sums of each method's figures."""
@@ -46,14 +56,16 @@ class Found:
     wrong: list[dict[str, Any]] = field(default_factory=list)
     methods: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def count(self, method: str, answer: CompletionOutput, seconds: float) -> None:
+    def count(self, method: str, asked: Asked) -> None:
         """Count one answer."""
-        spec = answer.spec_decode_metrics or {}
-        line = self.methods.setdefault(method, {"tokens": 0, "rounds": 0, "hits": 0, "seconds": 0})
-        line["tokens"] += len(answer.token_ids)
+        spec = asked.answer.spec_decode_metrics or {}
+        start = {"tokens": 0, "rounds": 0, "hits": 0, "seconds": 0, "reused": 0}
+        line = self.methods.setdefault(method, start)
+        line["tokens"] += len(asked.answer.token_ids)
         line["rounds"] += spec.get("num_spec_steps", 0)
         line["hits"] += spec.get("num_branch_hits", 0)
-        line["seconds"] += seconds
+        line["seconds"] += asked.seconds
+        line["reused"] += asked.reused
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +93,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def _engine(args: argparse.Namespace, names: Sequence[str]) -> Engine:
     config = pairs.engine_config(
         args.pair, args.device, names[0], dtype=args.dtype, enforce_eager=args.eager,
-        max_num_seqs=args.together,
+        max_num_seqs=args.together, enable_prefix_caching=args.reuse,
     )  # fmt: skip
     return Engine(config, pair=pairs.pair_of(args.pair, config), methods=["none", *names[1:]])
 
@@ -111,16 +123,17 @@ def compare_some(
     """Compare the prompts of the range `some`, which share rounds."""
     prompt = pairs.prompts_of(args.pair)
     given = [(prompt(i), params_of(args, i)) for i in some]
-    plain: list[tuple[CompletionOutput, Any, float]] = []
+    plain: list[Asked] = []
     if args.together > 1:
         plain = [answer for one in given for answer in ask(engine, [one])]
     for method in ("none", *names):
         answers = ask(engine, given, method)
         plain = plain or answers
-        for i, (answer, of_prompt, seconds), want in zip(some, answers, plain, strict=True):
-            found.count(method, answer, seconds)
-            tokens, expected = list(answer.token_ids), list(want[0].token_ids)
-            if tokens != expected or (answer.logprobs, of_prompt) != (want[0].logprobs, want[1]):
+        for i, got, want in zip(some, answers, plain, strict=True):
+            found.count(method, got)
+            tokens, expected = list(got.answer.token_ids), list(want.answer.token_ids)
+            logprobs = (want.answer.logprobs, want.of_prompt)
+            if tokens != expected or (got.answer.logprobs, got.of_prompt) != logprobs:
                 found.wrong.append(difference(method, i, tokens, expected))
 
 
@@ -136,9 +149,9 @@ def params_of(args: argparse.Namespace, i: int) -> SamplingParams:
 
 def ask(
     engine: Engine, given: Sequence[tuple[Any, SamplingParams]], method: str = "none"
-) -> list[tuple[CompletionOutput, Any, float]]:
-    """Answer all pairs (prompt, params) of `given` in the same rounds. Return (answer, log-probs of
-    the prompt, seconds of decoding) for each. Raises EngineError if a request fails."""
+) -> list[Asked]:
+    """Answer all pairs (prompt, params) of `given` in the same rounds. Raises EngineError if a
+    request fails."""
     prompts, params = ([one[i] for one in given] for i in range(2))
     if len(given) == 1:
         outputs = engine.generate(prompts[0], params[0], method=method)
@@ -151,7 +164,7 @@ def ask(
             raise EngineError(f"method {method}: {answer.stop_reason}")
         of_prompt = output.prompt_logprobs and list(output.prompt_logprobs)
         seconds = output.metrics.decode_seconds if output.metrics else 0.0
-        found.append((answer, of_prompt, seconds))
+        found.append(Asked(answer, of_prompt, seconds, output.num_cached_tokens or 0))
     return found
 
 
@@ -192,7 +205,7 @@ def tell(found: Found, names: Sequence[str], wanted: int) -> int:
         tokens, rounds = line["tokens"], max(1, line["rounds"])
         print(
             f"{method}: {tokens} tokens, {tokens / rounds:.2f} a round, {line['hits']} hits, "
-            f"{1e6 * line['seconds'] / rounds:.0f} us a round"
+            f"{1e6 * line['seconds'] / rounds:.0f} us a round, {line['reused']} tokens reused"
         )
     for wrong in found.wrong[:SHOWN]:
         print(
@@ -217,6 +230,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--together", type=int, default=1, metavar="N", help="prompts that share rounds")
     add("--logprobs", type=int, metavar="N", help="log-probs of answers and prompts, compared too")
     add("--bad-words", metavar="A,B,...", help="words that no answer may have")
+    add(
+        "--reuse", action="store_true", help="prompts reuse KV (EngineConfig.enable_prefix_caching)"
+    )
     add("--dtype", default="auto", metavar="D", help="storage of the demo pair's weights")
     add("--eager", action="store_true", help="without CUDA graphs (EngineConfig.enforce_eager)")
     add("--seconds", type=float, default=400.0, help="then it wants another turn (default: 400)")

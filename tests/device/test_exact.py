@@ -52,6 +52,13 @@ def test_methods_that_agree_are_right(out, capsys):
     assert "none: 12 tokens, 1.00 a round" in said
 
 
+def test_methods_may_reuse_what_plain_decoding_fed(out):
+    assert call(out, "--prompts", "1", "--reuse") == 0
+    reused = {k: v["reused"] for k, v in json.loads(out.read_text())["methods"].items()}
+    assert reused["none"] == 0
+    assert reused["lookup"] == reused["pearl"] > 8
+
+
 def test_out_of_time_it_wants_another_turn_and_goes_on(out, monkeypatch):
     assert call(out, "--prompts", "2", "--seconds", "0") == UNFINISHED
     assert json.loads(out.read_text())["done"] == 0
