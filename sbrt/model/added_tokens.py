@@ -24,7 +24,7 @@ NAMED = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
 )  # fmt: skip
 EXTRA = "extra_special_tokens"  # a list of further tokens, or an object of named ones
-ADDITIONAL = "additional_special_tokens"  # its older name
+ADDITIONAL = "additional_special_tokens"  # the older name of EXTRA
 DECODER = "added_tokens_decoder"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -52,11 +52,12 @@ def added_tokens(
         token.special = token.special or token.content in {other.content for other in named}
     listed = {token.content: token for token in by_id.values()}
     new = [listed.get(t.content, t) for t in [*named, *names.others()] if t.content not in have]
-    return found + list({_key(token): token for token in new}.values())  # the last of equal keys
+    # The last token of each key is kept.
+    return found + list({_key(token): token for token in new}.values())
 
 
 class _Names:
-    """The special tokens of tokenizer_config.json: with usual, other and no names."""
+    """The special tokens of tokenizer_config.json, with a usual name, another name or no name."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._given = {key: config[key] for key in (EXTRA, ADDITIONAL) if key in config}
