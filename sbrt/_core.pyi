@@ -308,12 +308,12 @@ class Hrad:
     def logits(self, x: NDArray[float32]) -> list[float]:
         """Scores of the classes "nothing is accepted", "some", "all" for features [inputs]."""
     def classify(self, x: NDArray[float32]) -> int:
-        """The class with the largest score."""
+        """Return the index of the class with the largest score."""
 
 class Costs:
     """Costs of a round in ns: of forwards by number of rows, and others.
 
-    In a list, entry i is the cost of a forward of i rows.
+    Entry i of a list is the cost of a forward of i + 1 rows.
     """
 
     def __init__(
@@ -341,13 +341,13 @@ class Costs:
         """Cost of a draft forward in a round whose lanes overlap, ns by rows."""
     @property
     def round_ns(self) -> int:
-        """The host's part, once a round."""
+        """Time of the host that is added to every round, ns."""
     @property
     def turns_ns(self) -> int:
-        """Added to a round whose target waits for a burst before its forward."""
+        """Time added to a round whose target waits for a burst before its forward, ns."""
     @property
     def side_by_side_ns(self) -> int:
-        """Time added to a round in which a burst runs during the target's forward."""
+        """Time added to a round in which a burst runs during the target's forward, ns."""
 
 class Stats:
     """Counters of one sequence (csrc/decode/stats.h); times in ns.
@@ -528,7 +528,7 @@ class RuntimeConfig:
     higher priority. debug: fill memory that must not be read with NaN. rejection: allocate the
     memory that the rule `rejection` needs. max_num_seqs: number of seats. max_piece: maximum number
     of prompt tokens fed between two rounds. reuses_prefixes: a prompt reuses the KV of its
-    beginning if a seat has it. first_round: the number of the first round; tests let it begin high.
+    beginning if a seat has it. first_round: the number of the first round; tests start it high.
     costs: run in virtual time with these costs, on sim. tuned: candidates of `auto`, plain decoding
     first. tuning: costs by which `auto` chooses. Without both `costs` and `tuning`, a core with
     candidates measures the costs of forwards for a quarter of a second when it is made.
@@ -577,7 +577,7 @@ class EngineCore:
     def prepare(self, policy: Policy) -> None:
         """On a device, make the fused graphs of requests with this policy in advance.
 
-        A fused graph is one launch. Drops the sequence in flight. Raises InvalidInputError.
+        A fused graph is one launch. Drops all sequences in flight. Raises InvalidInputError.
         """
 
     @property
@@ -640,7 +640,7 @@ class EngineCore:
         """Wait until the lanes are idle, at most `seconds` (0: no limit); False if they are still
         busy."""
     def end(self) -> None:
-        """Drop the sequence in flight, if there is one."""
+        """Drop all sequences in flight."""
     def close(self) -> None:
         """Drop all sequences and join every thread. The core cannot run any more."""
     def interrupt(self) -> None:
@@ -650,7 +650,7 @@ class EngineCore:
         """A copy of the commands that the dry backend recorded. Raises InvalidInputError on other
         backends."""
     def trace(self, since_ns: int = 0) -> list[tuple[str, str, int, int, bool]]:
-        """Return (stream, name, begin_ns, end_ns, is_wait) of all work begun since then. Each
+        """Return (stream, name, begin_ns, end_ns, is_wait) of all work begun since `since_ns`. Each
         stream's work comes oldest first.
 
         Times are those of the clock `now_ns`. The last 32,768 events of a stream are kept. A device
@@ -681,11 +681,11 @@ MAX_SEATS: int  # maximum number of sequences that run together
 SLOTS: int  # number of in-flight slots of a ring, including the root's slot
 MAX_CHAIN: int  # maximum number of nodes in a chain, not counting the root
 RANK_FIRST: int  # Policy.ranking: the draft's k most probable tokens at the chain's end
-RANK_ADAPTIVE: int  # Policy.ranking: the same, with a larger k if the draft is less sure
+RANK_ADAPTIVE: int  # Policy.ranking: as RANK_FIRST, with a larger k if the draft is less sure
 RANK_LIKELY: int  # Policy.ranking: the most likely of all outcomes
 GO_ON: int  # Policy.on_miss: the next round begins with an empty chain
-BURST: int  # Policy.on_miss: it begins with a serial burst
-LOOKUP: int  # Policy.on_miss: it begins with tokens from a look-up
+BURST: int  # Policy.on_miss: the next round begins with a serial burst
+LOOKUP: int  # Policy.on_miss: the next round begins with tokens from a look-up
 MAX_BRANCHES: int  # maximum number of branches in a round
 MAX_TAIL: int  # number of slots of a branch
 CANDIDATES: int  # number of most probable tokens that are kept of a draft's distribution

@@ -18,7 +18,8 @@ class Place:
     def __init__(self, p: NDArray[float64], q: NDArray[float64]) -> None: ...
     @property
     def p(self) -> NDArray[float64]:
-        """The distribution that the node's token must have, [vocab]; a copy."""
+        """The distribution from which the node's token must come, after the rejections so far,
+        [vocab]; a copy."""
     @property
     def q(self) -> NDArray[float64]:
         """The distribution that the next candidate was drawn from, [vocab]; a copy."""
@@ -103,7 +104,7 @@ class ChooseBench:
     def run(self, sampling: Sampling, width: int, times: int) -> tuple[list[int], list[int]]:
         """Sample all rows `times` times with `width` threads.
 
-        Returns the nanoseconds of each time, and the token of each row.
+        Returns the nanoseconds of each pass, and the token of each row.
         """
 
 class Roofs:

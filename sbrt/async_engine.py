@@ -1,4 +1,4 @@
-"""AsyncEngine: an engine for event loops, shaped as vLLM's AsyncLLM.
+"""AsyncEngine: an engine for event loops, with the interface of vLLM's AsyncLLM.
 
 One thread, the pump, makes every call to the engine. Event loops hand calls to it through a queue,
 so no loop ever waits for a round. The pump hands each output to the loop that made the request.
@@ -26,7 +26,7 @@ from .sampling import SamplingParams
 
 __all__ = ["AsyncEngine", "Order", "RequestOutputKind", "Stream"]
 
-SHORT = 2**14  # characters; a longer prompt is encoded in another thread than the event loop's
+SHORT = 2**14  # characters; a longer prompt is encoded outside the event loop's thread
 
 T = TypeVar("T")
 
@@ -84,8 +84,8 @@ class AsyncEngine:
 
         output_kind: CUMULATIVE outputs hold everything so far, DELTA outputs hold what is new,
         FINAL_ONLY gives one output. A slow reader gets fewer, larger outputs. completion: index of
-        this answer among several to the same prompt and seed. request_id: None: the engine makes
-        one.
+        this answer among several to the same prompt and seed. request_id None: the engine makes an
+        id.
         Raises InvalidInputError on a bad request.
         """
         order = Order(sampling_params, method, completion)
@@ -110,8 +110,6 @@ class AsyncEngine:
         """Queue a request. Once it is accepted, return the Stream of its outputs.
 
         The caller must `close` the stream. Raises InvalidInputError on a bad request.
-
-        Raises InvalidInputError on a bad request.
         """
         self._check()
         if request_id is None:

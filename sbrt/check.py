@@ -24,7 +24,7 @@ _short.maxstring = _short.maxlong = _short.maxother = 2 * SHOWN
 
 
 def show(value: Any) -> str:
-    """`repr` of a refused value, short enough for a sentence."""
+    """Return `repr` of a refused value, short enough for a sentence."""
     try:
         text = " ".join(_short.repr(value).split())
     except Exception:  # an integer of too many digits, or a repr that fails

@@ -1,4 +1,7 @@
-"""EngineConfig and SpeculativeConfig, with vLLM's names. Unsupported values raise."""
+"""The configuration of an engine: EngineConfig and SpeculativeConfig, with vLLM's names.
+
+Unsupported values raise InvalidInputError.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ ACTIVATION_DTYPES = ("auto", "float32", "int8")
 BACKENDS = ("auto", "torch", "flash-attn", "triton")  # attention of prompts on a CUDA device
 MODES = ("exact", "fast")
 CUDA_DTYPES = (*CPU_DTYPES, "float16")
-MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring also holds the in-flight slots
+MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring also needs the in-flight slots
 
 Folder = str | os.PathLike[str]
 
@@ -135,8 +138,8 @@ class EngineConfig:
     enable_prefix_caching: a prompt reuses the KV of its longest beginning that a seat has from an
     earlier or running request. Only the rest is fed (None: True on a CPU, where no token depends on
     it).
-    device: cpu (or auto, which means cpu), or cuda, cuda:1, ... Both lanes run on that device, a
-    CUDA device with torch and Triton. There dtype may be float16, too.
+    device: cpu (or auto, which means cpu), or cuda, cuda:1, ... Both lanes run on that device. A
+    CUDA device needs torch and Triton, and there dtype may be float16, too.
     attention_backend: attention of prompts on a CUDA device. torch: torch's flash attention.
     flash-attn: the package of that name. triton: the kernel that rounds use, 64 rows at a time.
     auto: torch; triton with quantised weights, and where torch's flash attention does not work
@@ -239,7 +242,7 @@ class EngineConfig:
         return self.dtype if own is None else own
 
     def draft(self) -> Folder | None:
-        """The draft's folder; None without a draft."""
+        """The draft's folder or file; None without a draft."""
         if isinstance(self.speculative, SpeculativeConfig):
             return self.speculative.model
         return None
@@ -290,7 +293,7 @@ class EngineConfig:
         return min(TARGET_ROWS, self.max_num_batched_tokens - self.seats + 1)
 
     def threads(self) -> tuple[int, int]:
-        """(num_threads, draft_threads) with the defaults filled in."""
+        """Return (num_threads, draft_threads) with the defaults filled in."""
         total = int(self.num_threads or usable_cores())
         draft = int(self.draft_threads or max(1, total // 4))
         # With one thread the lanes take turns. Otherwise the target keeps at least one thread.

@@ -17,7 +17,8 @@ from .errors import InvalidInputError
 
 
 class Shown:
-    """A text stream that writes to `stream` and never fails on a character. stream None: closed."""
+    """A text stream that writes to `stream` and can write every character. stream None: a closed
+    stream."""
 
     def __init__(self, stream: TextIO | None, *, is_needed: bool) -> None:
         """is_needed: raise OSError if nothing can be written."""

@@ -48,11 +48,13 @@ def _quotas(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _own_groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
-    """Yield ("v1" or "v2", path) of this process's control groups that may limit the CPU."""
+    """Yield ("v1" or "v2", path) of those of this process's control groups that may limit the
+    CPU."""
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if ".." in PurePosixPath(path).parts:  # outside the part that this process can see
+        # This process cannot see that part of the tree.
+        if ".." in PurePosixPath(path).parts:
             path = "/"
         if number == "0" and not controllers:
             yield "v2", PurePosixPath(path)
@@ -61,7 +63,8 @@ def _own_groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:
-    """Yield ("v1" or "v2", mounted group, mount point) of group trees that may limit the CPU."""
+    """Yield ("v1" or "v2", mounted group, mount point) of the control-group trees that may limit
+    the CPU."""
     for line in _lines(root / "proc/self/mountinfo"):
         before, dash, after = line.partition(" - ")
         fields, kinds = before.split(" "), after.split(" ")
@@ -88,7 +91,7 @@ def _quota(kind: str, group: Path) -> tuple[int, int] | None:
         ]
     try:
         quota, period = map(int, words)
-    except ValueError:  # max, or no such file
+    except ValueError:  # no limit (the word max), or no such file
         return None
     return (quota, period) if quota > 0 and period > 0 else None
 

@@ -1,4 +1,4 @@
-"""The engine as callers see it: prompts in, text out. Everything heavy happens in `_core`."""
+"""The engine as callers see it: prompts in, text out. `_core` does the heavy work."""
 
 from __future__ import annotations
 
@@ -311,7 +311,7 @@ class Engine:
         sink: Sink,
         outputs: Outputs = Outputs.LAST,
     ) -> list[Request]:
-        self._scheduler.check_open()  # a closed engine raises, even for no prompts
+        self._scheduler.check_open()  # raises if the engine is closed, even for no prompts
         many = split_prompts(prompts)
         if not many:
             return []
@@ -333,7 +333,7 @@ class Engine:
         sink: Sink,
         outputs: Outputs,
     ) -> Request:
-        self._scheduler.check_open()  # a closed engine raises first
+        self._scheduler.check_open()  # raises if the engine is closed, before it checks the request
         return self._maker.make(
             request_id,
             prompt,

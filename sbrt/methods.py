@@ -111,7 +111,7 @@ class Method:
 
     @property
     def drafts(self) -> bool:
-        """True if the method uses a draft model. All of these except `auto` require one."""
+        """True if the method uses a draft model. All such methods except `auto` require one."""
         return self.name not in DRAFTLESS
 
     @property
@@ -205,7 +205,8 @@ DEFAULTS: dict[str, Option] = {
     "burst_width": 16,
     "lookup": 0,
 }
-UNSEEN: dict[str, Option] = {"acceptance": ACCEPTANCE[0], "lookup": 0}  # `parse` drops these
+# Options that `parse` leaves out if they have these values.
+UNSEEN: dict[str, Option] = {"acceptance": ACCEPTANCE[0], "lookup": 0}
 OWN_DEFAULTS: dict[str, dict[str, Option]] = {
     "hedge": {"on_miss": "serial"},
     "auto": {"gamma": MAX_AUTO_GAMMA, "k_max": MAX_BRANCHES},

@@ -65,7 +65,8 @@ class Stream:
         self._deltas: list[str] = []
         self._delta_ids: list[int] = []
         self._delta_logprobs: list[dict[int, Logprob]] | None = None
-        self._has_prompt_logprobs = False  # True once the loop has taken an output that has them
+        # True once the loop has taken an output with the prompt's log-probs.
+        self._has_prompt_logprobs = False
         self._new_times: list[float] = []
         self._error: BaseException | None = None
         self._has_ended = False  # True once the loop has taken the last output, or the error
@@ -168,7 +169,7 @@ class Pump:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        # Unfinished ones, by request id; only the pump uses it.
+        # Unfinished streams, by request id; only the pump uses them.
         self._streams: dict[str, Stream] = {}
         self._lock = threading.Lock()  # so that `post` comes before or after the end of the pump
         self._has_ended = False

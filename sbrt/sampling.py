@@ -1,4 +1,4 @@
-"""SamplingParams: vLLM's fields, names and defaults. Unsupported values raise."""
+"""SamplingParams: vLLM's fields, names and defaults. Unsupported values raise InvalidInputError."""
 
 from __future__ import annotations
 

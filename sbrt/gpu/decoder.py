@@ -46,7 +46,7 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that a forward computes: `count` rows of a table, from `first` on."""
+    """The rows that a forward computes: `count` rows of a row table, from `first` on."""
 
     table: torch.Tensor
     first: int

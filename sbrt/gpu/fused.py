@@ -1,8 +1,9 @@
 """The forward of up to 64 rows in six calls per layer: products include norms, gate and residual.
 
-A layer is norm and qkv; rope with the write to the ring; attention; o with the residual; norm, gate
-and up; down with the residual. A norm reads sums of squares that the last writer of the residual
-stream left: the embedding, o or down. `LAYER_NODES` is six, and a test counts the calls.
+The six calls of a layer: norm with qkv; rope with the write to the ring; attention; o with the
+residual; norm with gate and up; down with the residual. A norm reads sums of squares that the last
+writer of the residual stream left: the embedding, o or down. `LAYER_NODES` is six, and a test
+counts the calls.
 """
 
 from __future__ import annotations

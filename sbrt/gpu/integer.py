@@ -29,8 +29,8 @@ LAYER_NODES = 9
 class Integers:
     """Buffers of rows as integers.
 
-    x: the input of a product, as wide as the widest one. gated: the result of gate and up, which is
-    the input of down.
+    x: the input of a product. It has the columns of the widest input. gated: the result of gate and
+    up, which is the input of down.
     """
 
     x: IntegerRows

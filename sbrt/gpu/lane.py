@@ -66,8 +66,8 @@ def model_of(
     """Load weights to `device` and return a model that records its lanes when they are bound.
 
     ops: "triton" or "torch" (default: triton on a device, torch on a CPU).
-    rows: size of a target's only verification forward, 16, 32 or 64. More rows repeat it. None:
-    there are graphs of several sizes (EngineConfig.mode fast).
+    rows: number of rows of a target's only verification forward, 16, 32 or 64. More rows repeat it.
+    None: there are graphs of several sizes (EngineConfig.mode fast).
     memory: maximum bytes of the weights and one lane together (default: nine tenths of free
     memory).
     attention: the backend for prompts, see flash_for.
@@ -156,7 +156,7 @@ def _ways_of(checkpoint: Checkpoint, dtype: str, attention: str, products: str) 
 
 
 def _attention_for(attention: str, is_packed: bool) -> str:
-    """Return the attention backend for prompts. Quantised weights need one of at most 64 rows.
+    """Return the prompts' attention backend, for quantised weights one with at most 64 rows.
 
     Raises InvalidInputError for a backend that takes more rows.
     """
@@ -220,7 +220,7 @@ class GpuLane(LaneStore):
         self.ops, self.recorder = ops, recorder
         self.decoder = Decoder(weights, ops, self.buffers, _rope(weights.config, self.device))
         self.few = self._few()
-        self._made: dict[tuple[object, ...], list[Piece]] = {}  # by kind and arguments
+        self._made: dict[tuple[object, ...], list[Piece]] = {}  # recordings by kind and arguments
 
     def _few(self) -> Decoder | FusedDecoder | IntegerDecoder:
         """Return the decoder that records forwards of up to 64 rows."""

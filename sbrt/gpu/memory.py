@@ -17,8 +17,8 @@ UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 @dataclass(frozen=True)
 class Item:
-    """One buffer. part: the group that it counts to in messages. reserved: another allocator
-    provides its memory."""
+    """One buffer. part: the group in which messages count it. reserved: another allocator provides
+    its memory."""
 
     part: str
     name: str

@@ -123,7 +123,7 @@ def matmul_bias(
 
 
 def matmul_float32(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
-    """out float32: products of half-precision inputs whose sums are not rounded. CUDA only."""
+    """out [rows, n] float32 = x weight^T: half-precision inputs, sums in float32. CUDA only."""
     torch.mm(x, weight.t(), out_dtype=torch.float32, out=out)
 
 

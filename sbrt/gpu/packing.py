@@ -1,4 +1,4 @@
-"""Quantised matrices of a checkpoint on a device: their formats, and how they are written."""
+"""Chooses formats for a checkpoint's quantised matrices, and writes the matrices to a device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 # The formats that the dtypes int8 and int4 mean (csrc/ops/format.h).
 INT8 = Layout("int8", 64)
 INT4 = Layout("int4", 32, "float16", "float16")
-INT8_HEAD = Layout("int8", 32, "float16")  # the head of a model in int4
+INT8_HEAD = Layout("int8", 32, "float16")  # the LM head of a model in int4
 
 Layouts = dict[str, Layout]
 
@@ -28,7 +28,7 @@ Layouts = dict[str, Layout]
 def layouts_of(checkpoint: Checkpoint, dtype: str) -> Layouts:
     """Return the layouts of matrices that are quantised on a device, by Hugging Face name.
 
-    As on the CPU, the embedding is not quantised: it is read row by row. A tied head is.
+    As on the CPU, the embedding is not quantised: it is read row by row. A tied head is quantised.
     """
     if dtype in QUANTISED:
         return named_layouts(checkpoint.shapes, dtype)

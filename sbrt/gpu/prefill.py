@@ -63,7 +63,7 @@ def read_lengths(run: Run, table: torch.Tensor, lengths: Lengths) -> None:
     """Record the read of the lengths from a row table. Its rows have successive positions."""
     first = TABLE_ROWS.value
     words = (TABLE_N.value, first, first + ROW_SLOT.value)
-    used, position, slot = (table[at : at + 1] for at in words)  # the low word of the position
+    used, position, slot = (table[at : at + 1] for at in words)  # `position` is the low word only
     run(copy, used, out=lengths.starts[1:2])
     run(subtract, slot, position, out=lengths.starts[2:3])
     run(add, slot, used, out=lengths.starts[3:4])

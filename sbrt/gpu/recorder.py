@@ -103,7 +103,8 @@ class CudaRecorder:
         function(tape)
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         with exact_products(), torch.cuda.device(self.device):
-            self.stream.wait_stream(torch.cuda.current_stream())  # new allocations are zeroed then
+            # This waits until new allocations are zeroed.
+            self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 tape.replay()
                 self.stream.synchronize()
@@ -117,7 +118,7 @@ class CudaRecorder:
         """Capture the calls on the current stream. torch.cuda.graph would wait for the whole
         device."""
         graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
-        before = self._allocations()  # after the begin, which registers torch's generator
+        before = self._allocations()  # not earlier: capture_begin registers torch's generator
         try:
             tape.replay()
             made = self._allocations() - before
@@ -184,7 +185,7 @@ def is_scratch(made: int, planned: int) -> bool:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Switch the cyclic garbage collector off.
+    """Switch the cyclic garbage collector off inside this context.
 
     The collector may destroy an engine that was never closed. That frees device memory, which would
     break a capture of the same thread.
@@ -200,8 +201,7 @@ def no_collection() -> Iterator[None]:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Compute matrix products without TF32 and without sums in half precision; restored
-    afterwards."""
+    """Inside this context matrix products use neither TF32 nor sums in half precision."""
     product = torch.backends.cuda.matmul
     names = (
         "allow_tf32",

@@ -45,7 +45,7 @@ class LaneShape:
 
     @property
     def is_draft(self) -> bool:
-        """True if the lane keeps distributions of its rows, as a lane with tails does."""
+        """True for a draft lane: it has tails, and keeps distributions of its rows."""
         return self.branches > 0
 
 
@@ -69,13 +69,13 @@ class LaneStore:
         config = weights.config
         self.weights, self.shape = weights, shape
         self.device = weights.embed.device
-        self.shapes = shape.on_device  # elsewhere the CPU's ops apply shaping
+        self.shapes = shape.on_device  # if False, the CPU's ops apply shaping
         self.window = min(config.window or shape.max_len, shape.max_len)
         self.capacity = self.window + SLOTS
         own = self.capacity + shape.branches * shape.tail_slots
         self.seat_slots = own if shape.seats == 1 else -(-own // KEY_PANEL) * KEY_PANEL
         self.slots = shape.seats * self.seat_slots
-        self.is_whole = shape.is_draft or rows is None  # up to 64 rows are one forward
+        self.is_whole = shape.is_draft or rows is None  # True if up to 64 rows are one forward
         self.sizes = _sizes(shape, rows)
         self.flash, self.fed = flash, prefill_sizes(flash, self.capacity)
         self.plans = {count: self._plan(count) for count in self._chunks()}

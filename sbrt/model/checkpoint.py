@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DTYPES = ("F32", "BF16", "F16")
-QUANTISED = ("int8", "int4")  # storages whose products take int8 activations
+QUANTISED = ("int8", "int4")  # storages whose products take int8 inputs
 EMBED = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 

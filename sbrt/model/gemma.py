@@ -80,7 +80,8 @@ def read_kinds(path: Path, raw: Mapping[str, Any], layers: int, max_positions: i
     for key in ("rope_theta", "rope_local_base_freq"):
         check.number(f"{path}, {key}", raw.get(key), 1, 1e12)
     theta, rope = read_rope_of_kind(path, raw, GLOBAL, max_positions)
-    alone = {"rope_parameters": raw.get("rope_parameters")}  # rope_scaling is for global layers
+    # Only global layers use rope_scaling.
+    alone = {"rope_parameters": raw.get("rope_parameters")}
     alone |= {"rope_theta": raw["rope_local_base_freq"]}
     local_theta, local_rope = read_rope_of_kind(path, alone, LOCAL, max_positions)
     return Kinds(

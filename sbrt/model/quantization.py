@@ -11,7 +11,7 @@ from .. import check
 from ..errors import InvalidInputError
 
 METHODS = ("gptq", "awq", "compressed-tensors")
-FORMATS = ("pack-quantized", "int-quantized")  # in compressed-tensors
+FORMATS = ("pack-quantized", "int-quantized")  # formats of compressed-tensors
 MAX_GROUP = 2**20
 
 

@@ -62,7 +62,7 @@ class Hindsight:
         return clamp(right / (self.seen[k] + WEIGHT), f32(0.02), f32(0.98))
 
     def recall(self, chain: Tree, path: list[int], new: list[int]) -> None:
-        """After a round, count the look-ups along its path, and those that were right."""
+        """After a round, count the look-ups along the accepted path, and those that were right."""
         for node, y in zip((chain[i] for i in path), new, strict=False):
             if node.match:
                 k = min(node.match.length, 4) - 1

@@ -68,9 +68,9 @@ class Play:
         self.limit, self.draft_limit = limits  # maximum tokens of the trunk, for target and draft
         self.at = target.empty + prompt
         self.chain = [Node(draft.lane.empty + prompt)]
-        self.lag = 0  # tokens before the root that the draft has not processed
+        self.lag = 0  # number of tokens before the root that the draft has not processed
         self.missed, self.idle = True, False
-        self.filled = False  # the chain was looked up after a miss and needs no burst
+        self.filled = False  # True if the chain was looked up after a miss and needs no burst
         self.hindsight = Hindsight(draft.lane.greedy)
         self.stats = Stats()
 

@@ -53,7 +53,7 @@ def _layer_types(fields: Fields, layers: int) -> list[str]:
     key = "attention.sliding_window_pattern"
     given = fields.get(key)
     if hasattr(given, "tolist") and given.dtype.kind in "biu":
-        # Config_of checks their number.
+        # `config_of` checks the number of these types.
         return [LOCAL if flag else GLOBAL for flag in given.tolist()]
     period = check.integer(fields.where(key), PERIOD if given is None else given, 0, 2**31)
     return [GLOBAL if period and (i + 1) % period == 0 else LOCAL for i in range(layers)]
