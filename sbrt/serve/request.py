@@ -32,7 +32,7 @@ class Outputs(Enum):
 
     LAST = "at its end"
     ROUNDS = "after every round"
-    PACED = "after every round, but short rounds share one"  # scheduler.PACE
+    PACED = "after every round, but short rounds share one"  # for scheduler.PACE seconds
 
 
 @dataclass(eq=False)

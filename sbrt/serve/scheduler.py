@@ -64,7 +64,7 @@ class Scheduler:
         self.turns = Turns()
         self._late: deque[Request] = deque()  # the next thread that has the lock drops these
         self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
-        self._running: dict[tuple[bool, str], Request] = {}  # those with a seat, in order
+        self._running: dict[tuple[bool, str], Request] = {}  # requests with a seat, oldest first
         self._newest: Seat | None = None  # seat of the request that was admitted last
         self._begun_ns = core.now_ns  # trace() leaves out earlier spans: they belong to no request
         self._recorder = Recorder(core, keeps_trace=keeps_trace)

@@ -75,7 +75,7 @@ class Turns:
         if not may_be_interrupted():
             return self._locked(call)
         if self._aside is None:
-            self._aside = Aside()  # a handler that runs here makes another, which does no harm
+            self._aside = Aside()  # a handler that runs here may make another; no harm
         return self._aside.run(lambda job: self._locked(call, job))
 
     @property

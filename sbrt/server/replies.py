@@ -52,7 +52,7 @@ class Reply:
     tokenizer: Tokenizer | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
-    kind = ""  # type of the object of a whole answer, of a chunk
+    kind = ""  # value of the field `object` in a whole answer, in a chunk
     chunk_kind = ""
 
     def body(self) -> dict[str, Any]:

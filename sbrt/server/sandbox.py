@@ -52,8 +52,8 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return "".join(found)
 
     def count_step(self) -> str:
-        """Count a step. The compiled template calls this in every turn of a loop and call of a
-        macro."""
+        """Count a step. The compiled template calls this at every turn of a loop and every call of
+        a macro."""
         self._state.steps += 1
         if self._state.steps > MOST_STEPS:
             raise jinja2.exceptions.SecurityError(f"more than {MOST_STEPS} steps")

@@ -62,7 +62,7 @@ class ClosedLoop:
     method: Method
     concurrency: int
     say: Callable[[int], None]
-    _begun: dict[str, bool] = field(default_factory=dict)  # live requests; True: it has a token
+    _begun: dict[str, bool] = field(default_factory=dict)  # unfinished requests; True: has a token
     _done: dict[str, RequestOutput] = field(default_factory=dict)
 
     def run(self, prompts: Sequence[list[int]], params: SamplingParams) -> Load:

@@ -36,9 +36,9 @@ Cost = Callable[[int], float]  # rows -> units of simulated time
 class CostModel:
     """Costs of forwards by number of rows, in `unit`. text: the model as it was given.
 
-    round_cost: time of the host, once a round. turns_cost: added to a round whose target waits for
-    a burst. side_by_side_cost: added to a round with a burst during the target's forward. In a
-    round whose lanes overlap, every forward costs its overlapped value.
+    round_cost: time of the host, added to every round. turns_cost: added to a round whose target
+    waits for a burst. side_by_side_cost: added to a round with a burst during the target's forward.
+    In a round whose lanes overlap, every forward costs its overlapped value.
     """
 
     text: str
@@ -102,8 +102,8 @@ def cost_model(name: str, given: Any) -> CostModel:
     T, t: {rows: us}. Costs are linear between the given rows and constant below the first. Beyond
     the last they follow the line through the last two, never below 0. T_overlapped, t_overlapped:
     the same while the other lane works (default: T, t). devices: "separate" means that overlapped
-    costs are not used. round_us: time of the host, once a round. turns_us: added to a round whose
-    target waits for a burst.
+    costs are not used. round_us: time of the host, added to every round. turns_us: added to a round
+    whose target waits for a burst.
     side_by_side_us: added to a round with a burst during the target's forward. All three are 0
     unless given. about: text that names the source of the costs.
     """
