@@ -447,7 +447,7 @@ class OrderBook:
         """
 
 class Logprobs:
-    """The log-probs that a request asks for.
+    """The log-probs that a request wants.
 
     output, prompt: the number of most likely tokens that get a log-prob at each position of the
     answer and of the prompt. The position's own token always gets one. -1: no log-probs.
@@ -495,8 +495,8 @@ class Seat:
         """Return (tokens, ranks, log-probs), each [tokens committed since the last call, 1 + top].
 
         At each position the token itself comes first, then the most likely ones, best first. If
-        fewer than `top` tokens exist, the rest are -1. The arrays are empty if the request asked
-        for no log-probs.
+        fewer than `top` tokens exist, the rest are -1. The arrays are empty if the request wants no
+        log-probs.
         """
     def prompt_logprobs(self) -> tuple[NDArray[int32], NDArray[int32], NDArray[float32]]:
         """As `take_logprobs`, for the prompt's tokens after the first. Call it once the sequence

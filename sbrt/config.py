@@ -36,10 +36,10 @@ class SpeculativeConfig:
 
     method: a preset, `NAME[:key=value,...]` (None: auto; specbranch on a CUDA device).
     model: the draft, in the forms of EngineConfig.model.
-    dtype: storage of the draft's weights, in the values of EngineConfig.dtype (None: the target's
-    dtype). No token depends on it.
-    device: the draft's device (None: the target's). If the target is on a CUDA device, the draft
-    may be on another one, for example cuda:1. The lanes then exchange copies of chains and
+    dtype: storage of the draft's weights, in the values of EngineConfig.dtype (None: the dtype of
+    the target's weights). No token depends on it.
+    device: the draft's device (None: the target's device). If the target is on a CUDA device, the
+    draft may be on another one, for example cuda:1. The lanes then exchange copies of chains and
     outcomes.
     num_speculative_tokens: gamma, the draft steps per burst (None: 4). For auto it is an upper
     limit.

@@ -109,7 +109,7 @@ class RequestOutput:
     another request; None before the first token. prompt_logprobs, if SamplingParams.prompt_logprobs
     is set: one entry per token of prompt_token_ids, in the form of CompletionOutput.logprobs; the
     first entry is None. It exists from the first token on.
-    history: an `sbrt.trace.history.History` in the last output of a request that asked for it.
+    history: an `sbrt.trace.history.History` in the last output of a request with keeps_history.
     """
 
     request_id: str

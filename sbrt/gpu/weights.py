@@ -70,9 +70,9 @@ class Layer:
 class Weights:
     """All weights of a model in one allocation; `head` is `embed` itself if they are tied.
 
-    dtype: of activations, and of all weights that are not packed. A draft's `embed`, and its tied
-    `head`, may be its target's. head_ids and, on the device, `ids` int32 [columns] are the target's
-    ids that the LM head has rows for; () and None mean all.
+    dtype: of activations, and of all weights that are not packed. A draft may use its target's
+    tensor as `embed`, and as a tied `head`. head_ids and, on the device, `ids` int32 [columns] are
+    the target's ids that the LM head has rows for; () and None mean all.
     """
 
     config: ModelConfig

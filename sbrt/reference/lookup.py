@@ -242,7 +242,7 @@ class Join:
         return drafted
 
     def next_on_path(self, at: int) -> int | None:
-        """Return the next node on the path: the draft's, or the looked-up one if that is more
+        """Return the next node on the path: the drafted node, or the looked-up node if that is more
         likely."""
         node = self.chain[at]
         drafted = at + 1 if at < self.left else 0

@@ -260,8 +260,8 @@ def generate(
 
     Returns its tokens, its finish reason ("stop", "length" or "error") and its counters.
 
-    The vocabulary is the target's; a draft that has fewer tokens, or logits of fewer tokens, never
-    drafts the others. `draft` may be None if nothing is drafted.
+    The vocabulary is that of the target; a draft that has fewer tokens, or logits of fewer tokens,
+    never drafts the others. `draft` may be None if nothing is drafted.
     """
     if policy.serial:
         burst = {"burst": policy.gamma, "burst_width": policy.width}

@@ -58,8 +58,8 @@ class RequestLogprobs:
     """The log-probs of one request. The answer's list only grows, so outputs share it.
 
     asked: the number of log-probs that the core keeps at each position. prompt: the prompt's
-    log-probs; None before the answer's first token, and if the request does not ask for them.
-    output: one entry for each token of the answer; None if the request does not ask for them.
+    log-probs; None before the answer's first token, and if the request does not want them.
+    output: one entry for each token of the answer; None if the request does not want them.
     cumulative: the sum of the log-probs of the answer's tokens.
     """
 
@@ -76,7 +76,7 @@ class RequestLogprobs:
 
     @property
     def wants_prompt(self) -> bool:
-        """True if the prompt's log-probs are asked for."""
+        """True if the request wants the prompt's log-probs."""
         return self.asked.prompt >= 0
 
     def take(self, seat: Seat, tokens: int) -> None:
@@ -102,14 +102,14 @@ class RequestLogprobs:
 
 
 def logprobs_of(params: SamplingParams, pair: Pair, most: int) -> RequestLogprobs | None:
-    """Return a request's log-probs; None if it asks for none. Raises InvalidInputError."""
+    """Return a request's log-probs; None if it wants none. Raises InvalidInputError."""
     if params.logprobs is None and params.prompt_logprobs is None:
         return None
     return RequestLogprobs(params, pair, most)
 
 
 def _count(name: str, given: int | None, vocab: int, most: int) -> int:
-    """Return the number of most likely tokens at a position; -1 if the request does not ask."""
+    """Return the number of most likely tokens at a position; -1 if the request wants none."""
     if given is None:
         return -1
     if most >= 0 and not 0 <= given <= most:

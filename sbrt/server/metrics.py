@@ -31,7 +31,7 @@ HISTOGRAMS = {
     "vllm:e2e_request_latency_seconds": ("From arrival to the last token", LONG),
     "vllm:request_queue_time_seconds": ("In the queue", LONG),
 }
-# The counter of each value of spec_decode_metrics that has one, by its key there.
+# Counters of values of spec_decode_metrics, by key. Some values have no counter.
 SPEC = {
     "num_spec_steps": "vllm:spec_decode_num_drafts",
     "num_draft_tokens": "vllm:spec_decode_num_draft_tokens",

@@ -40,8 +40,8 @@ class Settings:
     """The settings that a server starts with.
 
     names: names of the model for clients; answers have the first. root: the model's path or hub
-    name. template: a file whose template replaces the model's. trusts_templates: accept templates
-    in requests.
+    name. template: a file whose template replaces the model's template. trusts_templates: accept
+    templates in requests.
     """
 
     names: Sequence[str] = ("demo",)

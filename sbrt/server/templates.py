@@ -1,8 +1,8 @@
 """Chat templates: they turn a conversation into the form of text that a model was trained on.
 
 A template comes with the model, so it is untrusted code. It runs in jinja2's sandbox, where it can
-change nothing and read no attribute of Python, and has a limited number of steps. Its helpers are
-those that transformers provides, so it gives the same text as there.
+change nothing and read no attribute of Python, and has a limited number of steps. It has the same
+helpers as in transformers, so it gives the same text.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ COLORS = {
 LANES = {TARGET: 1.0, DRAFT: 2.0}  # y of a lane's middle; tokens are written above, around 0.2
 NARROW = 0.004  # share of the strip's width: narrower spans have neither edge nor line
 HALF = 0.36  # half the height of a lane
-TOKENS_Y, CELL = 0.22, 0.0062  # y of a round's tokens; width of a token, as a share of the strip's
+TOKENS_Y, CELL = 0.22, 0.0062  # y of a round's tokens; width of a token / width of a strip
 
 
 @dataclass(frozen=True)

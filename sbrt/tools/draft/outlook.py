@@ -26,10 +26,10 @@ from .shape import draft_config
 METHODS = ("draft_model", "tree", "specbranch")
 SECONDS = 1.0  # seconds for measuring the costs of one size
 LAYERS = (1, 2, 4)
-# Pairs (share, rate). share: the size of the draft's layers divided by that of the target's. rate:
-# how often the draft's first choice is right after an hour of training. The middle three were
-# measured on SmolLM2-135M: for four layers of half the width, for its layers 0-1, for its layers
-# 0-3. The first and the last are guesses.
+# Pairs (share, rate). share: the size of the draft's layers divided by the size of the target's
+# layers. rate: how often the draft's first choice is right after an hour of training. The middle
+# three were measured on SmolLM2-135M: for four layers of half the width, for its layers 0-1, for
+# its layers 0-3. The first and the last are guesses.
 ASSUMED = ((0.015, 0.30), (0.033, 0.37), (0.067, 0.43), (0.133, 0.55), (0.3, 0.65))
 PAYS = 1.02  # a smaller speedup over plain decoding does not pay
 

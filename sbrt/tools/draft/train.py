@@ -92,7 +92,7 @@ def fit_head(
     """Set the head to the ridge regression from hidden states to the target's logits.
 
     The target's logits are its last hidden state times its head. So the fit amounts to a linear map
-    from the draft's hidden states to the target's, followed by rows of the target's head. ids: the
+    from the draft's to the target's hidden states, followed by rows of the target's head. ids: the
     draft's vocabulary, as ids of the target.
     """
     device = network.weights[EMBED].device
