@@ -52,10 +52,10 @@ class Toy(Model):
     """A model whose logits are a hash of the prefix; csrc/model/toy.h has the formula.
 
     acceptance: makes the model a calibrated draft of the toy with the same seed. With this
-    probability the draft's most likely token is that toy's, too; below 0: unused. noise16: noise
-    that makes it a worse draft, in sixteenths. head_ids: the tokens that have logits, ascending;
-    none: all. nan_at, throw_at, gate_at: the position of a row that gets a NaN, throws, or waits
-    for `open_gate`. Raises InvalidInputError.
+    probability the draft has the same most likely token as that toy; below 0: unused. noise16:
+    noise that makes it a worse draft, in sixteenths. head_ids: the tokens that have logits,
+    ascending; none: all. nan_at, throw_at, gate_at: the position of a row that gets a NaN, throws,
+    or waits for `open_gate`. Raises InvalidInputError.
     """
 
     def __init__(

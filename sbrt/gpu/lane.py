@@ -174,8 +174,8 @@ def _recorder(place: torch.device, eager: bool, stream: int) -> Recorder:
 
 
 def rows_for(method: Method, seats: int = 1) -> int:
-    """Return the rows of the verification graph that holds roots and chains of all seats; at most
-    64."""
+    """Return the number of rows of the verification graph that holds roots and chains of all seats;
+    at most 64."""
     policies = [policy for arm in method.arms if (policy := arm.policy())]
     needed = seats * (1 + max(policy.most_nodes for policy in policies))
     return next((rows for rows in ROWS if needed <= rows), ROWS[-1])

@@ -78,7 +78,8 @@ def prefill_attention(
     flash: Flash,
     out: torch.Tensor,
 ) -> None:
-    """out[i] = softmax(q[i] k^T / sqrt(head_dim)) v over the keys up to row i's, or its window.
+    """out[i] = softmax(q[i] k^T / sqrt(head_dim)) v over the keys up to that of row i, or over its
+    window.
 
     q, out [rows, heads, head_dim]; k, v [kv_heads, slots, head_dim], one layer's storage. Results
     of rows that are not in use are undefined.

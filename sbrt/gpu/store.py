@@ -1,4 +1,5 @@
-"""Buffers of a lane: its ring, those of a forward, and scratch of attention, products and choices.
+"""Buffers of a lane: the ring, the buffers of a forward, and scratch of attention, products and
+choices.
 
 All buffers are one plan and one allocation. No forward allocates more.
 """
@@ -53,9 +54,9 @@ class LaneStore:
     """The memory of one lane, planned from the sizes of its model and its shape.
 
     sizes: numbers of rows for which the lane has graphs. fed: the same for prompt forwards. rows:
-    rows of a target's smallest graph; the larger graphs repeat its forward. None: the target has
-    graphs of FAST_ROWS. flash: attention for prompt forwards of more than 64 rows. Raises
-    InvalidInputError, one sentence, if the memory exceeds `budget` bytes.
+    number of rows of a target's smallest graph; the larger graphs repeat its forward. None: the
+    target has graphs of FAST_ROWS. flash: attention for prompt forwards of more than 64 rows.
+    Raises InvalidInputError, one sentence, if the memory exceeds `budget` bytes.
     """
 
     def __init__(

@@ -217,8 +217,8 @@ def locate(method: Method, draft: Path | None) -> Path:
 
 
 def fitted(method: Method, gamma: int | None, draft: Path | None) -> Method:
-    """Return the method. With a classifier, and if no gamma is given, its gamma is the
-    classifier's."""
+    """Return the method. With a classifier, and if no gamma is given, it has the classifier's
+    gamma."""
     if not is_on(method) or gamma is not None or "gamma" in method.named:
         return method
     origin = read_origin(open_existing(locate(method, draft)), FORMAT)
@@ -268,7 +268,7 @@ def check_request(built: Classifier | None, method: Method, draft: Path | None) 
 
 
 def check_gamma(classifier: Classifier, method: Method) -> None:
-    """Raise InvalidInputError if the method's gamma is not the classifier's."""
+    """Raise InvalidInputError if the method's gamma differs from the classifier's gamma."""
     if method.gamma != classifier.origin.gamma:
         raise InvalidInputError(
             f"{classifier.path}: expected gamma {method.gamma}, as method {method.text} has, "

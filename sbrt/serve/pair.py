@@ -104,7 +104,7 @@ def _model(
     """Load a model onto the configured device.
 
     target: the model whose embedding a draft may share. index: number of the CUDA device (None: the
-    config's).
+    number in `config`).
     """
     if not config.on_cuda:
         return checkpoint.decoder(config.dtype, progress, config.activation_dtype, target)

@@ -135,8 +135,8 @@ class Presets:
         return self._fitted(found)
 
     def _fitted(self, method: Method) -> Method:
-        """Return the method. With a classifier, and if no gamma was given, its gamma is the
-        classifier's."""
+        """Return the method. With a classifier, and if no gamma was given, it has the classifier's
+        gamma."""
         gamma = None if self._given is None else self._given.num_speculative_tokens
         return hrad.fitted(method, gamma, self._draft_folder)
 

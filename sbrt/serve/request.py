@@ -78,7 +78,8 @@ class Request:
 
     @property
     def key(self) -> tuple[bool, str]:
-        """Its key in the queue. Ids drawn by the engine never collide with callers' ids."""
+        """The request's key in the queue. Ids drawn by the engine never collide with callers'
+        ids."""
         return self.is_drawn, self.id
 
     @cached_property

@@ -150,7 +150,8 @@ class Scheduler:
     def step(self, sink: Sink) -> list[RequestOutput] | None:
         """Return all outputs of `sink`. If there are none, admit requests and run a round first.
 
-        Returns None if the prefill or the round takes longer than a slice. It goes on; call again.
+        Returns None if the prefill or the round takes longer than a slice. The work goes on; call
+        again.
         """
         self.turns.give_way()
         if isinstance(found := self._take_all(sink), list):

@@ -85,7 +85,7 @@ class Backend(LLMEngine):
         await asyncio.to_thread(self._service.close)
 
     async def register_prometheus(self, metrics: Any) -> None:
-        """Add the server's metrics to the worker's."""
+        """Add the server's metrics to those of the worker."""
         register_engine_registry(metrics, self._service.metrics.registry)
 
     async def health_check_payload(self) -> dict[str, Any] | None:

@@ -1,4 +1,5 @@
-"""Options that define an adapter's engine, given as texts or as values."""
+"""Options that define the engine of `server.dynamo` or `server.ray`, given as texts or as
+values."""
 
 from __future__ import annotations
 

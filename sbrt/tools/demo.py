@@ -38,7 +38,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; returns exit code 0, or 1 if a method's tokens differ from plain decoding's."""
+    """Run the demo; returns exit code 0, or 1 if a method's tokens differ from those of plain
+    decoding."""
     if args.png is not None:
         picture.require()
         check_writable("--png", args.png)

@@ -27,7 +27,7 @@ MAX_HEADER = 64 * 2**20  # bytes before the data; a vocabulary of 262,144 takes 
 MAX_RANK = 4
 ALIGNMENT, MAX_ALIGNMENT = 32, 2**16  # bytes; the default, and the largest accepted
 STRING, ARRAY = 8, 9
-# Type codes of `struct`, which are also numpy's.
+# Type codes of `struct`; numpy has the same codes.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
            12: "d"}  # fmt: skip
 
