@@ -1,4 +1,5 @@
-"""sbrt: speculative decoding with branches that run ahead, every token equal to plain decoding.
+"""sbrt: speculative decoding with branches that run ahead. Its tokens equal those of plain
+decoding.
 
 from sbrt import Engine, SamplingParams
 
@@ -50,7 +51,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """AsyncEngine and its kinds of outputs, when first used: asyncio makes the import slow."""
+    """Import AsyncEngine and RequestOutputKind when first used: asyncio would slow `import
+    sbrt`."""
     if name in ("AsyncEngine", "RequestOutputKind"):
         from . import async_engine
 

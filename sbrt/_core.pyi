@@ -7,29 +7,30 @@ from numpy import float32, int32, uint8
 from numpy.typing import NDArray
 
 class EngineError(RuntimeError):
-    """An error of the engine: one sentence."""
+    """An error of the engine. Its message is one sentence."""
 
 class InvalidInputError(EngineError, ValueError):
-    """A bad argument: the thing, what was expected, what was given."""
+    """A bad argument. The message names the thing, what was expected and what was given."""
 
 class Model:
-    """Weights of a model. Lanes of several cores may share them; nothing in them changes."""
+    """Weights of a model. They never change, so the lanes of several EngineCores may share them."""
 
     @property
     def vocab(self) -> int:
-        """Logits per row."""
+        """Number of logits in a row."""
     @property
     def max_positions(self) -> int:
         """Longest sequence that the model was trained for, tokens."""
     @property
     def longest(self) -> int:
-        """Longest sequence that it can follow; ENDLESS if all its layers have a window."""
+        """Longest sequence that the model can follow, tokens; ENDLESS if all its layers have a
+        window."""
 
 class RopeScaling:
     """The scaling of rope (csrc/model/rope_table.h has the formulas).
 
     kind: default, linear, llama3 or yarn. Raises InvalidInputError on another one.
-    divisors: head_dim / 2 numbers that divide the frequencies, or none.
+    divisors: head_dim / 2 numbers by which the frequencies are divided, or none.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class RopeScaling:
 class Toy(Model):
     """A model whose logits are a hash of the prefix; csrc/model/toy.h has the formula.
 
-    acceptance: makes it a calibrated draft of the toy with the same seed. With this probability its
-    first choice is right; below 0: unused. noise16: noise in sixteenths. head_ids: the tokens that
-    it has logits of, ascending; none: all. Raises InvalidInputError.
+    acceptance: makes the model a calibrated draft of the toy with the same seed. With this
+    probability the draft has the same most likely token as that toy; below 0: unused. noise16:
+    noise that makes it a worse draft, in sixteenths. head_ids: the tokens that have logits,
+    ascending; none: all. nan_at, throw_at, gate_at: the position of a row that gets a NaN, throws,
+    or waits for `open_gate`. Raises InvalidInputError.
     """
 
     def __init__(
@@ -70,18 +73,18 @@ class Toy(Model):
     ) -> None: ...
     @property
     def waiting(self) -> bool:
-        """True if a forward waits at the gate."""
+        """True if a forward waits for `open_gate`."""
     def open_gate(self) -> None:
-        """Open the gate permanently."""
+        """Let every forward pass that waits for the gate, now and later."""
 
 class DecoderConfig:
     """Sizes and switches of a decoder of the Llama or Gemma 3 family.
 
-    window: positions a row sees in a local layer, itself included, 0 for all. head_norms: RMSNorm
-    of q and k over head_dim, before rope. local: one bool per layer, True if it is local; empty:
-    all layers use `rope`, and the window if there is one. local_theta, local_rope: rope of the
-    local layers. The others are those of sbrt.model.config.ModelConfig. Raises InvalidInputError
-    naming the field and its bounds.
+    window: number of positions that a row sees in a local layer, its own included; 0: all.
+    head_norms: q and k pass an RMSNorm over head_dim before rope. local: one bool per layer, True
+    for a local layer; empty: all layers use `rope`, and the window if there is one. local_theta,
+    local_rope: rope of the local layers. sbrt.model.config.ModelConfig describes the other fields.
+    Raises InvalidInputError naming the field and its bounds.
     """
 
     def __init__(
@@ -115,11 +118,13 @@ class DecoderConfig:
     ) -> None: ...
 
 class Format:
-    """The storage of a matrix: scale * (level - zero) (+ minimum), each step in float32.
+    """The storage of a matrix. A weight is scale * (level - zero) (+ minimum), each step in
+    float32.
 
-    element: float32, bfloat16, int8 (signed levels) or int4 (levels 0 to 15). group: weights of an
-    output that share a scale: 16 (only int8), 32, 64 or 128. scales: float16 or float32. minimums:
-    none, float16 or float32. zero: 0, or 8 for int4 without minimums. Raises InvalidInputError.
+    element: float32, bfloat16, int8 (signed levels) or int4 (levels 0 to 15). group: number of
+    consecutive weights of an output that share a scale, namely 16 (only int8), 32, 64 or 128.
+    scales: float16 or float32. minimums: none, float16 or float32. zero: 0, or 8 for int4 without
+    minimums. Raises InvalidInputError.
     """
 
     def __init__(
@@ -134,7 +139,7 @@ class Format:
 def quantise(
     format: Format, w: NDArray[float32]
 ) -> tuple[NDArray[uint8], NDArray[float32], NDArray[float32] | None]:
-    """Levels, scales and minimums of w [rows, columns], rounded as a Decoder does when it loads.
+    """Return the levels, scales and minimums of w [rows, columns], rounded as in `Decoder.load`.
 
     Raises InvalidInputError for a format of floats.
     """
@@ -142,12 +147,12 @@ def quantise(
 class Decoder(Model):
     """A decoder on the CPU. Give every tensor to `load` or `load_quantised`, then call `finish`.
 
-    storage: float32, bfloat16, int8 or int4, of all matrices that `formats` does not name. isa: a
-    name of `instruction_sets()`, or auto for the best. activations: float32, or int8 for the
-    products of int8 and int4 matrices. formats: by Hugging Face names. For a draft, head_ids are
-    the target's ids that lm_head.weight has rows for, ascending, none for all. target: its
-    embedding is shared, in the same memory, and so is its head if it is tied. Raises
-    InvalidInputError.
+    storage: float32, bfloat16, int8 or int4, for all matrices that `formats` does not name. isa: a
+    name of `instruction_sets()`, or auto for the best. activations: the inputs of products with
+    int8 and int4 matrices, float32 or int8. formats: the format of a matrix by its Hugging Face
+    name. head_ids: for a draft whose lm_head.weight has rows for some of the target's ids only,
+    these ids, ascending; none: all. target: this draft uses the target's embedding in place, and
+    its head if that is tied. Raises InvalidInputError.
     """
 
     def __init__(
@@ -164,7 +169,7 @@ class Decoder(Model):
         """Pack a copy of one tensor under its Hugging Face name. The GIL is released.
 
         dtype: float32, bfloat16 or float16. shape: one or two sizes. data: a buffer of contiguous
-        bytes. Raises InvalidInputError: an unknown name, another shape, too few or many bytes.
+        bytes. Raises InvalidInputError on an unknown name, another shape, or too few or many bytes.
         """
     def load_quantised(
         self,
@@ -177,14 +182,14 @@ class Decoder(Model):
         """Pack rows of a tensor that has a quantised format in `formats`. The GIL is released.
 
         levels: contiguous bytes [rows, columns], signed for int8, 0 to 15 for int4. scales and
-        minimums: [rows, groups]. first: the row of the tensor at which they begin; pieces come in
-        order. Raises InvalidInputError: a wrong name, shape or level, or a number that the format
-        does not have.
+        minimums: [rows, groups]. first: the row of the tensor at which this piece begins; a
+        tensor's pieces must come in order. Raises InvalidInputError on a wrong name, shape or
+        level, or a number that the format cannot hold.
         """
     def row(self, name: str, index: int) -> NDArray[float32]:
-        """Row of a matrix in the values that the arithmetic uses, [columns]."""
+        """Return row `index` of a matrix as the arithmetic reads it, [columns]."""
     def finish(self) -> None:
-        """End loading. Raises InvalidInputError naming a missing tensor."""
+        """End loading. Raises InvalidInputError naming a tensor that was not loaded."""
     @property
     def parameters(self) -> int:
         """Number of parameters; a tied embedding counts once."""
@@ -193,10 +198,10 @@ class Decoder(Model):
         """Instruction set in use."""
 
 class RecordedModel(Model):
-    """A model whose lanes replay what Python recorded (sbrt/gpu/lane.py).
+    """A model whose lanes replay graphs that Python recorded (sbrt/gpu/lane.py).
 
-    bind(**shape): records the graphs of one lane. It is called once per lane. head_ids: tokens that
-    the lanes have logits of, ascending; none: all. _weights: sbrt.gpu keeps the model's here.
+    bind(**shape): records the graphs of one lane. It is called once per lane. head_ids: the tokens
+    that have logits, ascending; none: all. _weights: sbrt.gpu keeps the model's weights here.
     """
 
     _weights: Any
@@ -215,11 +220,11 @@ class Sampling:
     """The sampling parameters of one sequence; order and formulas are in csrc/ops/choose.h.
 
     temperature 0 is greedy. The noise is a function of (seed, completion, position, token). Without
-    any field it samples the model's own distribution, with seed 0.
+    fields, tokens are sampled from the model's own distribution, with seed 0.
     """
 
     def __init__(self, **fields: float) -> None:
-        """Raises InvalidInputError: a field that is not there. TypeError: of another type."""
+        """Raises InvalidInputError for an unknown field, TypeError for a value of another type."""
 
     temperature: float
     min_p: float
@@ -231,7 +236,8 @@ class Sampling:
 class Shaping:
     """A request's changes to a row of logits before its temperature (csrc/ops/shaping.h).
 
-    logit_bias: (token, bias) pairs. bad_words: each as its tokens. The defaults change nothing.
+    logit_bias: (token, bias) pairs. bad_words: the tokens of each word. The defaults change
+    nothing.
     """
 
     def __init__(
@@ -247,18 +253,19 @@ class Shaping:
     ) -> None: ...
     @property
     def active(self) -> bool:
-        """True if it changes anything."""
+        """True if this shaping changes any logit."""
 
 class Policy:
-    """The knobs of a round: the fields of csrc/state/policy.h, a keyword for each.
+    """The knobs of a round. csrc/state/policy.h describes its fields; each has a keyword.
 
-    Without any it is plain decoding. ranking: RANK_FIRST, RANK_ADAPTIVE or RANK_LIKELY. on_miss:
-    GO_ON with an empty chain, begin the round with a serial BURST, or LOOKUP `burst` tokens. A
-    serial method has no gamma, and a burst after every miss.
+    Without keywords it is plain decoding. ranking: RANK_FIRST, RANK_ADAPTIVE or RANK_LIKELY.
+    on_miss, how a round after a miss begins: GO_ON (with an empty chain), BURST (with a serial
+    burst) or LOOKUP (with `burst` tokens from a look-up). In a serial method gamma is 0, and every
+    round begins with a burst.
     """
 
     def __init__(self, **fields: float) -> None:
-        """Raises InvalidInputError: a field that is not there. TypeError: of another type."""
+        """Raises InvalidInputError for an unknown field, TypeError for a value of another type."""
 
     gamma: int
     branches: int
@@ -276,11 +283,14 @@ class Policy:
     lookup: int
     @property
     def most_nodes(self) -> int:
-        """Most nodes of a chain that it makes."""
+        """Number of nodes of the largest chain under this policy."""
 
 class Hrad:
-    """The classifier of csrc/round/hrad.h: float32 w1 [256, 5 hidden], b1 [256], w2 [64, 256], b2
-    [64], w3 [3, 64], b3 [3]. Raises InvalidInputError on other sizes or a weight not finite."""
+    """The H-RAD classifier of csrc/round/hrad.h, with inputs = 5 hidden + 2 HRAD_TAIL.
+
+    The weights are float32: w1 [256, inputs], b1 [256], w2 [64, 256], b2 [64], w3 [3, 64], b3 [3].
+    Raises InvalidInputError on other sizes or a weight that is not finite.
+    """
 
     def __init__(
         self,
@@ -296,12 +306,15 @@ class Hrad:
     def hidden(self) -> int:
         """Hidden size of the target."""
     def logits(self, x: NDArray[float32]) -> list[float]:
-        """Scores of "nothing is accepted", "some", "all" for features [5 hidden]."""
+        """Scores of the classes "nothing is accepted", "some", "all" for features [inputs]."""
     def classify(self, x: NDArray[float32]) -> int:
-        """The class with the largest score."""
+        """Return the index of the class with the largest score."""
 
 class Costs:
-    """Virtual time of forwards by rows, index = rows, ns; and other costs of a round."""
+    """Costs of a round in ns: of forwards by number of rows, and others.
+
+    Entry i of a list is the cost of a forward of i + 1 rows.
+    """
 
     def __init__(
         self,
@@ -316,36 +329,37 @@ class Costs:
     ) -> None: ...
     @property
     def target(self) -> list[int]:
-        """Cost of a target forward of 1 .. MAX_ROWS rows, alone."""
+        """Cost of a target forward in a round whose lanes take turns, ns by rows."""
     @property
     def draft(self) -> list[int]:
-        """Cost of a draft forward, alone."""
+        """Cost of a draft forward in a round whose lanes take turns, ns by rows."""
     @property
     def target_overlapped(self) -> list[int]:
-        """Cost of a target forward while the draft works."""
+        """Cost of a target forward in a round whose lanes overlap, ns by rows."""
     @property
     def draft_overlapped(self) -> list[int]:
-        """Cost of a draft forward while the target works."""
+        """Cost of a draft forward in a round whose lanes overlap, ns by rows."""
     @property
     def round_ns(self) -> int:
-        """The host's part, once a round."""
+        """Time of the host that is added to every round, ns."""
     @property
     def turns_ns(self) -> int:
-        """Added to a round whose target waits for a burst before its forward."""
+        """Time added to a round whose target waits for a burst before its forward, ns."""
     @property
     def side_by_side_ns(self) -> int:
-        """Added to a round with a burst during the target's forward."""
+        """Time added to a round in which a burst runs during the target's forward, ns."""
 
 class Stats:
     """Counters of one sequence (csrc/decode/stats.h); times in ns.
 
-    rounds: target forwards. rounds_ahead: enqueued before the previous round's record was read.
-    draft_tokens: depth of the verified chains, summed. accepted: their accepted depth.
-    rollback_tokens: the difference. branches: prepared ones. branch_rounds: rounds that had one and
-    did not end the sequence. branch_hits: of these, with a hit.
-    discarded_branch_tokens: drafted nodes that never entered a chain. draft_limit_rounds: past the
-    draft's context limit. empty_residuals: rounds with an empty residual of the target's
-    distribution (rejection). histogram: [64] rounds by accepted tokens.
+    rounds: number of target forwards. rounds_ahead: number of rounds enqueued before the previous
+    round's record was read. draft_tokens: sum of the depths of the verified chains. accepted: sum
+    of their accepted depths. rollback_tokens: draft_tokens - accepted. branches: number of prepared
+    branches. branch_rounds: number of rounds with a branch that did not end the sequence.
+    branch_hits: number of those that had a hit. discarded_branch_tokens: number of drafted nodes
+    that never entered a chain. draft_limit_rounds: number of rounds past the draft's context limit.
+    empty_residuals: number of rounds in which the rule `rejection` found no probability left in the
+    residual. histogram: [64], entry n is the number of rounds with n accepted tokens.
     """
 
     rounds: int
@@ -359,7 +373,7 @@ class Stats:
     discarded_branch_tokens: int
     draft_limit_rounds: int
     empty_residuals: int
-    reused: int  # tokens of the prompt whose KV was reused
+    reused: int  # number of prompt tokens whose KV was reused
     prefill_ns: int
     decode_ns: int
     histogram: list[int]
@@ -369,31 +383,35 @@ class Capabilities:
 
     @property
     def name(self) -> str:
-        """Name in messages: dry_cuda has the name cuda, dry the name sim."""
+        """Name of the backend in messages. The name of dry_cuda is cuda, the name of dry is sim."""
     @property
     def captures(self) -> bool:
-        """Its ops are captured graphs and kernels, and it launches several as one."""
+        """True if the backend's ops are captured graphs and kernels, several of them in one
+        launch."""
     @property
     def grows_lazily(self) -> bool:
-        """Memory of a seat is committed when a sequence reaches it."""
+        """True if the memory of a seat is committed only when a sequence reaches it."""
     @property
     def rounds_match_prompts(self) -> bool:
-        """A token has the same KV whether a round or a prompt's piece fed it."""
+        """True if a token has the same KV whether a round or a prompt's piece fed it."""
     @property
     def rejects(self) -> bool:
-        """Acceptance rejection."""
+        """True if the backend supports the acceptance rule `rejection`."""
 
 def capabilities(backend: str) -> Capabilities:
-    """Capabilities of a backend (cpu, sim, dry, dry_cuda or cuda), even if it is not built."""
+    """Return what a backend can do. It need not be built: cpu, sim, dry, dry_cuda or cuda."""
 
 class OrderBook:
-    """Ops of streams and the events between them (csrc/exec/order.h); stream 0 is the host."""
+    """A record of the ops of streams, and of the events between them (csrc/exec/order.h).
+
+    It finds ops that may run at the same time and access the same memory. Stream 0 is the host.
+    """
 
     def __init__(self) -> None: ...
     def stream(self, name: str) -> int:
-        """The number of a new stream."""
+        """Add a stream; returns its number."""
     def event(self, name: str, initial: int = 0) -> int:
-        """The number of a new event, which has reached `initial`."""
+        """Add an event whose value is `initial`; returns its number."""
     def run(
         self,
         stream: int,
@@ -409,101 +427,111 @@ class OrderBook:
     def record(self, stream: int, event: int, value: int) -> None:
         """`event` is at `value` when all earlier work on `stream` is done."""
     def ops(self) -> list[tuple[object, ...]]:
-        """(stream, what, reads, writes, seats), or (stream, "wait" or "record", event, value).
+        """(stream, op, reads, writes, seats) of each op, (stream, "wait" or "record", event, value)
+        of each other command.
 
-        seats: a bit for each.
+        seats: a mask with one bit per seat.
         """
     def picks(self) -> list[tuple[str, str, int]]:
-        """(stream, what, address) of the captured graphs that launches used, on dry_cuda."""
+        """(stream, op, address of its captured graph) of every captured op, on dry_cuda."""
     def launches(self) -> list[tuple[str, str]]:
         """(stream, graph) of every launch, in order."""
     def __len__(self) -> int: ...
     def written_by(self, stream: int) -> list[str]:
-        """Parts that ops of `stream` may write."""
+        """Parts of the state that ops of `stream` may write."""
     def conflicts(self, without: Sequence[str] = ..., host: bool = True) -> list[str]:
-        """A sentence for each pair of ops that nothing orders.
+        """Return a sentence for each pair of conflicting ops that nothing orders.
 
-        without: no stream waits for events of these names. host: waits of the host count, too.
+        without: events of these names are treated as if no stream waited for them. host: count the
+        waits of the host, too.
         """
 
 class Logprobs:
-    """The log-probs that a request asks for.
+    """The log-probs that a request wants.
 
-    output, prompt: number of the most likely tokens at each position, in addition to the position's
-    own token; -1: no log-probs.
+    output, prompt: the number of most likely tokens that get a log-prob at each position of the
+    answer and of the prompt. The position's own token always gets one. -1: no log-probs.
     """
 
     def __init__(self, *, output: int = -1, prompt: int = -1) -> None: ...
     @property
     def output(self) -> int:
-        """Number at the answer's positions."""
+        """Number of most likely tokens at a position of the answer."""
     @property
     def prompt(self) -> int:
-        """Number at the prompt's positions."""
+        """Number of most likely tokens at a position of the prompt."""
 
 class Seat:
     """A place for a sequence, and the sequence's state (csrc/decode/engine.h)."""
 
     @property
     def number(self) -> int:
-        """Number of the seat, from 0 on."""
+        """Index of the seat; the first is 0."""
     @property
     def finished(self) -> bool:
         """True if the sequence has ended or was dropped."""
     @property
     def finish_reason(self) -> str | None:
-        """stop, length or error; None while it runs, or if it was dropped."""
+        """stop, length or error; None while the sequence runs, or if it was dropped."""
     @property
     def stop_token(self) -> int | None:
-        """The token that ended it, if finish_reason is stop."""
+        """The token that ended the sequence, if finish_reason is stop."""
     @property
     def error(self) -> str | None:
-        """The sentence, if finish_reason is error."""
+        """The error's sentence, if finish_reason is error."""
     @property
     def stats(self) -> Stats:
-        """A copy of the counters."""
+        """A copy of the sequence's counters."""
     @property
     def prefilled_tokens(self) -> int:
-        """Tokens of the prompt that both lanes have read; its last token is never fed."""
+        """Number of prompt tokens that both lanes have read. The prompt's last token is never among
+        them: it is the first root."""
     @property
     def tuned(self) -> list[tuple[int, float]]:
-        """(rounds, expected tokens per second) of each candidate policy."""
+        """(rounds that used it, expected tokens per second) of each candidate policy of `auto`."""
     def take(self) -> list[int]:
-        """The tokens committed since the last `take`."""
+        """Return the tokens committed since the last `take`."""
     def take_logprobs(self) -> tuple[NDArray[int32], NDArray[int32], NDArray[float32]]:
-        """(tokens, ranks, log-probs), each [tokens committed since the last call, 1 + top].
+        """Return (tokens, ranks, log-probs), each [tokens committed since the last call, 1 + top].
 
-        At each position the token itself comes first, then the most likely ones, best first; -1 if
-        there are fewer tokens. Empty for a sequence that does not ask.
+        At each position the token itself comes first, then the most likely ones, best first. If
+        fewer than `top` tokens exist, the rest are -1. The arrays are empty if the request wants no
+        log-probs.
         """
     def prompt_logprobs(self) -> tuple[NDArray[int32], NDArray[int32], NDArray[float32]]:
-        """The same for the prompt's tokens after the first, once the sequence has a token."""
+        """As `take_logprobs`, for the prompt's tokens after the first. Call it once the sequence
+        has a token."""
     def release(self) -> None:
         """Drop the sequence and free the seat. Does not wait."""
     def features(self) -> NDArray[float32]:
-        """H-RAD's inputs of the last outcome, [5 hidden] (csrc/round/hrad.h).
+        """H-RAD's inputs at the last outcome, [5 hidden + 2 HRAD_TAIL] (csrc/round/hrad.h).
 
-        Raises InvalidInputError if features are not kept, and while a round is in flight.
+        Raises InvalidInputError if the core keeps no features, and while a round is in flight.
         """
     def rounds(self) -> list[tuple[int, int, int, int, bool, int]]:
-        """(round, depth, n, branches, hit, tokens), oldest first; of a long sequence the last
-        4096."""
+        """(round, depth, n, branches, hit, tokens) of the last 4096 rounds, oldest first.
+
+        depth: the chain's depth. n: the accepted depth. branches: the number prepared. tokens: the
+        number committed.
+        """
 
 class RuntimeConfig:
-    """The configuration of a core (csrc/decode/config.h); a field per keyword.
+    """The configuration of a core (csrc/decode/config.h), with a keyword for each field.
 
-    max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
-    the lanes overlap. vocab: number of the target's logits in use, 0 for all. backend: the backend.
-    cpu; sim runs everything on the caller's thread; dry does the same and records it (`order`);
-    dry_cuda does so in place of a device whose memory the host cannot access; or cuda.
-    device: number of the CUDA device. draft_device: the draft's, which then has a memory of its
-    own (-1: the target's). draft_first: the draft's stream is the more urgent one there.
-    debug: poison memory that must not be read. rejection: memory for policies with that rule.
-    max_num_seqs: sequences at once. max_piece: most tokens of a prompt between two rounds.
-    reuses_prefixes: a prompt reuses KV that a seat has for its beginning.
-    first_round: start of the 64-bit counters. tuned: candidates of `auto`, plain decoding first.
-    With them the costs of forwards are measured for a quarter of a second when the core is made,
-    unless `costs` or `tuning` has them.
+    max_model_len: maximum number of tokens of prompt and output together. draft_threads: the number
+    of the num_threads threads that the draft uses while the lanes overlap. vocab: number of the
+    target's logits in use; 0: all. holes: ids below vocab that no token has. backend: cpu; sim runs
+    everything on the caller's thread; dry does the same and records it (`order`); dry_cuda does so,
+    too, and imitates a device whose memory the host cannot access; or cuda.
+    device: index of the CUDA device. draft_device: index of the draft's device; its lane then has a
+    state of its own (-1: the target's device). draft_first: on a device the draft's stream has the
+    higher priority. debug: fill memory that must not be read with NaN. rejection: allocate the
+    memory that the rule `rejection` needs. max_num_seqs: number of seats. max_piece: maximum number
+    of prompt tokens fed between two rounds. reuses_prefixes: a prompt reuses the KV of its
+    beginning if a seat has it. first_round: the number of the first round; tests start it high.
+    costs: run in virtual time with these costs, on sim. tuned: candidates of `auto`, plain decoding
+    first. tuning: costs by which `auto` chooses. Without both `costs` and `tuning`, a core with
+    candidates measures the costs of forwards for a quarter of a second when it is made.
     """
 
     max_model_len: int
@@ -537,24 +565,25 @@ class RuntimeConfig:
 class EngineCore:
     """Two lanes and their sequences (csrc/decode/engine.h).
 
-    One thread at a time may call it, but for `interrupt`. Raises InvalidInputError for sizes that
-    cannot be, and where cuda cannot be used.
+    One thread at a time may call it. Only `interrupt` may be called from any thread. Raises
+    InvalidInputError for impossible sizes, and for cuda if it cannot be used.
     """
 
     @overload
     def __init__(self, target: Model, draft: Model | None, config: RuntimeConfig) -> None: ...
     @overload
     def __init__(self, target: Model, draft: Model | None, **fields: Any) -> None:
-        """`fields`: those of a RuntimeConfig."""
+        """Make a core from the fields of a RuntimeConfig."""
     def prepare(self, policy: Policy) -> None:
-        """Make beforehand what requests of such a policy launch on a device, each graph one launch.
+        """On a device, make the fused graphs of requests with this policy in advance.
 
-        Drops the sequence in flight. Raises InvalidInputError.
+        A fused graph is one launch. Drops all sequences in flight. Raises InvalidInputError.
         """
 
     @property
     def fused_graphs(self) -> int:
-        """Made so far: of verifications and bursts, for a kind of request each; 64 are kept."""
+        """Number of fused graphs that are kept, at most 64. Each is a verification or a burst for
+        one kind of request."""
 
     def begin(
         self,
@@ -566,10 +595,10 @@ class EngineCore:
         shaping: Shaping = ...,
         logprobs: Logprobs = ...,
     ) -> None:
-        """Start a sequence in the first seat and drop all that is in flight.
+        """Drop everything in flight, then start a sequence in the first seat.
 
-        policy None: before every round one of `tuned` is chosen. Raises InvalidInputError: an empty
-        or too long prompt, a token or a value out of range.
+        policy None: before every round one of `tuned` is chosen. Raises InvalidInputError on an
+        empty or too long prompt, or a token or value out of range.
         """
     def admit(
         self,
@@ -581,111 +610,121 @@ class EngineCore:
         shaping: Shaping = ...,
         logprobs: Logprobs = ...,
     ) -> Seat:
-        """Start a sequence as `begin` does, next to those in flight; the seat that it has until
-        released.
+        """Start a sequence as `begin` does, next to those in flight; returns its seat. The sequence
+        keeps the seat until `Seat.release`.
 
-        It may wait for the last round of the seat's former owner. Raises EngineError if no seat is
-        free.
+        The call may wait for the last round of the seat's previous sequence. Raises EngineError if
+        no seat is free.
         """
     @property
     def has_free_seat(self) -> bool:
         """True if `admit` has a free seat."""
     @property
     def seats(self) -> int:
-        """How many there are."""
+        """Number of seats."""
     def seat(self, seat: int) -> Seat:
-        """The seat of that number. Raises InvalidInputError if there is none."""
+        """Return the seat with that index. Raises InvalidInputError if there is none."""
     def run(self, max_rounds: int = 0, seconds: float = 0.0) -> list[int]:
-        """Run until a sequence ends, or N rounds or seconds (0: no limit), or `interrupt`.
+        """Run until a sequence ends, the number of rounds or seconds is reached (0: no limit), or
+        `interrupt` is called.
 
-        Returns the tokens of the first seat since the last call. The GIL is released. Raises
-        EngineError: then all sequences have ended.
-        The next round may already be in flight when this returns.
+        Returns the tokens of the first seat since the last call. The next round may already be in
+        flight when this returns. The GIL is released. If this raises EngineError, all sequences
+        have ended.
         """
     def advance(self, max_rounds: int = 0, seconds: float = 0.0) -> None:
-        """As `run`, but the tokens stay for `Seat.take`: what interrupts the caller loses none."""
+        """As `run`, but the tokens stay for `Seat.take`, so an interrupted caller loses none."""
     def check_usable(self) -> None:
-        """Raises EngineError once closed, and in a fork."""
+        """Raise EngineError once the core is closed, and in a forked process."""
     def idle(self, seconds: float = 0.0) -> bool:
-        """Wait until the lanes do nothing (0: no limit); False if the time is over first."""
+        """Wait until the lanes are idle, at most `seconds` (0: no limit); False if they are still
+        busy."""
     def end(self) -> None:
-        """Drop the sequence in flight, if there is one."""
+        """Drop all sequences in flight."""
     def close(self) -> None:
-        """Join every thread, whatever still refers to the core; it cannot run any more."""
+        """Drop all sequences and join every thread. The core cannot run any more."""
     def interrupt(self) -> None:
-        """From any thread: `run` returns after the round it is in."""
+        """Let `run` return after its current round. Any thread may call this."""
     @property
     def order(self) -> OrderBook:
-        """A copy of the dry backend's commands; InvalidInputError on another backend."""
+        """A copy of the commands that the dry backend recorded. Raises InvalidInputError on other
+        backends."""
     def trace(self, since_ns: int = 0) -> list[tuple[str, str, int, int, bool]]:
-        """(stream, name, begin_ns, end_ns, is_wait) begun since then, oldest first per stream.
+        """Return (stream, name, begin_ns, end_ns, is_wait) of all work begun since `since_ns`. Each
+        stream's work comes oldest first.
 
-        Times are of the steady clock. The last 32,768 events of a stream are kept; on a device only
-        those of its time between keep_trace(True) and keep_trace(False).
+        Times are those of the clock `now_ns`. The last 32,768 events of a stream are kept. A device
+        keeps only events between keep_trace(True) and keep_trace(False).
         """
     def keep_trace(self, is_on: bool) -> None:
-        """A device times what its streams do from here on, or no more. Other backends always do.
+        """Start or stop recording times on a device. Other backends always record them.
 
-        Waits for the last round; what was kept before is forgotten when it begins anew.
+        Waits for the last round. A new start discards the earlier trace.
         """
     def profile(self, is_on: bool) -> None:
-        """cudaProfilerStart, or Stop, on a device; nothing elsewhere."""
+        """Call cudaProfilerStart or cudaProfilerStop on a device; does nothing on other
+        backends."""
     def measure(self, seconds: float, temperature: float = 0.0) -> Costs:
-        """The times of forwards on this machine, measured for about that long; drops the sequence.
+        """Measure the times of forwards on this machine for about `seconds`. Drops the sequences in
+        flight.
 
-        Raises InvalidInputError in virtual time.
+        temperature: used by the sampling at the end of a forward. Raises InvalidInputError in
+        virtual time.
         """
     @property
     def now_ns(self) -> int:
-        """The clock that `trace` speaks of: steady, or virtual where there are costs."""
+        """The clock of `trace`, ns: the steady clock, or virtual time if `costs` are given."""
 
-MAX_ROWS: int  # of the largest forward of either lane
-TARGET_ROWS: int  # of the target's
-MAX_SEATS: int  # sequences at once
-SLOTS: int  # in flight, the root's included
-MAX_CHAIN: int  # nodes after the root
-RANK_FIRST: int  # Policy.ranking: the draft's first choices at the chain's end
-RANK_ADAPTIVE: int  # as many of these as the draft is unsure
-RANK_LIKELY: int  # the most likely of all outcomes
-GO_ON: int  # Policy.on_miss: with an empty chain
-BURST: int  # with a serial burst
-LOOKUP: int  # with tokens that are looked up
-MAX_BRANCHES: int  # of a round
-MAX_TAIL: int  # slots of a branch
-CANDIDATES: int  # tokens kept of a draft's distribution
-ENDLESS: int  # no trunk is longer
-FEATURE_LAYERS: int  # the last ones, whose outputs H-RAD reads
-HRAD_TAIL: int  # nodes of a tail whose confidence it reads
-HRAD_WIDTHS: tuple[int, int, int]  # outputs of its layers
+MAX_ROWS: int  # number of rows of the largest forward of either lane
+TARGET_ROWS: int  # number of rows of the target's largest forward
+MAX_SEATS: int  # maximum number of sequences that run together
+SLOTS: int  # number of in-flight slots of a ring, including the root's slot
+MAX_CHAIN: int  # maximum number of nodes in a chain, not counting the root
+RANK_FIRST: int  # Policy.ranking: the draft's k most probable tokens at the chain's end
+RANK_ADAPTIVE: int  # Policy.ranking: as RANK_FIRST, with a larger k if the draft is less sure
+RANK_LIKELY: int  # Policy.ranking: the most likely of all outcomes
+GO_ON: int  # Policy.on_miss: the next round begins with an empty chain
+BURST: int  # Policy.on_miss: the next round begins with a serial burst
+LOOKUP: int  # Policy.on_miss: the next round begins with tokens from a look-up
+MAX_BRANCHES: int  # maximum number of branches in a round
+MAX_TAIL: int  # number of slots of a branch
+CANDIDATES: int  # number of most probable tokens that are kept of a draft's distribution
+ENDLESS: int  # maximum number of tokens that any sequence can have
+FEATURE_LAYERS: int  # number of last layers whose outputs H-RAD reads
+HRAD_TAIL: int  # number of nodes of a tail whose confidence H-RAD reads
+HRAD_WIDTHS: tuple[int, int, int]  # number of outputs of each layer of H-RAD
 
 def build_info() -> dict[str, str | bool]:
-    """The build of this binary.
+    """Return facts about the build of this binary.
 
-    version, compiler; cuda: True if it has the CUDA backend; cuda_version: of the CUDA compiler, ""
-    for none; cuda_architectures; why_no_cuda: the reason why CUDA cannot be used on this machine, a
-    sentence, "" if it can.
+    Its keys are version, compiler, cuda (True if it has the CUDA backend), cuda_version (the CUDA
+    compiler's version, "" if there was none), cuda_architectures, and why_no_cuda. The last is a
+    sentence: the reason why CUDA cannot be used on this machine, "" if it can.
     """
 
 class LogitReader:
     """Reads a model's logits along a text, without an engine.
 
-    longest: most tokens of a text.
+    longest: maximum number of tokens in a text. One thread at a time may use a reader.
     """
 
     def __init__(self, model: Model, longest: int, threads: int) -> None: ...
     def forward(
         self, head: int, tokens: Sequence[int], logits: bool = True
     ) -> NDArray[float32] | None:
-        """Feed up to 64 tokens that follow the first `head` ones. The GIL is released.
+        """Feed up to 64 tokens that follow the first `head` tokens of the text. The GIL is
+        released.
 
-        Returns logits [tokens, columns], or None without logits. Raises InvalidInputError.
+        Returns logits [tokens, columns]; None if `logits` is False. Raises InvalidInputError.
         """
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> list[float]:
-    """[head_dim / 2] f32: rotation of each pair of a head from one position to the next."""
+    """[head_dim / 2] f32: the angle in radians by which rope rotates each pair of a head per
+    position."""
 
 def allocation_count() -> int:
-    """Calls of operator new by this library since it was loaded; a round makes none."""
+    """Return the number of calls of `operator new` in this library since it was loaded. A round
+    makes none."""
 
 def instruction_sets() -> list[str]:
-    """Kernels that run on this machine, best first."""
+    """Names of the instruction sets of which this machine can run our kernels, best first."""

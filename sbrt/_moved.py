@@ -1,5 +1,5 @@
-"""Modules under their former names, from before they were sorted into rooms. Importing one
-warns."""
+"""Keeps modules importable under the names they had before they moved into subpackages. Such an
+import gives a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOVED["sbrt.model_config"] = "sbrt.model.config"
 
 
 class _Loader:
-    """Fills a module under a former name with the names of the module in its room."""
+    """Fills a module under a former name with the names that the moved module defines."""
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None
@@ -38,13 +38,14 @@ class _Loader:
 
 
 class Finder:
-    """Finds former names. It comes last in sys.meta_path, after the finders of real files."""
+    """Finds modules by their former names. It is last in sys.meta_path: real files are found
+    first."""
 
     @staticmethod
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of a module that has moved; None for any other."""
+        """Return the spec of a module that has moved; None for any other name."""
         if name not in MOVED:
             return None
         warn(f"{name}: expected its new name, {MOVED[name]}", DeprecationWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""Single parts of the core, for the tests and benches of a checkout (csrc/probe)."""
+"""Single parts of the core, for tests and benches (csrc/probe). Only a checkout has this module."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,42 +9,55 @@ from numpy.typing import NDArray
 from ._core import Model, Policy, Sampling
 
 class Place:
-    """A node's distributions p and q [vocab], which rejection updates (csrc/round/accept.h).
+    """The distributions p (target) and q (draft) at a node, [vocab] each.
 
-    Raises InvalidInputError on distributions of different sizes, or an unknown token.
+    The rule `rejection` updates them after every candidate (csrc/round/accept.h). Raises
+    InvalidInputError if their sizes differ, or on a token that is not in them.
     """
 
     def __init__(self, p: NDArray[float64], q: NDArray[float64]) -> None: ...
     @property
     def p(self) -> NDArray[float64]:
-        """The distribution of the token, [vocab]; a copy."""
+        """The distribution from which the node's token must come, after the rejections so far,
+        [vocab]; a copy."""
     @property
     def q(self) -> NDArray[float64]:
         """The distribution that the next candidate was drawn from, [vocab]; a copy."""
     def stands(self, token: int, u: float) -> bool:
-        """True if a drawn candidate is accepted, given a coin u in [0, 1)."""
+        """True if a drawn candidate is accepted: u q(token) < p(token), for random u in [0, 1)."""
     def reject(self, token: int) -> bool:
-        """Update p after a drawn candidate is rejected; False if nothing of p is left."""
+        """Update p and q after a drawn candidate is rejected.
+
+        Returns False, and keeps p, if p - q is almost 0 everywhere.
+        """
     def reject_known(self, token: int) -> bool:
-        """Update p after a candidate that was not drawn is rejected."""
+        """Update p and q after the rejection of a candidate that was not drawn from q.
+
+        Returns False, and keeps p, if p has no other token.
+        """
     def draw(self, u: float) -> int:
-        """The token of p at u in [0, 1)."""
+        """Return the first token at which the cumulated sum of p exceeds u, in [0, 1), times its
+        total."""
 
 class KernelBench:
-    """Times every op inside a model's forward, with the choice of tokens."""
+    """Times every op of a model's forward, the sampling of tokens included."""
 
     def __init__(self, model: Model, max_len: int, max_rows: int, threads: int) -> None: ...
     def run(
         self, head: int, rows: int, width: int, times: int, temperature: float = 0.0
     ) -> list[dict[str, Any]]:
-        """`rows` rows of one path after `head` tokens, `times` forwards by `width` threads.
+        """Time `times` forwards by `width` threads. Their `rows` rows are a path after `head`
+        tokens.
 
-        Per op in order: op, shape, bytes (moved at least), weights (bytes of them), flops, ns (of
-        each forward, with the barrier after the op). Raises InvalidInputError.
+        Returns a dict for each op, in order. Its keys: op (the name), shape, bytes (the fewest that
+        must be moved), weights (bytes of weights among them), flops, integer (True for integer
+        arithmetic). ns: a list of the op's times, one per forward, with the barrier after it.
+        Raises InvalidInputError on sizes out of range.
         """
 
 class LaneProbe:
-    """One lane alone. Slots are storage slots: `slot` and `tail` return them."""
+    """One lane without an engine. A slot is an index into the storage of the KV cache: `slot` and
+    `tail` return it."""
 
     def __init__(
         self,
@@ -63,9 +76,9 @@ class LaneProbe:
         width: int = 1,
         logits: bool = True,
     ) -> NDArray[float32] | None:
-        """Run a forward. rows: (token, position, slot, branch, chain mask, tail mask) each.
+        """Run a forward. Each row is (token, position, slot, branch, chain mask, tail mask).
 
-        Returns logits [rows, vocab], or None without logits.
+        Returns logits [rows, vocab]; None if `logits` is False.
         """
 
     def slot(self, position: int) -> int:
@@ -73,7 +86,7 @@ class LaneProbe:
     def tail(self, branch: int, j: int) -> int:
         """Storage slot of node `j` of a branch's tail."""
     def move(self, source: int, target: int) -> None:
-        """Copy the keys and values of a slot to another."""
+        """Copy the keys and values of the slot `source` to the slot `target`."""
     def poison(self, slot: int) -> None:
         """Fill a slot with NaN."""
     def k(self, slot: int) -> NDArray[float32]:
@@ -82,25 +95,32 @@ class LaneProbe:
         """Values of a slot, [layers, kv_heads, head_dim]."""
     @property
     def slots(self) -> int:
-        """Number of slots of the ring and of all tails."""
+        """Number of slots of the ring and all tails together."""
 
 class ChooseBench:
-    """Times the sampling of given rows of logits [rows, vocab] alone."""
+    """Times the sampling of given logits [rows, vocab], without a forward."""
 
     def __init__(self, logits: NDArray[float32], threads: int) -> None: ...
     def run(self, sampling: Sampling, width: int, times: int) -> tuple[list[int], list[int]]:
-        """Nanoseconds of each of `times` choices by `width` threads, and the rows' tokens."""
+        """Sample all rows `times` times with `width` threads.
+
+        Returns the nanoseconds of each pass, and the token of each row.
+        """
 
 class Roofs:
-    """The most that a team of threads here can read and compute, by an instruction set."""
+    """The rates at which a team of threads on this machine can at most read and compute.
+
+    isa: the instruction set that it uses.
+    """
 
     def __init__(self, threads: int, isa: str = "auto") -> None: ...
     def read(self, bytes: int, times: int = 5) -> float:
-        """Bytes per second of reading `bytes` bytes repeatedly, the best of `times`."""
+        """Bytes per second when `bytes` bytes are read; the best of `times` passes."""
     def peak(self, steps: int = ..., times: int = 5) -> float:
-        """Floating-point operations per second of fma in registers, the best of `times`."""
+        """Floating-point operations per second of fma in registers; the best of `times` passes."""
     def integers(self, steps: int = ..., times: int = 5) -> float:
-        """Integer operations per second of dot products in registers, the best of `times`."""
+        """Integer operations per second of dot products in registers; the best of `times`
+        passes."""
 
 def policy(
     gamma: int = 0,
@@ -111,5 +131,8 @@ def policy(
     likely: bool = False,
     **fields: float,
 ) -> Policy:
-    """A Policy by few words. serial: the gamma steps are a burst before every forward of the
-    target, grown `width` nodes a step. adaptive, likely: the ranking."""
+    """Make a Policy from a few common settings.
+
+    adaptive: RANK_ADAPTIVE. likely: RANK_LIKELY. serial: the gamma steps are a burst before every
+    forward of the target, and each step adds `width` nodes. fields: further fields of Policy.
+    """

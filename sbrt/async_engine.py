@@ -1,7 +1,7 @@
-"""AsyncEngine: an engine for event loops, shaped as vLLM's AsyncLLM.
+"""AsyncEngine: an engine for event loops, with the interface of vLLM's AsyncLLM.
 
-One thread, the pump, makes every call of the engine. Event loops hand it calls through a queue, so
-no loop ever waits for a round. The pump hands outputs to the loop of each request.
+One thread, the pump, makes every call to the engine. Event loops hand calls to it through a queue,
+so no loop ever waits for a round. The pump hands each output to the loop that made the request.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .sampling import SamplingParams
 
 __all__ = ["AsyncEngine", "Order", "RequestOutputKind", "Stream"]
 
-SHORT = 2**14  # characters; a longer prompt is not encoded in the loop's own thread
+SHORT = 2**14  # characters; a longer prompt is encoded outside the event loop's thread
 
 T = TypeVar("T")
 
@@ -46,27 +46,28 @@ class AsyncEngine:
         self._process = os.getpid()
         self._count = itertools.count()
         self._finalizer = weakref.finalize(self, self._pump.stop)
-        self._finalizer.atexit = False  # a daemon thread: the process may end without it
+        # The pump is a daemon thread, so the process may end without stopping it.
+        self._finalizer.atexit = False
 
     @classmethod
     def from_pretrained(
         cls, target: Folder, draft: Folder | None = None, **fields: Any
     ) -> AsyncEngine:
-        """An engine of two models, as `Engine.from_pretrained`."""
+        """Make an engine of two models, as `Engine.from_pretrained` does."""
         return cls(Engine.from_pretrained(target, draft, **fields))
 
     @property
     def is_running(self) -> bool:
-        """True while it accepts requests."""
+        """True while the engine accepts requests."""
         return self._pump.is_running and os.getpid() == self._process
 
     @property
     def errored(self) -> bool:
-        """True once the engine has failed. It accepts no request any more."""
+        """True once the engine has failed. It then accepts no requests."""
         return self._pump.error is not None
 
     async def check_health(self) -> None:
-        """Return if requests are accepted. Raises EngineError with the reason otherwise."""
+        """Raise EngineError with the reason if the engine accepts no requests."""
         self._check()
 
     async def generate(
@@ -82,8 +83,9 @@ class AsyncEngine:
         """Yield outputs of one prompt; leaving early, or cancelling the task, aborts the request.
 
         output_kind: CUMULATIVE outputs hold everything so far, DELTA outputs hold what is new,
-        FINAL_ONLY gives one output. A slow reader gets fewer, larger outputs. completion: number of
-        this answer among several to one prompt and seed. request_id: None draws one.
+        FINAL_ONLY gives one output. A slow reader gets fewer, larger outputs. completion: index of
+        this answer among several to the same prompt and seed. request_id None: the engine makes an
+        id.
         Raises InvalidInputError on a bad request.
         """
         order = Order(sampling_params, method, completion)
@@ -105,10 +107,9 @@ class AsyncEngine:
         *,
         output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE,
     ) -> Stream:
-        """Queue a request and return its outputs as soon as it is accepted. The caller must `close`
-        them.
+        """Queue a request. Once it is accepted, return the Stream of its outputs.
 
-        Raises InvalidInputError on a bad request.
+        The caller must `close` the stream. Raises InvalidInputError on a bad request.
         """
         self._check()
         if request_id is None:
@@ -124,9 +125,10 @@ class AsyncEngine:
         return stream
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
-        """End requests, running or queued; the seat is free when this returns.
+        """End requests, running or queued. Their seats are free when this returns.
 
-        Each gets a last output with finish_reason "abort". An id that has finished is no error.
+        Each gets a last output with finish_reason "abort". The id of a finished request is no
+        error.
         """
         wanted = [request_id] if isinstance(request_id, str) else list(request_id)
         await self._ask(partial(self._pump.abort, wanted))
@@ -163,13 +165,16 @@ class AsyncEngine:
         self._pump.check()
 
     async def _ask(self, call: Callable[[], T]) -> T:
-        """The result of a call that the pump makes between two rounds."""
+        """Let the pump make a call between two rounds; returns the result of the call."""
         self._check()
         return await asyncio.wrap_future(self._pump.ask(call))
 
     async def _encoded(self, prompt: Any) -> tuple[str | None, Any]:
-        """(text, or None for a prompt of ids; token ids, or the value that the engine will
-        refuse)."""
+        """Return (text, token ids) of a prompt.
+
+        Text is None if the prompt is not text. A bad prompt is returned in place of the ids; the
+        engine will refuse it.
+        """
         if isinstance(prompt, Mapping) and set(prompt) == {"prompt_token_ids"}:
             return None, prompt["prompt_token_ids"]
         if isinstance(prompt, Mapping) and set(prompt) == {"prompt"}:

@@ -1,7 +1,7 @@
 """Checks of values that come from outside: callers, configuration files, command lines.
 
-Each returns the value it accepted, as a plain Python value, and raises `InvalidInputError`
-otherwise. A bool is never a number here.
+Each check returns the accepted value as a plain Python value, and raises `InvalidInputError` for
+any other. A bool is never a number here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _short.maxstring = _short.maxlong = _short.maxother = 2 * SHOWN
 
 
 def show(value: Any) -> str:
-    """`repr` of a refused value, short enough for a sentence."""
+    """Return `repr` of a refused value, short enough for a sentence."""
     try:
         text = " ".join(_short.repr(value).split())
     except Exception:  # an integer of too many digits, or a repr that fails
@@ -33,12 +33,12 @@ def show(value: Any) -> str:
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """An integer from `low` to `high`, both included; `high` None: no upper limit."""
+    """Return an integer from `low` to `high`, both included. high None: no upper limit."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise InvalidInputError(f"{name}: expected an integer, got {show(value)}")
     try:
         number = operator.index(value)
-    except TypeError:  # an array, for example, has the method and refuses
+    except TypeError:  # an array, for example, has `__index__`, which raises
         raise InvalidInputError(f"{name}: expected an integer, got {show(value)}") from None
     if number < low or (high is not None and number > high):
         ends = f"at least {low}" if high is None else f"from {low} to {high}"
@@ -47,7 +47,7 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
-    """A finite number from `low` to `high`, both included."""
+    """Return a finite number from `low` to `high`, both included, as a float."""
     if isinstance(value, bool) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         raise InvalidInputError(f"{name}: expected a number, got {show(value)}")
     try:
@@ -61,14 +61,14 @@ def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False. Other values that Python counts as true or false are refused."""
+    """Return True or False. Other values that Python counts as true or false are refused."""
     if not isinstance(value, bool):
         raise InvalidInputError(f"{name}: expected True or False, got {show(value)}")
     return value
 
 
 def text(name: str, value: Any) -> str:
-    """A non-empty str without surrogates, which UTF-8 cannot encode."""
+    """Return a non-empty str. Surrogates are refused, because UTF-8 cannot encode them."""
     if not isinstance(value, str) or not value:
         raise InvalidInputError(f"{name}: expected a non-empty string, got {show(value)}")
     try:
@@ -81,16 +81,17 @@ def text(name: str, value: Any) -> str:
 
 
 def one_of(name: str, value: Any, known: Collection[str]) -> str:
-    """One of the strings of `known`."""
+    """Return a string that is in `known`."""
     if not isinstance(value, str) or value not in known:
         raise InvalidInputError(f"{name}: expected one of {', '.join(known)}, got {show(value)}")
     return value
 
 
 def items(name: str, value: Any, what: str) -> list[Any]:
-    """The items of a list, a tuple or an array. Text and mappings are refused.
+    """Return the items of a list, a tuple or an array. Text and mappings are refused.
 
-    what: the expected items, for the error."""
+    what: the name of the expected items, for the error.
+    """
     if not isinstance(value, (str, bytes, bytearray, Mapping)):
         try:
             return list(value)
@@ -117,7 +118,7 @@ def is_folder(path: Path) -> bool:
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """`path` opened for reading. Raises InvalidInputError where the system refuses."""
+    """Open `path` for reading. Raises InvalidInputError if the system refuses."""
     try:
         return path.open("rb")
     except (OSError, ValueError) as error:
@@ -126,7 +127,10 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The contents of a file of at most `most` bytes. Raises InvalidInputError, naming the file."""
+    """Return the contents of a file.
+
+    Raises InvalidInputError, naming the file, if there is none or it has more than `most` bytes.
+    """
     if not is_file(path):
         raise InvalidInputError(f"{path}: expected a file, found none")
     with open_binary(path) as file:

@@ -41,7 +41,10 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def collect() -> dict[str, Any]:
-    """Versions, the build and the machine; nothing that identifies a person or a path."""
+    """Return versions and facts about the build and the machine.
+
+    Nothing in them identifies a person or a path.
+    """
     return {
         "sbrt": __version__,
         "build": dict(build_info()),
@@ -58,7 +61,7 @@ def collect() -> dict[str, Any]:
 
 
 def render(found: dict[str, Any]) -> str:
-    """The results of `collect` as lines `name: value`, to be pasted into a report."""
+    """Format the results of `collect` as lines `name: value`, for a bug report."""
     build, sets = found["build"], found["instruction_sets"]
     cuda = "no"
     if build["cuda"]:
@@ -103,7 +106,7 @@ def _processor() -> str:
 
 
 def _memory_gib() -> float | None:
-    """Memory of the machine; a container may be allowed less."""
+    """Memory of the machine in GiB, None if unknown; a container may be allowed less."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (OSError, ValueError):

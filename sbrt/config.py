@@ -1,4 +1,7 @@
-"""EngineConfig and SpeculativeConfig, with vLLM's names. Unsupported values raise."""
+"""The configuration of an engine: EngineConfig and SpeculativeConfig, with vLLM's names.
+
+Unsupported values raise InvalidInputError.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ from .errors import InvalidInputError, not_built
 from .sampling import MAX_SEED
 
 MAX_THREADS = 1024
-DEFAULT_SEATS = 8  # on a CPU, where a forward of 8 rows costs little more than one of 1
+DEFAULT_SEATS = 8  # on a CPU: a forward of 8 rows costs little more than a forward of 1 row
 CPU_DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 ACTIVATION_DTYPES = ("auto", "float32", "int8")
-BACKENDS = ("auto", "torch", "flash-attn", "triton")  # for prompts, on a CUDA device
+BACKENDS = ("auto", "torch", "flash-attn", "triton")  # attention of prompts on a CUDA device
 MODES = ("exact", "fast")
 CUDA_DTYPES = (*CPU_DTYPES, "float16")
-MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring also holds the slots in flight
+MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring also needs the in-flight slots
 
 Folder = str | os.PathLike[str]
 
@@ -33,18 +36,20 @@ class SpeculativeConfig:
 
     method: a preset, `NAME[:key=value,...]` (None: auto; specbranch on a CUDA device).
     model: the draft, in the forms of EngineConfig.model.
-    dtype: storage of the draft's weights, a value of EngineConfig.dtype (None: that one). No token
-    depends on it.
-    device: the draft's. With a target on a CUDA device it may be another one, for example cuda:1
-    (None: the target's). The lanes then copy what they tell each other.
-    num_speculative_tokens: gamma, the draft steps per burst (None: 4). It is an upper limit for
-    auto.
-    num_branches: k_max.
-    confidence_threshold: epsilon. An adopted tail is cut before its first node with q <= epsilon.
+    dtype: storage of the draft's weights, in the values of EngineConfig.dtype (None: the dtype of
+    the target's weights). No token depends on it.
+    device: the draft's device (None: the target's device). If the target is on a CUDA device, the
+    draft may be on another one, for example cuda:1. The lanes then exchange copies of chains and
+    outcomes.
+    num_speculative_tokens: gamma, the draft steps per burst (None: 4). For auto it is an upper
+    limit.
+    num_branches: k_max, the maximum number of branches in a round.
+    confidence_threshold: epsilon. An adopted tail is cut before the first node whose draft
+    probability q is at most epsilon.
     acceptance: with `coupled`, sampled tokens equal those of plain decoding with the same seed.
-    With `rejection` they have the same distribution.
-    hrad: the file of a classifier that decides how much of a tail to keep. Without
-    num_speculative_tokens, gamma is the file's.
+    With `rejection` they only have the same distribution.
+    hrad: the file of an H-RAD classifier, which decides how much of an adopted tail is verified.
+    Without num_speculative_tokens, gamma is the one that the file names.
     Raises InvalidInputError.
     """
 
@@ -74,7 +79,7 @@ class SpeculativeConfig:
         self.resolve()
 
     def resolve(self, default: str = methods.DEFAULT) -> methods.Method:
-        """The method with every option set; `default` if none is named.
+        """Return the method with every option set. If none is named, it is `default`.
 
         Raises InvalidInputError on a field that the method does not use.
         """
@@ -107,50 +112,57 @@ class SpeculativeConfig:
 class EngineConfig:
     """The settings that an engine is built from.
 
-    model: the target, a Hugging Face folder, a GGUF file or a name on the hub (hub.py).
-    tokenizer: one of these or a tokenizer.json (None: the target's).
-    dtype: storage of the weights. auto: as in the files. int8 and int4 are made from matrices at
-    loading. int8: 64 weights of an output share a scale. int4: 32 weights share a scale and a
-    minimum, and the head is int8. On a CUDA device all other arithmetic, and K and V, are then
-    bfloat16 if all other tensors of the files are, else float32.
-    activation_dtype: the inputs of matrix products on a CPU. float32: products in float32
+    model: the target: a Hugging Face folder, a GGUF file, or a name on the Hugging Face hub
+    (hub.py).
+    tokenizer: the model whose tokenizer is used, in the same forms, or a tokenizer.json (None: the
+    target).
+    dtype: storage of the weights. auto: as in the files. int8 and int4: matrices are quantised when
+    they are loaded. int8: 64 weights of an output share a scale. int4: 32 weights share a scale and
+    a minimum, and the LM head is int8. Quantised weights on a CUDA device: all other arithmetic, K
+    and V are bfloat16 if all other tensors in the files are, else float32.
+    activation_dtype: dtype of the inputs of matrix products on a CPU. float32: products in float32
     arithmetic.
-    int8: inputs are rounded to 8 bits, 32 of a row share a scale, and products are sums of
-    integers. It needs a target of int8 or int4 weights; a draft of float weights stays at float32.
-    auto: int8 with such weights, else float32. A CUDA device takes only auto: int8 with such
-    weights, in the CPU's arithmetic, else the dtype.
-    max_model_len: tokens of prompt and output together (None: the target's max_position_embeddings,
-    stretched by its rope). It may be larger only if every layer of the target has a sliding window,
-    as in Mistral: such a target has no end.
-    max_num_seqs: sequences that share rounds, 1 to 64 (None: 8 on a CPU, 1 on a CUDA device). Each
-    has a KV cache of max_model_len tokens in both lanes. A CPU commits only the memory that was
-    reached, a device all of it.
-    max_num_batched_tokens: tokens of a prompt and of running requests between two outputs, at least
-    max_num_seqs (None: no limit). A prompt is fed in pieces of at most 64 in any case.
-    enable_prefix_caching: a prompt reuses the longest beginning that a seat has, from an earlier or
-    running request, and feeds only the rest. No token depends on it. None: yes on a CPU, no on a
-    CUDA device, where prompts are then fed by the kernel of the rounds (attention_backend triton)
-    and reuse what earlier prompts fed, but no answers.
-    device: cpu (and auto), or cuda, cuda:1, ...: both lanes on that device, by torch and Triton.
-    There dtype may be float16, too.
-    attention_backend: for prompts on a CUDA device. torch: its flash attention. flash-attn: the
-    package of that name. triton: the kernel of the rounds, 64 rows at a time. auto: torch, or
-    triton where torch's flash attention does not work (float32, devices before sm_80) and with
-    quantised weights.
-    num_threads: the engine's total (None: the cores this process may use, by its affinity and by
-    its container's CPU quota); draft_threads of them are the draft's while the lanes overlap.
-    max_logprobs: the most that a request may ask of SamplingParams.logprobs and prompt_logprobs
-    (-1: any number, and -1 for the whole vocabulary).
-    enforce_eager: no CUDA graphs: the lanes' ops one by one, slower by far, to tell a fault of the
-    graphs from one of the ops.
-    mode: of a CUDA device. exact: every verification replays one graph, so no token depends on the
-    method. fast: a verification takes the smallest of five graphs that holds its rows. Then an
-    answer may differ from another method's where the target's best two logits are nearly tied.
-    programmatic_launch: on a CUDA device from sm_90 on, kernels start before the one before them
-    has ended, and prefetch weights. No token depends on it. Not measured yet, so it is off.
-    nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill. trace:
-    CUDA devices time what lanes do, for Engine.trace and a request's times; the CPU always does.
-    profile_dir: where Engine.start_profile writes, if it is given no file.
+    int8: inputs are rounded to 8 bits, 32 inputs of a row share a scale, and products are sums of
+    integers. The target must have int8 or int4 weights; a draft with float weights uses float32.
+    auto: int8 with int8 or int4 weights, else float32. A CUDA device accepts only auto: int8 as on
+    the CPU for quantised weights, else `dtype`.
+    max_model_len: maximum number of tokens of prompt and output together. None: the target's
+    max_position_embeddings, extended by its rope scaling. A larger value needs a target whose
+    layers all have a sliding window, as Mistral's have: such a target has no longest sequence.
+    max_num_seqs: maximum number of sequences that share rounds, 1 to 64 (None: 8 on a CPU, 1 on a
+    CUDA device). Each has a KV cache of max_model_len tokens in both lanes. A CPU commits only the
+    memory that sequences have reached, a device all of it.
+    max_num_batched_tokens: maximum number of tokens, of a prompt and of running requests, between
+    two outputs. It is at least max_num_seqs (None: no limit). Prompts are always fed in pieces of
+    at most 64 tokens.
+    enable_prefix_caching: a prompt reuses the KV of its longest beginning that a seat has from an
+    earlier or running request. Only the rest is fed, and no token depends on it (None: True on a
+    CPU, False on a CUDA device). On a CUDA device, the kernel that rounds use then feeds prompts
+    (attention_backend triton), and a prompt reuses what earlier prompts fed, but no answers.
+    device: cpu (or auto, which means cpu), or cuda, cuda:1, ... Both lanes run on that device. A
+    CUDA device needs torch and Triton, and there dtype may be float16, too.
+    attention_backend: attention of prompts on a CUDA device. torch: torch's flash attention.
+    flash-attn: the package of that name. triton: the kernel that rounds use, 64 rows at a time.
+    auto: torch; triton with quantised weights, and where torch's flash attention does not work
+    (float32, devices before sm_80).
+    num_threads: total number of the engine's threads. None: the number of cores that this process
+    may use, by its affinity and its container's CPU quota. draft_threads: the number of them that
+    the draft uses while the lanes overlap.
+    max_logprobs: largest value that a request may give for SamplingParams.logprobs and
+    prompt_logprobs (-1: any number, also the whole vocabulary).
+    enforce_eager: launch the lanes' ops one by one, without CUDA graphs. This is far slower. It
+    shows if a fault lies in the graphs or in the ops.
+    mode: how a CUDA device verifies. exact: every verification replays one graph, so no token
+    depends on the method. fast: a verification takes the smallest of five graphs that holds its
+    rows. Then an answer may differ from another method's where the target's best two logits are
+    nearly tied.
+    programmatic_launch: a kernel starts, and prefetches weights, before the previous kernel has
+    ended. It needs sm_90 or later. No token depends on it. It is off because it has not been
+    measured.
+    nvtx: mark rounds, their graphs and prefill as NVTX ranges for profilers, in the domain `sbrt`.
+    trace: a CUDA device times the lanes' work, for Engine.trace and the times of a request. A CPU
+    always does.
+    profile_dir: the folder in which Engine.start_profile writes if it is given no file.
     Raises InvalidInputError.
     """
 
@@ -217,7 +229,7 @@ class EngineConfig:
         self._check_devices()
 
     def method(self) -> methods.Method:
-        """The method of requests that name none: `none` without a draft."""
+        """The method of requests that name no method. Without a draft it is plain decoding."""
         if isinstance(self.speculative, SpeculativeConfig):
             default = methods.DEFAULT_ON_CUDA if self.on_cuda else methods.DEFAULT
             return self.speculative.resolve(default)
@@ -225,13 +237,13 @@ class EngineConfig:
 
     @property
     def draft_dtype(self) -> str:
-        """Storage of the draft's weights."""
+        """Storage of the draft's weights, in the values of `dtype`."""
         given = self.speculative
         own = given.dtype if isinstance(given, SpeculativeConfig) else None
         return self.dtype if own is None else own
 
     def draft(self) -> Folder | None:
-        """The draft's folder; None without a draft."""
+        """The draft's folder or file; None without a draft."""
         if isinstance(self.speculative, SpeculativeConfig):
             return self.speculative.model
         return None
@@ -248,17 +260,17 @@ class EngineConfig:
 
     @property
     def device_index(self) -> int:
-        """Number of the CUDA device; `cuda` means the first."""
+        """Index of the target's CUDA device; `cuda` means the first."""
         return _index(self.device)
 
     @property
     def draft_index(self) -> int:
-        """Number of the CUDA device of the draft."""
+        """Index of the draft's CUDA device."""
         return self.device_index if self._draft_device is None else _index(self._draft_device)
 
     @property
     def is_apart(self) -> bool:
-        """True if draft and target have devices of their own."""
+        """True if draft and target run on different CUDA devices."""
         return self.on_cuda and self.draft() is not None and self.draft_index != self.device_index
 
     @property
@@ -270,19 +282,19 @@ class EngineConfig:
 
     @property
     def seats(self) -> int:
-        """Sequences that run at once."""
-        assert self.max_num_seqs is not None  # filled in
+        """Maximum number of sequences that run together."""
+        assert self.max_num_seqs is not None  # __post_init__ has set it
         return self.max_num_seqs
 
     @property
     def piece(self) -> int:
-        """Tokens of a prompt that may be fed between two rounds."""
+        """Maximum number of prompt tokens that are fed between two rounds."""
         if self.max_num_batched_tokens is None:
             return TARGET_ROWS
         return min(TARGET_ROWS, self.max_num_batched_tokens - self.seats + 1)
 
     def threads(self) -> tuple[int, int]:
-        """(num_threads, draft_threads) with the defaults filled in."""
+        """Return (num_threads, draft_threads) with the defaults filled in."""
         total = int(self.num_threads or usable_cores())
         draft = int(self.draft_threads or max(1, total // 4))
         # With one thread the lanes take turns. Otherwise the target keeps at least one thread.
@@ -339,7 +351,7 @@ class EngineConfig:
 
 
 def folder(name: str, value: Any) -> Path:
-    """A path as a Path; not checked for existence."""
+    """Return a path as a Path. It need not exist. Raises InvalidInputError if it is no path."""
     path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(path, str) or not path or "\0" in path:
         raise InvalidInputError(f"{name}: expected a path, got {check.show(value)}")
@@ -359,8 +371,8 @@ def _index(device: str) -> int:
 
 
 def build(kind: type, given: dict[str, Any]) -> Any:
-    """`kind(**given)`. Raises InvalidInputError, naming the field, for one that `kind` does not
-    have."""
+    """Return `kind(**given)`. Raises InvalidInputError, naming the field, if `kind` lacks a
+    field."""
     known = [f.name for f in fields(kind)]
     for name in given:
         if name not in known:

@@ -1,8 +1,8 @@
-"""Standard streams in any state: open or closed, full, in any encoding.
+"""Lets commands use standard streams in any state: open, closed or full, in any encoding.
 
-Within `prepared` a command prints as always. Characters that the encoding lacks become escapes.
-Text that stderr cannot take is dropped, because messages must not end the work. Text that stdout
-cannot take raises OSError with one sentence.
+Inside `with prepared()` a command prints as usual. Characters that the encoding lacks become
+escapes. Text that stderr cannot take is dropped, because messages must not end the work. Text that
+stdout cannot take raises OSError with one sentence.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from .errors import InvalidInputError
 
 
 class Shown:
-    """A text stream over `stream` that never fails on a character. stream None: it is closed."""
+    """A text stream that writes to `stream` and can write every character. stream None: a closed
+    stream."""
 
     def __init__(self, stream: TextIO | None, *, is_needed: bool) -> None:
         """is_needed: raise OSError if nothing can be written."""
         self._stream = None if stream is None or getattr(stream, "closed", False) else stream
         self._is_needed = is_needed
-        self.failure: OSError | None = None  # the first one; nothing is written after it
+        self.failure: OSError | None = None  # the first failure; nothing is written after it
 
     @property
     def is_open(self) -> bool:
@@ -32,16 +33,17 @@ class Shown:
 
     @property
     def closed(self) -> bool:
-        """Standard name of `not is_open`, because a command may call another one."""
+        """`not is_open`, under the usual name: if a command calls another, this stream is wrapped
+        again."""
         return not self.is_open
 
     @property
     def encoding(self) -> str:
-        """The encoding of the stream."""
+        """The encoding of the stream; utf-8 if it has none."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def can_show(self, text: str) -> bool:
-        """True if the stream's encoding has every character."""
+        """True if the stream's encoding has every character of `text`."""
         try:
             text.encode(self.encoding)
         except UnicodeEncodeError:
@@ -60,17 +62,16 @@ class Shown:
         return len(text)
 
     def flush(self) -> None:
-        """Flush, as for any stream. Raises OSError, also for text that could not be written
-        before."""
+        """Flush the stream. Raises OSError, also for earlier text that could not be written."""
         if self._stream is not None:
             self._try(self._stream.flush)
 
     def isatty(self) -> bool:
-        """As for any stream; False if it is closed."""
+        """True if the stream is a terminal; False if it is closed."""
         return self._stream is not None and self._stream.isatty()
 
     def fileno(self) -> int:
-        """As for any stream. Raises OSError if there is no descriptor."""
+        """Return the file descriptor. Raises OSError if there is none."""
         if self._stream is None:
             raise OSError("standard stream: expected an open one, got a closed one")
         return self._stream.fileno()
@@ -117,7 +118,8 @@ def has_stdout() -> bool:
 
 
 def check_stdout(name: str) -> None:
-    """Refuse before the work if standard output is closed. Raises InvalidInputError."""
+    """Raise InvalidInputError if standard output is closed. Called before a command does its
+    work."""
     if not has_stdout():
         raise InvalidInputError(f"{name}: expected an open standard output, got a closed one")
 
@@ -128,7 +130,8 @@ def has_every_character(text: str) -> bool:
 
 
 def read_stdin(name: str) -> bytes:
-    """All of standard input. Raises InvalidInputError if it is closed; OSError."""
+    """Read all of standard input. Raises InvalidInputError if it is closed, OSError if reading
+    fails."""
     if sys.stdin is None or sys.stdin.closed:
         raise InvalidInputError(f"{name}: expected an open standard input, got a closed one")
     if sys.stdin.isatty():
@@ -137,7 +140,8 @@ def read_stdin(name: str) -> bytes:
 
 
 def _fill_descriptors() -> None:
-    """Open descriptors that the caller closed, or the next file would become a standard stream."""
+    """Open descriptors that the caller closed: else the next file would become a standard
+    stream."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -1,4 +1,4 @@
-"""The number of cores this process may use: its affinity and the CPU quotas of its control
+"""Counts the cores that this process may use, from its affinity and the CPU quotas of its control
 groups."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Cores this process may use, at least 1.
+    """Return the number of cores that this process may use, at least 1.
 
     A container's quota (docker --cpus, a Kubernetes limit) is time, not a set of cores: a quota of
     1.5 cores counts as 2. root: the folder that holds proc and sys/fs/cgroup.
@@ -21,16 +21,17 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def _allowed_cores() -> int:
-    """Cores this process may run on."""
+    """Return the number of cores in this process's affinity."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _quotas(root: Path) -> Iterator[tuple[int, int]]:
-    """(quota, period) in microseconds of every group that limits this process.
+    """Yield (quota, period) in microseconds of every control group that limits this process.
 
-    A group's limit holds for all groups below it."""
+    A group's limit holds for all groups below it.
+    """
     groups = dict(_own_groups(root))
     for kind, mounted, at in _mounts(root):
         group = groups.get(kind)
@@ -47,11 +48,13 @@ def _quotas(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _own_groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
-    """("v1" or "v2", path) of this process's groups that may limit the CPU."""
+    """Yield ("v1" or "v2", path) of those of this process's control groups that may limit the
+    CPU."""
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if ".." in PurePosixPath(path).parts:  # outside the part that this process can see
+        # This process cannot see that part of the tree.
+        if ".." in PurePosixPath(path).parts:
             path = "/"
         if number == "0" and not controllers:
             yield "v2", PurePosixPath(path)
@@ -60,7 +63,8 @@ def _own_groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:
-    """("v1" or "v2", the mounted group, mount point) for trees that may limit the CPU."""
+    """Yield ("v1" or "v2", mounted group, mount point) of the control-group trees that may limit
+    the CPU."""
     for line in _lines(root / "proc/self/mountinfo"):
         before, dash, after = line.partition(" - ")
         fields, kinds = before.split(" "), after.split(" ")
@@ -76,7 +80,7 @@ def _mounts(root: Path) -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:
 
 
 def _quota(kind: str, group: Path) -> tuple[int, int] | None:
-    """(quota, period) of one group; None without a limit."""
+    """Return (quota, period) of one group; None if it has no limit."""
     if kind == "v2":
         words = " ".join(_lines(group / "cpu.max")).split()
     else:
@@ -87,7 +91,7 @@ def _quota(kind: str, group: Path) -> tuple[int, int] | None:
         ]
     try:
         quota, period = map(int, words)
-    except ValueError:  # max, or no such file
+    except ValueError:  # no limit (the word max), or no such file
         return None
     return (quota, period) if quota > 0 and period > 0 else None
 
@@ -100,7 +104,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _unescaped(field: str) -> str:
-    """A path of mountinfo, which writes a space as \\040."""
+    """Decode a path of mountinfo, which writes a space as \\040."""
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         field = field.replace(code, character)
     return field

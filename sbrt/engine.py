@@ -1,4 +1,4 @@
-"""The engine as callers see it: prompts in, text out. Everything heavy happens in `_core`."""
+"""The engine as callers see it: prompts in, text out. `_core` does the heavy work."""
 
 from __future__ import annotations
 
@@ -33,13 +33,12 @@ if TYPE_CHECKING:
 class Engine:
     """Generates text with a target model and an optional draft model that runs ahead.
 
-    `methods`: further presets that requests may name; the engine is sized for the largest. `pair`:
-    weights already loaded. `costs`: compute on one thread and report virtual time, the sum of these
-    costs (`sbrt.tools.costs`). `tuning`: costs by which `auto` chooses; None: they are measured.
-    `keep_features`: keep the inputs that `features` returns.
-    `draft_first`: on a CUDA device the draft's work goes first when both lanes have work.
-    Raises InvalidInputError; EngineError once closed. Safe to use from several threads; their
-    requests queue.
+    methods: further presets that requests may name. The engine is sized for the largest of them.
+    pair: models that are already loaded. costs: compute on one thread and report virtual time, the
+    sum of these costs (`sbrt.tools.costs`). tuning: the costs by which `auto` chooses; None: they
+    are measured. keep_features: keep the values that `features` returns. draft_first: on a CUDA
+    device the draft's work has priority when both lanes have work. Raises InvalidInputError;
+    EngineError once closed. Several threads may use one engine; their requests queue.
     """
 
     def __init__(
@@ -81,8 +80,8 @@ class Engine:
         """A function that is called several times a second during a long prefill.
 
         Its arguments are the prompt tokens fed so far and their total number. None: no function. It
-        runs in the thread that waits for an output. It may call the engine, which does not call it
-        again meanwhile.
+        runs in the thread that waits for an output. It may call the engine. During such a call it
+        is not called again.
         """
         return self._scheduler.on_prefill
 
@@ -100,12 +99,12 @@ class Engine:
         speculative: SpeculativeConfig | dict[str, Any] | None = None,
         **fields: Any,
     ) -> Engine:
-        """An engine for two models; `fields` are EngineConfig's.
+        """Make an engine for two models. fields: further fields of EngineConfig.
 
         A model is a Hugging Face folder, a GGUF file, or a name on the hub: ORG/MODEL,
         ORG/MODEL/FILE.gguf. The commands' short names work here, too: target `demo` or `smollm2`;
-        draft `demo`, `demo-poor`, `smollm2`, `random` or `none`. For a folder that has such a name,
-        give "./demo" or a Path. With a draft the method is SpeculativeConfig's default unless
+        draft `demo`, `demo-poor`, `smollm2`, `random` or `none`. Name a folder called demo as
+        "./demo" or as a Path. With a draft, the method is the default of SpeculativeConfig unless
         `speculative` names another.
         """
         if isinstance(speculative, SpeculativeConfig):
@@ -127,14 +126,15 @@ class Engine:
     def generate(
         self, prompts: Any, params: Params = None, *, method: str | Method | None = None
     ) -> list[RequestOutput]:
-        """Answer one prompt or many, in order; always a list.
+        """Answer one prompt or many; always returns a list, in the order of the prompts.
 
-        One prompt is a str, a list of ids or {"prompt_token_ids": [...]}. A list of these is many
-        prompts; an empty list is none. Up to `max_num_seqs` run together.
-        params: one for all prompts, or one for each. None: SamplingParams() with the values of the
-        target's generation_config.json (temperature, top_p, top_k, min_p, repetition_penalty,
-        max_new_tokens). method: a preset other than the engine's own. On an exception, Ctrl-C
-        included, every request of this call is dropped.
+        A str, a list of ids or {"prompt_token_ids": [...]} is one prompt. A list of these is many
+        prompts; an empty list is no prompt. Up to `max_num_seqs` prompts run together.
+        params: one SamplingParams for all prompts, or a list with one for each. None: the defaults
+        of SamplingParams, replaced by the values in the target's generation_config.json
+        (temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens). method: the preset
+        to use instead of the engine's own. On an exception, Ctrl-C included, every request of this
+        call is dropped.
         """
         sink: Sink = deque()
         requests = self._make_all(prompts, params, method, sink)
@@ -156,10 +156,11 @@ class Engine:
         *,
         method: str | Method | None = None,
     ) -> Iterator[RequestOutput]:
-        """Yield the cumulative output of one prompt after every round; closing it early aborts.
+        """Yield the cumulative output of one prompt after every round.
 
-        Rounds of less than two milliseconds share an output, so that making outputs costs no speed:
-        after the first there are at most 500 a second. `step` gives one output per round.
+        Closing the generator early aborts the request. Rounds that take less than two milliseconds
+        share an output, so that making outputs costs no speed. After the first output at most 500
+        come per second. `step` gives one output per round.
         """
         if (count := len(split_prompts(prompt))) != 1:
             raise InvalidInputError(f"stream: expected one prompt, got a list of {count}")
@@ -179,8 +180,9 @@ class Engine:
     ) -> None:
         """Queue a request for `step`. Raises InvalidInputError on an id that is still in use.
 
-        completion: number of this answer among several to one prompt and seed, below 2**32.
-        keeps_history: the last output has the rounds of the request and what the lanes did.
+        completion: index of this answer among several to the same prompt and seed, below 2**32.
+        keeps_history: the last output's `history` holds the request's rounds and the work of the
+        lanes.
         """
         params = self.pair.defaults if params is None else params
         request = self._make(request_id, prompt, params, method, self._inbox, Outputs.ROUNDS)
@@ -192,22 +194,22 @@ class Engine:
         """Run one round of all requests that have a seat; returns their outputs, [] if there are
         none."""
         while (found := self._scheduler.step(self._inbox)) is None:
-            pass  # a long round: each turn is a chance for Ctrl-C
+            pass  # a long round: Ctrl-C can interrupt it between two calls
         return found
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
         """Drop requests, running or queued; `step` returns no further output of them.
 
-        A request that `generate` or `stream` waits for ends with finish_reason "abort". An id that
-        has finished is no error. If a request of `add_request` has the same id as one that the
-        engine drew, the id means the request of `add_request`.
+        A request that `generate` or `stream` waits for ends with finish_reason "abort". The id of a
+        finished request is no error. The engine itself draws the ids of requests of `generate` and
+        `stream`. If such an id is also one of `add_request`, the request of `add_request` is meant.
         """
         wanted = {request_ids} if isinstance(request_ids, str) else set(request_ids)
         self._scheduler.abort(wanted, self._inbox)
 
     def unfinished_requests(self) -> list[str]:
-        """Ids of `add_request` that are unfinished or have an output that `step` has not
-        returned."""
+        """Ids of requests of `add_request` that are unfinished, or have an output that `step` has
+        not returned yet."""
         live = [r.id for r in self._scheduler.live() if r.sink is self._inbox]
         return live + [o.request_id for o in list(self._inbox) if isinstance(o, RequestOutput)]
 
@@ -216,14 +218,16 @@ class Engine:
         return self._scheduler.has_live() or bool(self._inbox)
 
     def encode(self, prompt: str) -> list[int]:
-        """Ids of a prompt as `generate` reads it. Raises InvalidInputError, as `generate` would."""
+        """Return the token ids that `generate` would use for a prompt. Raises InvalidInputError as
+        `generate` does."""
         self._scheduler.check_process()
         return self._maker.prompt(prompt)[1]
 
     def trace(self) -> list[Span]:
-        """The lanes' work during the last request; the trace of a long request lacks its beginning.
+        """Return the lanes' work during the last request. The trace of a long request lacks its
+        beginning.
 
-        Raises EngineError on a CUDA device that was not told to keep it (EngineConfig.trace).
+        Raises EngineError on a CUDA device that keeps no trace (EngineConfig.trace).
         """
         if self.config.on_cuda and not self._scheduler.is_traced:
             raise EngineError(
@@ -242,16 +246,17 @@ class Engine:
         self._scheduler.start_profile(profile_path(self.config, path))
 
     def stop_profile(self) -> Path | None:
-        """End the profile and write its file, with one process per request; returns the file's
-        path.
+        """End the profile and write its file, if it has one; returns the file's path.
 
-        Raises EngineError without start_profile before it; OSError.
+        In the Chrome trace every request is a process of its own. Raises EngineError if no profile
+        is in progress, OSError if the file cannot be written.
         """
         return self._scheduler.stop_profile()
 
     @property
     def now_ns(self) -> int:
-        """The clock of every measured time, in nanoseconds; virtual time with `costs`."""
+        """The present time in nanoseconds, by the clock of all measured times; virtual time with
+        `costs`."""
         return self._scheduler.core.now_ns
 
     @property
@@ -260,24 +265,23 @@ class Engine:
         return self._presets.names()
 
     def rounds(self) -> list[Round]:
-        """The decision of each round of the last request; at most its last 4096 rounds."""
+        """Return the outcomes of the last request's rounds, at most of its last 4096 rounds."""
         return self._scheduler.rounds()
 
     def features(self) -> NDArray[np.float32]:
-        """[hrad.inputs(hidden)]: H-RAD's inputs at the last outcome.
+        """Return H-RAD's inputs at the last outcome, [hrad.inputs(hidden)].
 
-        They exist with `keep_features`, or with hrad except on a device. With hrad alone they are
-        available only after an answer that ended by length: else the next round is in flight.
-        Raises InvalidInputError if they are not kept.
+        An engine keeps them with `keep_features`, and on a CPU also with a method that uses H-RAD.
+        In the second case they are available only after an answer that ended by length: else the
+        next round is in flight. Raises InvalidInputError if they are not available.
         """
         return self._scheduler.features()
 
     def measure_costs(self, seconds: float, temperature: float = 0.0) -> Costs:
-        """Times of forwards on this machine, by number of rows, measured for about `seconds`.
+        """Measure the times of forwards on this machine, by number of rows, for about `seconds`.
 
-        temperature: of the sampling at the end of a forward.
-
-        Raises InvalidInputError in simulated time; EngineError while a request is unfinished.
+        temperature: used by the sampling at the end of a forward. Raises InvalidInputError in
+        simulated time; EngineError while a request is unfinished.
         """
         return self._scheduler.measure_costs(seconds, temperature)
 
@@ -307,7 +311,7 @@ class Engine:
         sink: Sink,
         outputs: Outputs = Outputs.LAST,
     ) -> list[Request]:
-        self._scheduler.check_open()  # a closed engine raises, even for no prompts
+        self._scheduler.check_open()  # raises if the engine is closed, even for no prompts
         many = split_prompts(prompts)
         if not many:
             return []
@@ -329,7 +333,7 @@ class Engine:
         sink: Sink,
         outputs: Outputs,
     ) -> Request:
-        self._scheduler.check_open()  # a closed engine raises first
+        self._scheduler.check_open()  # raises if the engine is closed, before it checks the request
         return self._maker.make(
             request_id,
             prompt,

@@ -1,5 +1,5 @@
-"""The two errors a caller sees. Each is one sentence: the thing, what was expected, what was
-given."""
+"""The two errors that a caller sees. A message is one sentence: the thing, what was expected, what
+was given."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ __all__ = ["EngineError", "InvalidInputError", "not_built"]
 
 
 def not_built(thing: str) -> InvalidInputError:
-    """The error for a planned feature that this version does not have."""
+    """Return the error for a planned feature that this version does not have."""
     return InvalidInputError(f"{thing}: not built yet")

@@ -1,4 +1,5 @@
-"""Files that a command writes: checked before the work, written whole or not at all after it."""
+"""Writes the files of commands. A path is checked before the command does its work. Later the file
+is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from .errors import InvalidInputError
 
 
 def check_writable(name: str, path: Path | str | None) -> None:
-    """Raises InvalidInputError if `path` cannot be written. None is accepted; "-" is stdout."""
+    """Raise InvalidInputError if `path` cannot be written. None is accepted; "-" means stdout."""
     if path is None:
         return
     if str(path) == "-":

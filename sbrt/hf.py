@@ -1,4 +1,4 @@
-"""transformers' `custom_generate`: model.generate(..., custom_generate=sbrt.hf.generate, draft=D).
+"""For transformers: model.generate(..., custom_generate=sbrt.hf.generate, draft=D) runs the engine.
 
 The engine reads the weights from the folder that the model was loaded from.
 """
@@ -36,19 +36,19 @@ def generate(
     draft: str | os.PathLike[str] | Engine | None = None,
     **more: Any,
 ) -> torch.Tensor:
-    """Token ids [rows, prompt + new], prompts included, as `model.generate` returns them.
+    """Return token ids [rows, prompt + new], prompts included, as `model.generate` does.
 
-    input_ids: [rows, prompt], padded on the left where `attention_mask` is 0. draft: its folder
-    (None: plain decoding), or an Engine. Short rows are padded with pad_token_id. Greedy tokens are
-    the model's own, except at near-ties, where another order of additions may decide otherwise.
-    Raises InvalidInputError on a setting that the engine does not have.
+    input_ids: [rows, prompt], padded on the left where `attention_mask` is 0. draft: the draft's
+    folder (None: plain decoding), or an Engine. Short rows are padded with pad_token_id. Greedy
+    tokens equal those of transformers, except where logits are nearly tied: the engine adds in
+    another order. Raises InvalidInputError on a setting that the engine does not have.
     """
     import torch
 
     _refuse(generation_config, more)
     engine = draft if isinstance(draft, Engine) else _engine_of(model, draft)
     rows = input_ids.tolist()
-    mask = more.get("attention_mask")  # as a parameter it would be passed twice
+    mask = more.get("attention_mask")  # as a parameter of this function it would be passed twice
     masks = None if mask is None else mask.tolist()
     prompts = [_unpadded(row, masks[i] if masks else None) for i, row in enumerate(rows)]
     params = [_params(generation_config, len(row)) for row in rows]
@@ -62,7 +62,8 @@ def generate(
 
 
 def _engine_of(model: Any, draft: str | os.PathLike[str] | None) -> Engine:
-    """An engine for the model's folder, made once for each draft. The model keeps it alive."""
+    """Return the engine for the model's folder and a draft. It is made once and lives as long as
+    the model."""
     import torch
 
     engines = _engines.setdefault(model, {})
@@ -96,7 +97,7 @@ def _expect(name: str, kind: str, known: Sequence[str]) -> None:
 
 
 def _unpadded(row: list[int], mask: list[int] | None) -> list[int]:
-    """The tokens of a row after the padding on its left."""
+    """Return the tokens of a row without the padding on its left."""
     if mask is None or 0 not in mask:
         return row
     begin = mask.index(1) if 1 in mask else len(mask)
@@ -108,7 +109,7 @@ def _unpadded(row: list[int], mask: list[int] | None) -> list[int]:
 
 
 def _params(config: Any, prompt: int) -> SamplingParams:
-    """The SamplingParams of a GenerationConfig, for a row of `prompt` tokens, padding included."""
+    """Convert a GenerationConfig, for a row of `prompt` tokens, padding included."""
     import torch
 
     end = config.eos_token_id
@@ -121,7 +122,7 @@ def _params(config: Any, prompt: int) -> SamplingParams:
         "ignore_eos": True,
         "temperature": 0.0,
     }
-    if config.do_sample:  # torch.manual_seed makes it repeatable
+    if config.do_sample:  # the seed comes from torch, so torch.manual_seed makes answers repeatable
         given |= {
             "temperature": 1.0 if config.temperature is None else config.temperature,
             "top_k": config.top_k or 0,

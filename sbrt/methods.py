@@ -2,11 +2,11 @@
 
 none    draft_model:gamma=6    pearl    specbranch:k_max=1,epsilon=0,hrad=off
 
-hrad: the file of an H-RAD classifier, `off`, or the name of a pair that has one: `demo`, `smollm2`.
-lookup: 1 adds n-gram look-ups in the text so far to the draft's chains. on_miss=lookup then means
-the same as on_miss=continue.
-acceptance, of every method: with `coupled`, tokens equal those of plain decoding. With `rejection`
-they have the same distribution, and at temperature 0 they are the same tokens.
+hrad: the file of an H-RAD classifier, `off`, or the name of a pair of models that has one: `demo`,
+`smollm2`. lookup: 1 adds n-gram look-ups in the text so far to the draft's chains. on_miss=lookup
+then equals on_miss=continue.
+acceptance: an option of every method. With `coupled`, tokens equal those of plain decoding. With
+`rejection` they only have the same distribution; at temperature 0 they are equal, too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EPSILON = 0.1
 HRAD_OFF = "off"
 ACCEPTANCE = ("coupled", "rejection")
 
-SERIAL = ("none", "draft_model", "lookup", "adaedl", "tree")  # the lanes take turns
+SERIAL = ("none", "draft_model", "lookup", "adaedl", "tree")  # methods whose lanes take turns
 METHODS = (*SERIAL, "pearl", "specbranch", "hedge", "auto")
 AUTO = DEFAULT = "auto"
 DEFAULT_ON_CUDA = "specbranch"
@@ -52,7 +52,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "hedge": ("gamma", "F", "tree", "nodes", "on_miss", "burst", "burst_width", "lookup"),
     "auto": ("gamma", "k_max"),
 }
-# Fields of Policy that make a method, next to its options.
+# Fields of Policy that a method sets in addition to its options.
 FORMS: dict[str, dict[str, int]] = {
     "none": {},
     "draft_model": {"on_miss": BURST},
@@ -63,7 +63,8 @@ FORMS: dict[str, dict[str, int]] = {
     "specbranch": {"ranking": RANK_ADAPTIVE},
     "hedge": {"ranking": RANK_LIKELY},
 }
-# Options whose field has another name; in a serial method gamma and width are those of its burst.
+# Options whose field of Policy has another name. In a serial method gamma and width describe the
+# burst.
 FIELDS = {
     "k_max": "branches",
     "F": "branches",
@@ -82,8 +83,9 @@ class Method:
     """A resolved preset: `text` as it was written, and the value of every option.
 
     `options` has `acceptance` only if it is not `coupled`, and `lookup` only if it is not 0.
-    gamma: draft steps of a burst, or tokens of a look-up; 0 without either. branches: most branches
-    of a round. width: most nodes that a branch grows in a step.
+    gamma: draft steps of a burst, or tokens of a look-up; 0 without either. branches: maximum
+    number of branches in a round. width: maximum number of nodes that one draft step adds to a
+    branch.
     """
 
     text: str
@@ -97,19 +99,19 @@ class Method:
 
     @property
     def branches(self) -> int:
-        """Most branches of a round; 0 for a method that prepares none."""
+        """Maximum number of branches in a round; 0 for a method that prepares none."""
         return int(self.options.get("k_max", self.options.get("F", int(self.name == "pearl"))))
 
     @property
     def width(self) -> int:
-        """Most nodes that a branch grows in a step."""
+        """Maximum number of nodes that one draft step adds to a branch."""
         if self.name == AUTO:
             return max(arm.width for arm in self.arms)
         return max(1, int(self.options.get("tree", 1)))
 
     @property
     def drafts(self) -> bool:
-        """True if the method uses a draft model. All such methods but `auto` need one."""
+        """True if the method uses a draft model. All such methods except `auto` require one."""
         return self.name not in DRAFTLESS
 
     @property
@@ -124,13 +126,13 @@ class Method:
 
     @property
     def rejection(self) -> bool:
-        """True if drafted tokens are accepted at random: the output then has plain decoding's
-        distribution, not its tokens."""
+        """True if drafted tokens are accepted at random. The output then has the distribution of
+        plain decoding, but not the same tokens."""
         return self.drafts and "acceptance" in self.options
 
     @property
     def named(self) -> frozenset[str]:
-        """Options that the preset was written with."""
+        """Names of the options that the preset's text sets."""
         return frozenset(_split(self.text)[1])
 
     @property
@@ -143,12 +145,12 @@ class Method:
         return _arms(self.gamma, self.branches, rule)
 
     def having(self, key: str, value: Option) -> Method:
-        """A copy with one option changed, under the same text."""
+        """Return a copy with one option changed. Its `text` stays the same."""
         return replace(self, options={**self.options, key: value})
 
     def policy(self) -> Policy | None:
-        """The knobs as the engine's round reads them (csrc/state/policy.h); None: the engine
-        chooses."""
+        """Return the knobs of a round (csrc/state/policy.h). None for `auto`: the engine chooses
+        them."""
         if self.name == AUTO:
             return None
         renamed = FIELDS | (FIELDS_OF_BURSTS if self.name in SERIAL else {})
@@ -164,7 +166,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Range:
-    """Values of an option: numbers from `low` to `high`, or one of `words`."""
+    """Allowed values of an option: numbers from `low` to `high`, or one of `words`."""
 
     low: float = 0
     high: float = 0
@@ -203,7 +205,8 @@ DEFAULTS: dict[str, Option] = {
     "burst_width": 16,
     "lookup": 0,
 }
-UNSEEN: dict[str, Option] = {"acceptance": ACCEPTANCE[0], "lookup": 0}  # omitted if equal to these
+# Options that `parse` leaves out if they have these values.
+UNSEEN: dict[str, Option] = {"acceptance": ACCEPTANCE[0], "lookup": 0}
 OWN_DEFAULTS: dict[str, dict[str, Option]] = {
     "hedge": {"on_miss": "serial"},
     "auto": {"gamma": MAX_AUTO_GAMMA, "k_max": MAX_BRANCHES},
@@ -219,9 +222,9 @@ def parse(
     hrad: str = HRAD_OFF,
     acceptance: str = ACCEPTANCE[0],
 ) -> Method:
-    """Read a preset. The keywords are the values of options that the text does not name.
+    """Read a preset. The keywords give the values of options that the text does not set.
 
-    gamma, k_max: None is the method's own default; for `auto` both are upper limits. Raises
+    gamma, k_max: None means the method's own default; for `auto` both are upper limits. Raises
     InvalidInputError on an unknown method or option, or a value out of range.
     """
     name, given = _split(text)
@@ -250,7 +253,7 @@ def parse(
 
 
 def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
-    """Presets within these limits, plain decoding first. The engine measures which is fastest."""
+    """Return the candidates of `auto` within these limits, plain decoding first."""
     paths = sorted({min(g, gamma) for g in (2, 4, 8)})
     trees = [(min(12, gamma), width) for width in (1, 4, 12)]
     overlapped = sorted({min(g, gamma) for g in (3, 7, MAX_AUTO_GAMMA)})
@@ -263,14 +266,15 @@ def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
         f"hedge:gamma={min(7, gamma)},F={fans[-1]},on_miss=lookup",
         *(f"tree:gamma={trees[0][0]},width={width},nodes=48,lookup=1" for width in (1, 4)),
         *(f"hedge:gamma={g},F={fans[-1]},lookup=1" for g in overlapped[:2]),
-        # With many sequences rows are few, and a sequence that missed has no burst of its own.
+        # With many sequences each gets few rows, and a sequence gets no burst of its own after a
+        # miss.
         *(f"hedge:gamma={g},F={fans[0]},on_miss=lookup" for g in overlapped[:2]),
     )
     return tuple(parse(text, acceptance=acceptance) for text in dict.fromkeys(texts))
 
 
 def check_on_cuda(method: Method) -> None:
-    """Raises InvalidInputError for what a CUDA device has no ops for yet."""
+    """Raise InvalidInputError if the method needs ops that do not exist for CUDA devices yet."""
     can = capabilities("cuda")
     missing = {
         "acceptance coupled": method.rejection and not can.rejects,
@@ -316,10 +320,10 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _in_policy(key: str, value: Option) -> float:
-    """An option's value as Policy has it: a number, or the place of a word."""
+    """Return an option's value as a field of Policy: a number, or a word's index in its Range."""
     if key == "hrad":
         return int(value != HRAD_OFF)
-    if key == "tree":  # 0: paths
+    if key == "tree":  # 0 means paths, whose width is 1
         return max(1, int(value))
     span = RANGES[key]
     if span.words:

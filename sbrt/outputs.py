@@ -1,4 +1,5 @@
-"""Outputs of a request: vLLM's names, `delta` and a few figures of our own."""
+"""The outputs of a request. They have the fields of vLLM's outputs, and some of our own, such as
+`delta`."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from ._core import Stats
 class Logprob:
     """The log-prob of a token at a position, and its rank among all tokens there.
 
-    rank: 1 for the most likely; equally likely tokens rank by id, lowest first. decoded_token: its
-    text inside other text, with U+FFFD for bytes that are no whole character; None without a
-    tokenizer.
+    rank: 1 for the most likely; equally likely tokens rank by id, lowest first. decoded_token: the
+    token's text in the middle of a text, with U+FFFD for bytes that are no whole character; None
+    without a tokenizer.
     """
 
     logprob: float
@@ -28,13 +29,14 @@ class CompletionOutput:
     """One answer so far.
 
     finish_reason: "stop", "length", "abort", "error", or None while the answer is unfinished.
-    stop_reason: the stop string or stop token id, None for an end-of-sequence token; the sentence
-    of an "error". token_ids include the token that completed a stop; the text ends before it.
-    spec_decode_metrics are filled in when the request has finished. logprobs, with
-    SamplingParams.logprobs: one dict per token of token_ids, log-probs by token id. The token
-    itself comes first, then the most likely ones. cumulative_logprob: the sum over token_ids.
-    An output is a snapshot: text, token_ids and logprobs never change. They are made when first
-    read, so an unread output costs the same at any length.
+    stop_reason: the stop string or stop token id, None for an end-of-sequence token; for "error"
+    the error's message. token_ids include the token that completed a stop string; the text ends
+    before that string. spec_decode_metrics are filled in when the request has finished. logprobs,
+    if SamplingParams.logprobs is set: one dict per token of token_ids, from token id to Logprob.
+    The token itself comes first, then the most likely tokens. cumulative_logprob: the sum of the
+    log-probs of token_ids.
+    An output is a snapshot: text, token_ids and logprobs never change. These fields are made when
+    they are first read. So an output that is not read costs the same at any length.
     """
 
     index: int
@@ -55,7 +57,10 @@ class CompletionOutput:
         logprobs: list[dict[int, Logprob]] | None,
         **fields: Any,
     ) -> CompletionOutput:
-        """An output over lists that only grow. Its text is the join of the present `pieces`."""
+        """Make an output from lists that only grow, and whose present lengths it remembers.
+
+        Its text joins the present `pieces`.
+        """
         made = cls(text="", token_ids=[], **fields)
         state = vars(made)
         for name, grows in (("text", pieces), ("token_ids", token_ids), ("logprobs", logprobs)):
@@ -65,7 +70,7 @@ class CompletionOutput:
         return made
 
     def __getattr__(self, name: str) -> Any:
-        """A field that is made from a list, when it is first read."""
+        """Make a field from its list when it is first read."""
         state = vars(self)
         if f"_{name}" in state:
             grows, count = state[f"_{name}"]
@@ -74,7 +79,7 @@ class CompletionOutput:
         raise AttributeError(f"{type(self).__name__}: expected a field of it, got {name!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: the fields alone."""
+        """Return the fields alone, for pickle and copy."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -82,7 +87,7 @@ class CompletionOutput:
 class RequestMetrics:
     """Seconds that a request waited in the queue, spent in both prefills, and spent decoding.
 
-    decode_seconds includes the time that the reader of a stream took between its rounds.
+    decode_seconds includes the time that the reader of a stream spends between rounds.
     """
 
     queue_seconds: float = 0.0
@@ -100,11 +105,11 @@ class RequestOutput:
     """A request so far, cumulative. The delta fields hold what is new since its last output.
 
     All outputs of a request share one prompt_token_ids list. The engine never reads it.
-    num_cached_tokens: tokens of the prompt that were not fed, because a seat had them from another
-    request; None before the first token. prompt_logprobs, with SamplingParams.prompt_logprobs and
-    from the first token on: one entry per token of prompt_token_ids, in the form of
-    CompletionOutput.logprobs; None for the first position.
-    history: an `sbrt.trace.history.History` in the last output of a request that asked for it.
+    num_cached_tokens: number of prompt tokens that were not fed, because a seat had their KV from
+    another request; None before the first token. prompt_logprobs, if SamplingParams.prompt_logprobs
+    is set: one entry per token of prompt_token_ids, in the form of CompletionOutput.logprobs; the
+    first entry is None. It exists from the first token on.
+    history: an `sbrt.trace.history.History` in the last output of a request with keeps_history.
     """
 
     request_id: str
@@ -127,11 +132,11 @@ def ratio(part: float, whole: float) -> float:
 
 
 def spec_decode_metrics(stats: Stats, times: LaneTimes, tokens: int, gamma: int) -> dict[str, Any]:
-    """vLLM's keys, then ours. `tokens`: the number that the request returned; times in seconds.
+    """Return the metrics of a finished request: vLLM's keys, then ours. Times are in seconds.
 
-    mean_acceptance_length counts the target's own token (the bonus). num_draft_tokens is the depth
-    of the verified chains, summed over rounds. acceptance_histogram counts rounds by accepted
-    tokens, from 0 to `gamma`.
+    tokens: number of tokens that the request returned. mean_acceptance_length counts the target's
+    own token (the bonus). num_draft_tokens is the depth of the verified chains, summed over rounds.
+    acceptance_histogram counts rounds by accepted tokens, from 0 to `gamma`.
     """
     return {
         "mean_acceptance_length": ratio(stats.accepted + stats.rounds, stats.rounds),
@@ -155,11 +160,11 @@ def spec_decode_metrics(stats: Stats, times: LaneTimes, tokens: int, gamma: int)
 
 
 def auto_metrics(arms: Sequence[str], tuned: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """The methods that `auto` chose, and the reason.
+    """Return the methods that `auto` chose, and the reason.
 
-    rounds: number of rounds by method. expected_tokens_per_second: the latest prediction by method.
-    It is 0.0 for a method that could not pay even if every drafted token were accepted.
-    why: one sentence.
+    rounds: number of rounds of each method. expected_tokens_per_second: the latest prediction for
+    each method. It is 0.0 for a method that would not be worth its cost even if every drafted token
+    were accepted. why: one sentence.
     """
     rates = {name: rate for name, (_, rate) in zip(arms, tuned, strict=True)}
     rounds = {name: n for name, (n, _) in zip(arms, tuned, strict=True) if n}
@@ -178,10 +183,11 @@ def auto_metrics(arms: Sequence[str], tuned: Sequence[tuple[int, float]]) -> dic
 
 @dataclass(frozen=True)
 class LaneTimes:
-    """Seconds that the draft lane worked, that the target lane worked, and that both worked at
-    once.
+    """Seconds in which the draft lane worked (draft), the target lane worked (verify), and both
+    worked (overlap).
 
-    They are read from the trace: for a very long request they cover only what it still holds.
+    They are computed from the trace. For a very long request they cover only the events that the
+    trace still holds.
     """
 
     draft: float = 0.0

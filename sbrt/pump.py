@@ -1,4 +1,4 @@
-"""The pump: the one thread that makes the calls of an engine for event loops."""
+"""The pump: the only thread that calls an engine. Event loops hand their calls to it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .outputs import CompletionOutput, Logprob, RequestOutput
 from .sampling import SamplingParams
 
 T = TypeVar("T")
-MOST_FAILURES = 3  # consecutive requests that the engine fails before it counts as broken
+MOST_FAILURES = 3  # failures in a row after which the engine counts as broken
 
 
 class RequestOutputKind(Enum):
-    """The outputs that a request yields: vLLM's names."""
+    """The kind of outputs that a request yields, with vLLM's names."""
 
-    CUMULATIVE = 0  # everything so far
-    DELTA = 1  # what is new
-    FINAL_ONLY = 2  # one, at the end
+    CUMULATIVE = 0  # each output holds everything so far
+    DELTA = 1  # each output holds what is new
+    FINAL_ONLY = 2  # there is one output, at the end
 
 
 @dataclass(frozen=True)
@@ -44,35 +44,37 @@ class Order:
 class Stream:
     """The outputs of one request, handed from the pump to the event loop that made it.
 
-    There is one slot. A new output replaces one that the loop has not taken, and their deltas are
-    joined. So a slow reader costs no memory and delays no other request. A DELTA output is made of
-    the deltas alone: its cost does not depend on the length of the answer.
+    It holds at most one output. A new output replaces one that the loop has not taken, and their
+    deltas are joined. So a slow reader costs no memory and delays no other request. A DELTA output
+    is made of the deltas alone: its cost does not depend on the length of the answer.
     """
 
     def __init__(self, pump: Pump, request_id: str, prompt: str | None, prompt_ids: Any) -> None:
         self.id, self.prompt, self.prompt_ids = request_id, prompt, prompt_ids
         self.kind = RequestOutputKind.CUMULATIVE
-        self.is_done = False  # the pump has handed over the last output, or an error
-        self.times: list[float] = []  # monotonic, of the outputs that the last taken one joins
+        self.is_done = False  # True once the pump has handed over the last output, or an error
+        # Monotonic times of the outputs that were joined into the last one that the loop took.
+        self.times: list[float] = []
         self._pump = pump  # kept alive until the request ends, even if the AsyncEngine is dropped
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._lock = threading.Lock()
-        self._is_told = False  # the loop knows that an output is ready
+        self._is_told = False  # True if the loop has been woken for an output
         self._latest: RequestOutput | None = None
-        self._last: RequestOutput | None = None  # used by the pump only
+        self._last: RequestOutput | None = None  # the newest output; only the pump uses it
         self._deltas: list[str] = []
         self._delta_ids: list[int] = []
         self._delta_logprobs: list[dict[int, Logprob]] | None = None
-        self._has_prompt_logprobs = False  # an output that the loop has taken had them
+        # True once the loop has taken an output with the prompt's log-probs.
+        self._has_prompt_logprobs = False
         self._new_times: list[float] = []
         self._error: BaseException | None = None
-        self._has_ended = False  # the loop has taken the last output, or the error
+        self._has_ended = False  # True once the loop has taken the last output, or the error
 
     async def next(self) -> RequestOutput:
-        """The next output in the form of its kind. Raises the error that `fail` was given.
+        """Wait for the next output and return it in the form of `kind`.
 
-        Raises EngineError after the last one.
+        Raises the error that `fail` was given, and EngineError after the last output.
         """
         if self._has_ended:
             raise EngineError(f"request {self.id}: expected a further output, it has ended")
@@ -97,7 +99,7 @@ class Stream:
         self._pump.forget(self)
 
     def put(self, output: RequestOutput) -> bool:
-        """Hand over an output; called by the pump. False if the loop has been closed."""
+        """Hand over an output; called by the pump. Returns False if the loop has been closed."""
         self._last, self.is_done = output, output.finished
         with self._lock:
             self._latest = output
@@ -119,7 +121,7 @@ class Stream:
             self._tell()
 
     def aborted(self) -> RequestOutput:
-        """The last output of an aborted request: the tokens that it has."""
+        """Make the last output of an aborted request, with the tokens that it has so far."""
         if self._last is None:
             answer = CompletionOutput(index=0, text="", token_ids=[], finish_reason="abort")
             return RequestOutput(self.id, self.prompt, list(self.prompt_ids), [answer], True)
@@ -129,8 +131,10 @@ class Stream:
         return found if found.delta_logprobs is None else replace(found, delta_logprobs=[])
 
     def _tell(self) -> bool:
-        """Wake the loop, unless it has been told already. Needs the lock. False if it has been
-        closed."""
+        """Wake the loop, unless it has been woken already. Returns False if it has been closed.
+
+        The caller must hold the lock.
+        """
         if self._is_told:  # the loop may have been closed before it came to take the output
             return not self._loop.is_closed()
         try:
@@ -141,9 +145,9 @@ class Stream:
         return True
 
     def _shaped(self, output: RequestOutput, **fields: Any) -> RequestOutput:
-        """The output in the form of its kind, with these fields.
+        """Return the output in the form of `kind`, with `fields` replaced.
 
-        A DELTA output has the prompt's log-probs once.
+        Only one DELTA output has the prompt's log-probs.
         """
         if self.kind is RequestOutputKind.DELTA:
             answer = replace(
@@ -165,10 +169,11 @@ class Pump:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._streams: dict[str, Stream] = {}  # unfinished, by request id; used by the pump only
-        self._lock = threading.Lock()  # orders `post` before or after the end
+        # Unfinished streams, by request id; only the pump uses them.
+        self._streams: dict[str, Stream] = {}
+        self._lock = threading.Lock()  # so that `post` comes before or after the end of the pump
         self._has_ended = False
-        self._failures = 0  # since the last request that finished
+        self._failures = 0  # number of failures since a request last finished
         self.error: BaseException | None = None
         self._close_failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="sbrt pump", daemon=True)
@@ -212,7 +217,7 @@ class Pump:
         self._calls.put(None)
 
     def join(self) -> None:
-        """Wait until it has ended. Raises, once, the error of closing the engine."""
+        """Wait until the pump has ended. If closing the engine failed, raise that error once."""
         if threading.current_thread() is not self._thread:
             self._thread.join()
             failure, self._close_failure = self._close_failure, None
@@ -227,7 +232,7 @@ class Pump:
     # --- calls that the pump makes ---
 
     def begin(self, stream: Stream, order: Order) -> None:
-        """Queue a request. Raises InvalidInputError."""
+        """Give a request to the engine. Raises InvalidInputError if it is bad."""
         self._engine.add_request(
             stream.id,
             {"prompt_token_ids": stream.prompt_ids},
@@ -239,7 +244,7 @@ class Pump:
         self._streams[stream.id] = stream
 
     def abort(self, ids: Iterable[str]) -> None:
-        """End requests with a last output."""
+        """End requests, each with a last output."""
         for name in ids:
             if (stream := self._streams.get(name)) is not None:
                 self._drop(stream)
@@ -267,7 +272,7 @@ class Pump:
             self._close_failure = error
 
     def _make_calls(self) -> bool:
-        """Make the queued calls; without an unfinished request, wait for one. False: stop."""
+        """Make the queued calls. Without an unfinished request, wait for a call. False: stop."""
         while True:
             try:
                 call = self._calls.get(block=not self._streams)
@@ -286,10 +291,11 @@ class Pump:
             self._hand_over(outputs)
 
     def _fail_lost(self, error: EngineError) -> None:
-        """Give the error to streams whose requests the engine has dropped; other requests go on.
+        """Give the error to the streams whose requests the engine has dropped. Other requests go
+        on.
 
-        Raises it if no request was dropped, or if MOST_FAILURES in a row were: the engine is
-        broken.
+        Raises the error if the engine is broken: it dropped no request, or failed MOST_FAILURES
+        times in a row.
         """
         live = set(self._engine.unfinished_requests())
         lost = [stream for stream in self._streams.values() if stream.id not in live]
@@ -299,7 +305,7 @@ class Pump:
         for stream in lost:
             del self._streams[stream.id]
             stream.fail(error)
-        for _ in lost[1:]:  # each of them has left the error in the engine
+        for _ in lost[1:]:  # the engine raises the error once for each of them
             with suppress(EngineError):
                 self._hand_over(self._engine.step())
 
@@ -315,7 +321,7 @@ class Pump:
             if not stream.put(output):
                 self._drop(stream)
         if not (outputs or self._engine.has_unfinished_requests()):
-            self.abort(list(self._streams))  # aborted by a caller of the engine itself
+            self.abort(list(self._streams))  # a caller of the engine itself aborted them
 
     def _refuse_the_rest(self) -> None:
         for stream in self._streams.values():

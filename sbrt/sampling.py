@@ -1,4 +1,4 @@
-"""SamplingParams: vLLM's fields, names and defaults. Unsupported values raise."""
+"""SamplingParams: vLLM's fields, names and defaults. Unsupported values raise InvalidInputError."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_SEED = 2**64 - 1
 MAX_TOKENS = 2**40
 
 MAX_BIAS = 100.0
-PENALTY = 2.0  # limit of presence and frequency, positive or negative
+PENALTY = 2.0  # largest presence or frequency penalty, positive or negative
 REPETITION = (0.01, 100.0)
 
 # Fields that exist for their names only: any value other than the default raises.
@@ -26,16 +26,18 @@ class SamplingParams:
     """How one request is sampled and when it ends.
 
     temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 keep every token; max_tokens None means up
-    to the engine's max_model_len; seed None draws one from (EngineConfig.seed, request id).
+    to the engine's max_model_len; seed None: the seed is drawn from (EngineConfig.seed, request
+    id).
     Order: masks (allowed_token_ids, bad_words, min_tokens), logit_bias, penalties (repetition over
-    prompt and output; frequency, presence over the output), temperature, min_p, top_k, top_p.
-    Before min_tokens no token ends the request: its end and stop tokens are masked, and its stop
-    strings are ignored. bad_words are banned with and without a leading space, also when the prompt
-    ends inside one.
-    logprobs: each token of the answer gets its log-prob, and so does this number of the most likely
-    tokens there. -1: all tokens (see EngineConfig.max_logprobs). A log-prob is the model's own: the
-    log softmax of its logits before any of the steps above. prompt_logprobs: the same for the
-    prompt's tokens except the first. Raises InvalidInputError, naming the field.
+    prompt and output; frequency, presence over the output), temperature, min_p, top_k, top_p. Until
+    there are min_tokens tokens, nothing ends the request: its end and stop tokens are masked, and
+    its stop strings are ignored. bad_words are banned with and without a leading space, also when
+    the prompt ends inside one.
+    logprobs: number of most likely tokens whose log-probs are returned at each position of the
+    answer, next to that of the token itself. -1: all tokens (see EngineConfig.max_logprobs). A
+    log-prob is the model's own: the log softmax of its logits before any of the steps above.
+    prompt_logprobs: the same for the prompt's tokens except the first. Raises InvalidInputError,
+    naming the field.
     """
 
     n: int = 1

@@ -1,8 +1,7 @@
-"""The forward of all families, as calls of ops over fixed buffers.
+"""The forward of all model families, as calls of ops on fixed buffers.
 
 A layer is nine calls: norm (with the residual add), qkv, rope with the write to the ring,
-attention, o, norm, gate and up, silu, down. `LAYER_NODES` is that number, and a test counts the
-calls.
+attention, o, norm, gate and up, silu, down. `LAYER_NODES` is nine, and a test counts the calls.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ LAYER_NODES = 9
 
 @dataclass(frozen=True)
 class Buffers:
-    """Buffers of a forward of n rows: 64, or the rows of the widest prompt forward.
+    """Buffers of a forward of up to n rows: 64, or the rows of the widest prompt forward.
 
     h, x, normed [n, hidden]; qkv [n, heads + 2 kv_heads, head_dim]; attended [n, heads, head_dim];
     gate_up [n, 2 inner]; gated [n, inner]; logits float32 [max_rows, columns]; raw [64, columns] in
@@ -47,7 +46,7 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that a forward computes: `count` rows of a table, from `first` on."""
+    """The rows that a forward computes: `count` rows of a row table, from `first` on."""
 
     table: torch.Tensor
     first: int
@@ -96,9 +95,10 @@ class Decoder:
         self.keys, self.values = buffers.kv[0].unbind(0), buffers.kv[1].unbind(0)
 
     def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
-        """Record a forward: K and V of every row to its slot and, `with_logits`, its logits.
+        """Record a forward. It writes K and V of every row to the row's slot.
 
-        Without logits the last layer ends with its K and V, because nothing reads further.
+        If `with_logits`, it also computes the logits. Otherwise it ends with K and V of the last
+        layer, because nothing reads the rest.
         """
         v = Views(self.buffers, rows, self.config.heads)
         self.start(run, rows, v)
@@ -111,9 +111,10 @@ class Decoder:
         self.finish(run, v)
 
     def prefill(self, run: Run, rows: PromptRows) -> None:
-        """Record a forward of a prompt: K and V of its rows to their slots, no logits."""
+        """Record a forward of a prompt. It writes K and V of the rows to their slots, and no
+        logits."""
         v = Views(self.buffers, rows, self.config.heads)
-        v.features = None  # only verified rows have them
+        v.features = None  # only verified rows have features
         run(self.ops.embed, rows.table, self.weights.embed, out=v.h)
         read_lengths(run, rows.table, rows.lengths)
         last = len(self.weights.layers) - 1
@@ -133,7 +134,7 @@ class Decoder:
         run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
 
     def attention(self, run: Run, rows: Rows | PromptRows, v: Views, i: int) -> None:
-        """Record norm, q, k and v, and the write to the ring."""
+        """Record norm, q, k and v, and the write of k and v to the ring."""
         layer = self.weights.layers[i]
         self.norm(run, v, layer.attention_norm, i)
         self.linear(run, v.normed, layer.qkv, v.qkv)
@@ -151,8 +152,10 @@ class Decoder:
         self.mlp(run, v, i)
 
     def mlp(self, run: Run, v: Views, i: int) -> None:
-        """Record o and the MLP, which follow attention. x then holds the MLP's output, not yet
-        added to the residual stream."""
+        """Record o and the MLP, which follow attention.
+
+        Afterwards v.x holds the MLP's output. It is not yet added to the residual stream v.h.
+        """
         layer = self.weights.layers[i]
         self.linear(run, v.summed, layer.o, v.x)
         eps = self.config.rms_eps
@@ -173,7 +176,7 @@ class Decoder:
             run(matmul_float32, v.normed, self.weights.head, out=v.logits)
 
     def norm(self, run: Run, v: Views, weight: torch.Tensor, i: int) -> None:
-        """Record normed = norm(h += x). Before the first layer there is no x yet."""
+        """Record h += x, then normed = norm(h). i: the next layer; before layer 0 there is no x."""
         eps = self.config.rms_eps
         if i == 0:
             run(self.ops.rms_norm, v.h, weight, eps=eps, out=v.normed)
@@ -191,10 +194,10 @@ class Decoder:
 
 
 def feature_blocks(layer: int, layers: int) -> range:
-    """Blocks of the features that keep the residual stream after `layer`.
+    """Return the blocks of H-RAD's features that keep the residual stream after `layer`.
 
-    If the model has fewer layers than there are blocks, the first layer fills the rest. No layers:
-    none are kept.
+    If the model has fewer layers than there are blocks, layer 0 fills the rest. layers: number of
+    layers of the model; 0 if no features are kept.
     """
     first = layers - FEATURE_LAYERS
     if layers == 0 or layer < first:
@@ -203,14 +206,14 @@ def feature_blocks(layer: int, layers: int) -> range:
 
 
 def rope_of(rope: Rope, layer: Layer, eps: float) -> Rope:
-    """The model's rope with one layer's norms of heads."""
+    """Return the model's rope with one layer's norms of q and k."""
     return Rope(rope.inv_freq, rope.amplitude, layer.q_norm, layer.k_norm, eps)
 
 
 def attention_plan(
     config: ModelConfig, dtype: torch.dtype, rows: int, capacity: int, tail_slots: int, window: int
 ) -> AttentionPlan:
-    """The plan of a forward of `rows` rows. Raises ValueError on sizes without a kernel."""
+    """Return the attention plan of `rows` rows. Raises ValueError on sizes without a kernel."""
     return AttentionPlan(
         rows=rows,
         heads=config.heads,

@@ -1,8 +1,9 @@
-"""The forward of few rows in six calls a layer: products include norms, gate and residual.
+"""The forward of up to 64 rows in six calls per layer: products include norms, gate and residual.
 
-A layer is norm and qkv; rope with the write to the ring; attention; o with the residual; norm, gate
-and up; down with the residual. A norm reads sums of squares that the last writer of the residual
-stream left: the embedding, o or down. `LAYER_NODES` is that number, and a test counts the calls.
+The six calls of a layer: norm with qkv; rope with the write to the ring; attention; o with the
+residual; norm with gate and up; down with the residual. A norm reads sums of squares that the last
+writer of the residual stream left: the embedding, o or down. `LAYER_NODES` is six, and a test
+counts the calls.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LAYER_NODES = 6
 
 @dataclass(frozen=True)
 class Products:
-    """Plans of the products of one forward of a fixed number of rows."""
+    """Plans of the matrix products of a forward with a fixed number of rows."""
 
     qkv: LinearPlan
     o: LinearPlan
@@ -37,8 +38,8 @@ class Products:
 
 
 def products_of(config: ModelConfig, layer: Layer, dtype: torch.dtype, rows: int) -> Products:
-    """The plans for a model, by its sizes and by which weights have a bias, the same in every
-    layer."""
+    """Return the plans for a model. They depend on its sizes and on the weights that have a bias,
+    which are the same in every layer."""
     c, queries = config, config.heads * config.head_dim
     keys = config.kv_heads * config.head_dim
 
@@ -63,8 +64,7 @@ class FusedDecoder:
         self.config, self.weights, self.ops = plain.config, plain.weights, plain.ops
 
     def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
-        """Record the same as Decoder.forward: K and V of every row and, `with_logits`, its
-        logits."""
+        """Record a forward with the same results as Decoder.forward."""
         v = Views(self.plain.buffers, rows, self.config.heads)
         self.start(run, rows, v)
         last = len(self.weights.layers) - 1
@@ -84,7 +84,7 @@ class FusedDecoder:
         run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
 
     def attention(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Record q, k and v of the normalised rows, and the write to the ring."""
+        """Record q, k and v of the normalised rows, and the write of k and v to the ring."""
         layer, plain = self.weights.layers[i], self.plain
         run(
             self.ops.linear, v.h, layer.qkv.weight, plan=self.products[rows.count].qkv,
@@ -96,7 +96,8 @@ class FusedDecoder:
         )  # fmt: skip
 
     def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Record attention, o, and the MLP. Each product adds its result to h itself."""
+        """Record attention, o, and the MLP. The products o and down add their results to h
+        themselves."""
         layer, plain, plans = self.weights.layers[i], self.plain, self.products[rows.count]
         run(
             self.ops.branch_attention, v.queries, plain.keys[i], plain.values[i],
@@ -126,5 +127,5 @@ class FusedDecoder:
         )  # fmt: skip
 
     def normed(self, norm: torch.Tensor, linear: Linear | None) -> Terms:
-        """Terms of a product whose rows are normalised first."""
+        """Return the terms of a product whose rows are normalised first."""
         return Terms(linear.bias if linear else None, norm, self.config.rms_eps)

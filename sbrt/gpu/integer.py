@@ -1,9 +1,9 @@
-"""The forward of few rows with quantised weights: products of integers, in the CPU's arithmetic.
+"""The forward of up to 64 rows with quantised weights: products of integers, with the CPU's
+arithmetic.
 
-A layer is nine calls: norm and rounding, qkv; rope with the write to the ring; attention; rounding,
-o with the residual; norm and rounding, gate and up, whose result is rounded as it is written; down
-with the residual. Matrices of floats, which a quantised file may also have, are multiplied as in
-fused.py.
+A layer is nine calls: norm with rounding; qkv; rope with the write to the ring; attention;
+rounding; o with the residual; norm with rounding; gate and up, which round their result; down with
+the residual. A quantised file may also have float matrices. These are multiplied as in fused.py.
 """
 
 from __future__ import annotations
@@ -27,20 +27,24 @@ LAYER_NODES = 9
 
 @dataclass(frozen=True)
 class Integers:
-    """Rows as integers: the input of a product, and the gated row. Columns: the widest."""
+    """Buffers of rows as integers.
+
+    x: the input of a product. It has the columns of the widest input. gated: the result of gate and
+    up, which is the input of down.
+    """
 
     x: IntegerRows
     gated: IntegerRows
 
 
 def widest(weights: Weights) -> dict[str, int]:
-    """Columns of the fields of Integers."""
+    """Return the number of columns of each field of Integers."""
     config = weights.config
     return {"x": max(config.hidden, config.heads * config.head_dim), "gated": config.inner}
 
 
 def float_plans(weights: Weights, rows: int) -> Iterator[LinearPlan]:
-    """Plans of all products with matrices of floats."""
+    """Yield the plans of all products with float matrices."""
     dtype = weights.dtype
     for layer in weights.layers:
         for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
@@ -61,7 +65,7 @@ def _float_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: bool) -> L
 
 
 def integer_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: bool) -> IntegerPlan:
-    """The plan of a product with a quantised matrix."""
+    """Return the plan of a product with a quantised matrix."""
     weight = linear.weight
     assert isinstance(weight, PackedMatrix)
     n = weight.n // 2 if how.get("gate") else weight.n
@@ -77,8 +81,7 @@ class IntegerDecoder:
         self.config, self.weights, self.ops = plain.config, plain.weights, plain.ops
 
     def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
-        """Record the same as Decoder.forward: K and V of every row and, `with_logits`, its
-        logits."""
+        """Record a forward with the same results as Decoder.forward, up to rounding."""
         v = Views(self.plain.buffers, rows, self.config.heads)
         self.plain.start(run, rows, v)
         last = len(self.weights.layers) - 1
@@ -91,7 +94,7 @@ class IntegerDecoder:
         self.product(run, v, x, Linear(self.weights.head, None), v.logits)
 
     def attention(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Record q, k and v of the normalised rows, and the write to the ring."""
+        """Record q, k and v of the normalised rows, and the write of k and v to the ring."""
         layer, plain = self.weights.layers[i], self.plain
         x = self.normed(run, v, layer.attention_norm, layer.qkv.weight)
         self.product(run, v, x, layer.qkv, v.qkv)
@@ -101,7 +104,8 @@ class IntegerDecoder:
         )  # fmt: skip
 
     def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Record attention, o, and the MLP. Each product adds its result to h itself."""
+        """Record attention, o, and the MLP. The products o and down add their results to h
+        themselves."""
         layer, plain = self.weights.layers[i], self.plain
         run(
             self.ops.branch_attention, v.queries, plain.keys[i], plain.values[i],
@@ -117,7 +121,7 @@ class IntegerDecoder:
     def normed(
         self, run: Run, v: Views, norm: torch.Tensor, weight: torch.Tensor | PackedMatrix
     ) -> torch.Tensor | IntegerRows:
-        """Record the norm of h, rounded if the weight is quantised."""
+        """Record the norm of h, rounded if the weight is quantised; returns the result."""
         eps = self.config.rms_eps
         if isinstance(weight, PackedMatrix):
             run(self.ops.round_rows, v.h, out=self.integers.x, norm=norm, eps=eps)
@@ -128,14 +132,15 @@ class IntegerDecoder:
     def input(
         self, run: Run, x: torch.Tensor | IntegerRows, weight: torch.Tensor | PackedMatrix
     ) -> torch.Tensor | IntegerRows:
-        """x, rounded if the weight is quantised."""
+        """Return x. If the weight is quantised, record the rounding of x and return the rounded
+        rows."""
         if isinstance(x, torch.Tensor) and isinstance(weight, PackedMatrix):
             run(self.ops.round_rows, x, out=self.integers.x)
             return self.integers.x
         return x
 
     def gated(self, run: Run, v: Views, i: int) -> torch.Tensor | IntegerRows:
-        """Record gate and up; rounded if down is quantised."""
+        """Record gate and up, rounded if down is quantised; returns the result."""
         layer = self.weights.layers[i]
         x = self.normed(run, v, layer.mlp_norm, layer.gate_up.weight)
         rounds = isinstance(layer.down.weight, PackedMatrix)
@@ -156,7 +161,8 @@ class IntegerDecoder:
         gate: bool = False,
         residual: bool = False,
     ) -> None:
-        """Record out = x w^T + b, its gate, or out += it."""
+        """Record y = x w^T + b and write it to `out`. gate: write the gated y. residual: out +=
+        y."""
         rows, dtype, weight = v.h.shape[0], self.weights.dtype, linear.weight
         if isinstance(x, torch.Tensor):
             plan = _float_plan(rows, linear, dtype, gate=gate, residual=residual)

@@ -1,10 +1,9 @@
-"""A checkpoint as a model whose lanes are recordings. `_core.EngineCore` takes it in place of a
-Decoder.
+"""Makes a model whose lanes are recordings. `_core.EngineCore` takes it in place of a Decoder.
 
     model = model_of(open_checkpoint(folder), device="cuda", rows=16)
 
-On the CPU the same recordings run as lists of calls: `ops="torch"` are the twins, `ops="triton"`
-the kernels in Triton's interpreter. That is for tests, not for speed.
+On the CPU the same recordings run as lists of calls, for tests. `ops="torch"` runs the twins of the
+kernels in plain torch, `ops="triton"` runs the kernels in Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -43,8 +42,9 @@ from .recorder import (
 from .store import LaneShape, LaneStore
 from .weights import Weights
 
-ROWS = (16, 32, 64)  # in a verification graph
-PRODUCTS = ("fused", "cublas")  # for a forward's layers: fused.py, or decoder.py
+ROWS = (16, 32, 64)  # numbers of rows that a verification graph may have
+# Products of a forward's layers: those of fused.py, or of decoder.py.
+PRODUCTS = ("fused", "cublas")
 
 
 def model_of(
@@ -65,14 +65,15 @@ def model_of(
 ) -> RecordedModel:
     """Load weights to `device` and return a model that records its lanes when they are bound.
 
-    ops: "triton" or "torch" (default: kernels on a device, twins on a CPU).
-    rows: size of a target's only verification graph, 16, 32 or 64. A larger verification replays it
-    again. None: graphs of several sizes, each computed at once (EngineConfig.mode fast).
-    memory: bytes that the weights, and each lane, may take (default: nine tenths of free memory).
-    attention: for prompts, see flash_for.
-    products: "fused", six nodes a layer, or "cublas", nine around torch's products.
-    on_bind: called with every lane. eager: no graphs, ops one by one.
-    programmatic_launch: kernels start before the kernel before them has ended.
+    ops: "triton" or "torch" (default: triton on a device, torch on a CPU).
+    rows: number of rows of a target's only verification forward, 16, 32 or 64. More rows repeat it.
+    None: there are graphs of several sizes (EngineConfig.mode fast).
+    memory: maximum bytes of the weights and one lane together (default: nine tenths of free
+    memory).
+    attention: the backend for prompts, see flash_for.
+    products: "fused" gives six nodes per layer, "cublas" gives nine with torch's products.
+    on_bind: called with every lane. eager: run ops one by one, without graphs.
+    programmatic_launch: a kernel starts before the previous kernel has ended.
     target: the model whose embedding a draft shares.
     Raises EngineError without the device, InvalidInputError for bad arguments, each one sentence.
     """
@@ -91,7 +92,7 @@ def model_of(
     attention = _ways_of(checkpoint, dtype, attention, products)
     storage = loading.storage_of(checkpoint, dtype)
     check_sizes(config, storage)
-    flash_for(attention, place, storage, config.head_dim)  # before weights are read
+    flash_for(attention, place, storage, config.head_dim)  # checked before weights are read
     budget = budget_of(place, memory)
     lender = _lent(target, place) if checkpoint.shares_embedding else None
     weights = loading.load(checkpoint, dtype, place, budget, progress, lender)
@@ -101,7 +102,8 @@ def model_of(
 
 
 def _lent(target: Model | None, place: torch.device) -> Weights | None:
-    """The target's weights; if they are on another device, with a copy of the embedding here."""
+    """Return the target's weights. If they are on another device, their embedding is copied
+    here."""
     weights: Weights | None = getattr(target, "_weights", None)
     if weights is None or place.index in (None, weights.embed.device.index):
         return weights
@@ -145,7 +147,8 @@ def model_with(
 
 
 def _ways_of(checkpoint: Checkpoint, dtype: str, attention: str, products: str) -> str:
-    """The attention of prompts. Raises InvalidInputError for products that cannot be had."""
+    """Return the attention backend for prompts. Raises InvalidInputError on impossible
+    `products`."""
     is_packed = bool(layouts_of(checkpoint, dtype))
     if is_packed and products != "fused":
         raise InvalidInputError(f"products: expected fused with quantised weights, got {products}")
@@ -153,9 +156,9 @@ def _ways_of(checkpoint: Checkpoint, dtype: str, attention: str, products: str) 
 
 
 def _attention_for(attention: str, is_packed: bool) -> str:
-    """The attention of prompts. Quantised weights take at most 64 rows at a time.
+    """Return the prompts' attention backend, for quantised weights one with at most 64 rows.
 
-    Raises InvalidInputError for one with more.
+    Raises InvalidInputError for a backend that takes more rows.
     """
     if is_packed and attention not in ("auto", "triton"):
         raise InvalidInputError(
@@ -171,7 +174,8 @@ def _recorder(place: torch.device, eager: bool, stream: int) -> Recorder:
 
 
 def rows_for(method: Method, seats: int = 1) -> int:
-    """Rows of the verification graph that holds the roots and chains of all seats; at most 64."""
+    """Return the number of rows of the verification graph that holds roots and chains of all seats;
+    at most 64."""
     policies = [policy for arm in method.arms if (policy := arm.policy())]
     needed = seats * (1 + max(policy.most_nodes for policy in policies))
     return next((rows for rows in ROWS if needed <= rows), ROWS[-1])
@@ -196,10 +200,10 @@ def check_sizes(config: ModelConfig, dtype: torch.dtype) -> None:
 
 
 class GpuLane(LaneStore):
-    """One lane's memory, and the recordings that work in it.
+    """One lane's memory, and the recordings that use it.
 
-    csrc/bind/recorded.cc reads sizes, addresses, and `forward`, `choose`, `moves`. Each of these
-    three returns pieces for increasing numbers of rows.
+    csrc/bind/recorded.cc reads its sizes and addresses, and calls `forward`, `choose` and `moves`.
+    Each of these three returns pieces for increasing numbers of rows.
     """
 
     def __init__(
@@ -216,10 +220,10 @@ class GpuLane(LaneStore):
         self.ops, self.recorder = ops, recorder
         self.decoder = Decoder(weights, ops, self.buffers, _rope(weights.config, self.device))
         self.few = self._few()
-        self._made: dict[tuple[object, ...], list[Piece]] = {}  # by what it was asked for
+        self._made: dict[tuple[object, ...], list[Piece]] = {}  # recordings by kind and arguments
 
     def _few(self) -> Decoder | FusedDecoder | IntegerDecoder:
-        """Records the forwards of up to 64 rows."""
+        """Return the decoder that records forwards of up to 64 rows."""
         if self.weights.is_packed:
             return IntegerDecoder(self.decoder, self.integers(), self.linear_work)
         if self.ops.fused:
@@ -245,7 +249,7 @@ class GpuLane(LaneStore):
 
     @property
     def vocab(self) -> int:
-        """Number of ids that it can read."""
+        """Number of ids that the lane can read."""
         return self.weights.config.vocab
 
     @property
@@ -260,18 +264,18 @@ class GpuLane(LaneStore):
 
     @property
     def logits(self) -> int:
-        """Address of [max_rows, columns] float32."""
+        """Address of the logits, float32 [max_rows, columns]."""
         return self.buffers.logits.data_ptr()
 
     @property
     def features(self) -> int:
-        """Address of [max_rows, 4, hidden]; 0 if no features are kept."""
+        """Address of the features, [max_rows, 4, hidden]; 0 if none are kept."""
         kept = self.buffers.features
         return 0 if kept is None else kept.data_ptr()
 
     @property
     def embed(self) -> int:
-        """Address of [vocab, hidden]."""
+        """Address of the embedding, [vocab, hidden]."""
         return self.weights.embed.data_ptr()
 
     @property
@@ -283,11 +287,12 @@ class GpuLane(LaneStore):
 
     @property
     def prefill_rows(self) -> int:
-        """Rows of the widest forward without logits."""
+        """Number of rows of the widest forward without logits."""
         return self.fed[-1]
 
     def forward(self, rows: int, with_logits: bool) -> list[Piece]:
-        """Forwards over the row table at address `rows`. Recorded once for the same arguments."""
+        """Return forwards of the row table at address `rows`. Equal arguments share their
+        recordings."""
 
         def made() -> list[Piece]:
             table = words_at(rows, size(Batch), self.device)
@@ -307,13 +312,13 @@ class GpuLane(LaneStore):
         filters: bool,
         shaping: tuple[int, ...] | None = None,
     ) -> list[Piece]:
-        """Choices at the rows of the last forward: Choice words, or Dist words with `dists`.
+        """Return recordings that sample at the rows of the last forward.
 
-        where: addresses of row table, sequences and result. columns: logits of a row that count.
-        filters: for requests with min_p, top_k or top_p.
-        shaping: for requests that shape, addresses of mask, bias, counts and seen, [seats, vocab]
-        each, and vocab; then, with addresses first, bad words and their room, trunks and theirs.
-        Recorded once for the same arguments.
+        where: addresses of row table, sequences and result. columns: number of a row's logits in
+        use. dists: write Dist words, not Choice words. filters: support min_p, top_k and top_p.
+        shaping: for requests that change logits. It has the addresses of mask, bias, counts and
+        seen, [seats, vocab] each, then vocab. Address and row length of the bad words follow, then
+        those of the trunks. Equal arguments share their recordings.
         """
 
         def made() -> list[Piece]:
@@ -369,7 +374,7 @@ class GpuLane(LaneStore):
         )
 
     def moves(self, where: tuple[int, int, int], which: int) -> list[Piece]:
-        """The moves that follow a `settle`.
+        """Return the recording of the KV moves that follow a `settle`.
 
         where: addresses of the sequences, of the roll, and of the number of rounds that ended.
         which: a value of Moves in csrc/model/lane.h.
@@ -409,8 +414,8 @@ class GpuLane(LaneStore):
         return self.recorder.record(forwards, count)
 
     def record_prefill(self, table: torch.Tensor, count: int) -> Piece:
-        """Record a forward without logits of up to `count` rows of a prompt, more than a round
-        has."""
+        """Record a forward without logits of up to `count` rows of a prompt, for counts above
+        64."""
         assert self.flash is not None
         rows = PromptRows(table, count, self.lengths(count), self.flash)
         config = self.weights.config
@@ -432,7 +437,7 @@ class GpuLane(LaneStore):
 
 @dataclass(frozen=True)
 class Choice:
-    """Arguments of a choice: logits, sequences, table, words of its result, lists, tokens."""
+    """Arguments of the op `choose`. words: memory for the result. ids: the token of each column."""
 
     logits: torch.Tensor
     sequence: torch.Tensor
@@ -444,7 +449,7 @@ class Choice:
 
 
 def _rope(config: ModelConfig, device: torch.device) -> Rope:
-    """The model's rope, without the norms of its heads."""
+    """Return the model's rope, without norms of q and k."""
     scaling = config.rope.core()
     found = inverse_frequencies(config.head_dim, config.rope_theta, scaling)
     inv_freq = torch.tensor(found, dtype=torch.float32, device=device)

@@ -1,5 +1,4 @@
-"""The plan of a lane's memory, checked before anything is allocated, and the arena that follows
-it."""
+"""Plans the memory of weights or a lane, checks the plan, and allocates it as one arena."""
 
 from __future__ import annotations
 
@@ -12,14 +11,14 @@ import torch
 
 from ..errors import InvalidInputError
 
-ALIGNED = 256  # bytes; vector loads of the kernels need it
+ALIGNED = 256  # bytes; vector loads of the kernels need this alignment
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 @dataclass(frozen=True)
 class Item:
-    """One buffer: its part of the whole, its name, shape and dtype. reserved: another allocator
-    provides it."""
+    """One buffer. part: the group in which messages count it. reserved: another allocator provides
+    its memory."""
 
     part: str
     name: str
@@ -29,7 +28,7 @@ class Item:
 
     @property
     def bytes(self) -> int:
-        """Bytes that it takes, rounded up to the alignment of the next buffer."""
+        """Bytes that the buffer takes, rounded up to the alignment of the next buffer."""
         size = math.prod(self.shape) * self.dtype.itemsize
         return -(-size // ALIGNED) * ALIGNED
 
@@ -60,14 +59,15 @@ class MemoryPlan:
         return sum(item.bytes for item in self.items)
 
     def parts(self) -> dict[str, int]:
-        """Bytes of each part, in order."""
+        """Return the bytes of each part, in order."""
         found: dict[str, int] = {}
         for item in self.items:
             found[item.part] = found.get(item.part, 0) + item.bytes
         return found
 
     def describe(self) -> str:
-        """One line: `target lane: KV ring 1.0 GiB, activations 12.5 MiB, in all 1.0 GiB`."""
+        """Return one line, for example `target lane: KV ring 1.0 GiB, activations 12.5 MiB, in all
+        1.0 GiB`."""
         each = [f"{part} {readable(size)}" for part, size in self.parts().items()]
         return f"{self.owner}: {', '.join([*each, f'in all {readable(self.bytes)}'])}"
 
@@ -81,8 +81,8 @@ class MemoryPlan:
 
 
 class Arena:
-    """One allocation for the buffers that a plan does not reserve. They are views into it, zeroed
-    once."""
+    """One allocation for all buffers of a plan that are not reserved. Buffers are views of it, and
+    are zeroed once."""
 
     def __init__(self, plan: MemoryPlan, device: torch.device, budget: int | None = None) -> None:
         plan.check(budget)
@@ -96,19 +96,19 @@ class Arena:
         self.memory = torch.zeros(at, dtype=torch.uint8, device=device)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """The buffer of that name."""
+        """Return the buffer with that name."""
         item = next(item for item in self.plan.items if item.name == name)
         size = math.prod(item.shape) * item.dtype.itemsize
         begin = self._begin[name]
         return self.memory[begin : begin + size].view(item.dtype).view(item.shape)
 
     def names(self, part: str) -> list[str]:
-        """Names of the buffers of one part."""
+        """Return the names of the buffers of one part."""
         return [item.name for item in self.plan.items if item.part == part]
 
 
 def readable(size: int) -> str:
-    """Bytes with a unit."""
+    """Return a number of bytes with a unit."""
     for unit, name in UNITS:
         if size >= unit:
             return f"{size / unit:.1f} {name}"
@@ -116,8 +116,8 @@ def readable(size: int) -> str:
 
 
 def budget_of(device: torch.device, given: int | None) -> int | None:
-    """Bytes that a plan may take: the given number, else nine tenths of the free memory of a CUDA
-    device."""
+    """Return the bytes that a plan may take: `given`, else nine tenths of a CUDA device's free
+    memory. None: no limit."""
     if given is not None or device.type != "cuda":
         return given
     free, _ = torch.cuda.mem_get_info(device)
@@ -137,12 +137,13 @@ class _DeviceBytes:
 
 
 def words_at(address: int, count: int, device: torch.device) -> torch.Tensor:
-    """int32 [count] over memory on `device` that another object owns and keeps alive."""
+    """Return int32 [count] over memory on `device` that another object owns and keeps alive."""
     return values_at(address, count, torch.int32, device)
 
 
 def values_at(address: int, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """[count] of another dtype, over such memory."""
+    """Return a tensor [count] of `dtype` over memory on `device` that another object keeps
+    alive."""
     size = count * dtype.itemsize
     if device.type == "cuda":
         return torch.as_tensor(_DeviceBytes(address, size), device=device).view(dtype)

@@ -92,14 +92,15 @@ ALL = {ops.name: ops for ops in (TRITON, TORCH)}
 
 
 def ops_named(name: str) -> Ops:
-    """The ops of a name. Raises InvalidInputError on another name."""
+    """Return the ops with that name. Raises InvalidInputError on another name."""
     if name not in ALL:
         raise InvalidInputError(f"ops: expected one of {', '.join(ALL)}, got {name}")
     return ALL[name]
 
 
 def early(ops: Ops, asked: bool = True) -> Ops:
-    """`ops`; if asked, linear and rope_kv_write are launched early (triton_kernels/early.py)."""
+    """Return `ops`. If `asked`, linear and rope_kv_write are launched early
+    (triton_kernels/early.py)."""
     if not asked or ops.name != TRITON.name:
         return ops
     return replace(
@@ -122,7 +123,7 @@ def matmul_bias(
 
 
 def matmul_float32(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
-    """out float32: products of half-precision inputs whose sums are not rounded. CUDA only."""
+    """out [rows, n] float32 = x weight^T: half-precision inputs, sums in float32. CUDA only."""
     torch.mm(x, weight.t(), out_dtype=torch.float32, out=out)
 
 

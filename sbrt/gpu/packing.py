@@ -1,4 +1,4 @@
-"""Quantised matrices of a checkpoint on a device: their formats, and how they are written."""
+"""Chooses formats for a checkpoint's quantised matrices, and writes the matrices to a device."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ..model.stored import PIECE, Stored
 from ..triton_kernels.packed import PackedFormat, PackedMatrix
 
 STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-# The formats of csrc/ops/format.h that a dtype names.
+# The formats that the dtypes int8 and int4 mean (csrc/ops/format.h).
 INT8 = Layout("int8", 64)
 INT4 = Layout("int4", 32, "float16", "float16")
-INT8_HEAD = Layout("int8", 32, "float16")  # the head of a model in int4
+INT8_HEAD = Layout("int8", 32, "float16")  # the LM head of a model in int4
 
 Layouts = dict[str, Layout]
 
 
 def layouts_of(checkpoint: Checkpoint, dtype: str) -> Layouts:
-    """The layouts of matrices that are quantised on a device, by Hugging Face names.
+    """Return the layouts of matrices that are quantised on a device, by Hugging Face name.
 
-    As on the CPU, the embedding has none: it is read row by row. A tied head has one.
+    As on the CPU, the embedding is not quantised: it is read row by row. A tied head is quantised.
     """
     if dtype in QUANTISED:
         return named_layouts(checkpoint.shapes, dtype)
@@ -41,20 +41,20 @@ def layouts_of(checkpoint: Checkpoint, dtype: str) -> Layouts:
 
 
 def named_layouts(shapes: Shapes, dtype: str) -> Layouts:
-    """Those that `dtype`, int8 or int4, gives to every matrix but the embedding."""
+    """Return the layouts that `dtype`, int8 or int4, gives to every matrix except the embedding."""
     usual, head = (INT8, INT8) if dtype == "int8" else (INT4, INT8_HEAD)
     found = {name: usual for name, shape in shapes.items() if len(shape) == 2 and name != EMBED}
     return found | {HEAD: head}
 
 
 def format_of(layout: Layout) -> PackedFormat:
-    """The same for a kernel."""
+    """Return a layout in the form that kernels read."""
     return PackedFormat(layout.element, layout.group, layout.minimums != "none", layout.zero)
 
 
 def join(a: Layout | None, b: Layout | None) -> Layout | None:
-    """The smallest layout that holds the weights of both exactly (csrc/ops/format.cc); None is
-    floats."""
+    """Return the smallest layout that holds the weights of both exactly (csrc/ops/format.cc). None
+    means floats."""
     if a == b or a is None or b is None:
         return a if a == b else None
     widths = ("none", "float16", "float32").index
@@ -69,7 +69,7 @@ def join(a: Layout | None, b: Layout | None) -> Layout | None:
 
 
 def converted(rows: Quantized, to: Layout) -> Quantized:
-    """The same weights in a layout that join() gave for theirs."""
+    """Return the same weights in the layout `to`, which `join` made from theirs and others."""
     own = rows.layout
     if own == to:
         return rows
@@ -88,7 +88,7 @@ def converted(rows: Quantized, to: Layout) -> Quantized:
 
 
 def write(matrix: PackedMatrix, first: int, weight: Stored, layout: Layout, to: Layout) -> None:
-    """Write a weight as rows `first` on: those of its file, or floats that are quantised here."""
+    """Write a weight to rows `first` on: quantised rows of its file, or floats quantised here."""
     for at, piece in pieces_of(weight, layout):
         made = converted(piece, to)
         minimums = None if made.minimums is None else _tensor(made.minimums)
@@ -96,7 +96,7 @@ def write(matrix: PackedMatrix, first: int, weight: Stored, layout: Layout, to: 
 
 
 def pieces_of(weight: Stored, layout: Layout) -> Iterator[tuple[int, Quantized]]:
-    """(first row, some rows) of a weight in the layout."""
+    """Yield (first row, some rows) of a weight in this layout."""
     if weight.layout == layout:
         yield from weight.pieces()
         return
@@ -107,12 +107,12 @@ def pieces_of(weight: Stored, layout: Layout) -> Iterator[tuple[int, Quantized]]
         part = numbers[first : first + step].float().numpy()
         return first, Quantized(layout, *quantise(format, part))
 
-    with ThreadPoolExecutor() as pool:  # the core works without the interpreter's lock
+    with ThreadPoolExecutor() as pool:  # the core releases the interpreter's lock
         yield from pool.map(made, range(0, weight.shape[0], step))
 
 
 def values_of(weight: Stored) -> torch.Tensor:
-    """The numbers of a weight, in the dtype of its file; float32 of a quantised one."""
+    """Return the numbers of a weight, in the dtype of its file; float32 for a quantised weight."""
     stored, data = weight.numbers()
     return torch.from_numpy(data.copy()).view(STORED[stored]).view(weight.shape)
 
@@ -122,7 +122,10 @@ def _tensor(values: NDArray[np.generic]) -> torch.Tensor:
 
 
 def buffers_of(layouts: Mapping[str, Layout], places: Mapping[str, str]) -> dict[str, Layout]:
-    """The layouts of buffers that several tensors may share: one that holds all of them exactly."""
+    """Return the layouts of quantised buffers.
+
+    Several tensors may share a buffer. Its layout holds all of them exactly.
+    """
     found: dict[str, Layout | None] = {}
     for name, buffer in places.items():
         own = layouts.get(name)

@@ -1,8 +1,8 @@
-"""Attention of a prompt's rows, many at once: flash attention over a ring that has not wrapped.
+"""Attention of many rows of a prompt together: flash attention over a ring that has not wrapped.
 
-Positions are then slots, from the first slot of the seat on. So flash attention reads the ring
-itself, and needs only its causal mask. It reads the numbers of rows, and where the keys begin and
-end, on the device: one recording serves every piece of a prompt, of any seat.
+The slot of a position is then the first slot of the seat plus the position. So flash attention
+reads the ring directly, and needs only its causal mask. It reads the number of rows, and the begin
+and end of the keys, on the device. So one recording serves every piece of a prompt, of any seat.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..triton_kernels.words import ROW_SLOT, TABLE_N, TABLE_ROWS
 from .ops import Run, add, copy, subtract
 
 HALF = (torch.float16, torch.bfloat16)
-OLDEST = 80  # sm_80: the first that flash attention was written for
+OLDEST = 80  # sm_80: the first architecture that flash attention supports
 
 # (q [rows, heads, d], k and v [slots, kv_heads, d], lengths) -> [rows, heads, d]
 Flash = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Lengths"], torch.Tensor]
@@ -31,11 +31,11 @@ Flash = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Lengths"], torch.Te
 
 @dataclass(frozen=True)
 class Lengths:
-    """The lengths that a recording knows, and where it reads the others.
+    """The lengths of a prompt's piece, for flash attention.
 
-    starts: int32 [4]: 0 and the rows in use; the first slot of the keys that the last of them sees,
-    and the slot after them. rows, keys: the most of each. window: positions that a row sees, None
-    for all.
+    starts: int32 [4], read at every replay: 0, the number of rows in use, the first slot of the
+    keys, the slot after the last key. rows, keys: maximum numbers of both, fixed in a recording.
+    window: number of positions that a row sees; None: all.
     """
 
     starts: torch.Tensor
@@ -45,25 +45,25 @@ class Lengths:
 
     @property
     def of_rows(self) -> torch.Tensor:
-        """Begin and end of the sequence's rows."""
+        """Begin and end of the rows in use, int32 [2]."""
         return self.starts[:2]
 
     @property
     def of_keys(self) -> torch.Tensor:
-        """Begin and end of the sequence's keys."""
+        """Begin and end of the keys' slots, int32 [2]."""
         return self.starts[2:]
 
     @property
     def before(self) -> int:
-        """Number of earlier positions that a row sees; -1 for all."""
+        """Number of earlier positions that a row sees; -1: all."""
         return -1 if self.window is None else self.window - 1
 
 
 def read_lengths(run: Run, table: torch.Tensor, lengths: Lengths) -> None:
-    """Record the read of the lengths from a row table, whose rows follow each other."""
+    """Record the read of the lengths from a row table. Its rows have successive positions."""
     first = TABLE_ROWS.value
     words = (TABLE_N.value, first, first + ROW_SLOT.value)
-    used, position, slot = (table[at : at + 1] for at in words)  # the position's low word
+    used, position, slot = (table[at : at + 1] for at in words)  # `position` is the low word only
     run(copy, used, out=lengths.starts[1:2])
     run(subtract, slot, position, out=lengths.starts[2:3])
     run(add, slot, used, out=lengths.starts[3:4])
@@ -78,7 +78,8 @@ def prefill_attention(
     flash: Flash,
     out: torch.Tensor,
 ) -> None:
-    """out[i] = softmax(q[i] k^T / sqrt(head_dim)) v over the keys up to the row's own, or a window.
+    """out[i] = softmax(q[i] k^T / sqrt(head_dim)) v over the keys up to that of row i, or over its
+    window.
 
     q, out [rows, heads, head_dim]; k, v [kv_heads, slots, head_dim], one layer's storage. Results
     of rows that are not in use are undefined.
@@ -89,7 +90,7 @@ def prefill_attention(
 def flash_torch(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
 ) -> torch.Tensor:
-    """Flash attention of torch, called directly. If rows and keys differ in number, torch's public
+    """Run torch's flash attention directly. If the numbers of rows and keys differ, torch's public
     functions align the causal mask to the other corner."""
     found = torch.ops.aten._flash_attention_forward(
         *(q, k, v, lengths.of_rows, lengths.of_keys, lengths.rows, lengths.keys),
@@ -101,7 +102,7 @@ def flash_torch(
 
 
 def flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths) -> torch.Tensor:
-    """Flash attention of the package flash-attn."""
+    """Run the flash attention of the package flash-attn."""
     attend: Any = import_module("flash_attn").flash_attn_varlen_func
     found: torch.Tensor = attend(
         *(q, k, v, lengths.of_rows, lengths.of_keys, lengths.rows, lengths.keys),
@@ -114,7 +115,7 @@ def flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengt
 def flash_plain(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
 ) -> torch.Tensor:
-    """The twin of both in plain torch. Rows that are not in use stay as they are in `q`."""
+    """Compute the same in plain torch. Rows that are not in use are copied from `q`."""
     _, rows, begin, end = lengths.starts.tolist()
     keys = end - begin
     group = q.shape[1] // k.shape[1]
@@ -132,10 +133,11 @@ def flash_plain(
 def flash_for(
     backend: str, device: torch.device, dtype: torch.dtype, head_dim: int
 ) -> Flash | None:
-    """The attention for the rows of a prompt. None: the kernel of the rounds, 64 rows at a time.
+    """Return the attention for the rows of a prompt. None: the kernel of rounds, 64 rows at a time.
 
-    backend: auto (torch's if possible, else None), torch, flash-attn or triton (None). Raises
-    InvalidInputError, one sentence, for a backend that is missing or cannot run here.
+    backend: auto (torch's flash attention if possible, else None), torch, flash-attn, or triton
+    (None). Raises InvalidInputError, one sentence, for a backend that is missing or cannot run
+    here.
     """
     if backend not in BACKENDS:
         raise InvalidInputError(
@@ -174,7 +176,8 @@ def expect_flash_attn() -> None:
 
 
 def prefill_sizes(flash: Flash | None, capacity: int) -> list[int]:
-    """Rows of the prompt forwards: 64, then doubled as long as the ring has more positions."""
+    """Return the rows of the prompt forwards: 64, then doubled while the ring has more
+    positions."""
     sizes = [MAX_ROWS]
     while flash and sizes[-1] < min(MAX_STEP_ROWS, capacity):
         sizes.append(2 * sizes[-1])
@@ -182,15 +185,20 @@ def prefill_sizes(flash: Flash | None, capacity: int) -> list[int]:
 
 
 def scratch_bytes(config: ModelConfig, dtype: torch.dtype, rows: int) -> int:
-    """Bytes that one call of flash attention allocates: its result, a float32 per row and head, and
-    some words. Each of them is rounded up."""
+    """Return the bytes that one call of flash attention allocates.
+
+    These are its result, a float32 per row and head, and some words. Each of them is rounded up.
+    """
     row = config.heads * (config.head_dim * dtype.itemsize + 4)
     return rows * row + 8 * 512
 
 
 def reserved_bytes(config: ModelConfig, dtype: torch.dtype, rows: int, device: torch.device) -> int:
-    """Bytes that torch's allocator keeps for `scratch_bytes`. On a device it takes segments of 20
-    MiB or multiples of 2 MiB: one set for the captures, one for the runs before them."""
+    """Return the bytes that torch's allocator keeps for `scratch_bytes`.
+
+    On a device it takes segments of 20 MiB, or of multiples of 2 MiB. There is one set for the
+    captures, and one for the runs before them.
+    """
     size = scratch_bytes(config, dtype, rows)
     if device.type != "cuda":
         return size

@@ -1,5 +1,5 @@
-"""Recorders: a function's calls of ops become a list on the CPU and a CUDA graph on a device.
-Without graphs a device has a list too.
+"""Recorders turn a function's calls of ops into a list on the CPU, and into a CUDA graph on a
+device. With enforce_eager a device has a list, too.
 
 A recording is made once and replayed unchanged: every pointer and scalar is kept by value. Ops read
 everything that changes between replays from the sequence and the row tables.
@@ -22,16 +22,18 @@ from ..errors import EngineError
 from .ops import Op, Run
 
 Recorded = Callable[[Run], None]
-WORKSPACES = (8_519_680, 33_554_432)  # bytes that torch gives cuBLAS on a stream, by architecture
+# Bytes of torch's cuBLAS workspace per stream, by architecture.
+WORKSPACES = (8_519_680, 33_554_432)
 
 
 @dataclass(frozen=True)
 class Piece:
     """A recording, as csrc/model/recorded.h expects it.
 
-    rows: the number that it computes. nodes: calls, or nodes of the graph. replay: runs it here.
+    rows: number of rows that it computes. nodes: number of calls, or of the graph's nodes. replay:
+    runs the recording.
     graph: the address of a cudaGraph_t, 0 if there is none. play: enqueues the calls on a
-    cudaStream_t of a device; None if they are captured, and on the CPU.
+    cudaStream_t; None if the calls are captured, and on the CPU.
     """
 
     rows: int
@@ -62,7 +64,7 @@ class Tape:
         self.calls.append((op, tuple(map(_frozen, args)), frozen))
 
     def replay(self) -> None:
-        """Run all of them, in order."""
+        """Run all calls, in order."""
         for op, args, kwargs in self.calls:
             op(*args, **kwargs)
 
@@ -71,7 +73,7 @@ class TapeRecorder:
     """Records lists of calls, for the CPU backend."""
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """Like Recorder.record. Nothing is computed."""
+        """See Recorder.record. Nothing is computed."""
         tape = Tape()
         function(tape)
         return Piece(rows, len(tape.calls), tape.replay)
@@ -80,10 +82,10 @@ class TapeRecorder:
 class CudaRecorder:
     """Captures CUDA graphs on its lane's stream and in the lane's own pool.
 
-    stream: the cudaStream_t that will replay them; 0: a stream of torch's, for a lane that no
-    engine runs. Two lanes that run at the same time share neither stream nor pool. The workspace of
-    a matrix product belongs to the stream on which it was captured. torch frees that workspace with
-    any of the graphs captured there. So all graphs of a lane are kept as long as the lane.
+    stream: the cudaStream_t that will replay the graphs; 0: a new torch stream, for a lane without
+    an engine. Two lanes that run at the same time share neither stream nor pool. The workspace of a
+    matrix product belongs to the stream on which it was captured. torch frees that workspace when
+    any graph captured there is destroyed. So a lane keeps all its graphs until its end.
     """
 
     def __init__(self, device: torch.device, stream: int = 0) -> None:
@@ -95,15 +97,14 @@ class CudaRecorder:
         self._kept: list[torch.cuda.CUDAGraph] = []
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """Like Recorder.record. It runs the calls once before it records them, so that kernels are
+        """See Recorder.record. The calls run once before they are captured, so that kernels are
         compiled and libraries initialised."""
         tape = Tape()
         function(tape)
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         with exact_products(), torch.cuda.device(self.device):
-            self.stream.wait_stream(
-                torch.cuda.current_stream()
-            )  # what was just allocated is zeroed
+            # This waits until new allocations are zeroed.
+            self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 tape.replay()
                 self.stream.synchronize()
@@ -114,9 +115,10 @@ class CudaRecorder:
         return Piece(rows, nodes_of(made), graph.replay, made)
 
     def _capture(self, graph: torch.cuda.CUDAGraph, tape: Tape, scratch: int) -> None:
-        """Capture on the current stream. torch.cuda.graph would wait for the whole device."""
+        """Capture the calls on the current stream. torch.cuda.graph would wait for the whole
+        device."""
         graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
-        before = self._allocations()  # not earlier: the first capture registers torch's generator
+        before = self._allocations()  # not earlier: capture_begin registers torch's generator
         try:
             tape.replay()
             made = self._allocations() - before
@@ -129,7 +131,7 @@ class CudaRecorder:
             raise EngineError(f"capture: expected at most {scratch} bytes allocated, got {made}")
 
     def _allocations(self) -> int:
-        """Bytes allocated since the process began."""
+        """Return the bytes allocated since the process began."""
         return int(torch.cuda.memory_stats(self.device)["allocated_bytes.all.allocated"])
 
 
@@ -141,7 +143,7 @@ class EagerRecorder:
         self.device = device
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """Like Recorder.record. Nothing is computed. It waits until new allocations are zeroed."""
+        """See Recorder.record. Nothing is computed. Waits until new allocations are zeroed."""
         tape = Tape()
         function(tape)
         torch.cuda.current_stream(self.device).synchronize()
@@ -155,8 +157,10 @@ class EagerRecorder:
 
 
 def nodes_of(graph: int) -> int:
-    """Number of nodes of a captured graph, counted by the driver, because a library may launch more
-    than one kernel for a call. Raises EngineError."""
+    """Return the number of nodes of a captured graph. Raises EngineError.
+
+    The driver counts them, because a library may launch more than one kernel for a call.
+    """
     count = ctypes.c_size_t()
     driver("cuGraphGetNodes", ctypes.c_void_p(graph), None, ctypes.byref(count))
     return count.value
@@ -181,9 +185,9 @@ def is_scratch(made: int, planned: int) -> bool:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Switch the cyclic collector off.
+    """Switch the cyclic garbage collector off inside this context.
 
-    It may destroy an engine that was never closed. The calls that free a device's memory would
+    The collector may destroy an engine that was never closed. That frees device memory, which would
     break a capture of the same thread.
     """
     before = gc.isenabled()
@@ -197,8 +201,7 @@ def no_collection() -> Iterator[None]:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Compute matrix products without TF32 and without sums in half precision; restored
-    afterwards."""
+    """Inside this context matrix products use neither TF32 nor sums in half precision."""
     product = torch.backends.cuda.matmul
     names = (
         "allow_tf32",

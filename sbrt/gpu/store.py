@@ -1,6 +1,7 @@
-"""Buffers of a lane: its ring, those of a forward, scratch of attention, products and choices.
+"""Buffers of a lane: the ring, the buffers of a forward, and scratch of attention, products and
+choices.
 
-All of it is one plan and one allocation; no forward adds to it.
+All buffers are one plan and one allocation. No forward allocates more.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from .memory import Arena, MemoryPlan
 from .prefill import Flash, Lengths, prefill_sizes, reserved_bytes
 from .weights import Weights
 
-STEP_ROWS = (1, 4, 16, 64)  # in a draft's graphs, then multiples of 64
-FAST_ROWS = (1, 4, 16, 32, 64)  # in a target's graphs, if it may have several sizes
-KEY_PANEL = 16  # each of several seats has a multiple of this many slots (csrc/ring/shape.h)
+STEP_ROWS = (1, 4, 16, 64)  # rows of a draft's graphs; 128, 256 and 512 follow as needed
+FAST_ROWS = (1, 4, 16, 32, 64)  # rows of a target's graphs, if it may have several sizes
+# With several seats, each has a multiple of this number of slots (csrc/ring/shape.h).
+KEY_PANEL = 16
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,17 @@ class LaneShape:
 
     @property
     def is_draft(self) -> bool:
-        """True if the lane keeps distributions of its rows, as a lane with tails does."""
+        """True for a draft lane: it has tails, and keeps distributions of its rows."""
         return self.branches > 0
 
 
 class LaneStore:
-    """The memory of one lane, from the sizes of its model and its shape.
+    """The memory of one lane, planned from the sizes of its model and its shape.
 
-    sizes: numbers of rows for which it has graphs. fed: the same for prompts. `rows`: of a target's
-    smallest graph, whose multiples replay it; None: it has FAST_ROWS. flash: attention for prompt
-    forwards of more rows than a round has. Raises InvalidInputError, one sentence, if the memory
-    exceeds `budget` bytes.
+    sizes: numbers of rows for which the lane has graphs. fed: the same for prompt forwards. rows:
+    number of rows of a target's smallest graph; the larger graphs repeat its forward. None: the
+    target has graphs of FAST_ROWS. flash: attention for prompt forwards of more than 64 rows.
+    Raises InvalidInputError, one sentence, if the memory exceeds `budget` bytes.
     """
 
     def __init__(
@@ -68,13 +70,13 @@ class LaneStore:
         config = weights.config
         self.weights, self.shape = weights, shape
         self.device = weights.embed.device
-        self.shapes = shape.on_device  # elsewhere the CPU's own ops shape rows
+        self.shapes = shape.on_device  # if False, the CPU's ops apply shaping
         self.window = min(config.window or shape.max_len, shape.max_len)
         self.capacity = self.window + SLOTS
         own = self.capacity + shape.branches * shape.tail_slots
         self.seat_slots = own if shape.seats == 1 else -(-own // KEY_PANEL) * KEY_PANEL
         self.slots = shape.seats * self.seat_slots
-        self.is_whole = shape.is_draft or rows is None  # a forward is one graph, up to 64 rows
+        self.is_whole = shape.is_draft or rows is None  # True if up to 64 rows are one forward
         self.sizes = _sizes(shape, rows)
         self.flash, self.fed = flash, prefill_sizes(flash, self.capacity)
         self.plans = {count: self._plan(count) for count in self._chunks()}
@@ -88,11 +90,11 @@ class LaneStore:
         self.buffers = self._buffers()
 
     def describe(self) -> str:
-        """The weights and every part of the lane's memory, one line each."""
+        """Return two lines: the weights, and every part of the lane's memory."""
         return f"{self.weights.plan.describe()}\n{self.memory.describe()}"
 
     def choice_work(self, plan: ChoosePlan) -> ChooseWork:
-        """The lane's memory for choices, cut to a plan's sizes."""
+        """Return the lane's memory for choices, cut to a plan's sizes."""
         meta = choose_work(plan, "meta")
         cut = {}
         for name, wanted in vars(meta).items():
@@ -100,12 +102,15 @@ class LaneStore:
         return ChooseWork(**cut)
 
     def _chunks(self) -> list[int]:
-        """Rows of the forwards that make up the sizes, and of prefill."""
+        """Return the rows of the forwards in the graphs, and of prefill."""
         return sorted({MAX_ROWS, *(min(count, self.chunk(count)) for count in self.sizes)})
 
     def chunk(self, count: int) -> int:
-        """Rows of one forward. An exact target verifies with one graph; a draft takes its larger
-        steps in parts of 64 rows."""
+        """Return the rows of each forward in a graph of `count` rows.
+
+        An exact target has forwards of one size only. A draft takes larger steps in parts of 64
+        rows.
+        """
         return min(count, MAX_ROWS) if self.is_whole else self.sizes[0]
 
     def _plan(self, count: int) -> AttentionPlan:
@@ -166,7 +171,7 @@ class LaneStore:
         return plan
 
     def lengths(self, rows: int) -> Lengths:
-        """The lengths for a recording of at most `rows` rows of a prompt."""
+        """Return the lengths for a recording of at most `rows` rows of a prompt."""
         window = self.window if self.window < self.shape.max_len else None
         return Lengths(self.arena["lengths"], rows, self.capacity, window)
 
@@ -179,7 +184,7 @@ class LaneStore:
         return LinearWork(**{name: self.arena[f"linear.{name}"] for name in vars(meta)})
 
     def integers(self) -> Integers:
-        """Rows as integers, for quantised weights."""
+        """Return the buffers of rows as integers, for quantised weights."""
         return Integers(**{
             name: IntegerRows(**{
                 part: self.arena[f"integers.{name}.{part}"] for part in integer_sizes(columns)
@@ -198,7 +203,7 @@ class LaneStore:
 
 
 def _sizes(shape: LaneShape, rows: int | None) -> list[int]:
-    """Numbers of rows for which a lane has graphs, ascending."""
+    """Return the numbers of rows for which a lane has graphs, ascending."""
     if not shape.is_draft and rows is None:
         return list(FAST_ROWS)
     if not shape.is_draft:

@@ -70,9 +70,9 @@ class Layer:
 class Weights:
     """All weights of a model in one allocation; `head` is `embed` itself if they are tied.
 
-    dtype: of activations, and of all weights that are not packed. A draft's `embed`, and its tied
-    `head`, may be its target's. head_ids and, on the device, `ids` int32 [columns] are the
-    target's ids that the head knows; () and None mean all.
+    dtype: of activations, and of all weights that are not packed. A draft may use its target's
+    tensor as `embed`, and as a tied `head`. head_ids and, on the device, `ids` int32 [columns] are
+    the target's ids that the LM head has rows for; () and None mean all.
     """
 
     config: ModelConfig
@@ -101,8 +101,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class _Map:
-    """Where the tensors of a checkpoint go. layouts: of quantised tensors, by name; packed: of the
-    buffers that they share."""
+    """The places of a checkpoint's tensors in buffers.
+
+    layouts: layouts of quantised tensors, by name. packed: layouts of the buffers that they share.
+    """
 
     shapes: Shapes
     places: dict[str, _Place]
@@ -110,13 +112,13 @@ class _Map:
     packed: Layouts
 
     def matrix(self, arena: Arena, buffer: str) -> PackedMatrix:
-        """The quantised matrix in a buffer."""
+        """Return the quantised matrix in a buffer."""
         format, columns = format_of(self.packed[buffer]), self.columns(buffer)
         parts = {name: arena[f"{buffer}.{name}"] for name in format.sizes(1, columns)}
         return PackedMatrix(format, columns, **parts)
 
     def columns(self, buffer: str) -> int:
-        """Columns of the matrix in a buffer."""
+        """Return the number of columns of the matrix in a buffer."""
         return next(self.shapes[n][1] for n, p in self.places.items() if p.buffer == buffer)
 
 
@@ -130,9 +132,10 @@ class _Place:
 
 
 def storage_of(checkpoint: Checkpoint, dtype: str) -> torch.dtype:
-    """The dtype of activations, and of weights that are not quantised.
+    """Return the dtype of activations, and of weights that are not quantised.
 
-    With int8 and int4 it is that of `auto`. Raises InvalidInputError on one that no lane supports.
+    For int8 and int4 it is the dtype that `auto` gives. Raises InvalidInputError on a dtype that no
+    lane supports.
     """
     name = checkpoint.storage("auto" if dtype in QUANTISED else dtype)
     if name not in DTYPES:
@@ -149,7 +152,7 @@ def load(
     progress: Progress | None = None,
     lender: Weights | None = None,
 ) -> Weights:
-    """Read the weights. lender: the target of a draft that shares its embedding.
+    """Read the weights. lender: the target, for a draft that shares its embedding.
 
     Raises InvalidInputError, one sentence, if they do not fit in `budget`.
     """
@@ -163,7 +166,7 @@ def load(
         weight = checkpoint.weights[name]
         if name == EMBED and HEAD in where.places and config.tied:
             _write(arena, where, HEAD, weight)
-        if name == EMBED and dtype in QUANTISED:  # as on the CPU
+        if name == EMBED and dtype in QUANTISED:  # rounded as on the CPU
             arena["embed"].copy_(values_of(weight).bfloat16())
         else:
             _write(arena, where, name, weight)
@@ -185,7 +188,8 @@ def _write(arena: Arena, where: _Map, name: str, weight: Stored) -> None:
 
 
 def _check_lender(checkpoint: Checkpoint, dtype: torch.dtype, lender: Weights | None) -> None:
-    """A lane reads embeddings of its own dtype."""
+    """Raise InvalidInputError unless the shared embedding has the draft's dtype: lanes do not
+    convert it."""
     if not checkpoint.shares_embedding:
         return
     if lender is None or lender.dtype != dtype:
@@ -205,7 +209,7 @@ def random_weights(
     budget: int | None = None,
     storage: str = "auto",
 ) -> Weights:
-    """Weights drawn on the device, for benches: normal with deviation 0.02, norms of 1.
+    """Draw weights on the device, for benches: normal, standard deviation 0.02; norms are 1.
 
     storage: int8 or int4 for quantised matrices, whose levels are drawn evenly.
     """
@@ -219,7 +223,7 @@ def random_weights(
         elif name.endswith("levels"):
             values.view(torch.uint8).random_(0, 256, generator=generator)
         elif name.endswith("scales"):
-            values.fill_(0.02 / 73)  # the deviation of an even level of a byte
+            values.fill_(0.02 / 73)  # 73: the standard deviation of evenly drawn bytes
         elif not name.endswith("minimums"):
             values.normal_(0, 0.02, generator=generator)
     return _weights(config, arena, dtype, where)
@@ -228,20 +232,24 @@ def random_weights(
 def empty_weights(
     config: ModelConfig, dtype: torch.dtype, device: torch.device, storage: str = "auto"
 ) -> Weights:
-    """Weights of zeros. On the device `meta` they have sizes and no memory."""
+    """Return weights of zeros. On the device `meta` they have sizes and no memory."""
     where = _map_for(config, storage)
     return _weights(config, Arena(_plan(config, where, dtype), device), dtype, where)
 
 
 def _map_for(config: ModelConfig, storage: str) -> _Map:
-    """The places of a model without a checkpoint."""
+    """Return the places for a model without a checkpoint."""
     shapes = expected_shapes(config)
     layouts = named_layouts(shapes, storage) if storage in QUANTISED else {}
     return _map_of(shapes, layouts, config.tied)
 
 
 def _map_of(shapes: Shapes, layouts: Layouts, ties_head: bool) -> _Map:
-    """ties_head: a quantised head has a matrix of its own, made from the embedding."""
+    """Return the places of tensors with these shapes.
+
+    ties_head: the head is tied. If it is quantised, it has a matrix of its own, made from the
+    embedding.
+    """
     if ties_head and HEAD in layouts:
         shapes = shapes | {HEAD: shapes[EMBED]}
     places = dict(_places(shapes))
@@ -250,8 +258,8 @@ def _map_of(shapes: Shapes, layouts: Layouts, ties_head: bool) -> _Map:
 
 
 def _places(shapes: Shapes) -> Iterator[tuple[str, _Place]]:
-    """Destinations of every tensor of a checkpoint. Tensors that share a buffer follow each other
-    in the order of `shapes`."""
+    """Yield the place of every tensor. Tensors that share a buffer follow each other in the order
+    of `shapes`."""
     filled: dict[str, int] = {}
     for name, shape in shapes.items():
         buffer = _buffer(name)
@@ -261,7 +269,8 @@ def _places(shapes: Shapes) -> Iterator[tuple[str, _Place]]:
 
 
 def _buffer(name: str) -> str:
-    """The buffer of a tensor: `model.layers.3.self_attn.q_proj.bias` is a part of `3.qkv.bias`."""
+    """Return a tensor's buffer: `model.layers.3.self_attn.q_proj.bias` is a part of
+    `3.qkv.bias`."""
     if name in (EMBED, HEAD, "model.norm.weight"):
         return {EMBED: "embed", HEAD: "head"}.get(name, "norm")
     _, _, layer, *_, module, kind = name.split(".")

@@ -3,8 +3,8 @@
 Fine-tunes often add tokens in a file next to an older tokenizer.json. transformers takes them from
 tokenizer_config.json: from its `added_tokens_decoder`, then from the special tokens that it names.
 Without `added_tokens_decoder` two older files count as well, special_tokens_map.json and
-added_tokens.json. As there, an id in these files only determines the order in which tokens are
-added: a token that the vocabulary lacks gets the next free id.
+added_tokens.json. As in transformers, an id in these files only determines the order in which
+tokens are added: a token that the vocabulary lacks gets the next free id.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 NAMED = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
 )  # fmt: skip
-EXTRA = "extra_special_tokens"  # a list of further tokens, or an object of named ones
-ADDITIONAL = "additional_special_tokens"  # its older name
+EXTRA = "extra_special_tokens"  # a list of further tokens, or an object of names and tokens
+ADDITIONAL = "additional_special_tokens"  # the older name of EXTRA
 DECODER = "added_tokens_decoder"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -32,7 +32,8 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 def added_tokens(
     folder: Path, file: Mapping[str, Any], library: tokenizers.Tokenizer
 ) -> list[tokenizers.AddedToken]:
-    """The tokens to add to `library`, made from the tokenizer.json `file`, in order; often none.
+    """Return the tokens to add to `library`, in order; often none. `library` was made from the
+    tokenizer.json `file`.
 
     A token that `library` has is listed if its flags differ: adding it again changes them.
     Raises InvalidInputError, naming file and field.
@@ -52,11 +53,12 @@ def added_tokens(
         token.special = token.special or token.content in {other.content for other in named}
     listed = {token.content: token for token in by_id.values()}
     new = [listed.get(t.content, t) for t in [*named, *names.others()] if t.content not in have]
-    return found + list({_key(token): token for token in new}.values())  # the last of equal keys
+    # The last token of each key is kept.
+    return found + list({_key(token): token for token in new}.values())
 
 
 class _Names:
-    """The special tokens of tokenizer_config.json: with usual, other and no names."""
+    """The special tokens of tokenizer_config.json, with a usual name, another name or no name."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._given = {key: config[key] for key in (EXTRA, ADDITIONAL) if key in config}
@@ -120,7 +122,7 @@ def _token(content: str, **flags: bool) -> tokenizers.AddedToken:
 
 
 def _decoder(path: Path, given: Any) -> dict[int, tokenizers.AddedToken]:
-    """Read added_tokens_decoder: ids to tokens with their flags."""
+    """Read added_tokens_decoder. Returns tokens with their flags, by id."""
     where = f"{path}, {DECODER}"
     if not isinstance(given, Mapping):
         raise InvalidInputError(f"{where}: expected an object, got {check.show(given)}")
@@ -139,7 +141,7 @@ def _decoder(path: Path, given: Any) -> dict[int, tokenizers.AddedToken]:
 def _older(
     path: Path, special: set[str], file: Mapping[str, Any]
 ) -> dict[int, tokenizers.AddedToken]:
-    """Read added_tokens.json: tokens to ids. An id that tokenizer.json uses is skipped."""
+    """Read added_tokens.json. Returns tokens by id. An id that tokenizer.json uses is skipped."""
     taken = {entry.get("id") for entry in file.get("added_tokens") or ()}
     found = {}
     for content, i in _read(path).items():
@@ -157,7 +159,7 @@ def _special_tokens(given: Iterable[Any]) -> list[tokenizers.AddedToken]:
 
 
 def _special_token(given: Any) -> tokenizers.AddedToken | None:
-    """A special token, given as text or as an object with flags; None for anything else."""
+    """Return a special token, given as text or as an object with flags; None for anything else."""
     flags = {}
     if isinstance(given, Mapping):
         flags = {key: given[key] for key in FLAGS if isinstance(given.get(key), bool)}

@@ -1,4 +1,5 @@
-"""Loads a Hugging Face model folder or a GGUF file into a `_core.Decoder`; checks shapes first."""
+"""Loads a Hugging Face model folder or a GGUF file into a `_core.Decoder`. Shapes are checked
+first."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DTYPES = ("F32", "BF16", "F16")
-QUANTISED = ("int8", "int4")  # storages whose products take int8 activations
+QUANTISED = ("int8", "int4")  # storages whose products take int8 inputs
 EMBED = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
@@ -36,10 +37,10 @@ Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
 class Checkpoint:
     """A model whose names and shapes have been checked; no weight has been read.
 
-    folder: the folder, or the GGUF file. weights: by name, in the order of the files, including
-    those of a tied head and of derived constants. head_ids: for a draft (draft.py), the target's
-    ids that its head knows, ascending; () means all. shares_embedding: True for a draft that uses
-    the target's embedding.
+    folder: the folder, or the GGUF file. weights: by name, in the order of the files. They include
+    a tied head and derived constants. head_ids: for a draft (draft.py), the target's ids that its
+    LM head has rows for, ascending; () means all. shares_embedding: True for a draft that uses the
+    target's embedding.
     """
 
     folder: Path
@@ -51,16 +52,16 @@ class Checkpoint:
 
     @property
     def shapes(self) -> Shapes:
-        """Name and shape of every tensor that its own files must hold."""
+        """Name and shape of every tensor that the checkpoint's own files must hold."""
         shapes = expected_shapes(self.config)
         if self.shares_embedding:
             del shapes[EMBED]
         return shapes
 
     def storage(self, dtype: str) -> str:
-        """The storage of weights that `formats` does not name.
+        """Return the storage of weights that `formats` does not name.
 
-        `auto` is bfloat16 if every tensor is, else float32.
+        `auto` means bfloat16 if every tensor that is not quantised is bfloat16, else float32.
         """
         if dtype != "auto":
             return dtype
@@ -68,9 +69,9 @@ class Checkpoint:
         return "bfloat16" if stored == {"BF16"} else "float32"
 
     def formats(self, dtype: str) -> dict[str, Layout]:
-        """Matrices that `auto` stores as their files do, by name.
+        """Return the formats of matrices that `auto` stores as their files do, by name.
 
-        These are quantised ones, and bfloat16 ones of a GGUF file, whose norms are float32.
+        These are quantised matrices, and bfloat16 matrices of a GGUF file, where norms are float32.
         """
         if dtype != "auto":
             return {}
@@ -84,7 +85,7 @@ class Checkpoint:
         return found
 
     def dtype_name(self, dtype: str) -> str:
-        """The dtype of most bytes of the weights, for people."""
+        """Return the weights' dtype for a message: with `auto` the one that most bytes have."""
         if dtype != "auto" or not self.formats(dtype):
             return self.storage(dtype)
         sizes: dict[str, int] = {}
@@ -93,7 +94,7 @@ class Checkpoint:
         return max(sizes, key=lambda name: sizes[name])
 
     def activations(self, dtype: str, activation_dtype: str = "auto") -> str:
-        """The dtype of a product's inputs: `auto` is int8 if the weights are quantised.
+        """Return the dtype of a product's inputs. `auto` means int8 if the weights are quantised.
 
         Raises InvalidInputError for int8 with float weights.
         """
@@ -108,9 +109,9 @@ class Checkpoint:
         activation_dtype: str = "auto",
         target: Model | None = None,
     ) -> Decoder:
-        """Read the weights. Raises InvalidInputError, naming the tensor.
+        """Read the weights into a Decoder. Raises InvalidInputError, naming the tensor.
 
-        target: needed by a draft that shares its embedding.
+        target: the model whose embedding a draft shares; other models need none.
         """
         formats = self.formats(dtype)
         decoder = Decoder(
@@ -132,7 +133,7 @@ class Checkpoint:
         return decoder
 
     def _lender(self, target: Model | None) -> Decoder | None:
-        """The target's decoder if the draft shares its embedding, else None."""
+        """Return the target's decoder if this draft shares the target's embedding, else None."""
         if not self.shares_embedding:
             return None
         if not isinstance(target, Decoder):
@@ -142,9 +143,9 @@ class Checkpoint:
         return target
 
     def read(self, progress: Progress | None = None) -> Iterator[str]:
-        """Names of the weights that the config needs, in the order of the files.
+        """Yield the names of the weights that the config needs, in the order of the files.
 
-        Calls `progress` after each has been used.
+        Calls `progress` after the caller has used each weight.
         """
         expected = self.shapes
         total = sum(weight.size for weight in self.weights.values())
@@ -174,7 +175,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Sizes and headers of a model folder or a GGUF file, whatever tensors it has.
+    """Read sizes and headers of a model folder or a GGUF file. Its tensors are not checked.
 
     Raises InvalidInputError, naming the file.
     """
@@ -202,7 +203,7 @@ def _load_quantised(decoder: Decoder, name: str, weight: Stored) -> None:
 
 
 def activations_of(storage: str, activation_dtype: str = "auto") -> str:
-    """float32 or int8: the meaning of `activation_dtype` for weights stored as `storage`."""
+    """Return float32 or int8: the meaning of `activation_dtype` for weights stored as `storage`."""
     if activation_dtype == "auto":
         return "int8" if storage in QUANTISED else "float32"
     if activation_dtype == "int8" and storage not in QUANTISED:
@@ -213,7 +214,7 @@ def activations_of(storage: str, activation_dtype: str = "auto") -> str:
 
 
 def expected_shapes(config: ModelConfig) -> Shapes:
-    """Name and shape of every tensor that a checkpoint of this config must hold."""
+    """Return name and shape of every tensor that a checkpoint of this config must hold."""
     hidden, inner = config.hidden, config.inner
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     shapes: Shapes = {EMBED: (config.vocab, hidden), "model.norm.weight": (hidden,)}
@@ -244,7 +245,7 @@ def expected_shapes(config: ModelConfig) -> Shapes:
 
 
 def random_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """(name, values) of every tensor: normal with deviation 0.02; norms are neutral."""
+    """Yield (name, values) of every tensor: normal, standard deviation 0.02; norms are neutral."""
     import numpy as np  # here, so that `import sbrt` stays fast
 
     generator = np.random.default_rng(seed)
@@ -262,7 +263,7 @@ def random_decoder(
     isa: str = "auto",
     activation_dtype: str = "auto",
 ) -> Decoder:
-    """A decoder of `random_weights`, in memory."""
+    """Return a decoder of `random_weights`, made in memory."""
     activations = activations_of(storage, activation_dtype)
     decoder = Decoder(config.core(), storage=storage, isa=isa, activations=activations)
     for name, values in random_weights(config, seed):
@@ -272,7 +273,7 @@ def random_decoder(
 
 
 def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
-    """Weights of a text model in a folder; each quantised matrix is one weight."""
+    """Return the weights of a text model in a folder. Each quantised matrix is one weight."""
     path = folder / "config.json"
     raw = read_json(path)
     scheme, stored = read_scheme(path, raw), stored_in(files)
@@ -287,7 +288,7 @@ def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
 
 
 def check_tensors(checkpoint: Checkpoint) -> None:
-    """Raises InvalidInputError on a missing or unknown tensor, or a wrong shape or dtype."""
+    """Raise InvalidInputError on a missing or unknown tensor, or a wrong shape or dtype."""
     expected = checkpoint.shapes
     for name in expected:
         if name not in checkpoint.weights:
@@ -326,5 +327,5 @@ def _check_spare(checkpoint: Checkpoint, name: str) -> None:
 
 
 def _bytes(weight: Stored) -> memoryview:
-    """The bytes of a weight, mapped."""
+    """The bytes of a weight, mapped from its file."""
     return memoryview(weight.numbers()[1])

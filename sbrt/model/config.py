@@ -17,19 +17,19 @@ from .rope import Rope, context_length, read_rope
 from .safetensors_file import parse_json
 
 MAX_JSON = 16 * 2**20  # bytes of a JSON file
-LAYER_TYPES = ("full_attention", "sliding_attention")  # without a window, with one
+LAYER_TYPES = ("full_attention", "sliding_attention")  # layers without a window, layers with one
 
 
 @dataclass(frozen=True)
 class Family:
-    """The differences of an architecture from Llama, as transformers reads its config.json.
+    """How an architecture differs from Llama, as transformers reads its config.json.
 
-    switches: boolean fields that it reads; those of other families must not be True.
+    switches: boolean fields that this family reads; those of other families must not be True.
     window: the default of sliding_window; None: the field is not read.
     head_dim: the default of head_dim (None: hidden / heads).
-    activation: the field of the gate's activation, and its one accepted value.
-    defaults: values of other missing fields. is_gemma: the arithmetic is that of Gemma 3.
-    is_nested: the fields are in the text part of a config for images and text.
+    activation: the field that names the activation of the MLP's gate, and the one accepted value.
+    defaults: values for other fields that are missing. is_gemma: the arithmetic is that of Gemma 3.
+    is_nested: the config is for images and text, and the fields are in its text part.
     """
 
     switches: tuple[str, ...] = ()
@@ -67,15 +67,17 @@ SWITCHES = ("attention_bias", "mlp_bias", "use_sliding_window")
 class ModelConfig:
     """Sizes and switches of a decoder. head_dim is even; heads is a multiple of kv_heads.
 
-    window: positions a row sees in a local layer, itself included; 0: all. local: one bool per
-    layer, True if the layer is local. (): all layers are local if there is a window, and use
-    `rope`.
-    local_theta, local_rope: rope of the layers that `local` names.
-    max_positions: config.json's, stretched by its rope (rope.context_length).
-    query_scalar: scores are divided by its square root; 0: head_dim. gelu: activation of the MLP's
-    gate, not silu. post_norms: norms after attention and after the MLP. norm_offset: norms multiply
-    by 1 + their weight. scaled_embedding: embeddings are multiplied by sqrt(hidden).
-    draft_vocab: of a draft, the number of the target's ids that its head knows; 0: all.
+    window: number of positions that a row sees in a local layer, its own included; 0: all. local:
+    one bool per layer, True if the layer is local. (): all layers are local if there is a window,
+    and use `rope`.
+    local_theta, local_rope: rope of the layers that are local by `local`.
+    max_positions: config.json's max_position_embeddings, extended by its rope scaling
+    (rope.context_length).
+    query_scalar: attention scores are divided by the square root of this number; 0: of head_dim.
+    gelu: the activation of the MLP's gate is gelu, not silu. post_norms: norms after attention and
+    after the MLP. norm_offset: norms multiply by 1 + their weight. scaled_embedding: embeddings are
+    multiplied by sqrt(hidden).
+    draft_vocab: number of the target's ids that a draft's LM head has rows for; 0: all.
     """
 
     architecture: str
@@ -108,11 +110,11 @@ class ModelConfig:
 
     @property
     def columns(self) -> int:
-        """Logits per row: the rows of lm_head.weight, or of the embedding if tied."""
+        """Number of logits in a row: the rows of lm_head.weight, or of the embedding if tied."""
         return self.draft_vocab or self.vocab
 
     def core(self) -> DecoderConfig:
-        """The config for the binary module. Raises InvalidInputError on impossible sizes."""
+        """Return the config for the binary module. Raises InvalidInputError on impossible sizes."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         del given["architecture"], given["draft_vocab"]
         ropes = {"rope": self.rope.core(), "local_rope": self.local_rope.core()}
@@ -120,18 +122,19 @@ class ModelConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises InvalidInputError: missing, too long or not JSON."""
+    """Read the JSON object in `path`. Raises InvalidInputError if it is missing, too long or not
+    JSON."""
     return parse_json(path, check.read_bytes(path, MAX_JSON))
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The config.json of a model folder. Raises InvalidInputError, naming the field."""
+    """Read the config.json of a model folder. Raises InvalidInputError, naming the field."""
     path = folder / "config.json"
     return config_of(path, read_json(path))
 
 
 def config_of(path: Path, raw: Mapping[str, Any]) -> ModelConfig:
-    """The config for the fields `raw` of config.json; `path` is for messages.
+    """Return the config for the fields `raw` of config.json; `path` is for messages.
 
     Raises InvalidInputError, naming the field.
     """
@@ -166,9 +169,9 @@ def _draft_vocab(path: Path, raw: Mapping[str, Any], vocab: int) -> int:
 def _sight(
     path: Path, raw: Mapping[str, Any], architecture: str, sizes: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Windows and rope, by the names of a ModelConfig."""
+    """Return the windows, the ropes and the longest sequence, by their names in ModelConfig."""
     layers, positions = sizes["layers"], sizes["max_positions"]
-    if FAMILIES[architecture].is_gemma:  # its config.json contains the stretched length
+    if FAMILIES[architecture].is_gemma:  # its max_position_embeddings include rope scaling
         kinds = read_kinds(path, raw, layers, positions)
         return {f.name: getattr(kinds, f.name) for f in fields(kinds)} | {
             "max_positions": positions
@@ -181,10 +184,10 @@ def _sight(
 
 
 def read_eos(folder: Path, vocab: int) -> tuple[Path, set[int]]:
-    """End-of-sequence ids, all below `vocab`, and the file that names them.
+    """Return the file that names the end-of-sequence ids, and these ids, all below `vocab`.
 
-    They are those of generation_config.json. If it names none, they are config.json's, as in
-    transformers; a config.json that contradicts it is often older. Raises InvalidInputError.
+    The file is generation_config.json. If it names none, the file is config.json, as in
+    transformers. If the two differ, config.json is often out of date. Raises InvalidInputError.
     """
     for name in ("generation_config.json", "config.json"):
         path = folder / name
@@ -214,7 +217,7 @@ def _check_activation(path: Path, raw: Mapping[str, Any], family: Family) -> Non
 
 
 def _sizes(path: Path, raw: Mapping[str, Any], family: Family) -> dict[str, int]:
-    """The sizes of a ModelConfig, by its names."""
+    """Return the sizes, by their names in ModelConfig."""
 
     def size(key: str, high: int, *instead: int) -> int:
         value = raw.get(key)
@@ -249,7 +252,8 @@ def _sizes(path: Path, raw: Mapping[str, Any], family: Family) -> dict[str, int]
 
 
 def _switches(path: Path, raw: Mapping[str, Any], architecture: str) -> dict[str, bool]:
-    """Every switch of any family. One that is on and that this family does not read is refused."""
+    """Return the switches of all families. One that is on is refused if this family does not read
+    it."""
     found = {}
     for key in SWITCHES:
         value = raw.get(key)
@@ -262,7 +266,10 @@ def _switches(path: Path, raw: Mapping[str, Any], architecture: str) -> dict[str
 
 
 def _window(path: Path, raw: Mapping[str, Any], architecture: str) -> int:
-    """Positions a row sees; 0: all. With use_sliding_window false the window's size is ignored."""
+    """Return the number of positions that a row sees; 0: all.
+
+    If use_sliding_window is false, sliding_window is ignored.
+    """
     family, given = FAMILIES[architecture], raw.get("sliding_window")
     if "use_sliding_window" in family.switches or (given is None and "sliding_window" in raw):
         return 0
@@ -281,7 +288,7 @@ def _window(path: Path, raw: Mapping[str, Any], architecture: str) -> int:
 
 
 def _check_layer_types(path: Path, raw: Mapping[str, Any], layers: int, window: int) -> None:
-    """Check that all layers have a window or none has; a mix is refused."""
+    """Check that all layers have a window, or that no layer has one."""
     types = raw.get("layer_types")
     if types is None:
         return

@@ -7,7 +7,7 @@ from typing import Any
 from .config import ModelConfig
 from .rope import Rope
 
-# For each kind of rope: config.json's names of fields, by our names.
+# Names of the fields in config.json, by kind of rope and by our names.
 ROPE_FIELDS = {
     "linear": {"factor": "factor"},
     "llama3": {
@@ -23,7 +23,7 @@ ROPE_FIELDS = {
 
 
 def config_json(config: ModelConfig) -> dict[str, Any]:
-    """A config.json that `config_of` reads as `config`, for families of Llama's form."""
+    """Return the config.json that `config_of` reads as `config`. Gemma is not supported."""
     found = {
         "architectures": [config.architecture],
         "vocab_size": config.vocab,
@@ -54,7 +54,7 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def _own_positions(config: ModelConfig) -> int:
-    """Positions before a linear rope stretched them; config.json has this number."""
+    """Return max_position_embeddings: the number of positions without linear rope scaling."""
     is_stretched = config.rope.kind == "linear"
     return (
         round(config.max_positions / config.rope.factor) if is_stretched else config.max_positions

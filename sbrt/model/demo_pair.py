@@ -1,4 +1,4 @@
-"""The demo pair that ships with the package, and a draft of random weights in its shape."""
+"""The demo pair that ships with the package, and a draft of random weights with similar sizes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from .config import ModelConfig
 FOLDER = Path(__file__).parents[1] / "demo"
 TARGET, DRAFT, POOR = "target", "draft", "poor"
 
-# The demo draft's sizes; vocabulary and positions are the target's.
+# Sizes of the demo draft. A random draft has them, too, with the target's vocabulary and positions.
 HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 128, 288, 2, 4, 2
 
 
 def demo_folder(name: str) -> Path:
-    """Folder of `target`, `draft` or `poor`. Raises InvalidInputError if it was not installed."""
+    """Return the folder of `target`, `draft` or `poor`. Raises InvalidInputError if there is
+    none."""
     folder = FOLDER / name
     if not (folder / "config.json").is_file():
         raise InvalidInputError(f"demo: expected the demo pair's {name} in {folder}, found none")
@@ -26,7 +27,8 @@ def demo_folder(name: str) -> Path:
 
 
 def random_draft(target: ModelConfig) -> Decoder:
-    """A draft of random weights, which is almost never right. Tests and benches use it."""
+    """Make a draft of random weights, for tests and benches. Its tokens are almost never
+    accepted."""
     shape = replace(
         target,
         hidden=HIDDEN,

@@ -1,9 +1,11 @@
-"""Text of tokens as they arrive: whole characters, each once, at a bounded cost per token.
+"""Turns tokens into text as they arrive. It gives whole characters, each once, at a bounded cost
+per token.
 
-Two kinds of tokenizers spell characters in bytes. In a byte-level one every letter of a token is a
-byte. One with byte fallback has a token `<0x0A>` for each byte. A character may end in a later
-token than it begins, so bytes are collected here until it is complete. The library's decoder gets
-only whole units: characters, or bytes that will never be part of one.
+Two kinds of tokenizers spell characters in bytes. In a byte-level tokenizer every letter of a token
+means one byte. A tokenizer with byte fallback has a token for each byte, such as `<0x0A>`. A
+character may begin in one token and end in a later one. So bytes are collected here until their
+character is complete. The library's decoder gets only whole units: characters, or bytes that will
+never be part of a character.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
 
 REPLACEMENT = "\ufffd"  # replaces bytes that are no character
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-STRAY = re.compile("[\udc80-\udcff]")  # "surrogateescape" decodes a byte of no character to these
+STRAY = re.compile("[\udc80-\udcff]")  # "surrogateescape" makes these from stray bytes
 
-Unit = tuple[str, ...]  # token strings that are decoded together: of one character, or one token
+# Strings of tokens that are decoded together: those of one character, or of one token.
+Unit = tuple[str, ...]
 BytesOf = Callable[[str], "bytes | None"]  # None: the string is text
 UnitsOf = Callable[[bytes], "list[Unit]"]
 
@@ -29,8 +32,8 @@ UnitsOf = Callable[[bytes], "list[Unit]"]
 class Pieces:
     """The strings of a tokenizer's tokens, and the text that they make.
 
-    bytes_of: a token's bytes, None for a token of text. units_of: the units of token strings for
-    bytes, which are whole characters or no characters.
+    bytes_of: returns the bytes of a token's string; None if the string is text. units_of: returns
+    the units for bytes that are whole characters or stray bytes.
     """
 
     def __init__(self, library: tokenizers.Tokenizer, file: Mapping[str, Any]) -> None:
@@ -48,12 +51,12 @@ class Pieces:
             self.bytes_of, self.units_of = _byte_of_token, _units_of_byte_tokens
 
     def string(self, token: int, *, skip_special: bool) -> str | None:
-        """The string of a token; None if it has none, or is special and left out."""
+        """Return the string of a token; None if it has none, or if it is special and is skipped."""
         string = self._string_of(token)
         return None if skip_special and string in self._special else string
 
     def alone(self, token: int) -> bytes:
-        """The bytes of a token inside a text, after other tokens."""
+        """Return the bytes of a token in the middle of a text, after other tokens."""
         string = self.string(token, skip_special=False)
         if string is None:
             return b""
@@ -64,7 +67,7 @@ class Pieces:
         return self.text([(string,), (string,)])[len(before) :].encode("utf-8", "replace")
 
     def text(self, units: Sequence[Unit]) -> str:
-        """The text that the library's decoder makes of units."""
+        """Return the text that the library's decoder makes of units."""
         return self._decode([string for unit in units for string in unit])
 
 
@@ -78,11 +81,12 @@ class Detokenizer:
     """Gives the text that each token adds to the text of all tokens before it.
 
     A decoder may treat the beginning of a text, or the last token, in a special way. So new units
-    are decoded after the last units that have text, and the length of the latter's text is cut off.
+    are decoded together with the last units that have text. The text of those last units is then
+    cut off.
     """
 
-    FIRST = 8  # tokens of a prompt's end that are examined first
-    SILENT = 32  # units without text that are kept as context
+    FIRST = 8  # number of tokens at a prompt's end that are examined first
+    SILENT = 32  # number of units without text that are kept as context
 
     def __init__(
         self, tokenizer: HasPieces, prompt_ids: Sequence[int], *, skip_special: bool = True
@@ -90,13 +94,14 @@ class Detokenizer:
         self._pieces = tokenizer.pieces
         self._string = partial(self._pieces.string, skip_special=skip_special)
         self._before: list[Unit] = []  # units whose text has been given
-        self._given = 0  # length of their text
-        self._new: list[Unit] = []  # units after these
-        self._held = b""  # the beginning of a character
+        self._given = 0  # length of the text of _before
+        self._new: list[Unit] = []  # units that follow _before
+        self._held = b""  # bytes that may begin a character
         self._read_prompt(prompt_ids)
 
     def push(self, token: int) -> str:
-        """The text that `token` completes, often empty for a piece of a character."""
+        """Return the text that `token` completes. It is empty if the token ends inside a
+        character."""
         string = self._string(token)
         if string is None:
             return ""
@@ -104,12 +109,12 @@ class Detokenizer:
         return self._give()
 
     def flush(self) -> str:
-        """The text of the held bytes when no token follows: they are no character."""
+        """Return the text of the held bytes. No token follows, so they are no character."""
         self._new += self._lost()
         return self._give()
 
     def _read_prompt(self, ids: Sequence[int]) -> None:
-        """Keep the first new token's context: units with text, the beginning of a character."""
+        """Keep the context of the first new token: units with text, and held bytes."""
         strings = self._strings_backwards(ids)
         tail: list[str] = []
         want, is_all = self.FIRST, False
@@ -143,12 +148,13 @@ class Detokenizer:
         self._new += self._pieces.units_of(data[:used])
 
     def _lost(self) -> list[Unit]:
-        """Units of the held bytes, which will not become a character."""
+        """Return units for the held bytes, which will not become a character. Nothing is held
+        then."""
         held, self._held = self._held, b""
         return self._pieces.units_of(held)
 
     def _give(self) -> str:
-        """The text of the new units."""
+        """Return the text that the new units add."""
         if not self._new:
             return ""
         units = self._before + self._new
@@ -174,7 +180,7 @@ class Detokenizer:
 
 
 def _decoder_types(decoder: Any) -> Iterator[str]:
-    """The types of a tokenizer.json's decoder and of its inner decoders."""
+    """Yield the types of a tokenizer.json's decoder and of its inner decoders."""
     if isinstance(decoder, Mapping):
         yield str(decoder.get("type"))
         for inner in decoder.get("decoders") or ():
@@ -182,7 +188,8 @@ def _decoder_types(decoder: Any) -> Iterator[str]:
 
 
 def _letters() -> dict[int, str]:
-    """The letter of each byte in byte-level tokens: itself if visible, else one from U+0100 on."""
+    """Return the letter of each byte in byte-level tokens: itself if visible, else one from U+0100
+    on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(0x100) if b not in visible]
     return {b: chr(b) for b in visible} | {b: chr(0x100 + i) for i, b in enumerate(hidden)}
@@ -209,8 +216,8 @@ def _byte_of_token(string: str) -> bytes | None:
 
 
 def _units_of_byte_tokens(data: bytes) -> list[Unit]:
-    """A unit for each character. A stray byte becomes the bytes of the replacement character,
-    because the library drops the whole run of bytes around it."""
+    """Return a unit for each character. A stray byte becomes the bytes of the replacement
+    character, because the library drops the whole run of bytes around it."""
     text = STRAY.sub(REPLACEMENT, data.decode("utf-8", "surrogateescape"))
     return [tuple(f"<0x{byte:02X}>" for byte in letter.encode()) for letter in text]
 

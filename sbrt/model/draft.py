@@ -1,11 +1,11 @@
-"""Drafts that need their target: a trimmed head, a shared embedding.
+"""Reads drafts that have a trimmed LM head, or that share the target's embedding.
 
-A head may know only `draft_vocab_size` ids of the target's vocabulary. The tensor d2t, in the form
-of EAGLE-3's files, lists them: row i of lm_head.weight belongs to the target's id i + d2t[i]. These
-ids ascend. t2d, if there, must be true for the same ids.
+A trimmed head has rows for only `draft_vocab_size` ids of the target's vocabulary. The tensor d2t
+lists them in the form of EAGLE-3's files: row i of lm_head.weight belongs to the target's id i +
+d2t[i]. These ids ascend. If there is a tensor t2d, it must be true for exactly these ids.
 
-Without model.embed_tokens.weight a draft shares the target's embedding, in the same memory; with
-tie_word_embeddings it shares the target's head, too.
+A draft without model.embed_tokens.weight uses the target's embedding, in the same memory. If
+tie_word_embeddings is true as well, it also uses the target's head.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def open_draft(path: Path, target: Checkpoint) -> Checkpoint:
 
 
 def _check_shared(draft: Checkpoint, target: Checkpoint) -> None:
-    """Raises InvalidInputError unless the target's embedding fits the draft."""
+    """Raise InvalidInputError unless the target's embedding fits the draft."""
     ours, theirs = draft.config, target.config
     for field, mine, wanted in (
         ("hidden_size", ours.hidden, theirs.hidden),
@@ -61,7 +61,7 @@ def _check_shared(draft: Checkpoint, target: Checkpoint) -> None:
 
 
 def _head_ids(draft: Checkpoint) -> tuple[int, ...]:
-    """The target's ids that the head knows, ascending; (): all of them."""
+    """Return the target's ids that the draft's LM head has rows for, ascending; () means all."""
     size, config = draft.config.draft_vocab, draft.folder / "config.json"
     d2t, t2d = draft.weights.get(D2T), draft.weights.get(T2D)
     if d2t is None:
@@ -117,7 +117,7 @@ def _check_inverse(t2d: Stored, ids: NDArray[np.int64], vocab: int) -> None:
 
 
 def _values(weight: Stored, dtype: str, size: int) -> NDArray[np.uint8]:
-    """The bytes of a vector. Raises InvalidInputError on a wrong dtype or shape."""
+    """Return the bytes of a vector. Raises InvalidInputError on a wrong dtype or shape."""
     if weight.dtype != dtype or weight.shape != (size,):
         raise InvalidInputError(
             f"{weight.where}: expected {dtype} of shape [{size}], got {weight.dtype} of "

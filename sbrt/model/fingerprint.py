@@ -10,8 +10,9 @@ from pathlib import Path
 from .checkpoint import Checkpoint, read_checkpoint
 from .rope import Rope
 
-SAMPLES, SAMPLE = 64, 4096  # samples of a file's data, bytes of each
-# Fields of a ModelConfig that are younger than fingerprints, with their neutral values.
+SAMPLES, SAMPLE = 64, 4096  # number of samples of a file's data, bytes per sample
+# Fields of ModelConfig that came after the first fingerprints, with their neutral values. A neutral
+# field is left out, so that old fingerprints stay valid.
 YOUNGER = {
     "local": (), "local_theta": 0.0, "local_rope": asdict(Rope()), "query_scalar": 0.0,
     "gelu": False, "post_norms": False, "norm_offset": False, "scaled_embedding": False,
@@ -20,7 +21,7 @@ YOUNGER = {
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256, hex, of the config, and of each weights file's size, header and samples.
+    """Return a sha256, in hex, of the config and of every weight file's size, header and samples.
 
     Raises InvalidInputError if the folder holds no model.
     """
@@ -28,9 +29,9 @@ def fingerprint(folder: Path) -> str:
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:
-    """The fingerprint of a folder that is open already."""
+    """Return the fingerprint of an open checkpoint."""
     sizes = asdict(checkpoint.config)
-    if not sizes["rope"]["divisors"]:  # younger than fingerprints
+    if not sizes["rope"]["divisors"]:  # this field came after the first fingerprints
         del sizes["rope"]["divisors"]
     for name, idle in YOUNGER.items():
         if sizes[name] == idle:
@@ -48,9 +49,9 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
 
 
 def sample_offsets(begin: int, size: int) -> list[int]:
-    """Offsets of the samples of a file's data: evenly spaced, including the first and last bytes.
+    """Return the offsets of samples: evenly spaced in the data, with its first and last bytes.
 
-    Samples cover all data of a small file.
+    Samples cover all data of a small file. begin: the offset of the data. size: bytes of the file.
     """
     if size - begin <= SAMPLES * SAMPLE:
         return list(range(begin, size, SAMPLE))

@@ -12,7 +12,7 @@ from .stored import Stored, StoredNumbers
 
 
 def open_files(folder: Path) -> list[TensorFile]:
-    """model.safetensors, or the shards that model.safetensors.index.json names.
+    """Open model.safetensors, or the shards that model.safetensors.index.json names.
 
     Raises InvalidInputError, naming the file.
     """
@@ -35,7 +35,7 @@ def open_files(folder: Path) -> list[TensorFile]:
 
 
 def _shard_name(index: Path, shard: object) -> str:
-    """Check for a plain file name: no shard lies outside the folder."""
+    """Check that a shard has a plain file name, so that it cannot lie outside the folder."""
     plain = isinstance(shard, str) and shard.endswith(".safetensors")
     if not plain or any(c in str(shard) for c in "/\\:\0"):
         raise InvalidInputError(
@@ -59,7 +59,7 @@ def _open_shard(path: Path, tensors: set[str]) -> TensorFile:
 
 
 def stored_in(files: list[TensorFile]) -> dict[str, Stored]:
-    """Every tensor by name, in the order of the files."""
+    """Return every tensor by name, in the order of the files."""
     return {
         name: StoredNumbers(
             where=f"{entry.file}, tensor {check.show(name)}",

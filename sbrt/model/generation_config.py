@@ -12,7 +12,7 @@ from ..errors import InvalidInputError
 from ..sampling import SamplingParams
 from .config import read_json
 
-# Names in the file: our names. vLLM reads the same keys; others (do_sample too) are ignored.
+# Keys of the file, and our names. vLLM reads the same keys. Others, such as do_sample, are ignored.
 KEYS = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -26,13 +26,16 @@ INTEGERS = ("top_k", "max_new_tokens")
 
 @dataclass(frozen=True)
 class Defaults:
-    """The sampling fields of generation_config.json at `path`, unchanged, by our names."""
+    """The sampling fields of generation_config.json at `path`, by our names. They are not checked
+    yet."""
 
     path: Path | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
 
     def params(self) -> SamplingParams:
-        """Parameters of a request that gives none: SamplingParams() where the file has no value.
+        """Return the parameters of a request that gives none.
+
+        Where the file has no value, the default of SamplingParams applies.
 
         A bad value does not affect requests with parameters of their own, so it is refused only
         here: raises InvalidInputError, naming file and field.
@@ -44,7 +47,8 @@ class Defaults:
 
 
 def read_defaults(folder: Path) -> Defaults:
-    """The defaults of a model folder. Raises InvalidInputError if its file is no JSON object."""
+    """Read the defaults of a model folder. Raises InvalidInputError if its file is no JSON
+    object."""
     path = folder / "generation_config.json"
     if not check.is_file(path):
         return Defaults()
@@ -56,7 +60,8 @@ def read_defaults(folder: Path) -> Defaults:
 
 
 def as_meant(key: str, value: Any) -> Any:
-    """The intended value: 50.0 for an integer is 50; a top_k of -1 keeps every token."""
+    """Return the intended value. 50.0 for an integer means 50; a top_k of -1 means 0: keep every
+    token."""
     if key in INTEGERS and isinstance(value, float) and value.is_integer():
         value = int(value)
     return 0 if key == "top_k" and value == -1 else value

@@ -1,8 +1,9 @@
 """The H-RAD classifier's file: three layers that predict how much of an adopted tail is accepted.
 
 It is a safetensors file of w1 [256, inputs] (bf16), b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32). Its
-metadata name the gamma and the models that it was trained for; others are refused. Its inputs are 5
-hidden features of the target and, twice, the confidence of 16 nodes (csrc/round/hrad.h).
+metadata name the gamma and the models for which the classifier was trained. Others are refused. The
+inputs are 5 hidden features of the target. Two further numbers for each of a tail's first 16 nodes
+tell the draft's confidence (csrc/round/hrad.h).
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 FORMAT = "sbrt-hrad-2"
-BLOCKS = _core.FEATURE_LAYERS + 1  # parts of the input, each `hidden` wide: layers and an embedding
-TAIL = _core.HRAD_TAIL  # nodes of a tail whose confidence is read
+BLOCKS = _core.FEATURE_LAYERS + 1  # parts of the input, `hidden` numbers each: layers, an embedding
+TAIL = _core.HRAD_TAIL  # number of nodes of a tail whose confidence is read
 WIDTHS = _core.HRAD_WIDTHS
-WIDE = "w1"  # most bytes of a file; stored as bfloat16, read once a round
-CLASSES = ("nothing", "some", "all")  # the accepted part of the coming chain
+WIDE = "w1"  # the largest tensor; stored as bfloat16, because every round reads it
+CLASSES = ("nothing", "some", "all")  # the part of the next chain that is accepted
 DEMO = "demo"  # means the file that ships with a draft of the demo pair
 FILE = "hrad.safetensors"
 MOST_HIDDEN = 2**20
@@ -42,20 +43,24 @@ MOST_HIDDEN = 2**20
 
 @dataclass(frozen=True)
 class Origin:
-    """The source of features: draft steps of a burst, the models, the temperature."""
+    """The models and settings that features were collected with.
+
+    gamma: draft steps of a burst. hidden: the target's hidden size. target, draft: fingerprints.
+    """
 
     gamma: int
     hidden: int
-    target: str  # fingerprints
+    target: str
     draft: str
     temperature: float = 0.0
 
     def metadata(self) -> dict[str, str]:
-        """In the form of a file's metadata."""
+        """Return the origin in the form of a file's metadata."""
         return {name: str(value) for name, value in vars(self).items()}
 
     def check_same(self, name: str, other: Origin) -> None:
-        """Raises InvalidInputError, naming the difference; the temperature may differ."""
+        """Raise InvalidInputError, naming the difference, if `other` differs in more than
+        temperature."""
         for what in ("gamma", "hidden", "target", "draft"):
             mine, given = getattr(self, what), getattr(other, what)
             if mine != given:
@@ -66,15 +71,15 @@ class Origin:
 
 
 def short(value: object) -> str:
-    """The first characters of a fingerprint."""
+    """Return the first characters of a fingerprint; other values whole."""
     return value[:12] if isinstance(value, str) else str(value)
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """The contents of a file, as f32; w1 has values of bf16.
+    """The contents of a file, as float32. The values of w1 are rounded to bfloat16.
 
-    `counts`: training samples by class; `data`: sha256 of their file.
+    counts: number of training samples of each class. data: sha256 of the file of samples.
     """
 
     path: Path
@@ -85,11 +90,12 @@ class Classifier:
 
     @cached_property
     def core(self) -> Any:
-        """In the form that the engine's round reads (`_core.Hrad`)."""
+        """The classifier in the form that the engine's rounds read (`_core.Hrad`)."""
         return _core.Hrad(self.origin.hidden, *self.tensors.values())
 
     def logits(self, features: Array) -> Array:
-        """[n, 3] for features [n, inputs], f32: a plain version of the engine's computation."""
+        """Return scores [n, 3] for features [n, inputs], f32, by a plain form of the core's
+        arithmetic."""
         import numpy as np
 
         t = self.tensors
@@ -99,7 +105,7 @@ class Classifier:
         return found
 
     def encode(self) -> bytes:
-        """The bytes of the file; equal contents give equal bytes."""
+        """Return the bytes of the file. Equal contents give equal bytes."""
         counts = " ".join(map(str, self.counts))
         kept = self.tensors | {WIDE: bfloat16(self.tensors[WIDE])}
         more = {"format": FORMAT, "counts": counts, "data": self.data}
@@ -128,19 +134,19 @@ def load(path: Path) -> Classifier:
 
 
 def open_existing(path: Path) -> TensorFile:
-    """Open a file, but no pipe, which would wait for a writer. Raises InvalidInputError."""
+    """Open a file. A pipe, which would wait for a writer, is refused. Raises InvalidInputError."""
     if not check.is_file(path):
         raise InvalidInputError(f"{path}: expected a safetensors file, found none")
     return open_file(path)
 
 
 def inputs(hidden: int) -> int:
-    """Number of inputs of a classifier, for a target of that hidden size."""
+    """Return the number of inputs of a classifier, for a target of that hidden size."""
     return BLOCKS * hidden + 2 * TAIL
 
 
 def shapes(hidden: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor, in the order of a file."""
+    """Return name and shape of every tensor, in the order of a file."""
     found: dict[str, tuple[int, ...]] = {}
     width = inputs(hidden)
     for i, out in enumerate(WIDTHS, start=1):
@@ -150,7 +156,7 @@ def shapes(hidden: int) -> dict[str, tuple[int, ...]]:
 
 
 def check_finite(name: str, values: NDArray[Any]) -> None:
-    """Raises InvalidInputError on a NaN or an infinity."""
+    """Raise InvalidInputError on a NaN or an infinity."""
     import numpy as np
 
     if not np.isfinite(values).all():
@@ -172,13 +178,13 @@ def read_origin(file: TensorFile, expected: str) -> Origin:
 
 
 def field(file: TensorFile, name: str) -> str:
-    """One text of the metadata. Raises InvalidInputError."""
+    """Return a text of the metadata. Raises InvalidInputError if there is none."""
     value = file.metadata.get(name)
     return check.text(f"{file.path}, metadata {name}", value)
 
 
 def origin_of(gamma: int, target: Path, draft: Path, temperature: float = 0.0) -> Origin:
-    """The origin for a pair of folders. Raises InvalidInputError if one holds no model."""
+    """Return the origin for a pair of folders. Raises InvalidInputError if one holds no model."""
     model = open_checkpoint(target)
     guesser = open_draft(draft, model)
     return Origin(
@@ -192,7 +198,10 @@ def is_on(method: Method) -> bool:
 
 
 def locate(method: Method, draft: Path | None) -> Path:
-    """The file of a method's option hrad. Raises InvalidInputError."""
+    """Return the path of the classifier's file that the method's option `hrad` names.
+
+    Raises InvalidInputError if the option names a pair that the draft does not belong to.
+    """
     value = str(method.options["hrad"])
     known = {
         DEMO: [demo_pair.FOLDER / name for name in (demo_pair.DRAFT, demo_pair.POOR)],
@@ -208,7 +217,8 @@ def locate(method: Method, draft: Path | None) -> Path:
 
 
 def fitted(method: Method, gamma: int | None, draft: Path | None) -> Method:
-    """The method, with its classifier's gamma if it has a classifier and no gamma is given."""
+    """Return the method. With a classifier, and if no gamma is given, it has the classifier's
+    gamma."""
     if not is_on(method) or gamma is not None or "gamma" in method.named:
         return method
     origin = read_origin(open_existing(locate(method, draft)), FORMAT)
@@ -218,9 +228,10 @@ def fitted(method: Method, gamma: int | None, draft: Path | None) -> Method:
 def load_for(
     methods: Sequence[Method], target: Path, draft: Path | None, random: bool = False
 ) -> Classifier | None:
-    """The one classifier of an engine's methods, checked against its pair; None if none has one.
+    """Load the one classifier that an engine's methods use, and check that it fits the models.
 
-    random: the draft has no folder. Raises InvalidInputError.
+    Returns None if no method uses one. random: the draft has random weights. Raises
+    InvalidInputError.
     """
     using = [method for method in methods if is_on(method)]
     if not using:
@@ -241,7 +252,7 @@ def load_for(
 
 
 def check_request(built: Classifier | None, method: Method, draft: Path | None) -> None:
-    """Check that a method uses the classifier of its engine, or none.
+    """Check that a method uses the classifier of its engine, or no classifier.
 
     Raises InvalidInputError.
     """
@@ -257,7 +268,7 @@ def check_request(built: Classifier | None, method: Method, draft: Path | None) 
 
 
 def check_gamma(classifier: Classifier, method: Method) -> None:
-    """Raises InvalidInputError if the method's gamma is not the classifier's."""
+    """Raise InvalidInputError if the method's gamma differs from the classifier's gamma."""
     if method.gamma != classifier.origin.gamma:
         raise InvalidInputError(
             f"{classifier.path}: expected gamma {method.gamma}, as method {method.text} has, "
@@ -295,7 +306,7 @@ def _counts(path: Path, text: str) -> tuple[int, int, int]:
 
 
 def counted(labels: Sequence[int] | NDArray[Any]) -> tuple[int, int, int]:
-    """Number of samples of each class."""
+    """Return the number of samples of each class."""
     found = [0, 0, 0]
     for label in labels:
         found[int(label)] += 1
@@ -303,5 +314,5 @@ def counted(labels: Sequence[int] | NDArray[Any]) -> tuple[int, int, int]:
 
 
 def described(counts: Sequence[int]) -> str:
-    """`nothing 10, some 20, all 30`."""
+    """Return counts by class as text, for example `nothing 10, some 20, all 30`."""
     return ", ".join(f"{name} {count}" for name, count in zip(CLASSES, counts, strict=True))

@@ -1,7 +1,7 @@
-"""Names of models on the Hugging Face hub, turned into local paths by `huggingface_hub`.
+"""Turns names of models on the Hugging Face hub into local paths, with `huggingface_hub`.
 
-That library is optional. Its cache, its offline mode and its token are used, and only files that
-are read here are fetched.
+That library is optional. Its cache, its offline mode and its token apply. Only files that sbrt
+reads are fetched.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Download = Callable[..., Any]
 
 
 def located(name: Folder, *, tokenizer: bool = False) -> Path:
-    """A path that exists, unchanged, or the local copy of a model that a hub name means.
+    """Return the local path of a model; a model that only the hub has is fetched.
 
-    Any other path is returned unchanged. tokenizer: from a model folder, fetch only the files of
-    its tokenizer; a GGUF file is fetched whole. Raises InvalidInputError if the library is missing
-    or finds nothing.
+    A path that exists, or that is no hub name, is returned unchanged. tokenizer: from a model
+    folder, fetch only the files of its tokenizer; a GGUF file is fetched whole. Raises
+    InvalidInputError if the library is missing or finds nothing.
     """
     path = folder("model", name)
     match = NAME.fullmatch(os.fspath(name))
@@ -47,7 +47,7 @@ def located(name: Folder, *, tokenizer: bool = False) -> Path:
 
 
 def with_local_paths(config: EngineConfig) -> EngineConfig:
-    """The config with local paths in place of hub names. Raises InvalidInputError."""
+    """Return the config with local paths in place of hub names. Raises InvalidInputError."""
     changes: dict[str, Any] = {"model": located(config.model)}
     if config.tokenizer is not None:
         changes["tokenizer"] = located(config.tokenizer, tokenizer=True)
@@ -58,7 +58,7 @@ def with_local_paths(config: EngineConfig) -> EngineConfig:
 
 
 def _folder(repo: str) -> Path:
-    """A model folder: its JSON files first, because the index names the weights."""
+    """Fetch a model folder. Its JSON files come first, because the index names the weights."""
     first = _snapshot(repo, [*SMALL, INDEX])
     index = first / INDEX
     shards = read_json(index).get("weight_map") if check.is_file(index) else None
@@ -69,7 +69,7 @@ def _folder(repo: str) -> Path:
 
 
 def _file(repo: str, name: str) -> Path:
-    """A GGUF file, with all parts of a split one."""
+    """Fetch a GGUF file, or all parts of a split one."""
     from .gguf.parts import PART  # here, so that `import sbrt` stays fast
 
     match = PART.fullmatch(name)
@@ -80,7 +80,7 @@ def _file(repo: str, name: str) -> Path:
 
 
 def _snapshot(repo: str, patterns: Sequence[str], **more: Any) -> Path:
-    """The local folder of a repository with all files that match these names."""
+    """Fetch all files of a repository that match these names; returns the local folder."""
     download = _library(repo)
     try:
         return Path(download(repo, allow_patterns=list(patterns), **more))

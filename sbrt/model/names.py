@@ -1,6 +1,7 @@
 """Names of models that ship with the package or are made here, for commands, benches and Engine.
 
-A str that is such a name never means a folder: write ./demo, or pass a Path.
+A str that is such a name never means a folder. For a folder with that name write ./demo, or pass a
+Path.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ MakeDraft = Callable[[ModelConfig], Model]  # makes a draft for a target
 
 
 def target_folder(name: Folder) -> Folder:
-    """The folder of a target: `demo`, `smollm2`, or a folder itself. Raises InvalidInputError."""
+    """Return the folder of `demo` or the file of `smollm2`; any other name is a path itself.
+
+    Raises InvalidInputError if the target is missing.
+    """
     if name == SMOLLM2:
         return real_pair.target_file()
     return demo_pair.demo_folder(demo_pair.TARGET) if name == DEMO else name
 
 
 def default_draft(target: Folder) -> str:
-    """The draft of a target if none is given: the draft of a named pair, else `none`."""
+    """Return the draft of a target if none is given: the draft of a named pair, else `none`."""
     return str(target) if target in PAIRS else NONE
 
 
 def draft_of(name: Folder | None) -> tuple[Folder | None, MakeDraft | None]:
-    """(folder, maker) of `demo`, `demo-poor`, `smollm2`, `random`, `none` or a folder.
+    """Return (folder, maker) of `demo`, `demo-poor`, `smollm2`, `random`, `none` or a folder.
 
     At most one of the two is not None. Raises InvalidInputError.
     """

@@ -1,4 +1,4 @@
-"""The quantization_config of a config.json: the format of a folder's quantised matrices."""
+"""Reads quantization_config of a config.json: the format of a folder's quantised matrices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .. import check
 from ..errors import InvalidInputError
 
 METHODS = ("gptq", "awq", "compressed-tensors")
-FORMATS = ("pack-quantized", "int-quantized")  # in compressed-tensors
+FORMATS = ("pack-quantized", "int-quantized")  # formats of compressed-tensors
 MAX_GROUP = 2**20
 
 
@@ -19,8 +19,9 @@ MAX_GROUP = 2**20
 class Scheme:
     """A way of quantising, the same for every quantised matrix of a folder.
 
-    layout: gptq, awq, or the format of compressed-tensors. group: columns that share a scale; 0:
-    whole rows. symmetric: there are no zero points. zero_offset: added to a stored zero point.
+    layout: gptq, awq, or the format of compressed-tensors. group: number of columns that share a
+    scale; 0: all columns of a row. symmetric: there are no zero points. zero_offset: a number that
+    is added to each stored zero point.
     """
 
     layout: str
@@ -31,12 +32,12 @@ class Scheme:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The scheme's name in messages."""
         return f"{self.layout} of {self.bits} bits"
 
 
 def read_scheme(path: Path, raw: Mapping[str, Any]) -> Scheme | None:
-    """The scheme of the fields `raw` of config.json; None: weights are plain numbers.
+    """Return the scheme in the fields `raw` of config.json; None if weights are plain numbers.
 
     Raises InvalidInputError, naming the field and the unsupported value.
     """
@@ -57,11 +58,12 @@ class _Fields:
         return f"{self.where}.{key}"
 
     def get(self, *keys: str) -> Any:
-        """The first of the names that exists."""
+        """Return the value of the first of these fields that exists; None if none does."""
         return next((self.given[key] for key in keys if self.given.get(key) is not None), None)
 
     def expect(self, key: str, value: Any, *known: Any) -> Any:
-        """Return `value`, the field's. It must be one of `known` and of its type."""
+        """Return `value`, the value of field `key`. It must equal one of `known`, with the same
+        type."""
         if not any(type(value) is type(one) and value == one for one in known):
             options = ", ".join(map(str, known))
             raise InvalidInputError(
@@ -70,7 +72,7 @@ class _Fields:
         return value
 
     def group(self, value: Any) -> int:
-        """Columns of a group; -1 and None mean a whole row."""
+        """Return the number of columns of a group; 0 for -1 and None, which mean a whole row."""
         if value is None or value == -1:
             return 0
         return check.integer(self.name("group_size"), value, 1, MAX_GROUP)

@@ -1,4 +1,4 @@
-"""Weights as levels of a few bits, with a scale and perhaps a minimum for each group of a row."""
+"""Weights as levels of a few bits. Each group of a row has a scale, and may have a minimum."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 class Layout:
     """The quantisation of a tensor; the fields are those of `_core.Format`.
 
-    element: int8 (levels -128 to 127), int4 (0 to 15), or a float type alone. group: columns that
-    share a scale. scales, minimums: a type that holds them exactly. zero: the level of int4 that
-    means 0.
+    element: int8 (levels -128 to 127), int4 (0 to 15), or a float type, without the other fields.
+    group: number of columns that share a scale. scales, minimums: dtypes that hold them exactly.
+    zero: the level of int4 that means 0.
     """
 
     element: str
@@ -30,8 +30,8 @@ class Layout:
 class Quantized:
     """w[i, k] = (levels[i, k] - zero) scales[i, g] + minimums[i, g], g = k // group.
 
-    Each step is rounded to float32. levels [rows, columns], int8 or for int4 uint8; scales
-    [rows, groups], float32; minimums the same, or None.
+    Each step is rounded to float32. levels [rows, columns], int8 or for int4 uint8; scales [rows,
+    groups], float32; minimums as scales, or None.
     """
 
     layout: Layout
@@ -40,7 +40,7 @@ class Quantized:
     minimums: NDArray[np.float32] | None
 
     def dense(self) -> NDArray[np.float32]:
-        """The weights, [rows, columns]."""
+        """Return the weights, [rows, columns]."""
         import numpy as np  # here, so that `import sbrt` stays fast
 
         out = self.levels.reshape(*self.scales.shape, self.layout.group).astype(np.float32)

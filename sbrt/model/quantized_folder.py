@@ -1,7 +1,7 @@
 """Hugging Face folders with quantised matrices: gptq, awq (gemm) and compressed-tensors.
 
-Each stores a matrix [out, in] as several tensors. With q the unsigned levels, z the zero points and
-s the scales, w = s (q - z). Fields of an int32 are counted from its lowest bits.
+Each format stores a matrix [out, in] as several tensors. With q the unsigned levels, z the zero
+points and s the scales, w = s (q - z). Fields of an int32 are counted from its lowest bits.
 
  gptq   qweight [in / f, out], f levels of consecutive inputs in an int32; qzeros [groups, out / f],
         z - 1; scales [groups, out]; g_idx [in], the group of each input, ascending
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Parts = Mapping[str, StoredNumbers]
-    # (levels [rows, in], scales [rows, groups], zero points the same or None)
+    # (levels [rows, in], scales [rows, groups], zero points [rows, groups] or None)
     Unpacked = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int32] | None]
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-GROUPS = (128, 64, 32)  # columns of a group in the arithmetic; larger groups are divided
+GROUPS = (128, 64, 32)  # columns of a group that the arithmetic supports; larger groups are split
 SCALES = {"F16": "float16", "BF16": "float32"}
 FIELD_BITS = 32
 SUFFIXES = {
@@ -47,14 +47,17 @@ SUFFIXES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PackedMatrix(Stored):
-    """A matrix stored as several tensors. parts: by suffix. group: columns of a scale."""
+    """A matrix stored as several tensors.
+
+    parts: these tensors, by suffix. group: number of columns that share a scale.
+    """
 
     scheme: Scheme
     group: int
     parts: Mapping[str, StoredNumbers]
 
     def rows(self, begin: int, end: int) -> Quantized:
-        """Like Stored.rows."""
+        """See Stored.rows."""
         import numpy as np  # here, so that `import sbrt` stays fast
 
         assert self.layout is not None
@@ -75,14 +78,14 @@ class PackedMatrix(Stored):
         )
 
     def part(self, suffix: str) -> NDArray[Any]:
-        """One of the tensors."""
+        """Return the numbers of the tensor with this suffix."""
         return _array(self.parts[suffix])
 
 
 def packed_weights(path: Path, scheme: Scheme, weights: Mapping[str, Stored]) -> dict[str, Stored]:
-    """The weights of a folder; each quantised matrix is one. `path`: its config.json.
+    """Return the weights of a folder. The tensors of a quantised matrix become one weight.
 
-    Raises InvalidInputError, naming the tensor.
+    path: the folder's config.json, for messages. Raises InvalidInputError, naming the tensor.
     """
     suffixes = SUFFIXES[scheme.layout]
     found: dict[str, Stored] = {}
@@ -153,7 +156,7 @@ def _matrix(scheme: Scheme, prefix: str, parts: Parts) -> PackedMatrix:
 
 
 def _shape(scheme: Scheme, first: StoredNumbers) -> tuple[int, int]:
-    """[out, in], from the tensor of levels."""
+    """Return the matrix's shape [out, in], from the tensor of levels."""
     if len(first.shape) != 2 or not all(first.shape):
         raise InvalidInputError(f"{first.where}: expected a matrix, got {list(first.shape)}")
     fields = FIELD_BITS // scheme.bits
@@ -169,7 +172,7 @@ def _shape(scheme: Scheme, first: StoredNumbers) -> tuple[int, int]:
 def _expected(
     scheme: Scheme, shape: tuple[int, int], groups: int
 ) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """(dtypes, shape) of every part. A zero point of compressed-tensors may be missing."""
+    """Return (accepted dtypes, shape) of every part. Symmetric schemes have no zero points."""
     out, columns = shape
     fields = FIELD_BITS // scheme.bits
     exact = tuple(SCALES)
@@ -214,7 +217,7 @@ def _check_part(
 
 
 def _array(part: StoredNumbers) -> NDArray[Any]:
-    """The numbers of a tensor; BF16 is widened."""
+    """Return the numbers of a tensor; BF16 is widened to float32."""
     import numpy as np
 
     from .safetensors_file import NUMPY, widened

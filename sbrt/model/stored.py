@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     Bytes = NDArray[np.uint8]
 
-PIECE = 2**20  # weights that are unpacked at once
+PIECE = 2**20  # number of weights that are unpacked together
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A weight in the shape that a model folder gives it.
+    """One weight, with the name and shape that it has in a model folder.
 
     where: file and name, for messages. dtype: F32, F16, BF16, or the name of a quantised format.
     size: bytes in the files. layout: None unless the format is quantised.
@@ -33,7 +33,10 @@ class Stored:
     layout: Layout | None = None
 
     def numbers(self) -> tuple[str, Bytes]:
-        """(F32, F16 or BF16, the bytes of all elements in order); a quantised weight is F32."""
+        """Return (dtype, bytes of all elements in order).
+
+        The dtype is F32, F16 or BF16; a quantised weight is converted to F32.
+        """
         import numpy as np  # here, so that `import sbrt` stays fast
 
         out = np.empty(self.shape, np.float32)
@@ -42,13 +45,14 @@ class Stored:
         return "F32", out.reshape(-1).view(np.uint8)
 
     def pieces(self) -> Iterator[tuple[int, Quantized]]:
-        """(first row, some rows) of a quantised weight, ascending; each of about PIECE weights."""
+        """Yield (first row, rows) of a quantised weight in order, in pieces of about PIECE
+        weights."""
         step = max(1, PIECE // self.shape[1])
         for first in range(0, self.shape[0], step):
             yield first, self.rows(first, min(first + step, self.shape[0]))
 
     def rows(self, begin: int, end: int) -> Quantized:
-        """Rows [begin, end) of a quantised weight."""
+        """Return rows [begin, end) of a quantised weight."""
         raise NotImplementedError
 
 
@@ -60,5 +64,5 @@ class StoredNumbers(Stored):
     name: str
 
     def numbers(self) -> tuple[str, Bytes]:
-        """The mapped bytes."""
+        """Return (dtype, mapped bytes)."""
         return self.dtype, self.file.bytes_of(self.name)

@@ -1,4 +1,5 @@
-"""tokenizer.json by the `tokenizers` library: prompts to ids, ids to text."""
+"""Reads a tokenizer.json with the `tokenizers` library. It turns prompts into ids, and ids into
+text."""
 
 from __future__ import annotations
 
@@ -52,17 +53,18 @@ class Tokenizer:
         self.size = max(self.tokens) + 1
         self._longest = max(map(len, strings))
         self.pieces = Pieces(self._library, file)
-        self._texts: dict[int, str] = {}  # results of text_of
+        self._texts: dict[int, str] = {}  # earlier results of text_of
 
     def holes(self, vocab: int) -> tuple[int, ...]:
-        """Ids below `vocab` that no token has."""
+        """Return the ids below `vocab` that no token has."""
         return tuple(i for i in range(vocab) if i not in self.tokens)
 
     def encode(self, text: str, most: int, *, adds_special: bool = True) -> list[int]:
-        """Ids of a raw prompt, with the special tokens that the file's post-processor adds.
+        """Return the ids of a raw prompt, with the special tokens that the file's post-processor
+        adds.
 
-        adds_special: False for text that has its special tokens, such as a rendered conversation.
-        Text that cannot fit `most` tokens is refused before it is tokenised.
+        adds_special: False for text that already has its special tokens, such as a rendered
+        conversation. Text that cannot fit `most` tokens is refused before it is tokenised.
         """
         if len(text) > (most + 64) * self._longest:
             raise InvalidInputError(
@@ -72,12 +74,13 @@ class Tokenizer:
             return list(self._library.encode(text, add_special_tokens=adds_special).ids)
 
     def word_ids(self, word: str) -> list[int]:
-        """Ids of text inside other text: no special tokens around it."""
+        """Return the ids of text in the middle of other text, so without special tokens around
+        it."""
         with _library_errors(f"bad_words: expected text that {self.path} can encode"):
             return list(self._library.encode(word, add_special_tokens=False).ids)
 
     def text_of(self, token: int) -> str:
-        """Text of one token inside other text; "" for an id that no token has.
+        """Return the text of one token in the middle of other text; "" for an id that no token has.
 
         Bytes that are no whole character become U+FFFD.
         """
@@ -86,18 +89,20 @@ class Tokenizer:
         return found
 
     def bytes_of(self, token: int) -> bytes:
-        """The bytes of that text; for a part of a character, only these bytes."""
+        """Return the bytes of one token in the middle of other text. They may be a part of a
+        character."""
         return self.pieces.alone(token)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """Text of ids, without special tokens unless `skip_special` is False."""
+        """Return the text of ids, without special tokens unless `skip_special` is False."""
         return str(self._library.decode(list(ids), skip_special_tokens=skip_special))
 
 
 def check_pair(target: Tokenizer, draft: Tokenizer) -> None:
-    """Check that every token of the draft is the target's; it may lack some of the target's.
+    """Check that every token of the draft is also the target's token with the same id.
 
-    Raises InvalidInputError, naming the first token that is not.
+    The draft may lack some of the target's tokens. Raises InvalidInputError, naming the first token
+    that differs.
     """
     for i in sorted(draft.tokens):
         ours, theirs = target.tokens.get(i), draft.tokens.get(i)
@@ -121,7 +126,8 @@ def _gguf_json(path: Path) -> bytes:
 
 
 def _refuse_prefix(path: Path, raw: Mapping[str, Any]) -> None:
-    """Refuse a prefix: the library aborts the process if merges are shorter than it."""
+    """Refuse continuing_subword_prefix: the library aborts the process if a merge is shorter than
+    it."""
     model = raw.get("model")
     if isinstance(model, dict) and "merges" in model and model.get("continuing_subword_prefix"):
         prefix = model["continuing_subword_prefix"]
@@ -132,7 +138,7 @@ def _refuse_prefix(path: Path, raw: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _library_errors(expected: str) -> Iterator[None]:
-    """Turn the library's errors into a sentence: Exception itself, and panics."""
+    """Turn errors of the library, also panics, into InvalidInputError with one sentence."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

@@ -1,7 +1,7 @@
-"""The whole algorithm in plain Python on the toy lane: the oracle that the engine is compared with.
+"""The whole algorithm in plain Python on the toy lane. Tests compare the engine with it.
 
-Nothing here is shared with the engine. The arithmetic is done step by step in float32 and double,
-so that results compare with `==`. toy: the model, its noise, its exp. dist: a lane's distribution
+It shares no code with the engine. The arithmetic is done step by step in float32 and double, so
+that results compare with `==`. toy: the model, its noise, its exp. dist: a lane's distribution
 after a prefix. tree: chains and tails. play: the rounds of a sequence. logprobs: log-probs of its
 tokens.
 """

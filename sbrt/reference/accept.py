@@ -1,4 +1,4 @@
-"""The rule `rejection`, as in csrc/round/accept.cc."""
+"""The acceptance rule `rejection`, as in csrc/round/accept.cc."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Place:
         return bool(u * self.q[token] < self.p[token])
 
     def reject(self, token: int) -> bool:
-        """Reject a candidate that was drawn: update p and q. False if nothing of p is left."""
+        """Reject a drawn candidate: update p and q. Returns False, and keeps p, if p - q has
+        nothing left."""
         surplus = np.where(self.p > self.q, self.p - self.q, 0.0)
         left = surplus.cumsum()[-1]
         if left > 0:
@@ -33,7 +34,10 @@ class Place:
         return bool(left > 0)
 
     def reject_known(self, token: int) -> bool:
-        """Reject a candidate that was not drawn. False if nothing of p is left."""
+        """Reject a candidate that was not drawn: update p and q.
+
+        Returns False, and keeps p, if p has no other token.
+        """
         self.q[token] = 0.0
         self.q = normalised(self.q)
         rest = self.p.copy()
@@ -44,7 +48,7 @@ class Place:
         return True
 
     def draw(self, u: float) -> int:
-        """A token sampled from p; u is uniform in [0, 1)."""
+        """Sample a token from p; u is uniform in [0, 1)."""
         sums = self.p.cumsum()
         found = np.flatnonzero((self.p > 0) & (sums > u * sums[-1]))
         return int(found[0] if len(found) else np.flatnonzero(self.p > 0)[-1])
@@ -53,10 +57,11 @@ class Place:
 def verified_by_chance(
     target: Lane, at: Prefix, said: tuple[Lane, Tree, Sequence[Branch]]
 ) -> tuple[list[int], list[int], bool]:
-    """(path, tokens, empty): the accepted nodes from the root on, and the committed tokens.
+    """Return (path, tokens, empty).
 
-    There is one token more than accepted nodes below the root; the last one is missing if its row
-    failed. empty: a residual was empty. said: the draft, the chain and the branches.
+    path: the accepted nodes, from the root on. tokens: the committed tokens. They are one more than
+    the accepted nodes below the root; the last one is missing if its row failed. empty: True if a
+    residual was empty. said: the draft, the chain and the branches.
     """
     path, new = [0], list[int]()
     while target.choice(at) is not None:
@@ -72,7 +77,8 @@ def verified_by_chance(
 def decided(
     target: Lane, at: Prefix, node: int, said: tuple[Lane, Tree, Sequence[Branch]]
 ) -> tuple[int, int, bool]:
-    """(token after `node`, the node that holds it or 0, True if a residual was empty)."""
+    """Return (token after `node`, the node that holds the token or 0, True if a residual was
+    empty)."""
     draft, chain, branches = said
     below = [(child.token, i) for i, child in enumerate(chain) if child.parent == node]
     drawn = [(token, i) for token, i in below if not chain[i].known]

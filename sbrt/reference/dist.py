@@ -1,5 +1,6 @@
 """The distribution of a lane after a prefix: sampling pass and confidence, as in
-csrc/ops/{shaping,choose}.cc. Functions of rows take many at once: a step of trees has hundreds."""
+csrc/ops/{shaping,choose}.cc. Functions take many rows together, because a draft step of trees has
+hundreds."""
 
 from __future__ import annotations
 
@@ -26,10 +27,11 @@ from .toy import (
 )
 
 NOTHING = np.zeros(())  # no noise
-# Candidates of a Dist, partial sums of a softmax, positions of a block.
+# Numbers of candidates of a Dist, of partial sums of a softmax, of positions in a block of noise.
 CANDIDATES, LANES, BLOCK = 16, 16, 16
 
-# Changes to logits before the temperature: bias as (token, bias), words as tuples of tokens.
+# Changes to logits before the temperature: logit_bias as (token, bias), bad_words as tuples of
+# tokens.
 _SHAPING = """repetition_penalty presence_penalty frequency_penalty min_tokens logit_bias
     allowed_token_ids bad_words"""
 Shaping = namedtuple("Shaping", _SHAPING, defaults=(1.0, 0.0, 0.0, 0, (), None, ()))
@@ -44,7 +46,8 @@ class Shaper:
     prompt: int
 
     def shaped(self, logits: np.ndarray, prefixes: Sequence[Prefix]) -> np.ndarray:
-        """Rows [prefixes, vocab] f32 after masks, bias and penalties; row i follows prefix i."""
+        """Return rows [prefixes, vocab] f32 after masks, bias and penalties. Row i follows prefix
+        i."""
         s, rows = self.shaping, logits.copy()
         if s.allowed_token_ids is not None:
             rows = np.full_like(logits, -np.inf)
@@ -62,7 +65,7 @@ class Shaper:
         return rows if s[:3] == Shaping()[:3] else self.penalised(rows, prefixes)
 
     def penalised(self, rows: np.ndarray, prefixes: Sequence[Prefix]) -> np.ndarray:
-        """The rows after the penalties for the tokens of their prefixes."""
+        """Return the rows after the penalties for the tokens of their prefixes."""
         s, vocab = self.shaping, rows.shape[1]
         prompt = np.bincount(prefixes[0].tokens[: self.prompt], minlength=vocab)
         new = [np.bincount([*p.tokens[self.prompt :]] or [0], minlength=vocab) for p in prefixes]
@@ -75,7 +78,7 @@ class Shaper:
         return np.where(output + prompt > 0, x, rows)
 
     def may_leave_nothing(self, known: Sequence[int]) -> bool:
-        """True if the masks could remove every token of a row with these ids."""
+        """True if the masks could remove every token of a row that has logits of these ids."""
         s = self.shaping
         allowed = known if s.allowed_token_ids is None else s.allowed_token_ids
         left = set(known).intersection(allowed)
@@ -91,7 +94,7 @@ def is_greedy(s: Sampling) -> bool:
 
 
 def filtered(rows: np.ndarray, s: Sampling) -> np.ndarray:
-    """True for the tokens [rows, vocab] that min_p, top_k and top_p keep."""
+    """Return bool [rows, vocab]: True for the tokens that min_p, top_k and top_p keep."""
     keep = rows > -np.inf
     if s.min_p == 0 and s.top_k == 0 and s.top_p >= 1:
         return keep
@@ -111,10 +114,10 @@ def filtered(rows: np.ndarray, s: Sampling) -> np.ndarray:
 
 
 def ranked(rows: np.ndarray, s: Sampling, noise: np.ndarray | None) -> tuple[np.ndarray, ...]:
-    """(tokens [n, vocab], best first; their scores [n, vocab]; number of valid tokens [n]).
+    """Return (tokens [n, vocab], best first; their scores [n, vocab]; number of valid tokens [n]).
 
     rows: [n, vocab] f32. A row with NaN or +inf, or all -inf, has no valid token. noise: [n,
-    vocab], for the position of the token to be chosen; None when greedy.
+    vocab], for the position of the token that is sampled; None when greedy.
     """
     fine = rows.max(axis=1, keepdims=True) < np.inf
     rows = np.where(fine, rows, f32(-np.inf))
@@ -128,7 +131,7 @@ def ranked(rows: np.ndarray, s: Sampling, noise: np.ndarray | None) -> tuple[np.
 
 
 def top_tokens(logits: np.ndarray, s: Sampling, noise: np.ndarray | None, want: int) -> list[int]:
-    """The `want` best tokens of one row [vocab] f32, given noise [vocab]."""
+    """Return the `want` best tokens of one row [vocab] f32, given noise [vocab]."""
     noise = None if noise is None or is_greedy(s) else noise[None]
     tokens, _, count = ranked(logits[None], s, noise)
     return tokens[0, : min(want, count[0])].tolist()
@@ -138,7 +141,7 @@ def top_tokens(logits: np.ndarray, s: Sampling, noise: np.ndarray | None, want: 
 
 
 def lane_sum(x: np.ndarray) -> np.ndarray:
-    """Sums [rows, 1] of rows [rows, vocab] f32: 16 partial sums, then halved."""
+    """Return sums [rows, 1] of rows [rows, vocab] f32: 16 partial sums, then added in pairs."""
     lane = np.zeros((len(x), LANES), f32)
     for first in range(0, x.shape[1], LANES):
         part = x[:, first : first + LANES]
@@ -150,7 +153,7 @@ def lane_sum(x: np.ndarray) -> np.ndarray:
 
 
 def softmax_of(logits: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(y, e^y, its sum, sum of y e^y) with y = x - max, for rows x of raw logits."""
+    """Return (y, e^y, sum of e^y, sum of y e^y) with y = x - max, for rows x of raw logits."""
     x = logits - logits.max(axis=1, keepdims=True)
     e = exp32(x)
     total, moment = np.split(lane_sum(np.concatenate([e, e * x])), 2)
@@ -158,26 +161,26 @@ def softmax_of(logits: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def raw_softmax(logits: np.ndarray, token: int) -> np.float32:
-    """Probability of one token in the softmax of a row of raw logits."""
+    """Return the probability of one token in the softmax of a row of raw logits."""
     _, e, total, _ = softmax_of(logits[None])
     return e[0, token] / total[0, 0]
 
 
 def normalised(x: np.ndarray) -> np.ndarray:
-    """x [vocab] in double, divided by its sum, added from left to right, unless that is 0."""
+    """Divide x [vocab], in double, by its sum from left to right; if that is 0, return x."""
     total = x.cumsum()[-1]
     return x / total if total > 0 else x
 
 
 def in_order(x: np.ndarray) -> np.ndarray:
-    """Sums [rows] of rows, added from left to right."""
+    """Return the sums [rows] of rows, added from left to right."""
     return x.cumsum(axis=1)[:, -1]
 
 
 def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
-    """Confidence [rows, candidates] as logarithms, after p -> p^sharpness.
+    """Return the confidence [rows, candidates] as logarithms, after p -> p^sharpness.
 
-    The probability that is left for other tokens stays as it is.
+    The probability left for other tokens does not change.
     """
     if sharpness == 1:
         return lp
@@ -191,7 +194,7 @@ def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
 class Dist:
     """Candidates after a prefix, best first (none: the row failed), and the lane's confidence.
 
-    q: probability of the first in the softmax of the raw logits.
+    q: probability of the first candidate in the softmax of the raw logits.
     entropy: entropy of that softmax, nats.
     lp: [CANDIDATES] f32, logarithms of the candidates' confidence, -inf after the last.
     """
@@ -206,7 +209,7 @@ class Dist:
 class Prefix:
     """Tokens so far, the state of a lane after them, and their hash.
 
-    known: the lane reads a token that is not below it as 0.
+    known: number of ids that the lane can read. It reads other tokens as 0.
     """
 
     state: int
@@ -219,12 +222,12 @@ class Prefix:
         return Prefix(state, self.known, (*self.tokens, *tokens), state_after(self.hash, tokens))
 
     def then(self, token: int) -> Prefix:
-        """The prefix and one more token."""
+        """Return the prefix with one more token."""
         state = mix(self.state, self.read(token) + 1)
         return Prefix(state, self.known, (*self.tokens, token), mix(self.hash, token + 1))
 
     def read(self, token: int) -> int:
-        """The token as the lane reads it."""
+        """Return the token as the lane reads it."""
         return token if token < self.known else 0
 
     def __len__(self) -> int:
@@ -260,25 +263,25 @@ class Lane:
         self.can_fail = toy.nan_at >= 0 or bool(shaper and shaper.may_leave_nothing(known))
 
     def choice(self, prefix: Prefix) -> int | None:
-        """The sampled next token; None if the row fails."""
+        """Return the sampled next token; None if the row fails."""
         if prefix.hash not in self.choices:
             tokens, _, count = self.ranked(self.shaped([prefix]), [prefix])
             self.choices[prefix.hash] = int(tokens[0, 0]) if count[0] else None
         return self.choices[prefix.hash]
 
     def dist(self, prefix: Prefix) -> Dist:
-        """The distribution of the next token."""
+        """Return the distribution of the next token."""
         return self.known.get(prefix.hash) or self.dists([prefix])[0]
 
     def dists(self, prefixes: Sequence[Prefix]) -> list[Dist]:
-        """The distributions of the next tokens after these prefixes."""
+        """Return the distributions of the next tokens after these prefixes."""
         new = {p.hash: p for p in prefixes if p.hash not in self.known}
         if new:
             self.known.update(zip(new, self.compute(list(new.values())), strict=True))
         return [self.known[p.hash] for p in prefixes]
 
     def compute(self, prefixes: list[Prefix]) -> list[Dist]:
-        """The distribution after each prefix, in order; not cached."""
+        """Compute the distribution after each prefix, in order, without the cache."""
         logits = self.logits(prefixes)
         shaped = self.shaped(prefixes, logits)
         tokens, scores, count = self.ranked(shaped, prefixes)
@@ -287,7 +290,7 @@ class Lane:
         tokens, scores = tokens[:, :CANDIDATES], scores[:, :CANDIDATES]
         count = np.minimum(count, CANDIDATES)
         if self.toy.nan_at >= 0:
-            logits = np.nan_to_num(logits, nan=0)  # such a row counts for nothing
+            logits = np.nan_to_num(logits, nan=0)  # results of such a row are not used
         x, e, total, moment = softmax_of(logits[:, self.columns])
         if len(self.absent):
             x, e = (self.widened(given) for given in (x, e))
@@ -306,13 +309,13 @@ class Lane:
         return list(map(Dist, tokens, q, entropy, padded))
 
     def widened(self, rows: np.ndarray) -> np.ndarray:
-        """Rows [n, vocab] from rows [n, columns], with 0 for ids that the lane does not know."""
+        """Return rows [n, vocab] from rows [n, columns], with 0 for ids without a logit."""
         wide = np.zeros((len(rows), self.vocab), rows.dtype)
         wide[:, self.columns] = rows
         return wide
 
     def among_candidates(self, scores: np.ndarray, count: np.ndarray) -> np.ndarray:
-        """Log softmax over the scores of the candidates only."""
+        """Return the log softmax over the scores of the candidates only."""
         first = np.where(count > 0, scores[:, 0], 0.0)[:, None]
         mine = np.arange(scores.shape[1]) < count[:, None]
         lp = np.where(mine, scores - first, -np.inf).astype(f32)
@@ -320,7 +323,7 @@ class Lane:
         return lp - log32(np.where(count > 0, total, f32(1)))[:, None]
 
     def logits(self, prefixes: list[Prefix]) -> np.ndarray:
-        """Raw logits [prefixes, vocab] f32, -inf for ids that the lane does not know."""
+        """Return raw logits [prefixes, vocab] f32, -inf for ids without a logit."""
         logits = toy_logits(self.toy, [p.state for p in prefixes], self.vocab)
         logits[:, self.absent] = -np.inf
         for i, prefix in enumerate(prefixes):
@@ -329,7 +332,7 @@ class Lane:
         return logits
 
     def shaped(self, prefixes: list[Prefix], logits: np.ndarray | None = None) -> np.ndarray:
-        """Logits after everything that precedes the temperature."""
+        """Return the logits after everything that precedes the temperature."""
         logits = self.logits(prefixes) if logits is None else logits
         if self.shaper:  # a NaN is an error even where it is masked
             fine = logits.max(axis=1, keepdims=True) < np.inf
@@ -337,7 +340,7 @@ class Lane:
         return logits
 
     def whole(self, prefix: Prefix) -> np.ndarray:
-        """The probabilities [vocab] of the next token, in double."""
+        """Return the probabilities [vocab] of the next token, in double."""
         rows = self.shaped([prefix])
         scores = np.where(filtered(rows, self.sampling), rows, f32(-np.inf))
         scores = (scores[0] / f32(self.sampling.temperature)).tolist()
@@ -345,7 +348,7 @@ class Lane:
         return normalised(np.array([math.exp(x - most) for x in scores]))
 
     def ranked(self, rows: np.ndarray, prefixes: list[Prefix]) -> tuple[np.ndarray, ...]:
-        """The result of the function `ranked` for shaped rows, with this lane's noise."""
+        """Return the result of the function `ranked` for shaped rows, with this lane's noise."""
         noise = None
         if self.draws:
             where = np.array([prefix.hash for prefix in prefixes], np.uint64)
@@ -355,7 +358,7 @@ class Lane:
         return ranked(rows, self.sampling, noise)
 
     def noise_at(self, position: int) -> np.ndarray:
-        """Gumbel noise [vocab] of a position, cached by blocks."""
+        """Return the Gumbel noise [vocab] of a position, cached in blocks."""
         block, row = divmod(position, BLOCK)
         if block not in self.noise:
             self.noise[block] = gumbel_noise(self.sampling, block * BLOCK, BLOCK, self.vocab)

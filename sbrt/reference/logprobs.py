@@ -13,10 +13,10 @@ from .toy import Toy, mix, state_after, toy_logits
 def logprobs(
     toy: Toy, trunk: Sequence[int], first: int, top: int, holes: Collection[int] = ()
 ) -> list[list[tuple[int, int, float]]]:
-    """(token, rank, log-prob) at each position of the trunk from `first` on, which is at least 1.
+    """Return (token, rank, log-prob) at each position of the trunk from `first` on.
 
-    At each position the trunk's own token comes first, then the `top` most likely tokens. holes:
-    ids without a token.
+    At each position the trunk's own token comes first, then the `top` most likely tokens. first: at
+    least 1. holes: ids without a token.
     """
     begin = state_after(mix(toy.seed, 0), trunk[:first])
     follow = accumulate(trunk[first:], lambda s, t: mix(s, t + 1), initial=begin)
@@ -26,7 +26,7 @@ def logprobs(
     found = []
     for row, token in zip(rows, trunk[first:], strict=True):
         dist = row - row.max() - np.log(np.exp(row - row.max()).sum())
-        order = np.argsort(-row, kind="stable")  # ids ascend among equals
+        order = np.argsort(-row, kind="stable")  # of equal logits the lower id comes first
         rank = np.argsort(order) + 1
         best = [i for i in order[:top] if row[i] > -np.inf]
         found.append([(int(i), int(rank[i]), float(dist[i])) for i in (token, *best)])

@@ -10,8 +10,8 @@ from .dist import Lane
 from .toy import TARGET, exp32, f32, noise_word
 from .tree import NOUGHT, Draft, Match, Node, Tree, attach, clamp, makes_paths
 
-SHORTEST, LONGEST = 2, 16  # tokens of a match
-MOST, SEARCHES = 16, 6  # looked-up nodes of a chain; searches in a round
+SHORTEST, LONGEST = 2, 16  # minimum and maximum number of tokens of a match
+MOST, SEARCHES = 16, 6  # maximum number of looked-up nodes in a chain, of searches in a round
 LEAST, NO_GAIN = f32(-1.9), f32(-1e30)
 BEFORE, WEIGHT = [f32(p) for p in (0.59, 0.72, 0.77, 0.80)], f32(8)
 FADING, ONE = f32(0.98), f32(1)
@@ -19,12 +19,13 @@ GOOD, SURE = 2, f32(0.65)  # least length and probability of a match that replac
 
 
 def going_on(match: Match) -> Match:
-    """The match one token later, if the looked-up token was right."""
+    """Return the match one token later, if the looked-up token was right."""
     return Match(match.after + 1, min(match.length + 1, LONGEST))
 
 
 def best_match(tokens: tuple[int, ...], newest: int, shortest: int) -> Match | None:
-    """The longest match that ends at position `newest` or before; of equal ones the latest."""
+    """Return the longest match that ends at position `newest` or before; of equal ones the
+    latest."""
     best, size = None, shortest - 1
     for last in range(newest, -1, -1):
         n = 0
@@ -39,7 +40,7 @@ def best_match(tokens: tuple[int, ...], newest: int, shortest: int) -> Match | N
 
 
 def looked_up(trunk: tuple[int, ...], want: int) -> list[int]:
-    """`want` tokens after the longest match of the trunk's end; of equal matches the latest."""
+    """Return `want` tokens after the longest match of the trunk's end; of equal ones the latest."""
     match = best_match(trunk, len(trunk) - 2, SHORTEST)
     if match is None:
         return []
@@ -55,13 +56,13 @@ class Hindsight:
         self.right, self.seen = [NOUGHT] * 4, [NOUGHT] * 4
 
     def chance(self, match: Match) -> np.float32:
-        """The probability that a look-up by this match is right."""
+        """Return the probability that a look-up by this match is right."""
         k = min(match.length, 4) - 1
         right = self.right[k] + self.weight * BEFORE[k]
         return clamp(right / (self.seen[k] + WEIGHT), f32(0.02), f32(0.98))
 
     def recall(self, chain: Tree, path: list[int], new: list[int]) -> None:
-        """After a round, count the look-ups along its path, and those that were right."""
+        """After a round, count the look-ups along the accepted path, and those that were right."""
         for node, y in zip((chain[i] for i in path), new, strict=False):
             if node.match:
                 k = min(node.match.length, 4) - 1
@@ -69,7 +70,8 @@ class Hindsight:
                 self.seen[k] = self.seen[k] * FADING + ONE
 
     def at(self, lane: Lane, node: Node) -> np.float32:
-        """The probability that the token looked up after a node is right, given its noise."""
+        """Return the probability that the token looked up after a node is right, given its
+        noise."""
         assert node.match is not None
         assert node.next is not None
         p = self.chance(node.match)
@@ -88,22 +90,23 @@ class Hindsight:
 
 
 def log_of(p: np.float32) -> np.float32:
-    """Logarithm, rounded to f32."""
+    """Return the logarithm of p, rounded to f32."""
     return f32(math.log(max(p, f32(1e-30))))
 
 
 def exp_of(x: np.float32) -> np.float32:
-    """e^x of x <= 0."""
+    """Return e^x for x <= 0."""
     return exp32(np.array([x]))[0]
 
 
 def agreed(p: np.float32, drafted: np.float32) -> np.float32:
-    """Log probability of a token on which look-up and draft agree."""
+    """Return the log probability of a token on which look-up and draft agree."""
     return log_of(ONE - (ONE - p) * (ONE - exp_of(drafted)))
 
 
 class Join:
-    """Adds looked-up nodes to a chain. `length`: tokens of the trunk. `room`: greatest depth."""
+    """Adds looked-up nodes to a chain. length: tokens of the trunk. room: greatest depth of a
+    node."""
 
     def __init__(
         self, draft: Draft, hindsight: Hindsight, chain: Tree, length: int, room: int
@@ -114,7 +117,7 @@ class Join:
         for node in chain:
             node.score = node.score - given
         self.before = [node.score for node in chain]
-        self.left = len(chain) - 1  # drafted nodes
+        self.left = len(chain) - 1  # number of drafted nodes in the chain
         self.searches = self.known = 0
 
     def run(self) -> int:
@@ -165,7 +168,7 @@ class Join:
         return len(self.chain) - 1
 
     def child(self, i: int) -> int:
-        """The child of node i that has the looked-up token, or 0."""
+        """Return the child of node i that has the looked-up token, or 0."""
         want = (i, self.chain[i].next)
         found = (j for j, c in enumerate(self.chain) if j and (c.parent, c.token) == want)
         return next(found, 0)
@@ -180,7 +183,8 @@ class Join:
         node.score = above.score + own
 
     def promise(self, node: Node) -> np.float32:
-        """Log probability of the token looked up after a node, given the draft's candidates."""
+        """Return the log probability of the token looked up after a node, given the draft's
+        candidates."""
         assert node.match is not None
         assert node.next is not None
         p = self.hindsight.at(self.lane, node)
@@ -195,7 +199,8 @@ class Join:
         return log_of(max(apart, there))
 
     def gain(self, i: int) -> np.float32:
-        """The score of the looked-up node that would follow node i; NO_GAIN if there is none."""
+        """Return the score of the looked-up node that would follow node i; NO_GAIN if there is
+        none."""
         node = self.chain[i]
         if not node.match or node.level >= self.room or self.child(i):
             return NO_GAIN
@@ -228,7 +233,8 @@ class Join:
             at = self.take(at, drafted, lp) if drafted else self.attach(at, lp)
 
     def take(self, at: int, drafted: int, lp: np.float32) -> int:
-        """Mark a drafted node as a looked-up one: it has the looked-up token. Returns it."""
+        """Mark a drafted node as looked up, because it has the looked-up token. Returns its
+        number."""
         above, node = self.chain[at], self.chain[drafted]
         assert above.match is not None
         node.known, node.score = True, above.score + lp
@@ -236,7 +242,8 @@ class Join:
         return drafted
 
     def next_on_path(self, at: int) -> int | None:
-        """The next node on the path: the draft's, or the looked-up one if that is more likely."""
+        """Return the next node on the path: the drafted node, or the looked-up node if that is more
+        likely."""
         node = self.chain[at]
         drafted = at + 1 if at < self.left else 0
         own = self.before[drafted] - self.before[at] if drafted else NO_GAIN

@@ -11,12 +11,12 @@ from .lookup import MOST, Hindsight, Join, looked_up
 from .toy import Sampling, Toy, f32
 from .tree import BURST, LOOKUP, SLOTS, Branch, Draft, Node, Policy, Room, Shape, Tree, attach
 
-LAG = 8  # tokens that a draft may lack before it must be fed
+LAG = 8  # number of tokens that a draft may lack before it must be fed
 
 
 @dataclass
 class Stats:
-    """Counters of one sequence, as design.md section 7 defines them."""
+    """Counters of one sequence, as csrc/decode/stats.h defines them."""
 
     rounds: int = 0
     draft_tokens: int = 0  # sum of the chains' depths
@@ -36,7 +36,7 @@ class Stats:
 
 
 def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int]]:
-    """(path, tokens): the accepted nodes from the root on, and the target's tokens.
+    """Return (path, tokens): the accepted nodes from the root on, and the target's tokens.
 
     There is one token more than accepted nodes below the root; the last one is missing if its row
     failed.
@@ -53,7 +53,7 @@ def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int
 
 
 def examined(new: list[int], stops: Sequence[int], room: int) -> tuple[list[int], str | None]:
-    """The new tokens up to the end of the sequence, and the finish reason if it ends."""
+    """Return the new tokens up to the end of the sequence, and the finish reason if it ends."""
     for i, token in enumerate(new, 1):
         if token in stops or i == room:
             return new[:i], "stop" if token in stops else "length"
@@ -65,18 +65,18 @@ class Play:
 
     def __init__(self, target: Lane, draft: Draft, prompt: Sequence[int], limits: tuple) -> None:
         self.target, self.draft, self.policy = target, draft, draft.policy
-        self.limit, self.draft_limit = limits  # most tokens of the trunk; the same with the draft
+        self.limit, self.draft_limit = limits  # maximum tokens of the trunk, for target and draft
         self.at = target.empty + prompt
         self.chain = [Node(draft.lane.empty + prompt)]
-        self.lag = 0  # tokens before the root that the draft has not processed
+        self.lag = 0  # number of tokens before the root that the draft has not processed
         self.missed, self.idle = True, False
-        self.filled = False  # the chain was looked up after a miss and needs no burst
+        self.filled = False  # True if the chain was looked up after a miss and needs no burst
         self.hindsight = Hindsight(draft.lane.greedy)
         self.stats = Stats()
 
     @property
     def room(self) -> int:
-        """The greatest depth of a chain: it commits one token of the target's own in addition."""
+        """The greatest depth of a chain: a round also commits one token of the target's own."""
         return max(0, self.limit - len(self.at) - 1)
 
     def fits(self, steps: int) -> bool:
@@ -130,7 +130,10 @@ class Play:
         return out, finish
 
     def burst(self) -> int:
-        """The serial burst after a miss makes the next chain. Returns drafted nodes not in it."""
+        """Make the next chain by a serial burst after a miss.
+
+        Returns the number of drafted nodes that are not in the chain.
+        """
         p, d = self.policy, self.draft
         self.idle = not self.may_burst
         tail, size = [Node(self.chain[0].prefix)], 0
@@ -149,7 +152,10 @@ class Play:
         return size - self.join()
 
     def held_back(self) -> int:
-        """Without a burst, feed a serial draft that lacks more than `LAG` tokens. Returns 0."""
+        """Skip the burst, but feed a serial draft that lacks more than `LAG` tokens.
+
+        Returns 0: no drafted node is lost.
+        """
         if self.policy.gamma == 0 and self.lag > LAG and self.may_burst:
             self.draft.feed(self.chain[:1])
             self.lag = 0
@@ -157,7 +163,7 @@ class Play:
 
     @property
     def near(self) -> bool:
-        """True if the tokens that the draft lacks fit the slots in flight."""
+        """True if the tokens that the draft lacks fit the in-flight slots."""
         return self.lag + len(self.chain) - 1 < SLOTS
 
     @property
@@ -167,13 +173,13 @@ class Play:
         return reads_chain and len(self.at) + self.policy.burst < self.draft_limit
 
     def join(self) -> int:
-        """Add looked-up nodes to the chain. Returns the number of its drafted nodes."""
+        """Add looked-up nodes to the chain. Returns the number of drafted nodes in the chain."""
         if not self.policy.lookup:
             return len(self.chain) - 1
         return Join(self.draft, self.hindsight, self.chain, len(self.at), self.room).run()
 
     def prepared(self) -> list[Branch]:
-        """The branches after the chain. Tails that are trees are grown; paths are not."""
+        """Return the branches after the chain. Only tails that are trees are grown here."""
         p, d = self.policy, self.draft
         near = self.near
         if near and len(self.at) + self.depth <= self.draft_limit:
@@ -188,7 +194,7 @@ class Play:
         return branches
 
     def drafted(self, branches: list[Branch]) -> int:
-        """Number of drafted nodes in all tails."""
+        """Return the number of drafted nodes in all tails."""
         tails = [b.tail for b in branches]
         if self.policy.width > 1:
             return sum(len(tail) - 1 for tail in tails)
@@ -210,7 +216,7 @@ class Play:
         self.chain = self.worth(adopted.tail) if adopted else [root]
 
     def worth(self, tail: Tree) -> Tree:
-        """The chain made of a tail: at most `nodes` nodes, the most likely ones.
+        """Return the chain made of a tail: its most likely nodes, at most `nodes`.
 
         A node is kept only if the draft was sure of its parent's token and it may still be emitted.
         """
@@ -232,7 +238,7 @@ class Play:
 
 
 def find(branches: list[Branch], node: int, token: int) -> Branch | None:
-    """The branch of an outcome; None if it was not prepared."""
+    """Return the branch of an outcome; None if it was not prepared."""
     same = (b for b in branches if (b.node, b.tail[0].token) == (node, token))
     return next(same, None)
 
@@ -250,10 +256,12 @@ def generate(
     shaping: Shaping | None = None,
     room: Room | None = None,
 ) -> tuple[list[int], str, Stats]:
-    """One sequence: its tokens, its finish reason ("stop", "length", "error") and its counters.
+    """Generate one sequence.
 
-    The vocabulary is the target's; a draft with fewer tokens, or logits of fewer, never drafts the
-    others. `draft` may be None if nothing is drafted.
+    Returns its tokens, its finish reason ("stop", "length" or "error") and its counters.
+
+    The vocabulary is that of the target; a draft that has fewer tokens, or logits of fewer tokens,
+    never drafts the others. `draft` may be None if nothing is drafted.
     """
     if policy.serial:
         burst = {"burst": policy.gamma, "burst_width": policy.width}

@@ -14,7 +14,7 @@ WORD, HALF = (1 << 64) - 1, (1 << 32) - 1
 
 TARGET, DRAFT, COIN, RESIDUAL = range(4)  # uses of noise
 
-LEAST, MAGIC = f32(-87), f32(12582912)  # of exp32
+LEAST, MAGIC = f32(-87), f32(12582912)  # constants of exp32
 TAYLOR = [
     f32(c)
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
@@ -32,7 +32,7 @@ Sampling = namedtuple("Sampling", _DIST, defaults=(1.0, 1.0, 0, 0.0, 0, 0))
 
 
 def mix(a: Any, b: Any) -> Any:
-    """Hash of two words of 64 bits (the finaliser of splitmix64)."""
+    """Return the hash of two words of 64 bits (the finaliser of splitmix64)."""
     z = a ^ (b * 0x9E3779B97F4A7C15 & WORD)
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & WORD
     z = (z ^ z >> 27) * 0x94D049BB133111EB & WORD
@@ -40,14 +40,14 @@ def mix(a: Any, b: Any) -> Any:
 
 
 def state_after(state: int, tokens: Iterable[int]) -> int:
-    """Hash of a prefix, from the hash of its beginning."""
+    """Return the hash of a prefix, from the hash of its beginning and the tokens that follow."""
     for token in tokens:
         state = mix(state, token + 1)
     return state
 
 
 def toy_logits(toy: Toy, states: list[int], vocab: int) -> np.ndarray:
-    """Logits [states, vocab] f32 after the prefixes of these states."""
+    """Return the logits [states, vocab] f32 after the prefixes of these states."""
     state = np.array(states, np.uint64)[:, None]
     token = np.arange(vocab, dtype=np.uint64)
     h = mix(state, token + 65536)
@@ -59,7 +59,7 @@ def toy_logits(toy: Toy, states: list[int], vocab: int) -> np.ndarray:
 
 
 def philox(c0: Any, c1: Any, c2: Any, c3: Any, key0: int, key1: int) -> tuple[Any, Any, Any, Any]:
-    """Philox4x32-10 (Salmon et al., 2011): four words of a counter, two of a key."""
+    """Return four random words: Philox4x32-10 (Salmon et al., 2011) of a counter and a key."""
     for turn in range(10):
         k0, k1 = key0 + turn * 0x9E3779B9 & HALF, key1 + turn * 0xBB67AE85 & HALF
         p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
@@ -68,37 +68,37 @@ def philox(c0: Any, c1: Any, c2: Any, c3: Any, key0: int, key1: int) -> tuple[An
 
 
 def gumbel_noise(s: Sampling, first: int, count: int, vocab: int) -> np.ndarray:
-    """Noise [count, vocab] in double for `count` positions from `first` on."""
+    """Return Gumbel noise [count, vocab] in double for `count` positions from `first` on."""
     return gumbels(s, TARGET, np.arange(first, first + count, dtype=np.uint64), vocab)
 
 
 def gumbels(s: Sampling, use: int, where: np.ndarray, vocab: int) -> np.ndarray:
-    """Noise [where, vocab] in double."""
+    """Return Gumbel noise [where, vocab] in double. where: positions, or hashes of prefixes."""
     where = where[:, None]
     group, one = np.arange((vocab + 3) // 4, dtype=np.uint64), where * 0 + 1
     counter = ((group | use << 30) * one, where & HALF, where >> 32, one * s.completion)
     words = philox(*np.broadcast_arrays(*counter), s.seed & HALF, s.seed >> 32)
     flat = np.stack(words, axis=-1).ravel().tolist()
-    log = math.log  # the C library's, as the engine's
+    log = math.log  # the C library's logarithm, as in the engine
     noise = np.array([-log(-log((word + 0.5) * 2.0**-32)) for word in flat])
     return noise.reshape(len(where), -1)[:, :vocab]
 
 
 def noise_word(s: Sampling, use: int, where: int, token: int) -> int:
-    """The 32 bits that a token's noise is made from."""
+    """Return the 32 bits that a token's noise is made from."""
     counter = (token // 4 | use << 30, where & HALF, where >> 32, s.completion)
     return philox(*counter, s.seed & HALF, s.seed >> 32)[token % 4]
 
 
 def uniform(s: Sampling, use: int, where: int, item: int) -> float:
-    """A number in [0, 1) of 53 bits."""
+    """Return a random number in [0, 1) of 53 bits."""
     counter = (item | use << 30, where & HALF, where >> 32, s.completion)
     first, second, _, _ = philox(*counter, s.seed & HALF, s.seed >> 32)
     return ((first >> 5) * 2.0**26 + (second >> 6)) * 2.0**-53
 
 
 def exp32(x: np.ndarray) -> np.ndarray:
-    """e^x of f32 x <= 0, every step rounded to f32."""
+    """Return e^x for f32 x <= 0, with every step rounded to f32."""
     clamped = np.maximum(x, LEAST)
     n = clamped * f32(1.44269504)
     n += MAGIC
@@ -119,5 +119,5 @@ def exp32(x: np.ndarray) -> np.ndarray:
 
 
 def log32(x: np.ndarray) -> np.ndarray:
-    """Logarithm of f32 in double (the C library's), rounded to f32."""
+    """Return the C library's logarithm in double of f32 x, rounded to f32."""
     return np.array([math.log(value) for value in x.tolist()], f32)

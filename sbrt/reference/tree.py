@@ -28,7 +28,7 @@ _KNOBS = """gamma branches adaptive epsilon serial likely width nodes on_miss bu
     lambda_ theta rejection lookup"""
 _DEFAULTS = (0, 0, False, 0.0, False, False, 1, 63, GO_ON, 0, 1, 0.0, 0.0, False, False)
 Policy = namedtuple("Policy", _KNOBS, defaults=_DEFAULTS)
-# Rows of a draft step, and slots of a tail.
+# Maximum numbers of rows of a draft step, and of slots of a tail.
 Room = namedtuple("Room", "rows slots", defaults=(512, SLOTS))
 
 
@@ -38,7 +38,7 @@ def makes_paths(policy: Policy) -> bool:
 
 
 def room_of(gamma: int, branches: int, width: int) -> Room:
-    """The room of an engine that is built for these maxima."""
+    """Return the room of an engine that is built for these maxima."""
     slots = 1 + width * (gamma - 1) * (2 if width > 1 else 1)
     return Room(min(max(branches * width, 64), 512), min(max(slots, 1), SLOTS))
 
@@ -113,7 +113,7 @@ class Draft:
         return bool(dist.tokens)
 
     def path_sizes(self, tails: Sequence[Tree], steps: int) -> int:
-        """Total number of nodes of the paths after `steps` steps."""
+        """Return the total number of nodes of the paths after `steps` steps."""
         if not self.lane.can_fail and not self.policy.lambda_:
             return steps * len(tails)
         ends, total = [tail[0].prefix for tail in tails], 0
@@ -138,7 +138,7 @@ class Draft:
     def grow_trees(self, tails: Sequence[Tree], steps: int, shape: Shape) -> None:
         """Grow trees; each step adds the nodes that are most likely over all trees."""
         most = shape.most
-        if self.lane.draws:  # so that no tree is ever full
+        if self.lane.draws:  # a limit with which no tree is ever full
             most = min(most, (SLOTS - 1) // steps, (shape.slots - 1) // max(1, steps - 1))
         tries: list[list[tuple[float, int, int]]] = [[] for _ in tails]  # (-score, node, rank)
 
@@ -171,7 +171,7 @@ class Draft:
     # --- the outcomes to prepare ---
 
     def branches(self, chain: Tree) -> list[Branch]:
-        """The branches after a chain."""
+        """Return the branches after a chain."""
         p = self.policy
         if p.likely:
             best = sorted(self.outcomes(chain))[: p.branches]
@@ -183,7 +183,8 @@ class Draft:
         return [branch(chain, len(chain) - 1, token, NOUGHT) for token in dist.tokens[:k]]
 
     def outcomes(self, chain: Tree) -> list[tuple[float, int, int, int]]:
-        """(-score, node, rank, token) for every outcome whose token no child of the node holds.
+        """Return (-score, node, rank, token) of every outcome whose token no child of the node
+        holds.
 
         score: log of P(the node is accepted) x P(the token follows).
         """
@@ -203,16 +204,16 @@ class Draft:
         return found
 
     def confidence(self, above: Node, node: Node, tokens: list[int]) -> np.float32:
-        """Log probability of a node of the chain, given that its parent `above` is accepted."""
+        """Return the log probability that a node is accepted, given that its parent `above` is."""
         own = node.score - above.score
-        blind = self.lane.draws and node.known  # must not depend on whether it was drawn, too
+        blind = self.lane.draws and node.known  # it must not matter if the token was drawn, too
         if self.policy.lookup and (blind or not tokens):
             return own
         if not tokens:
             return NOUGHT
         if blind:
             return above.lp[0]
-        # A looked-up token may be no candidate: then it counts as the least likely one.
+        # A looked-up token may be no candidate: then it counts as the least likely candidate.
         rank = tokens.index(node.token) if node.token in tokens else len(tokens) - 1
         return max(own, above.lp[rank]) if self.policy.lookup else above.lp[rank]
 
@@ -227,19 +228,20 @@ class Draft:
 
 
 def sharpened(sharpness: np.float32, lp: np.ndarray, rank: int) -> np.float32:
-    """The exponent after an outcome. rank: the candidate that was right, or the last one."""
+    """Return the exponent after an outcome. rank: that of the right candidate, or of the last
+    one."""
     mean = in_order((exp32(lp) * lp)[None])[0]
     step = f32(0.05) * (lp[rank] - mean) / sharpness
     return clamp(sharpness + clamp(step, f32(-0.1), f32(0.1)), f32(0.25), f32(4))
 
 
 def clamp(x: np.float32, low: np.float32, high: np.float32) -> np.float32:
-    """x within [low, high]."""
+    """Return x, limited to [low, high]."""
     return min(max(x, low), high)
 
 
 class Shape(NamedTuple):
-    """Limits of growth: nodes of a step, nodes of one tree in a step, and slots of a tree."""
+    """Limits of growth: maximum nodes of a step, of one tree in a step, and slots of a tree."""
 
     budget: int
     most: int
@@ -252,7 +254,7 @@ def can_grow(tail: Tree, tries: list) -> bool:
 
 
 def branch(chain: Tree, node: int, token: int, score: np.float32) -> Branch:
-    """A branch for this outcome."""
+    """Return a branch for this outcome."""
     return Branch(node, [Node(chain[node].prefix.then(token), score=score)])
 
 

@@ -1,8 +1,9 @@
-"""A thread that makes calls for the main thread, because no signal handler runs in it.
+"""The thread aside: it runs engine calls of the main thread, because no signal handler runs in it.
 
-Python runs a signal handler in the main thread, between any two bytecodes. If that thread were
-inside a call of the engine, the handler's own call could not be let in. In the thread aside every
-call runs to its end, and the handler's call waits for it, as any other thread's call does.
+Python runs signal handlers in the main thread, between any two bytecodes. If the main thread were
+inside a call of the engine, a second call by the handler would have to be refused. In the thread
+aside every call runs to its end. The handler's call waits for that, as a call of any other thread
+does.
 
 A handler may interrupt every line here that the main thread runs, and run the same line itself. So
 nothing here takes a lock that the thread aside needs, too. `queue.SimpleQueue`, lists and `_thread`
@@ -23,8 +24,8 @@ from typing import Any, Generic, TypeVar
 
 Found = TypeVar("Found")
 
-# Seconds. A signal that arrives just before a wait begins does not end it. Its handler runs when
-# this time is over.
+# Longest wait, seconds. A signal that arrives just before a wait begins does not end the wait: its
+# handler runs when this time is over.
 LOOK = 0.05
 _OTHERS = tuple(sorted(set(signal.valid_signals()) - {signal.SIGINT}))
 
@@ -43,18 +44,20 @@ def may_be_interrupted() -> bool:
 
 
 class _Forgotten(Exception):
-    """The job was taken back before it began."""
+    """The main thread took the job back before its call began."""
 
 
 class Job(Generic[Found]):
     """A call that the thread aside makes while the main thread waits for its result.
 
-    interruption: what a signal handler raised in the main thread meanwhile; the call may read it.
+    interruption: the error that a signal handler raised in the main thread meanwhile; the call may
+    read it.
     """
 
     def __init__(self, call: Callable[[Job[Found]], Found]) -> None:
         self._call = call
-        self._claims = [True]  # the thread that takes it decides whether the call is made
+        # There is one claim. The thread that takes it decides whether the call is made.
+        self._claims = [True]
         self._ended = _thread.allocate_lock()
         self._ended.acquire()
         self._results: list[Found] = []
@@ -77,9 +80,10 @@ class Job(Generic[Found]):
         self._ended.release()
 
     def wait(self) -> Found:
-        """Return the result of the call, or raise its error or that of a signal handler.
+        """Return the call's result, or raise the error of the call or of a signal handler.
 
-        Runs in the main thread. Once the call has begun, an error of a handler waits for its end.
+        Runs in the main thread. If a handler raises after the call has begun, its error is raised
+        when the call has ended.
         """
         while not self._is_done:
             try:
@@ -94,7 +98,7 @@ class Job(Generic[Found]):
         try:
             raise error
         finally:
-            del error, self  # the traceback holds this frame
+            del error, self  # avoid a cycle of references: the traceback holds this frame
 
     def _take_claim(self) -> bool:
         try:
@@ -123,4 +127,4 @@ class Aside:
 def _work(jobs: SimpleQueue[Job[Any] | None]) -> None:
     while (job := jobs.get()) is not None:
         job.run()
-        del job  # it holds a reference to the engine
+        del job  # else it would keep the engine alive until the next job

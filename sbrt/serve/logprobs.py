@@ -26,7 +26,7 @@ class PromptLogprobs(Sequence["Position | None"]):
     """The log-probs of a prompt, one item for each of its tokens; the first is None.
 
     Items are made when they are read. Making all items of a long prompt between two rounds would
-    delay the other requests. It compares, copies and pickles like a list.
+    delay the other requests. The object compares, copies and pickles like a list.
     """
 
     def __init__(self, rows: Rows, item: Callable[[Rows, int], Position]) -> None:
@@ -55,11 +55,12 @@ class PromptLogprobs(Sequence["Position | None"]):
 
 
 class RequestLogprobs:
-    """The log-probs of one request. Those of its answer only grow, so outputs share them.
+    """The log-probs of one request. The answer's list only grows, so outputs share it.
 
-    asked: the log-probs that the core keeps. prompt: None unless asked for, and before the first
-    token; its first position has none. output: one entry for each token of the answer; None unless
-    asked for. cumulative: the sum over the answer's tokens.
+    asked: the number of log-probs that the core keeps at each position. prompt: the prompt's
+    log-probs; None before the answer's first token, and if the request does not want them.
+    output: one entry for each token of the answer; None if the request does not want them.
+    cumulative: the sum of the log-probs of the answer's tokens.
     """
 
     def __init__(self, params: SamplingParams, pair: Pair, most: int) -> None:
@@ -75,11 +76,11 @@ class RequestLogprobs:
 
     @property
     def wants_prompt(self) -> bool:
-        """True if the prompt's log-probs are asked for."""
+        """True if the request wants the prompt's log-probs."""
         return self.asked.prompt >= 0
 
     def take(self, seat: Seat, tokens: int) -> None:
-        """Read the log-probs of the first `tokens` tokens of the answer, and no later ones."""
+        """Read new log-probs from the seat, up to those of the answer's first `tokens` tokens."""
         if self.wants_prompt and self.prompt is None:
             self.prompt = PromptLogprobs(seat.prompt_logprobs(), self._position)
         if self.output is None:
@@ -90,7 +91,8 @@ class RequestLogprobs:
             self.cumulative += float(rows[2][i, 0])
 
     def _position(self, rows: Rows, i: int) -> Position:
-        """Log-probs by token id: the position's own token, then the most likely, best first."""
+        """Return a position's log-probs by token id: its own token, then the most likely, best
+        first."""
         tokenizer = self._tokenizer
         return {
             token: Logprob(logprob, rank, tokenizer.text_of(token) if tokenizer else None)
@@ -100,14 +102,14 @@ class RequestLogprobs:
 
 
 def logprobs_of(params: SamplingParams, pair: Pair, most: int) -> RequestLogprobs | None:
-    """A request's log-probs; None if it asks for none. Raises InvalidInputError."""
+    """Return a request's log-probs; None if it wants none. Raises InvalidInputError."""
     if params.logprobs is None and params.prompt_logprobs is None:
         return None
     return RequestLogprobs(params, pair, most)
 
 
 def _count(name: str, given: int | None, vocab: int, most: int) -> int:
-    """Number of the most likely tokens that the core keeps; -1 if the request does not ask."""
+    """Return the number of most likely tokens at a position; -1 if the request wants none."""
     if given is None:
         return -1
     if most >= 0 and not 0 <= given <= most:

@@ -27,12 +27,11 @@ Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
 class Pair:
     """A target and an optional draft, loaded. Several engines may share it; nothing in it changes.
 
-    vocab: the target's rows of logits are cut to this number of ids, the smaller of its own and the
-    tokenizer's. A draft may have logits of fewer ids; it never drafts the others. holes: ids below
-    vocab that no token of the tokenizer has, masked in every row.
+    vocab: number of ids in use: the target's number of logits, or the tokenizer's size if that is
+    smaller. A draft may have logits of fewer ids; it never drafts the others. holes: ids below
+    vocab that no token of the tokenizer has. They are masked in every row.
     dtype: storage of the target's weights. activation_dtype: dtype of the inputs of its matrix
-    products. generation: sampling defaults of the model's
-    files.
+    products. generation: the sampling defaults in the model's files.
     """
 
     target: Model
@@ -58,10 +57,10 @@ def load_pair(
     progress: Progress | None = None,
     make_draft: MakeDraft | None = None,
 ) -> Pair:
-    """Check both folders, then load them. If given, `make_draft` makes the draft instead of a
-    folder.
+    """Check the folders of target and draft, then load both models.
 
-    Raises InvalidInputError before any weight is read if the folders do not fit each other.
+    make_draft: makes the draft if the config names no folder for it. Raises InvalidInputError
+    before any weight is read if the folders do not fit each other.
     """
     target = open_checkpoint(Path(config.model))
     draft_folder = config.draft()
@@ -73,14 +72,14 @@ def load_pair(
     target_model = _model(config, target, progress)
     draft_model: Model | None = None
     if draft is not None:
-        # int8 is the target's: a draft of float weights cannot have it, a quantised draft does.
+        # int8 is meant for the target. A quantised draft uses it, too; one of float weights cannot.
         activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
         config_of_draft = replace(config, dtype=config.draft_dtype, activation_dtype=activations)
         draft_model = _model(config_of_draft, draft, progress, target_model, config.draft_index)
     elif make_draft is not None:
         draft_model = make_draft(target.config)
     vocab = target_model.vocab
-    if tokenizer is not None:  # ids from its size on are padding, not tokens
+    if tokenizer is not None:  # ids from the tokenizer's size on are padding, not tokens
         vocab = min(vocab, tokenizer.size)
     return Pair(
         target=target_model,
@@ -102,10 +101,10 @@ def _model(
     target: Model | None = None,
     index: int | None = None,
 ) -> Model:
-    """The weights on a device.
+    """Load a model onto the configured device.
 
     target: the model whose embedding a draft may share. index: number of the CUDA device (None: the
-    config's).
+    number in `config`).
     """
     if not config.on_cuda:
         return checkpoint.decoder(config.dtype, progress, config.activation_dtype, target)
@@ -131,7 +130,7 @@ def _model(
 
 
 def _dtype(config: EngineConfig, target: Checkpoint) -> str:
-    """A dtype for the weights. On a CUDA device those of floats have one for all."""
+    """Return the dtype of the weights. On a CUDA device all float weights have the same dtype."""
     is_one = config.on_cuda and target.activations(config.dtype) != "int8"
     return (target.storage if is_one else target.dtype_name)(config.dtype)
 
@@ -168,13 +167,13 @@ def _check_words(tokenizer: Tokenizer, target: Checkpoint, draft: Checkpoint) ->
 
 
 def _tokenizer_file(model: Path) -> Path:
-    """The path of the tokenizer of a folder or a GGUF file; any other path is a tokenizer
+    """Return the file of a model's tokenizer: in a folder tokenizer.json, else the given file
     itself."""
     return model / "tokenizer.json" if check.is_folder(model) else model
 
 
 def _defaults(target: Checkpoint) -> Defaults:
-    """The sampling defaults of a GGUF file or of a folder."""
+    """Return the sampling defaults of a GGUF file or of a folder."""
     if not is_gguf(target.folder):
         return read_defaults(target.folder)
     from ..model.gguf.tokenizer import sampling  # here, so that `import sbrt` stays fast
@@ -183,9 +182,10 @@ def _defaults(target: Checkpoint) -> Defaults:
 
 
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
-    """End-of-sequence ids: those that the folder or the file gives as ids.
+    """Return the end-of-sequence ids: those that the folder or the file gives as ids.
 
-    A tokenizer's eos_token only says how a text ends. As in transformers, it ends no answer."""
+    A tokenizer's eos_token does not count. As in transformers, it ends no answer.
+    """
     if is_gguf(target.folder):
         from ..model.gguf.tokenizer import end_ids  # here, so that `import sbrt` stays fast
 

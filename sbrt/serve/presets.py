@@ -1,4 +1,5 @@
-"""The methods of one engine: its own, those that requests may name, and the resources they need."""
+"""The methods of one engine: its own method, those that requests may name, and the resources that
+all these need."""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ from ..model import hrad
 
 
 class Presets:
-    """Reads presets with the defaults of the engine's configuration. Refuses those it cannot run.
+    """Reads presets with the defaults of the engine's configuration.
 
-    own: the method of a request that names none. Every method here raises InvalidInputError.
+    own: the method of a request that names none. Every function of this class raises
+    InvalidInputError for a method that the engine cannot run.
     """
 
     def __init__(self, config: EngineConfig, further: Sequence[str | Method]) -> None:
@@ -54,7 +56,7 @@ class Presets:
         return [arm.text for arm in self._arms]
 
     def names(self) -> list[str]:
-        """Methods that `resolve` takes by their name alone."""
+        """Return the methods that `resolve` accepts by their name alone."""
         return [name for name in methods.METHODS if self._is_built(name)]
 
     def _is_built(self, name: str) -> bool:
@@ -65,7 +67,8 @@ class Presets:
         return True
 
     def resolve(self, given: str | Method | None) -> Method:
-        """The method of a request. Raises InvalidInputError if the engine was not built for it."""
+        """Return the method of a request. Raises InvalidInputError if the engine was not built for
+        it."""
         if given is None:
             return self.own
         method = self._parse(given)
@@ -93,8 +96,8 @@ class Presets:
         return method
 
     def core_options(self) -> dict[str, Any]:
-        """Arguments of EngineCore: sizes for the largest allowed method, and options that some
-        methods need."""
+        """Return arguments of EngineCore: sizes for the largest allowed method, and options that
+        some methods need."""
         options: dict[str, Any] = {
             "max_gamma": max(method.gamma for method in self._allowed),
             "max_branches": max(1, *(method.branches for method in self._allowed)),
@@ -109,12 +112,13 @@ class Presets:
         return options
 
     def policies(self) -> list[Policy]:
-        """The policies of all allowed methods that have a fixed one, so not of `auto`."""
+        """Return the policies of the allowed methods that can run, except `auto`, which has no
+        fixed policy."""
         found = [m.policy() for m in self._allowed if self._has_draft or not m.needs_draft]
         return [policy for policy in found if policy is not None]
 
     def _parse(self, method: str | Method) -> Method:
-        """Parse a preset. Options that it does not name have the engine's values."""
+        """Parse a preset. An option that it does not set has the engine's value."""
         if isinstance(method, Method):
             return method
         given = self._given
@@ -131,8 +135,8 @@ class Presets:
         return self._fitted(found)
 
     def _fitted(self, method: Method) -> Method:
-        """The method with its classifier's gamma, if it has a classifier and no gamma was asked
-        for."""
+        """Return the method. With a classifier, and if no gamma was given, it has the classifier's
+        gamma."""
         gamma = None if self._given is None else self._given.num_speculative_tokens
         return hrad.fitted(method, gamma, self._draft_folder)
 
@@ -141,7 +145,8 @@ class Presets:
             raise InvalidInputError(f"method {method.name}: expected a draft model, got none")
 
     def _chosen_from(self) -> list[Method]:
-        """The candidates of `auto` that the draft allows; empty without `auto`."""
+        """Return the candidates of `auto`, without a draft only those that need none; [] without
+        `auto`."""
         found = [method for method in self._allowed if method.policy() is None]
         if len({method.rejection for method in found}) > 1:
             raise InvalidInputError(

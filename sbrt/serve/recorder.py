@@ -16,11 +16,11 @@ PATIENCE = 0.05  # seconds between two chances for Ctrl-C
 
 
 class Recorder:
-    """The trace of a core, and the profile in progress if there is one. Needs the engine's
-    lock."""
+    """Reads the trace of a core, and writes profiles. Its callers hold the engine's lock."""
 
     def __init__(self, core: EngineCore, *, keeps_trace: bool) -> None:
-        """keeps_trace: a device keeps its trace without a profile, too. The CPU always does."""
+        """keeps_trace: a device keeps a trace even while no profile is in progress. A CPU always
+        does."""
         self._engine_core, self._keeps_trace = core, keeps_trace
         self._profile: Profile | None = None
         if keeps_trace:
@@ -28,7 +28,7 @@ class Recorder:
 
     @property
     def is_traced(self) -> bool:
-        """True if a device keeps times."""
+        """True if a device would now keep a trace."""
         return self._keeps_trace or self._profile is not None
 
     @property
@@ -37,12 +37,14 @@ class Recorder:
         return self._profile is not None
 
     def spans(self, since_ns: int) -> list[Span]:
-        """The work of the lanes since then, oldest first per lane. Waits until they are idle."""
+        """Wait until the lanes are idle; return their work since `since_ns`, oldest first per
+        lane."""
         wait_until_idle(self._engine_core)
         return [Span(*event) for event in self._engine_core.trace(since_ns)]
 
     def start(self, path: Path | None) -> None:
-        """Record requests into `path`. Raises EngineError while another profile is in progress."""
+        """Begin a profile for the file `path`. Raises EngineError while another one is in
+        progress."""
         if self._profile is not None:
             raise EngineError("start_profile: expected no profile in progress, got one")
         wait_until_idle(self._engine_core)
@@ -52,8 +54,7 @@ class Recorder:
         self._engine_core.profile(True)
 
     def stop(self, running: Iterable[Request]) -> Path | None:
-        """Write what was recorded; returns the path. Raises EngineError without a profile in
-        progress."""
+        """Write the profile; returns its path. Raises EngineError if no profile is in progress."""
         if self._profile is None:
             raise EngineError("stop_profile: expected start_profile before it, got none")
         for request in running:
@@ -65,7 +66,8 @@ class Recorder:
         return profile.write()
 
     def add(self, request: Request) -> None:
-        """Add a request that has a seat, as far as it has run, to the profile if there is one."""
+        """Add the work for a request so far to the profile, if there is one and the request has a
+        seat."""
         if self._profile is None or request.seat is None:
             return
         spans = self.spans(max(request.begun_ns, self._profile.begun_ns))

@@ -32,7 +32,7 @@ class Outputs(Enum):
 
     LAST = "at its end"
     ROUNDS = "after every round"
-    PACED = "after every round, but short rounds share one"  # scheduler.PACE
+    PACED = "after every round, but short rounds share one"  # for scheduler.PACE seconds
 
 
 @dataclass(eq=False)
@@ -53,7 +53,7 @@ class Request:
     sink: Sink
     outputs: Outputs
     seed: int
-    eos: frozenset[int]  # end-of-sequence ids that end it; none with ignore_eos
+    eos: frozenset[int]  # end-of-sequence ids that end the request; empty with ignore_eos
     detokenizer: Detokenizer | None
     shaping: Shaping = field(default_factory=Shaping)
     logprobs: RequestLogprobs | None = None
@@ -63,21 +63,23 @@ class Request:
     visible: int = 0
     given: int = 0  # number of pieces in the last output
     given_ids: int = 0  # number of token ids in the last output
-    keeps_history: bool = False  # its last output has rounds and spans
-    completion: int = 0  # number of this answer among several to one prompt and seed
-    is_drawn: bool = False  # its id was drawn by the engine, not given by the caller
+    keeps_history: bool = False  # True if the last output must have the rounds and spans
+    completion: int = 0  # index of this answer among several to the same prompt and seed
+    is_drawn: bool = False  # True if the engine drew the id; False if the caller gave it
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     queued_at: float = field(default_factory=time.monotonic)
     queue_seconds: float = 0.0
     seat: Seat | None = None  # None until it is admitted
-    begun_ns: int = 0  # when it was admitted, by the core's clock
-    had_company: bool = False  # others shared its rounds
-    cached: int | None = None  # tokens of its prompt that were not fed; None before its first
+    begun_ns: int = 0  # time of admission, by the core's clock
+    had_company: bool = False  # True if other requests have shared rounds with this one
+    # Number of prompt tokens whose KV was reused; None before the answer's first token.
+    cached: int | None = None
 
     @property
     def key(self) -> tuple[bool, str]:
-        """Its key in the queue. Ids drawn by the engine never collide with callers' ids."""
+        """The request's key in the queue. Ids drawn by the engine never collide with callers'
+        ids."""
         return self.is_drawn, self.id
 
     @cached_property
@@ -101,7 +103,8 @@ class Request:
         return self.outputs is not Outputs.LAST or bool(self.stop)
 
     def sampling(self) -> Sampling:
-        """Its sampling parameters for the binary module; a temperature below 1e-5 becomes 0."""
+        """Return the sampling parameters for the binary module. A temperature below 1e-5 becomes
+        0."""
         params = self.params
         return Sampling(
             temperature=0.0 if params.greedy else params.temperature,
@@ -114,13 +117,14 @@ class Request:
 
     @property
     def asked(self) -> Logprobs:
-        """The log-probs that the core keeps for it."""
+        """The number of log-probs that the core keeps at each position."""
         return Logprobs() if self.logprobs is None else self.logprobs.asked
 
     def budget(self, room: int) -> int:
-        """Number of tokens that the core may generate, at most `room`.
+        """Return the number of tokens that the core may generate, at most `room`.
 
-        A prompt's log-probs arrive with a first token. `take` drops that token if none is wanted.
+        A prompt's log-probs arrive with the first token. So one is generated even if max_tokens is
+        0; `take` then drops it.
         """
         least = int(self.logprobs is not None and self.logprobs.wants_prompt)
         wanted = self.params.max_tokens
@@ -221,7 +225,7 @@ class Request:
 
     @property
     def _is_late(self) -> bool:
-        """True if the last token may end the request, by min_tokens."""
+        """True if min_tokens allows the last token to end the request."""
         return len(self.token_ids) > self.params.min_tokens
 
     @cached_property
@@ -229,7 +233,8 @@ class Request:
         return max(map(len, self.stop), default=1)
 
     def _cut_at_stop(self, searched: int) -> bool:
-        """End the text at a stop string that ends after the first `searched` characters."""
+        """End the text at a stop string, if one ends after the first `searched` characters. Returns
+        True if the text was cut."""
         if not (self.stop and self._is_late):
             return False
         begins = ((s, max(0, searched - len(s) + 1)) for s in self.stop)
@@ -243,7 +248,7 @@ class Request:
         return True
 
     def _held(self) -> int:
-        """Length of the longest end of the text that is the beginning of a stop string."""
+        """Return the length of the longest suffix of the text that may become a stop string."""
         if self._includes_stop:
             return 0
         for n in range(min(self._longest_stop - 1, len(self.text)), 0, -1):
@@ -278,8 +283,7 @@ class RequestMaker:
         sink: Sink,
         outputs: Outputs,
     ) -> Request:
-        """Raises InvalidInputError: an empty prompt, one that is too long, impossible ids or
-        stops."""
+        """Make a request. Raises InvalidInputError on a bad prompt or impossible ids or stops."""
         check.text("request_id", request_id)
         if not isinstance(params, SamplingParams):
             raise InvalidInputError(f"params: expected SamplingParams, got {check.show(params)}")
@@ -307,7 +311,8 @@ class RequestMaker:
         )
 
     def prompt(self, prompt: Any) -> tuple[str | None, list[int]]:
-        """(text, if it was given; checked ids) for one prompt. Raises InvalidInputError."""
+        """Return (text, checked ids) of one prompt; text is None for ids. Raises
+        InvalidInputError."""
         text: str | None = None
         if isinstance(prompt, Mapping):
             prompt = _of_mapping(prompt)
@@ -333,8 +338,8 @@ class RequestMaker:
 
 
 def split_prompts(prompts: Any) -> list[Any]:
-    """The prompts as a list. A str, a list of ids or a mapping is one prompt; a list of these is
-    many."""
+    """Return the prompts as a list. A str, a list of ids or a mapping is one prompt; a list of
+    these is many prompts."""
     if isinstance(prompts, (str, bytes, bytearray, Mapping)):
         return [prompts]
     many = check.items("prompts", prompts, "text or token ids")
@@ -349,7 +354,7 @@ def split_prompts(prompts: Any) -> list[Any]:
 def split_params(
     params: SamplingParams | Sequence[SamplingParams], count: int
 ) -> list[SamplingParams]:
-    """One SamplingParams for each of `count` prompts. Raises InvalidInputError."""
+    """Return one SamplingParams for each of `count` prompts. Raises InvalidInputError."""
     if isinstance(params, SamplingParams):
         return [params] * count
     if isinstance(params, (list, tuple)) and len(params) == count:
@@ -361,7 +366,7 @@ def split_params(
 
 
 def draw_seed(engine_seed: int, request_id: str) -> int:
-    """64 bits from (EngineConfig.seed, request id): the same in every run and on every machine."""
+    """Draw 64 bits from (EngineConfig.seed, request id). They are the same on every machine."""
     key = engine_seed.to_bytes(8, "little")
     digest = hashlib.blake2b(request_id.encode(), digest_size=8, key=key).digest()
     return int.from_bytes(digest, "little")

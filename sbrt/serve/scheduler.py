@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 
-SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C and for other threads
+SLICE = 0.05  # seconds; between slices of this length Ctrl-C and other threads get a chance
 SHORT = 0.002  # seconds; rounds of a stream that take less than this share an output
-PACE = 0.016  # seconds of rounds that share an output: one frame of a screen
+PACE = 0.016  # seconds; short rounds share an output for this long, one frame of a screen
 
 
 class Prefill(NamedTuple):
@@ -42,10 +42,10 @@ class Prefill(NamedTuple):
 class Scheduler:
     """Owns the core; every output goes to its request's sink.
 
-    A caller that waits for an output runs the rounds of all requests that have a seat, so several
-    threads can wait at once. Every method may be called from any thread, and from signal handlers.
-    In a destructor that runs inside another call of the same thread it raises EngineError, except
-    `drop`, which then takes effect at the next call.
+    A caller that waits for an output runs the rounds of all requests that have a seat. So several
+    threads can wait at the same time. Any thread and any signal handler may call every method. In a
+    destructor that runs inside another call of the same thread, every method raises EngineError.
+    Only `drop` does not: it takes effect at the next call.
     """
 
     def __init__(
@@ -56,26 +56,26 @@ class Scheduler:
         *,
         keeps_trace: bool = True,
     ) -> None:
-        """`arms`: candidates of `auto`. keeps_trace: a device keeps its trace without a profile,
+        """arms: candidates of `auto`. keeps_trace: a device keeps a trace without a profile,
         too."""
         self._engine_core: EngineCore | None = core
         self._arms = arms
         self._max_model_len = max_model_len
         self.turns = Turns()
-        self._late: deque[Request] = deque()  # dropped by the next thread that has the lock
+        self._late: deque[Request] = deque()  # the next thread that has the lock drops these
         self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
-        self._running: dict[tuple[bool, str], Request] = {}  # those that have a seat, in order
+        self._running: dict[tuple[bool, str], Request] = {}  # requests with a seat, oldest first
         self._newest: Seat | None = None  # seat of the request that was admitted last
-        self._begun_ns = core.now_ns  # spans of measurements belong to no request
+        self._begun_ns = core.now_ns  # trace() leaves out earlier spans: they belong to no request
         self._recorder = Recorder(core, keeps_trace=keeps_trace)
-        self._rounds = 0  # calls that gave tokens
+        self._rounds = 0  # counts every time that a request gets tokens
         self.on_prefill: Callable[[int, int], None] | None = None  # Engine.on_prefill
         self._prefill: Prefill | None = None  # for the next call of on_prefill
         self._telling: set[int] = set()  # threads inside on_prefill
 
     @property
     def core(self) -> EngineCore:
-        """Raises EngineError once closed."""
+        """The core. Raises EngineError once closed."""
         if self._engine_core is None:
             raise EngineError("engine: expected an open one, this one has been closed")
         return self._engine_core
@@ -92,7 +92,7 @@ class Scheduler:
 
     @in_turn
     def add(self, requests: Sequence[Request]) -> None:
-        """Queue all requests or, if an id is in use, none."""
+        """Queue all requests. If an id is in use, queue none and raise InvalidInputError."""
         _ = self.core
         for request in requests:
             if request.key in self._queue or request.key in self._running:
@@ -108,23 +108,23 @@ class Scheduler:
 
     @in_turn
     def live(self) -> list[Request]:
-        """Unfinished requests; those that have a seat come first."""
+        """Return unfinished requests; those that have a seat come first."""
         return self._live()
 
     def drop(self, requests: Sequence[Request]) -> None:
         """Drop those of `requests` that are unfinished. Does nothing in a fork."""
         if self.turns.is_fork:
             return
-        if self.turns.is_inside or self.turns.is_lost:  # called by the destructor of a stream
+        if self.turns.is_inside or self.turns.is_lost:  # the destructor of a stream calls
             self._late.extend(requests)
         else:
             self._drop_now(requests)
 
     @in_turn
     def abort(self, ids: Iterable[str], inbox: Sink) -> None:
-        """Drop unfinished requests. `inbox` forgets their outputs; other sinks get a last output.
+        """Drop unfinished requests. `inbox` loses their outputs; other sinks get a last output.
 
-        An id means a caller's request. If there is none, it means one whose id was drawn.
+        An id means a request that its caller named, else one whose id the engine drew.
         """
         _ = self.core
         wanted, live = set(ids), self._live()
@@ -140,7 +140,7 @@ class Scheduler:
                 _file_abort(request)
 
     def next(self, sink: Sink) -> RequestOutput:
-        """The next output of `sink`. Runs rounds until there is one."""
+        """Return the next output of `sink`. Runs rounds until there is one."""
         while True:
             self.turns.give_way()
             if isinstance(found := self._take(sink), RequestOutput):
@@ -148,9 +148,10 @@ class Scheduler:
             self._tell(found)
 
     def step(self, sink: Sink) -> list[RequestOutput] | None:
-        """All outputs of `sink`; if there are none, admit requests and run a round first.
+        """Return all outputs of `sink`. If there are none, admit requests and run a round first.
 
-        None if the prefill or the round takes longer than a slice: it goes on, call again.
+        Returns None if the prefill or the round takes longer than a slice. The work goes on; call
+        again.
         """
         self.turns.give_way()
         if isinstance(found := self._take_all(sink), list):
@@ -160,41 +161,41 @@ class Scheduler:
 
     @in_turn
     def trace(self) -> list[Span]:
-        """The work of the lanes since the last request began, oldest first per lane."""
+        """Return the work of the lanes since the last request began, oldest first per lane."""
         _ = self.core
         return self._recorder.spans(self._begun_ns)
 
     @property
     def is_traced(self) -> bool:
-        """True if a device keeps times."""
+        """True if a device would now keep a trace."""
         return self._recorder.is_traced
 
     @in_turn
     def start_profile(self, path: Path | None) -> None:
-        """Record requests into `path`. Raises EngineError while another profile is in progress."""
+        """Begin a profile for the file `path`. Raises EngineError while another one is in
+        progress."""
         _ = self.core
         self._recorder.start(path)
 
     @in_turn
     def stop_profile(self) -> Path | None:
-        """Write what was recorded; returns the path. Raises EngineError without a profile in
-        progress."""
+        """Write the profile; returns its path. Raises EngineError if no profile is in progress."""
         _ = self.core
         return self._recorder.stop(self._running.values())
 
     @in_turn
     def rounds(self) -> list[Round]:
-        """The decisions of the last request's rounds, oldest first."""
+        """Return the outcomes of the last request's rounds, oldest first."""
         return self._logged()
 
     @in_turn
     def features(self) -> NDArray[np.float32]:
-        """[hrad.inputs(hidden)]: H-RAD's inputs at the last round's outcome."""
+        """Return H-RAD's inputs at the last round's outcome, [hrad.inputs(hidden)]."""
         return (self._newest or self.core.seat(0)).features()
 
     @in_turn
     def measure_costs(self, seconds: float, temperature: float) -> Costs:
-        """Times of forwards. Raises EngineError while a request is in flight."""
+        """Measure the times of forwards. Raises EngineError while a request is unfinished."""
         if self._live():
             raise EngineError("measure_costs: expected no unfinished request, got one")
         core = self.core
@@ -212,7 +213,7 @@ class Scheduler:
 
     @in_turn
     def _take(self, sink: Sink) -> RequestOutput | Prefill | None:
-        _ = self.core  # a closed engine raises, even with unread outputs
+        _ = self.core  # raises for a closed engine, even with unread outputs
         if not sink:
             self._advance()
         return first_of(sink) if sink else self._prefill
@@ -227,7 +228,7 @@ class Scheduler:
         return found
 
     def _tell(self, prefill: Prefill | None) -> None:
-        """Call on_prefill in the thread that waits; if it raises, the request is dropped."""
+        """Call on_prefill in the waiting thread. If on_prefill raises, the request is dropped."""
         thread, call = threading.get_ident(), self.on_prefill
         if prefill is None or call is None or thread in self._telling:
             return
@@ -260,14 +261,14 @@ class Scheduler:
         finally:
             if self._engine_core is not None:
                 wait_until_idle(self._engine_core)
-                self._engine_core.close()  # now: a traceback may hold a reference for long
+                self._engine_core.close()  # do not wait for a traceback to drop its reference
             self._engine_core = None
 
     def _live(self) -> list[Request]:
         return [*self._running.values(), *self._queue.values()]
 
     def drop_late(self) -> None:
-        """Drop the requests that `drop` could not. Needs the lock."""
+        """Drop the requests that `drop` could not drop. The caller must hold the lock."""
         while self._late:
             self._drop([self._late.popleft()])
 
@@ -288,9 +289,9 @@ class Scheduler:
         return [Round(*entry) for entry in self._newest.rounds()] if self._newest else []
 
     def _advance(self) -> bool:
-        """Admit requests to free seats; run a round of all that have one, or a slice of a round.
+        """Admit requests to free seats. Run a round, or a slice of one, of all that have a seat.
 
-        False if the prefill or the round takes longer than the slice.
+        Returns False if the prefill or the round takes longer than the slice.
         """
         core, before = self.core, self._rounds
         self._prefill = None
@@ -310,11 +311,11 @@ class Scheduler:
             return what(core, request)
         except BaseException as error:
             if not self._drop([request]) or _is_filed(request):
-                raise  # no caller waits for it any more
+                raise  # no caller waits for the request any more
             if isinstance(error, EngineError) and error is not self.turns.interruption:
                 request.sink.append(error)
                 return True
-            _file_abort(request)  # this caller's signal handler raised it; another caller may wait
+            _file_abort(request)  # a signal handler of this caller raised; other callers may wait
             raise
 
     def _start(self, core: EngineCore, request: Request) -> None:
@@ -341,7 +342,7 @@ class Scheduler:
         del self._queue[request.key]  # last: if interrupted, the request is still in the queue
 
     def _run(self, core: EngineCore) -> None:
-        """Run, for all that have a seat, one slice, one round, or the rounds that share an
+        """Run all requests that have a seat for one slice, one round, or the rounds that share an
         output."""
         running = list(self._running.values())
         before = {request: len(request.token_ids) for request in running}
@@ -357,7 +358,7 @@ class Scheduler:
             due, seconds = PACE, PACE - taken
             for request in running:
                 is_late |= self._guard(self._take_tokens, core, request)
-            rounds = int(any(request.stop for request in running))  # stop strings are tested here
+            rounds = int(any(request.stop for request in running))  # Python tests stop strings
         for request in running:
             has_more = len(request.token_ids) > before[request]
             self._rounds += has_more
@@ -403,7 +404,7 @@ class Scheduler:
             request.queue_seconds, stats.prefill_ns / 1e9, stats.decode_ns / 1e9
         )
         times = LaneTimes()
-        if request.method.drafts and not request.had_company:  # else the spans are not its own
+        if request.method.drafts and not request.had_company:  # else spans include other requests
             times = lane_times(self._recorder.spans(request.begun_ns))
         tokens, gamma = len(request.token_ids), request.method.gamma
         spec = spec_decode_metrics(stats, times, tokens, gamma)
@@ -416,8 +417,8 @@ class Scheduler:
         self._end(request)
 
     def _history(self, request: Request) -> History:
-        """The history of a request that has just ended. The lanes' spans include other seats'
-        work."""
+        """Return the history of a request that has just ended. Its spans include the work for other
+        seats."""
         rounds = (Round(*entry) for entry in _seat_of(request).rounds())
         return History(
             rounds_of(rounds, len(request.token_ids)), self._recorder.spans(request.begun_ns)

@@ -10,8 +10,10 @@ from ..sampling import SamplingParams
 
 
 def shaping_of(params: SamplingParams, tokenizer: Tokenizer | None, vocab: int) -> Shaping:
-    """The shaping of a request. Raises InvalidInputError: ids outside the vocabulary, no
-    tokenizer."""
+    """Return the shaping of a request.
+
+    Raises InvalidInputError on ids outside the vocabulary, and on bad_words without a tokenizer.
+    """
     for name in ("logit_bias", "allowed_token_ids"):
         for token in getattr(params, name) or ():
             check.integer(f"{name}, token id", token, 0, vocab - 1)
@@ -28,7 +30,8 @@ def shaping_of(params: SamplingParams, tokenizer: Tokenizer | None, vocab: int) 
 
 
 def banned(words: tuple[str, ...], tokenizer: Tokenizer | None, vocab: int) -> list[list[int]]:
-    """The token sequences of each word, at the beginning of a text and after a space."""
+    """Return the token sequences of the words: of each at the beginning of a text and after a
+    space."""
     if not words:
         return []
     if tokenizer is None:

@@ -1,5 +1,5 @@
-"""One call at a time: the lock of an engine, the threads that must not wait for it, the calls'
-thread."""
+"""Lets one call at a time into an engine. Some threads must not wait for its lock: they are
+refused."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class InnerCallError(EngineError):
 class Turns:
     """The lock, and the threads that wait for it.
 
-    A lock that one thread may take twice would exclude nothing within that thread. So a thread that
-    has the lock is refused. A signal handler never runs in such a thread: the main thread's calls
-    go to a thread of their own if a handler may run (aside.py). Only destructors remain.
+    A lock that one thread may take twice would exclude nothing within that thread. So a call by a
+    thread that has the lock is refused. Only a destructor can make such a call. A signal handler
+    cannot: if one may run, calls of the main thread go to another thread (aside.py).
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Turns:
 
     @property
     def is_inside(self) -> bool:
-        """True if this thread has the lock. The lock itself knows, at every moment."""
+        """True if this thread has the lock. Only the lock itself knows that at every moment."""
         return bool(self.lock._is_owned())  # type: ignore[attr-defined]
 
     @property
@@ -55,8 +55,8 @@ class Turns:
         return False
 
     def give_way(self) -> None:
-        """Let a waiting thread have the lock. If it were taken again at once, that thread would
-        starve."""
+        """Let a waiting thread take the lock. It would starve if this thread took it again
+        immediately."""
         if self.waiting:
             time.sleep(0.001)
 
@@ -75,13 +75,12 @@ class Turns:
         if not may_be_interrupted():
             return self._locked(call)
         if self._aside is None:
-            self._aside = Aside()  # a handler that runs here makes another one, which does no harm
+            self._aside = Aside()  # a handler that runs here may make another; no harm
         return self._aside.run(lambda job: self._locked(call, job))
 
     @property
     def interruption(self) -> BaseException | None:
-        """The error that a signal handler raised in the thread waiting for the call under the
-        lock."""
+        """The error that a signal handler raised in the thread that waits for the running call."""
         return self._job.interruption if self._job is not None else None
 
     def _locked(self, call: Callable[[], Found], job: Job[Found] | None = None) -> Found:
@@ -96,7 +95,7 @@ class Turns:
                         job.claim()
                     return call()
                 finally:
-                    self._job = None  # it holds a reference to the engine
+                    self._job = None  # the job holds a reference to the engine
         finally:
             self.waiting.discard(thread)
 
@@ -120,10 +119,10 @@ Given, Found = ParamSpec("Given"), TypeVar("Found")
 def in_turn(
     call: Callable[Concatenate[Self, Given], Found],
 ) -> Callable[Concatenate[Self, Given], Found]:
-    """Run a method under the lock.
+    """Make a method run under the lock.
 
-    Raises EngineError at once in a forked child and inside another call of this thread. It does so,
-    too, if the ending interpreter has stopped the thread that has the lock.
+    The method raises EngineError without waiting in a forked child and inside another call of this
+    thread. It does so, too, if the ending interpreter has stopped the thread that has the lock.
     """
 
     def under_lock(self: Self, *args: Given.args, **kwargs: Given.kwargs) -> Found:

@@ -1,4 +1,5 @@
-"""An OpenAI-compatible server around an engine: `sbrt serve`, or `app(engine)` inside another.
+"""An OpenAI-compatible server around an engine: `sbrt serve`, or `app(engine)` inside another
+server.
 
 It needs the extra `serve`: starlette, uvicorn, jinja2, prometheus_client.
 """
@@ -29,11 +30,11 @@ def app(
     chat_template: Path | None = None,
     trust_request_chat_template: bool = False,
 ) -> Gate:
-    """The ASGI application that serves `engine`. It closes the engine when it ends.
+    """Return the ASGI application that serves `engine`. It closes the engine when it ends.
 
-    names: what clients call the model (None: its folder). api_key: what they must send.
-    chat_template: a file in place of the model's own. trust_request_chat_template: a request may
-    contain a template.
+    names: the model's names for clients (None: its folder). api_key: the key that clients must
+    send. chat_template: a file with a template that replaces the model's own.
+    trust_request_chat_template: requests may contain a template.
     Raises InvalidInputError if the extra `serve` is missing.
     """
     expect_extra()
@@ -60,7 +61,7 @@ def app(
 
 
 def expect_extra() -> None:
-    """Raises InvalidInputError, naming the first package of the extra that is missing."""
+    """Raise InvalidInputError, naming the first package of the extra that is missing."""
     try:
         import jinja2  # noqa: F401
         import prometheus_client  # noqa: F401

@@ -1,4 +1,5 @@
-"""Answers in flight, and the parts of bodies that describe them: usage, metrics, timings."""
+"""Answers in flight, and the parts of response bodies that describe them: usage, metrics,
+timings."""
 
 from __future__ import annotations
 
@@ -49,23 +50,23 @@ class Choice:
 
     @property
     def stop_reason(self) -> int | str | None:
-        """The stop string or stop token, if one ended it."""
+        """The stop string or stop token that ended the answer, if any."""
         return None if self.final is None else self.final.outputs[0].stop_reason
 
     @property
     def spec(self) -> dict[str, Any]:
-        """spec_decode_metrics; empty for an answer that never ran."""
+        """The answer's spec_decode_metrics; empty for an answer that never ran."""
         found = None if self.final is None else self.final.outputs[0].spec_decode_metrics
         return found or {}
 
     @property
     def wait_seconds(self) -> float:
-        """Time to the first token; 0 without one."""
+        """Seconds from the request to the first token; 0 without a token."""
         return self.first_at - self.begun_at if self.first_at else 0.0
 
 
 def usage(choices: Sequence[Choice], n: int) -> dict[str, Any]:
-    """Tokens so far; the prompt of `n` answers counts once."""
+    """Return the numbers of tokens so far. The prompt of `n` answers counts once."""
     prompt = sum(len(choice.prompt_ids) for choice in choices[::n])
     completion = sum(choice.tokens for choice in choices)
     accepted = _sum(choices, "num_accepted_draft_tokens")
@@ -83,7 +84,7 @@ def usage(choices: Sequence[Choice], n: int) -> dict[str, Any]:
 
 
 def metrics(choices: Sequence[Choice]) -> dict[str, Any]:
-    """Times in ms and speculative figures, summed over the answers of a request."""
+    """Return times in ms and figures of speculative decoding, summed over a request's answers."""
     generation = sum(choice.last_at - choice.first_at for choice in choices)
     gaps = sum(max(0, choice.tokens - 1) for choice in choices)
     tokens = sum(choice.tokens for choice in choices)
@@ -98,7 +99,7 @@ def metrics(choices: Sequence[Choice]) -> dict[str, Any]:
 
 
 def timings(choices: Sequence[Choice], n: int) -> dict[str, Any]:
-    """The same figures in the form of llama.cpp's server."""
+    """Return a request's figures in the form of llama.cpp's server."""
     prompts, tokens = (sum(len(c.prompt_ids) for c in choices[::n]), sum(c.tokens for c in choices))
     prefill = sum(_seconds(choice, "prefill_seconds") for choice in choices)
     decode = _decode_seconds(choices)
@@ -117,7 +118,10 @@ def timings(choices: Sequence[Choice], n: int) -> dict[str, Any]:
 
 
 def _speculative(choices: Sequence[Choice]) -> dict[str, Any]:
-    """vLLM's keys. The histogram has an entry for every count of accepted tokens from 0 on."""
+    """Return figures of speculative decoding under vLLM's keys.
+
+    Entry n of the histogram is the number of rounds with n accepted tokens.
+    """
     longest = max((len(c.spec.get("acceptance_histogram", ())) for c in choices), default=0)
     histogram = [0] * max(1, longest)
     for choice in choices:

@@ -47,7 +47,7 @@ POLICY = (
 
 
 def build(service: Service) -> Gate:
-    """The ASGI application of a service."""
+    """Return the ASGI application of a service."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> Any:
@@ -83,7 +83,7 @@ def build(service: Service) -> Gate:
 
 
 async def page(_: Request) -> Response:
-    """The page for a browser."""
+    """Return the page for browsers."""
     return HTMLResponse(PAGE.read_text("utf-8"), headers={"content-security-policy": POLICY})
 
 
@@ -128,7 +128,7 @@ async def model(request: Request) -> Response:
 
 
 async def tokenize(request: Request) -> Response:
-    """Token ids of a prompt or a conversation."""
+    """Answer with the token ids of a prompt or a conversation."""
     service, given = await _given(request, TOKENIZE.read)
     service.check_model(given.get("model"))
     asked = tokenize_ask(given)
@@ -148,7 +148,7 @@ async def tokenize(request: Request) -> Response:
 
 
 async def detokenize(request: Request) -> Response:
-    """The text of token ids."""
+    """Answer with the text of token ids."""
     service, given = await _given(request, DETOKENIZE.read)
     service.check_model(given.get("model"))
     if "tokens" not in given:
@@ -163,7 +163,7 @@ async def detokenize(request: Request) -> Response:
 
 
 async def tokenizer_info(request: Request) -> Response:
-    """Special tokens and the chat template, for clients that tokenise by these routes."""
+    """Answer with special tokens and chat template, for clients that tokenise by these routes."""
     return json_response(_service(request).tokenizer_info())
 
 
@@ -182,20 +182,20 @@ async def stop_profile(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """200 when requests are accepted; 503 before and after."""
+    """Answer 200 while requests are accepted, 503 before and after."""
     await _service(request).engine.check_health()
     return Response(status_code=200)
 
 
 async def version(request: Request) -> Response:
-    """The version of the package."""
+    """Answer with the version of the package."""
     from .. import __version__
 
     return json_response({"version": __version__})
 
 
 async def scrape(request: Request) -> Response:
-    """Prometheus metrics."""
+    """Answer with Prometheus metrics."""
     return PlainTextResponse(
         _service(request).metrics.text(), media_type="text/plain; version=0.0.4"
     )
@@ -207,7 +207,7 @@ def _service(request: Request) -> Service:
 
 
 async def _given(request: Request, read: Any) -> tuple[Service, dict[str, Any]]:
-    """The service, which must be ready, and the checked fields of the body."""
+    """Return the service, which must be ready, and the checked fields of the body."""
     service = _service(request)
     _ = service.engine
     return service, read(parse_body(await read_body(request, service.settings.limits)))
@@ -235,7 +235,8 @@ async def _answer(
 
 @contextmanager
 def _as_bad_request() -> Iterator[None]:
-    """Answer 400: the engine refuses the order of profile calls, and is healthy."""
+    """Answer 400 to an EngineError: the engine is healthy, but refuses the order of profile
+    calls."""
     try:
         yield
     except EngineError as error:
@@ -244,7 +245,8 @@ def _as_bad_request() -> Iterator[None]:
 
 @contextmanager
 def _messages_as_prompt() -> Iterator[None]:
-    """Name a chat's own fields in errors of the prompt, because it is made of messages."""
+    """Rename fields in a chat's errors: `messages` make its prompt, `top_logprobs` its
+    log-probs."""
     try:
         yield
     except ApiError as error:
@@ -255,7 +257,7 @@ def _messages_as_prompt() -> Iterator[None]:
 
 
 def _text(service: Service, ids: list[int], ask: Ask) -> str:
-    """The text of token ids. The engine refuses wrong ids later."""
+    """Return the text of token ids. Unknown ids are skipped; the engine refuses them later."""
     known = [i for i in ids if i in service.tokenizer.tokens]
     return service.tokenizer.decode(known, skip_special=ask.params.skip_special_tokens)
 
@@ -300,5 +302,5 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 async def _defect(_: Request, error: Exception) -> Response:
-    """A sentence for the client. Starlette raises the error again, and the gate logs it."""
+    """Answer 500 with one sentence. Starlette raises the error again, and the gate logs it."""
     return error_response(ApiError(500, WRONG))

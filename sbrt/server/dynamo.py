@@ -1,4 +1,4 @@
-"""An engine as a worker of NVIDIA Dynamo, which provides frontend, router and planner.
+"""Runs an engine as a worker of NVIDIA Dynamo, which provides frontend, router and planner.
 
 python -m sbrt.server.dynamo --target org/model --draft org/small-model --discovery-backend etcd
 
@@ -33,7 +33,7 @@ class Backend(LLMEngine):
 
     @classmethod
     async def from_args(cls, argv: Sequence[str] | None = None) -> tuple[Backend, WorkerConfig]:
-        """(the engine, not started; the configuration that registers the worker)."""
+        """Return (engine that is not started, configuration that registers the worker)."""
         parser = argparse.ArgumentParser(prog="python -m sbrt.server.dynamo")
         EngineOptions.add_flags(parser)
         parser.add_argument("--namespace", default="dynamo")
@@ -51,7 +51,7 @@ class Backend(LLMEngine):
             **given,
             model_name=options.folder,
             served_model_name=options.name,
-            enable_kv_routing=False,  # it does not say which prefixes it holds
+            enable_kv_routing=False,  # the engine does not report its cached prefixes
         )
         return cls(options), config
 
@@ -85,16 +85,16 @@ class Backend(LLMEngine):
         await asyncio.to_thread(self._service.close)
 
     async def register_prometheus(self, metrics: Any) -> None:
-        """Add the server's metrics to the worker's."""
+        """Add the server's metrics to those of the worker."""
         register_engine_registry(metrics, self._service.metrics.registry)
 
     async def health_check_payload(self) -> dict[str, Any] | None:
-        """A request for one token, sent while the worker is idle."""
+        """Return a request for one token, which Dynamo sends while the worker is idle."""
         return build_health_check_payload(bos_token_id=0)
 
 
 def _of(error: ApiError) -> DynamoException:
-    """The error in the form that Dynamo's frontend reads."""
+    """Return the error in the form that Dynamo's frontend reads."""
     kinds = {400: InvalidArgument, 503: EngineShutdown}
     return kinds.get(error.status, Unknown)(error.message)
 

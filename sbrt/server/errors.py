@@ -28,7 +28,7 @@ class ApiError(Exception):
         self.code = code or usual
 
     def body(self) -> dict[str, Any]:
-        """The object that OpenAI's clients read."""
+        """Return the object that OpenAI's clients read."""
         error = {
             "message": self.message,
             "type": self.kind,
@@ -46,14 +46,15 @@ class ApiError(Exception):
 
 
 def bad_field(name: str, message: str) -> ApiError:
-    """A 400 for a field; the message follows its name."""
+    """Return an error of status 400 for a field. Its message begins with the field's name."""
     return ApiError(400, f"{name}: {message}", param=name)
 
 
 def of_engine(error: EngineError, fields: dict[str, str]) -> ApiError:
-    """The answer to an error of the engine.
+    """Return the answer to an error of the engine.
 
-    fields: the client's names of fields, by the engine's names. A refusal begins with the latter.
+    fields: names of fields in requests, by the engine's names. The message of a refusal begins with
+    the engine's name.
     """
     if not isinstance(error, InvalidInputError):
         return ApiError(503, str(error))

@@ -27,7 +27,8 @@ SAMPLING = (
     *("allowed_token_ids", "bad_words", "skip_special_tokens", "include_stop_str_in_output"),
 )
 
-# Features that are not built. The values listed ask for nothing and are accepted.
+# Fields of features that are not built. The listed values do not use the feature: they are
+# accepted.
 NOT_BUILT: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "documents": ([],),
@@ -51,7 +52,7 @@ NOT_BUILT: dict[str, tuple[Any, ...]] = {
 
 
 def parse_body(raw: bytes) -> dict[str, Any]:
-    """The JSON object of a request body. Raises ApiError."""
+    """Parse the JSON object of a request body. Raises ApiError."""
 
     def no_constant(word: str) -> Any:
         raise ValueError(f"{word}, which is no number of JSON")
@@ -67,14 +68,15 @@ def parse_body(raw: bytes) -> dict[str, Any]:
 
 
 class Reader:
-    """Reads bodies by a table of fields. Logs a name that it does not know, once."""
+    """Reads request bodies by a table of fields. An unknown name is logged once."""
 
     def __init__(self, table: Mapping[str, Check]) -> None:
         self._table = table
         self._logged: set[str] = set()
 
     def read(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that are given and known, checked. Raises ApiError with `param`."""
+        """Return the given fields that are known, checked. Raises ApiError whose `param` is the
+        field."""
         found = {}
         for name, value in body.items():
             if value is None:
@@ -94,7 +96,7 @@ class Reader:
 
 
 def checked(rule: Check, name: str, value: Any) -> Any:
-    """Apply `rule` to a field. Raises ApiError with `param`."""
+    """Apply `rule` to a field. Raises ApiError whose `param` is the field."""
     try:
         return rule(name, value)
     except InvalidInputError as error:
@@ -115,24 +117,24 @@ def anything(name: str, value: Any) -> Any:
 
 
 def text(name: str, value: Any) -> str:
-    """A str, which may be empty."""
+    """Accept a str, which may be empty."""
     return check.text(name, value) if value != "" else ""
 
 
 def mapping(name: str, value: Any) -> Mapping[str, Any]:
-    """An object."""
+    """Accept a JSON object."""
     if not isinstance(value, Mapping):
         raise InvalidInputError(f"{name}: expected an object, got {show(value)}")
     return value
 
 
 def integer(low: int, high: int | None = None) -> Check:
-    """An integer from `low` to `high`."""
+    """Return a rule that accepts an integer from `low` to `high`."""
     return lambda name, value: check.integer(name, value, low, high)
 
 
 def only(*allowed: Any) -> Check:
-    """Accept these values only. Any other asks for a feature that is not built."""
+    """Return a rule that accepts these values only. Any other needs a feature that is not built."""
 
     def rule(name: str, value: Any) -> Any:
         if not any(type(value) is type(a) and value == a for a in allowed):
@@ -143,7 +145,8 @@ def only(*allowed: Any) -> Check:
 
 
 def prompts(name: str, value: Any) -> Sequence[str | list[int]]:
-    """A str, a list of str, a list of token ids, or a list of such lists."""
+    """Accept a str, a list of str, a list of token ids, or a list of such lists; returns the
+    prompts."""
     if isinstance(value, str):
         return [value]
     many = check.items(name, value, "text, token ids, or a list of these")
@@ -161,7 +164,7 @@ def _ids(name: str, value: Sequence[Any]) -> list[int]:
 
 
 def token_ids(name: str, value: Any) -> list[int]:
-    """A list of token ids, which may be empty."""
+    """Accept a list of token ids, which may be empty."""
     return _ids(name, check.items(name, value, "token ids"))
 
 

@@ -1,4 +1,4 @@
-"""The trace of an answer as clients get it: token texts, rounds, spans of both lanes."""
+"""The trace of an answer in the form for clients: token texts, rounds, spans of both lanes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..trace.spans import DRAFT, TARGET, Span
 from ..trace.timeline import lane_work
 from .answers import Choice
 
-MOST_SPANS = 4000  # most spans of a lane in an answer: its last ones
+MOST_SPANS = 4000  # maximum number of spans of a lane in an answer: the last ones
 
 
 def trace_of(
     choice: Choice, tokenizer: Tokenizer | None, skip_special: bool
 ) -> dict[str, Any] | None:
-    """The trace of a finished answer; None if it was not requested.
+    """Return the trace of a finished answer; None if it was not requested.
 
-    tokens: a text for each token, together the text of the answer. rounds: in order; empty if the
-    engine no longer has all of them. lanes: [name, begin, end] of each span of work, in ms after
-    the first.
+    tokens: a text for each token; joined, they are the answer's text. rounds: in order; empty if
+    the engine no longer has all of them. lanes: [name, begin, end] of each span of work, in ms
+    after the first.
     """
     history = None if choice.final is None else choice.final.history
     if history is None:
@@ -35,12 +35,13 @@ def trace_of(
 
 
 def token_texts(choice: Choice, tokenizer: Tokenizer, skip_special: bool) -> list[str]:
-    """The text that each token added to the answer; "" for one inside a character."""
+    """Return the text that each token added to the answer; "" for a token that ends in a
+    character."""
     decoder = Detokenizer(tokenizer, choice.prompt_ids, skip_special=skip_special)
     texts = [decoder.push(token) for token in choice.ids]
     if texts:
         texts[-1] += decoder.flush()
-    left = sum(map(len, choice.text))  # a stop string, or what ends the answer, is cut off
+    left = sum(map(len, choice.text))  # a stop string may be cut off the answer
     found = []
     for text in texts:
         found.append(text[:left])

@@ -14,29 +14,31 @@ Position = dict[int, Logprob]  # by token id; the position's own token is first
 
 
 class Spelling:
-    """Names of tokens. by_id: in the form `token_id:17`, so that no two share a name."""
+    """Names of tokens. by_id: names have the form `token_id:17`, so that no two tokens share
+    one."""
 
     def __init__(self, tokenizer: Tokenizer | None, by_id: bool) -> None:
         self._tokenizer, self._by_id = tokenizer, by_id
 
     def name(self, token: int, found: Logprob) -> str:
-        """The text of a token."""
+        """Return the name of a token: its text, or `token_id:17`."""
         if self._by_id or found.decoded_token is None:
             return f"token_id:{token}"
         return found.decoded_token
 
     def text_of(self, token: int) -> str | None:
-        """The text that Logprob.decoded_token would have."""
+        """Return the text that Logprob.decoded_token would have."""
         return None if self._tokenizer is None else self._tokenizer.text_of(token)
 
     def entry(self, token: int, found: Logprob) -> dict[str, Any]:
-        """A token in the form of chats. bytes: the token's own, also for part of a character."""
+        """Return a token's entry in a chat. bytes: the token's bytes, even if they are a partial
+        character."""
         data = None if self._tokenizer is None else list(self._tokenizer.bytes_of(token))
         return {"token": self.name(token, found), "logprob": value(found), "bytes": data}
 
 
 class Offsets:
-    """Offsets, in characters, of each token's text in the text of an answer."""
+    """Computes where each token's text begins in the text of an answer, in characters."""
 
     def __init__(self, tokenizer: Tokenizer | None, before: Sequence[int], skips: bool) -> None:
         """before: the tokens that precede the text. skips: special tokens have no text."""
@@ -46,7 +48,7 @@ class Offsets:
         self._length = 0
 
     def of(self, tokens: Sequence[int]) -> list[int]:
-        """Offsets of the next tokens."""
+        """Return the offsets of the next tokens."""
         found = []
         for token in tokens:
             found.append(self._length)
@@ -55,14 +57,17 @@ class Offsets:
 
 
 def value(found: Logprob) -> float:
-    """The log-prob as a number that JSON has."""
+    """Return the log-prob as a number that JSON has."""
     return max(found.logprob, LEAST)
 
 
 def chat_logprobs(
     tokens: Sequence[int], positions: Sequence[Position], top: int, spelling: Spelling
 ) -> dict[str, Any]:
-    """The object of a chat's choice. top: most likely tokens of each position, -1: all."""
+    """Return the log-probs of a chat's choice.
+
+    top: number of most likely tokens at each position; -1: all.
+    """
     content = []
     for token, position in zip(tokens, positions, strict=True):
         best = sorted(position.items(), key=lambda item: item[1].rank or 0)
@@ -79,7 +84,7 @@ def completion_logprobs(
     offsets: Sequence[int],
     spelling: Spelling,
 ) -> dict[str, Any]:
-    """The object of a completion's choice. The first token of a prompt has no log-prob."""
+    """Return the log-probs of a completion's choice. The first token of a prompt has none."""
     names, values, tops = [], [], []
     for token, position in zip(tokens, positions, strict=True):
         found = Logprob(0.0, None, spelling.text_of(token)) if position is None else position[token]
@@ -95,7 +100,8 @@ def completion_logprobs(
 
 
 def by_name(position: Position, spelling: Spelling) -> dict[str, float]:
-    """The log-probs of a position by token name; if two tokens share a name, the larger one."""
+    """Return a position's log-probs by token name. If two tokens share a name, the larger one
+    counts."""
     found: dict[str, float] = {}
     for token, logprob in position.items():
         name = spelling.name(token, logprob)
@@ -104,7 +110,7 @@ def by_name(position: Position, spelling: Spelling) -> dict[str, float]:
 
 
 def prompt_logprobs(positions: Sequence[Position | None]) -> list[dict[str, Any] | None]:
-    """A prompt's log-probs in the form of vLLM's server."""
+    """Return a prompt's log-probs in the form of vLLM's server."""
     return [
         None
         if position is None

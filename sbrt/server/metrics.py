@@ -31,7 +31,7 @@ HISTOGRAMS = {
     "vllm:e2e_request_latency_seconds": ("From arrival to the last token", LONG),
     "vllm:request_queue_time_seconds": ("In the queue", LONG),
 }
-# Counters of spec_decode_metrics, by our key.
+# Counters of values of spec_decode_metrics, by key. Some values have no counter.
 SPEC = {
     "num_spec_steps": "vllm:spec_decode_num_drafts",
     "num_draft_tokens": "vllm:spec_decode_num_draft_tokens",
@@ -102,7 +102,7 @@ class Metrics:
         self._success.labels(**self._given, finished_reason="abort").inc()
 
     def text(self) -> bytes:
-        """The body of /metrics."""
+        """Return the body of /metrics."""
         return bytes(generate_latest(self.registry))
 
     def _observe(self, name: str, seconds: float, choice: Choice) -> None:

@@ -1,4 +1,5 @@
-"""Options that define an adapter's engine, given as texts or as values."""
+"""Options that define the engine of `server.dynamo` or `server.ray`, given as texts or as
+values."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from ..model.names import DEMO, default_draft, target_folder
 class EngineOptions:
     """The engine's fields by EngineConfig's names, and the name of the model.
 
-    draft None: no draft, except that the demo target gets the demo draft. served_model_name: what
-    clients call the model; None: the text of `target`.
+    draft None: no draft, except that the demo target gets the demo draft. served_model_name: the
+    model's name for clients; None: the text of `target`.
     """
 
     target: str = DEMO
@@ -34,14 +35,14 @@ class EngineOptions:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Any:
-        """Options of texts or values. Raises InvalidInputError."""
+        """Make options from values, or from their texts. Raises InvalidInputError."""
         types = get_type_hints(cls)
         numbers = {name for name, kind in types.items() if int in (kind, *get_args(kind))}
         return build(cls, {k: _number(k, v) if k in numbers else v for k, v in given.items()})
 
     @classmethod
     def add_flags(cls, parser: ArgumentParser) -> None:
-        """A flag for each option."""
+        """Add a flag for each option."""
         for f in fields(cls):
             parser.add_argument(f"--{f.name.replace('_', '-')}", default=f.default)
 
@@ -56,7 +57,7 @@ class EngineOptions:
         return str(target_folder(self.target))
 
     def open(self) -> AsyncEngine:
-        """The engine. Raises InvalidInputError."""
+        """Make the engine. Raises InvalidInputError."""
         draft = default_draft(self.target) if self.draft is None else self.draft
         speculative = None if self.method is None else {"method": self.method}
         return AsyncEngine.from_pretrained(
@@ -72,7 +73,7 @@ class EngineOptions:
 
 
 def _number(name: str, value: Any) -> Any:
-    """A text as the integer that it spells; anything else as it is."""
+    """Return the integer that a text spells; return any other value unchanged."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,4 +1,4 @@
-"""Request bodies, checked: OpenAI's fields, vLLM's, and `speculative`."""
+"""Checks request bodies. They may have OpenAI's fields, vLLM's fields, and `speculative`."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ from .fields import (
     top_k,
 )
 
-COMPLETION_TOKENS = 16  # if a completion does not say how many: the default of the API
+COMPLETION_TOKENS = 16  # max_tokens of a completion that gives none: the default of OpenAI's API
 
 
 @dataclass(frozen=True)
 class Limits:
     """Limits of a request.
 
-    body: its bytes. body_seconds: time from its first byte to its last. send_seconds: time in which
-    the client must read some of an answer; only `sbrt serve` enforces it. prompts: their number.
-    n: answers to each prompt. stops: stop strings and bad words. waiting: requests in the queue.
+    body: bytes of the body. body_seconds: time from the body's first byte to its last.
+    send_seconds: time in which a client must read some of its answer; only `sbrt serve` enforces
+    it. prompts: number of prompts. n: number of answers to each prompt. stops: number of stop
+    strings, and of bad words. waiting: number of requests in the queue.
     """
 
     body: int = 16 * 2**20
@@ -54,8 +55,9 @@ class Limits:
 class Ask:
     """A checked request: the part that both routes share.
 
-    n: answers to each prompt. method: a preset; None: the engine's own. is_continuous: usage in
-    every chunk; otherwise only in the last (has_usage). has_prompt_logprobs: the field of
+    n: number of answers to each prompt. method: a preset; None: the engine's own. has_usage: the
+    last chunk of a stream has the usage. is_continuous: every chunk has it. has_prompt_logprobs:
+    the field of
     that name was given. names_by_id: log-probs name tokens by their ids.
     """
 
@@ -76,7 +78,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class ChatAsk:
-    """A conversation and its rendering; `template` is the client's own, or None."""
+    """A conversation, and how to render it. template: the client's own template, or None."""
 
     ask: Ask
     messages: Sequence[Mapping[str, Any]]
@@ -88,7 +90,7 @@ class ChatAsk:
 
 @dataclass(frozen=True)
 class CompletionAsk:
-    """Prompts, each as text or token ids. echoes: an answer begins with its prompt."""
+    """Prompts, each as text or token ids. echoes: every answer begins with its prompt."""
 
     ask: Ask
     prompts: Sequence[str | list[int]]
@@ -116,7 +118,7 @@ def _common(limits: Limits) -> dict[str, Check]:
 
 
 def chat_reader(limits: Limits) -> Reader:
-    """The reader of bodies for /v1/chat/completions."""
+    """Make the reader of bodies for /v1/chat/completions."""
     return Reader(
         _common(limits)
         | {
@@ -133,7 +135,7 @@ def chat_reader(limits: Limits) -> Reader:
 
 
 def completion_reader(limits: Limits) -> Reader:
-    """The reader of bodies for /v1/completions."""
+    """Make the reader of bodies for /v1/completions."""
     return Reader(
         _common(limits)
         | {
@@ -192,7 +194,7 @@ def completion_ask(given: Mapping[str, Any], defaults: Defaults, limits: Limits)
 
 
 def _chat_logprobs(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The engine's log-prob parameters. Raises ApiError."""
+    """Return the engine's log-prob parameters for a chat. Raises ApiError."""
     top, wanted = given.get("top_logprobs", 0), given.get("logprobs", False)
     if top and not wanted:
         raise bad_field("top_logprobs", f"expected it with logprobs: true only, got {top}")
@@ -201,7 +203,8 @@ def _chat_logprobs(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def messages(name: str, value: Any) -> list[dict[str, Any]]:
-    """Messages in the form that templates read: nulls left out, text parts joined."""
+    """Return messages in the form that templates read: nulls are left out, text parts are
+    joined."""
     many = check.items(name, value, "messages")
     if not many:
         raise InvalidInputError(f"{name}: expected at least one message, got []")
@@ -237,7 +240,10 @@ def _expect(given: Mapping[str, Any], name: str) -> None:
 def _params(
     given: Mapping[str, Any], base: Mapping[str, Any], most: Mapping[str, Any], limits: Limits
 ) -> SamplingParams:
-    """base: values of fields not given. most: {the client's name of max_tokens: its value}."""
+    """Make the parameters of a request.
+
+    base: values of fields that are not given. most: {the client's name of max_tokens: its value}.
+    """
     for name in ("stop", "bad_words"):
         count = len(given[name]) if isinstance(given.get(name), list) else 0
         if count > limits.stops:
@@ -302,7 +308,7 @@ DETOKENIZE = Reader({"model": text, "tokens": token_ids})
 
 
 def tokenize_ask(given: Mapping[str, Any]) -> ChatAsk | CompletionAsk:
-    """The prompt or the conversation whose ids a client wants. Raises ApiError."""
+    """Return the prompt or the conversation whose ids a client wants. Raises ApiError."""
     if "messages" in given:
         if "prompt" in given:
             raise ApiError(400, "prompt: expected a prompt or messages, got both", param="prompt")

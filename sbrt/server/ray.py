@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 class Options(EngineOptions):
     """The arguments of `app`. From a command line they are texts.
 
-    num_threads: of an engine; Ray reserves this number of CPUs for it. api_key: None means
-    $SBRT_API_KEY, or no key without it. *_ongoing_requests: of a replica, including those that wait
-    for its engine.
+    num_threads: threads of one engine; Ray reserves this number of CPUs for it. api_key: None means
+    $SBRT_API_KEY, or no key without it. *_ongoing_requests: numbers of requests of one replica,
+    including those that wait for its engine.
     """
 
     num_threads: int = 1
@@ -42,7 +42,7 @@ class Options(EngineOptions):
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Options:
-        """Options of texts or values. Raises InvalidInputError."""
+        """Make options from values, or from their texts. Raises InvalidInputError."""
         found: Options = super().read(given)
         check.integer("num_threads", found.num_threads, 1)
         check.integer("min_replicas", found.min_replicas, 0)
@@ -53,7 +53,7 @@ class Options(EngineOptions):
 
 
 class Replica:
-    """The ASGI application of one engine, as Ray Serve's ingress makes it in an actor."""
+    """The ASGI application of one engine. Ray Serve's ingress makes it in an actor."""
 
     def __init__(self, options: Options) -> None:
         self._engine = options.open()
@@ -63,12 +63,12 @@ class Replica:
         return self._app
 
     async def check_health(self) -> None:
-        """Raises EngineError once the engine has failed: Ray then replaces the replica."""
+        """Raise EngineError once the engine has failed: Ray then replaces the replica."""
         await self._engine.check_health()
 
 
 def app(args: dict[str, Any]) -> Application:
-    """The Ray Serve application of these Options. Raises InvalidInputError."""
+    """Return the Ray Serve application for these Options. Raises InvalidInputError."""
     expect_extra()
     try:
         from ray import serve

@@ -1,4 +1,4 @@
-"""Bodies of answers, whole or as chunks of a stream, for both routes."""
+"""Makes the bodies of answers, whole or as chunks of a stream, for both routes."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ WRONG = "server: expected an answer, got a defect of the server; its log says mo
 
 
 def as_json(value: Any) -> bytes:
-    """JSON for clients. Text that UTF-8 cannot encode becomes a question mark."""
+    """Encode a value as JSON. Text that UTF-8 cannot encode becomes a question mark."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "replace")
 
 
 def event(value: Any) -> bytes:
-    """One event of a stream."""
+    """Encode a value as one event of a stream."""
     return b"data: " + as_json(value) + b"\n\n"
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a request. The two routes differ in their choices alone.
+    """The answer to a request. The two routes differ only in the form of their choices.
 
-    tokenizer: gives the token texts of a trace.
+    tokenizer: makes the token texts in traces and log-probs.
     """
 
     id: str
@@ -52,21 +52,21 @@ class Reply:
     tokenizer: Tokenizer | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
-    kind = ""  # the object's type, whole and in chunks
+    kind = ""  # value of the field `object` in a whole answer, in a chunk
     chunk_kind = ""
 
     def body(self) -> dict[str, Any]:
-        """The whole answer."""
+        """Return the whole answer."""
         found = self._envelope(self.kind)
         found["choices"] = [self.whole(choice) | self._end(choice) for choice in self.choices]
         return found | self._figures(usage(self.choices, self.ask.n))
 
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
-        """Chunks before the first token."""
+        """Return the chunks that come before the first token."""
         return []
 
     def part(self, choice: Choice, output: RequestOutput) -> dict[str, Any] | None:
-        """The chunk of one output; None if it has no content."""
+        """Return the chunk of one output; None if it has no content."""
         [answer] = output.outputs
         begins = output.prompt_logprobs is not None and self.delays_opening
         tells_tokens = self.ask.has_token_ids or self.has_logprobs
@@ -81,7 +81,7 @@ class Reply:
         return self._chunk({"index": choice.index, **self.delta(text), **_OPEN, **more})
 
     def closing(self, choice: Choice) -> dict[str, Any]:
-        """The chunk with an answer's finish_reason; the last one of all has `timings`."""
+        """Return the chunk with a choice's finish_reason. The last of these has `timings`."""
         end = {**_OPEN, **self._end(choice)}
         found = self._chunk({"index": choice.index, **self.nothing(), **end})
         if not self.ask.has_usage and all(c.final is not None for c in self.choices):
@@ -89,12 +89,12 @@ class Reply:
         return found
 
     def last(self) -> dict[str, Any]:
-        """The chunk with the usage."""
+        """Return the chunk with the usage."""
         found = self._envelope(self.chunk_kind)
         return found | {"choices": []} | self._figures(usage(self.choices, self.ask.n))
 
     def whole(self, choice: Choice) -> dict[str, Any]:
-        """A choice in a whole answer."""
+        """Return a choice of a whole answer."""
         raise NotImplementedError
 
     @property
@@ -109,35 +109,35 @@ class Reply:
 
     @cached_property
     def spelling(self) -> Spelling:
-        """How log-probs name tokens."""
+        """Names of tokens in log-probs."""
         return Spelling(self.tokenizer, self.ask.names_by_id)
 
     def logprobs(
         self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
     ) -> dict[str, Any]:
-        """The object `logprobs` of an output.
+        """Return the object `logprobs` of an output.
 
         of_prompt: log-probs of the prompt, if the text contains it.
         """
         raise NotImplementedError
 
     def delta(self, text: str) -> dict[str, Any]:
-        """New text, in the form of a chunk."""
+        """Return new text in the form of a chunk."""
         raise NotImplementedError
 
     def nothing(self) -> dict[str, Any]:
-        """A chunk's part without new text."""
+        """Return the part of a chunk that has no new text."""
         return self.delta("")
 
     def _told(self, choice: Choice) -> dict[str, Any] | None:
-        """The log-probs of a whole answer."""
+        """Return the log-probs of a whole answer; None if the client wants none."""
         if not self.has_logprobs:
             return None
         assert choice.final is not None
         return self.logprobs(choice, choice.final.outputs[0], choice.final.prompt_logprobs)
 
     def _of_prompt(self, choice: Choice) -> list[dict[str, Any] | None]:
-        """The field `prompt_logprobs` of a whole answer."""
+        """Return the field `prompt_logprobs` of a whole answer."""
         assert choice.final is not None
         return prompt_logprobs(choice.final.prompt_logprobs or [])
 
@@ -178,7 +178,7 @@ class ChatReply(Reply):
     kind, chunk_kind = "chat.completion", "chat.completion.chunk"
 
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
-        """The only chunk that names a role."""
+        """Return the only chunk that names a role."""
         delta = {"delta": {"role": "assistant", "content": ""}}
         found = self._chunk({"index": choice.index, **delta, **_OPEN})
         if self.ask.has_token_ids:
@@ -186,7 +186,7 @@ class ChatReply(Reply):
         return [found]
 
     def body(self) -> dict[str, Any]:
-        """The whole answer; all choices share one prompt."""
+        """Return the whole answer. All choices share one prompt."""
         found = super().body()
         first = self.choices[0]
         if self.ask.has_token_ids:
@@ -196,7 +196,7 @@ class ChatReply(Reply):
         return found
 
     def whole(self, choice: Choice) -> dict[str, Any]:
-        """A message."""
+        """Return a choice with a message."""
         message = {"role": "assistant", "content": "".join(choice.text), "refusal": None}
         more = {"token_ids": choice.ids} if self.ask.has_token_ids else {}
         return {"index": choice.index, "message": message, "logprobs": self._told(choice), **more}
@@ -204,16 +204,16 @@ class ChatReply(Reply):
     def logprobs(
         self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
     ) -> dict[str, Any]:
-        """An entry for each token."""
+        """Return an object with an entry for each token."""
         top = self.ask.params.logprobs or 0
         return chat_logprobs(answer.token_ids, answer.logprobs or (), top, self.spelling)
 
     def delta(self, text: str) -> dict[str, Any]:
-        """A part of its content."""
+        """Return a part of the message's content."""
         return {"delta": {"content": text}}
 
     def nothing(self) -> dict[str, Any]:
-        """An empty delta."""
+        """Return an empty delta."""
         return {"delta": {}}
 
 
@@ -223,7 +223,7 @@ class CompletionReply(Reply):
     kind = chunk_kind = "text_completion"
 
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
-        """The prompt, if the client wants it."""
+        """Return a chunk with the prompt, if the client wants it."""
         if self.delays_opening or not (choice.prompt_text or self.ask.has_token_ids):
             return []
         more = {"prompt_token_ids": choice.prompt_ids} if self.ask.has_token_ids else {}
@@ -231,7 +231,7 @@ class CompletionReply(Reply):
         return [self._chunk({"index": choice.index, **text, **_OPEN, **more})]
 
     def whole(self, choice: Choice) -> dict[str, Any]:
-        """A text."""
+        """Return a choice with a text."""
         text = (choice.prompt_text or "") + "".join(choice.text)
         more: dict[str, Any] = {"logprobs": self._told(choice)}
         if self.ask.has_token_ids:
@@ -242,13 +242,13 @@ class CompletionReply(Reply):
 
     @property
     def delays_opening(self) -> bool:
-        """True with echo and log-probs."""
+        """True if the client wants echo and log-probs."""
         return self.has_logprobs and self.choices[0].prompt_text is not None
 
     def logprobs(
         self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
     ) -> dict[str, Any]:
-        """Lists with an item for each token; the prompt's come first."""
+        """Return lists with an item for each token. With echo the prompt's tokens come first."""
         tokens, positions = answer.token_ids, list[Any](answer.logprobs or ())
         if self.delays_opening and of_prompt is not None:
             tokens, positions = choice.prompt_ids + tokens, [*of_prompt, *positions]
@@ -265,12 +265,13 @@ class CompletionReply(Reply):
         return {}
 
     def delta(self, text: str) -> dict[str, Any]:
-        """A part of the text."""
+        """Return a part of the text."""
         return {"text": text}
 
 
 async def whole(service: Service, reply: Reply) -> dict[str, Any]:
-    """Wait for every choice. Raises ApiError when one has failed."""
+    """Wait for every choice; returns the body of the answer. Raises ApiError if a choice has
+    failed."""
     async with aclosing(service.outputs(reply.choices)) as outputs:
         async for choice, output in outputs:
             if output.finished:
@@ -295,7 +296,7 @@ async def events(service: Service, reply: Reply) -> AsyncGenerator[bytes, None]:
 
 
 async def _chunks(service: Service, reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
-    """Opening, parts and closing of each choice, usage."""
+    """Yield opening, parts and closing of each choice, then the usage."""
     for choice in reply.choices:
         for chunk in reply.opening(choice):
             yield chunk
@@ -311,7 +312,7 @@ async def _chunks(service: Service, reply: Reply) -> AsyncGenerator[dict[str, An
 
 
 def check_end(choice: Choice) -> None:
-    """Raises ApiError for an answer that ended early."""
+    """Raise ApiError for an answer that ended early."""
     if choice.finish_reason == "error":
         why = str(choice.stop_reason)
         raise ApiError(400 if "sampling parameters" in why else 500, why)

@@ -1,4 +1,5 @@
-"""Runs the server: it listens while the engine loads, and lets running requests end."""
+"""Runs the server. It listens while the engine loads, and lets running requests end before it
+stops."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ from .protocol import Limits
 from .service import Service
 
 LOG = logging.getLogger("sbrt.server")
-HEAD_SECONDS = 20.0  # for the head of a request; its body has a limit of its own
+HEAD_SECONDS = 20.0  # seconds for the head of a request; the body has a limit of its own
 KEEP_ALIVE = 30  # seconds that a connection without a request stays open
-LAST_SECONDS = 5  # for streams to end once their requests were aborted
+LAST_SECONDS = 5  # seconds for streams to end after their requests were aborted
 
 
 class Protocol(H11Protocol):
@@ -36,12 +37,12 @@ class Protocol(H11Protocol):
     _send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for a head."""
+        """Begin to wait for the head of a request."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Read. A complete head ends its time limit."""
+        """Read data. A complete head stops the timer for heads."""
         if not self._has_request:
             self._wait()
         super().data_received(data)
@@ -77,7 +78,10 @@ class Protocol(H11Protocol):
         self._send_timer = self.loop.call_later(self.send_seconds, self._check_send, held)
 
     def _check_send(self, held: int) -> None:
-        """Cut the connection if the client has read nothing. Nothing was written meanwhile."""
+        """Cut the connection if the client has read nothing: then the buffer has not shrunk.
+
+        Nothing was written meanwhile.
+        """
         if self.transport.get_write_buffer_size() < held:
             self._wait_send()
         else:
@@ -96,14 +100,15 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """On a signal it accepts no new requests, and aborts running ones after `seconds`."""
+    """A server that ends on a signal. It then refuses new requests, and aborts running ones after
+    `seconds`."""
 
     def __init__(self, config: uvicorn.Config, service: Service, seconds: float) -> None:
         super().__init__(config)
         self._service, self._seconds = service, seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; a second signal ends at once."""
+        """Begin to shut down. A second signal stops the server immediately."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
@@ -122,7 +127,7 @@ class Server(uvicorn.Server):
 
 
 def make_server(service: Service, seconds: float) -> Server:
-    """The HTTP server of a service. seconds: time for running requests after a signal."""
+    """Make the HTTP server of a service. seconds: time for running requests after a signal."""
     limits = {"send_seconds": service.settings.limits.send_seconds}
     config = uvicorn.Config(
         build(service),  # type: ignore[arg-type]
@@ -144,9 +149,10 @@ def make_server(service: Service, seconds: float) -> Server:
 def serve(
     service: Service, load: Callable[[], Engine], address: tuple[str, int], seconds: float
 ) -> int:
-    """Listen, load, serve until a signal. seconds: time for running requests after it.
+    """Listen, load the engine, and serve until a signal.
 
-    Returns the exit code. Raises OSError, and the errors of `load`.
+    seconds: time for running requests after the signal. Returns the exit code. Raises OSError, and
+    the errors of `load`.
     """
     listener = listen(address)
     server = make_server(service, seconds)
@@ -185,7 +191,7 @@ def _open(service: Service, load: Callable[[], Engine], listener: socket.socket)
 
 
 def listen(address: tuple[str, int]) -> socket.socket:
-    """A socket at an address. Raises OSError with one sentence."""
+    """Open a socket that listens at an address. Raises OSError with one sentence."""
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

@@ -1,4 +1,5 @@
-"""The sandbox of chat templates: jinja2's immutable one, with limits on steps and on lengths."""
+"""The sandbox of chat templates: jinja2's immutable sandbox, with limits on steps and on
+lengths."""
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ MOST_TEXT = 4 * 2**20  # characters of a rendering; items or characters of any i
 
 
 class Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks a model's text for training. Here only its contents count."""
+    """`{% generation %}` marks a model's text for training. Here only the text inside it counts."""
 
     tags = frozenset({"generation"})
 
     def parse(self, parser: Any) -> nodes.Node | list[nodes.Node]:
-        """The statements up to endgeneration, in a scope of their own."""
+        """Return the statements up to endgeneration, in a scope of their own."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=line)
@@ -41,7 +42,7 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         self._state = threading.local()  # renderings of one template may run in several threads
 
     def collected(self, pieces: Iterator[str]) -> str:
-        """The text of a rendering."""
+        """Return the text of a rendering."""
         self._state.steps = 0
         found, length = [], 0
         for piece in pieces:
@@ -51,20 +52,22 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return "".join(found)
 
     def count_step(self) -> str:
-        """Called by the compiled template in every turn of a loop and every call of a macro."""
+        """Count a step. The compiled template calls this at every turn of a loop and every call of
+        a macro."""
         self._state.steps += 1
         if self._state.steps > MOST_STEPS:
             raise jinja2.exceptions.SecurityError(f"more than {MOST_STEPS} steps")
         return ""
 
     def joined(self, *parts: Any) -> str:
-        """The operator `~`."""
+        """Apply the operator `~`."""
         found = [str(part) for part in parts]
         _check_length(sum(map(len, found)))
         return "".join(found)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """The operators that make long values out of short ones."""
+        """Apply an operator that can make a long value out of short ones, if the result is not too
+        long."""
         if operator == "+":
             _check_length(_length(left) + _length(right))
         elif operator == "*":
@@ -102,7 +105,8 @@ def _replace(tree: nodes.Node, calling: Any) -> None:
 
 
 def _below(node: nodes.Node) -> Iterator[nodes.Node]:
-    """Every node, children first: operands of a `~` are replaced before it is."""
+    """Yield every node, children first: the operands of a `~` are replaced before the `~`
+    itself."""
     for child in node.iter_child_nodes():
         yield from _below(child)
     yield node

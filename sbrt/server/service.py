@@ -24,7 +24,7 @@ from .templates import ChatTemplate, Conversation, read_file, read_template
 
 LOG = logging.getLogger("sbrt.server")
 
-# The client's names of fields, by the engine's names. SamplingParams are checked before.
+# Names of fields in requests, by the engine's names. Fields of SamplingParams are checked before.
 FIELDS = {
     "prompt": "prompt", "method": "speculative", "acceptance": "speculative", "stop": "stop",
     "gamma": "speculative", "k_max": "speculative", "stop_token_ids": "stop_token_ids",
@@ -40,7 +40,8 @@ class Settings:
     """The settings that a server starts with.
 
     names: names of the model for clients; answers have the first. root: the model's path or hub
-    name. template: a file that replaces the model's. trusts_templates: accept those of requests.
+    name. template: a file whose template replaces the model's template. trusts_templates: accept
+    templates in requests.
     """
 
     names: Sequence[str] = ("demo",)
@@ -52,7 +53,7 @@ class Settings:
 
 
 class Service:
-    """Begins and ends the requests of a server. It is loading until `open`."""
+    """Begins and ends the requests of a server. Until `open` is called, the server is loading."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -60,7 +61,7 @@ class Service:
         self.metrics = Metrics(settings.names[0])
         self.chat_reader = chat_reader(settings.limits)
         self.completion_reader = completion_reader(settings.limits)
-        self.is_draining = False  # no new requests; those that run may end
+        self.is_draining = False  # True: new requests are refused, running ones may end
         self._engine: AsyncEngine | None = None
         self._template = ChatTemplate()
         self._live: set[Choice] = set()
@@ -120,7 +121,7 @@ class Service:
         }
 
     def check_model(self, name: str | None) -> None:
-        """Raises ApiError 404 for a model that is not served here."""
+        """Raise ApiError 404 for a model that is not served here."""
         if name is not None and name not in self.settings.names:
             raise ApiError(
                 404,
@@ -130,7 +131,7 @@ class Service:
             )
 
     async def ids_of(self, prompt: str | list[int], adds_special: bool) -> list[int]:
-        """Token ids of a prompt. Raises ApiError."""
+        """Return the token ids of a prompt. Raises ApiError."""
         if not isinstance(prompt, str):
             return prompt
         most = self.engine.engine.max_model_len
@@ -144,7 +145,8 @@ class Service:
             raise of_engine(error, FIELDS) from None
 
     async def chat_ids(self, chat: ChatAsk) -> list[int]:
-        """Token ids of a conversation. Only the template adds special tokens: none comes twice."""
+        """Return the token ids of a conversation. If they begin with two begin tokens, one is
+        dropped."""
         template = self._template
         if chat.template is not None:
             if not self.settings.trusts_templates:
@@ -169,7 +171,7 @@ class Service:
     ) -> list[Choice]:
         """Queue `ask.n` answers to each prompt, in order, all or none. Raises ApiError.
 
-        name: the request's, for the engine.
+        name: the request's name for the engine.
         """
         engine, begun_at = self.engine, time.monotonic()
         self._check_queue(ask.n, len(prompts))
@@ -205,7 +207,8 @@ class Service:
     async def outputs(
         self, choices: Sequence[Choice]
     ) -> AsyncGenerator[tuple[Choice, RequestOutput], None]:
-        """Outputs of all choices as they arrive, counted in the metrics. Raises EngineError."""
+        """Yield outputs of all choices as they arrive, and count them in the metrics. Raises
+        EngineError."""
         async with aclosing(_merged(choices)) as outputs:
             async for choice, output in outputs:
                 self._count_output(choice, output)
@@ -216,7 +219,7 @@ class Service:
         await self._abort(list(self._live))
 
     async def abort(self, name: str) -> None:
-        """Abort the answers of the request that has this name in `begin`."""
+        """Abort the answers of the request for which `begin` was given this name."""
         await self._abort([c for c in self._live if c.stream.id.rpartition("/")[0] == name])
 
     async def _abort(self, choices: Sequence[Choice]) -> None:
@@ -231,11 +234,14 @@ class Service:
 
     @property
     def _unfinished(self) -> int:
-        """Answers that the engine still generates, not those that a slow client has not read."""
+        """Number of answers that the engine still generates.
+
+        A finished answer that a slow client has not read does not count.
+        """
         return sum(not choice.stream.is_done for choice in self._live)
 
     def _check_queue(self, n: int, prompts: int) -> None:
-        """Raises ApiError if the queue has no room for the answers, now or ever."""
+        """Raise ApiError if the queue has no room for the answers, now or ever."""
         places = self._seats + self.settings.limits.waiting
         if n * prompts > places:
             raise bad_field(

@@ -1,8 +1,8 @@
 """Chat templates: they turn a conversation into the form of text that a model was trained on.
 
 A template comes with the model, so it is untrusted code. It runs in jinja2's sandbox, where it can
-change nothing and read no attribute of Python, and has a limited number of steps. Its helpers are
-those that transformers provides, so the text is the same.
+change nothing and read no attribute of Python, and has a limited number of steps. It has the same
+helpers as in transformers, so it gives the same text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SPACE = " "  # follows the mark, to find out if the template trims messages
 class Conversation:
     """Messages to render, without nulls and with their text parts joined.
 
-    adds_prompt: the beginning of an answer is added. continues: the last message is not closed.
+    adds_prompt: add the beginning of an answer. continues: do not close the last message.
     more: further variables.
     """
 
@@ -50,7 +50,7 @@ class Conversation:
 class ChatTemplate:
     """A model's template and the special tokens that it may name.
 
-    text: None if the model has none. where: the file, for messages.
+    text: the template, None if the model has none. where: its file, for messages.
     """
 
     text: str | None = None
@@ -58,11 +58,11 @@ class ChatTemplate:
     tokens: Mapping[str, str] = field(default_factory=dict)
 
     def having(self, text: str, where: str) -> ChatTemplate:
-        """The same tokens with another template."""
+        """Return another template with the same special tokens."""
         return ChatTemplate(text, where, self.tokens)
 
     def render(self, chat: Conversation) -> str:
-        """The text of a conversation. Raises InvalidInputError."""
+        """Return the text of a conversation. Raises InvalidInputError."""
         if self.text is None:
             raise InvalidInputError(
                 f"chat_template: expected {self.where} to have one, it has none; use "
@@ -104,7 +104,7 @@ def read_template(tokenizer: Path) -> ChatTemplate:
 
 
 def read_file(path: Path) -> str:
-    """The text of a template's file. Raises InvalidInputError."""
+    """Read the text of a template's file. Raises InvalidInputError."""
     raw = check.read_bytes(path, LONGEST)
     try:
         return raw.decode("utf-8")
@@ -119,13 +119,13 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _content(token: Any) -> str | None:
-    """A special token's text; it is a str, or an object with flags."""
+    """Return a special token's text. The token is a str, or an object with flags."""
     found = token.get("content") if isinstance(token, Mapping) else token
     return found if isinstance(found, str) else None
 
 
 def _listed(where: str, given: Any) -> str | None:
-    """A template; of several named ones, the one called default."""
+    """Return the template; if there are several with names, the one called default."""
     if given is None or isinstance(given, str):
         return given
     named = {
@@ -142,7 +142,8 @@ def _listed(where: str, given: Any) -> str | None:
 
 
 def _aliased(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Give reasoning all its names, because templates read different ones."""
+    """Return a message with its reasoning under all names, because templates read different
+    ones."""
     found = dict(message)
     given = next((found[name] for name in REASONING if found.get(name) is not None), None)
     if given is not None:
@@ -158,7 +159,7 @@ def _marked(messages: list[dict[str, Any]], template: str) -> list[dict[str, Any
 
 
 def _cut(text: str, content: str) -> str:
-    """The text before the mark, without trailing space if the template trims messages."""
+    """Return the text before the mark, without trailing space if the template trims messages."""
     at = text.rfind(MARK)
     if at < 0 or content.strip() not in text:
         raise InvalidInputError(
@@ -169,7 +170,8 @@ def _cut(text: str, content: str) -> str:
 
 
 def _run(template: str, given: Mapping[str, Any]) -> str:
-    """Render. Raises InvalidInputError with one sentence for any error of the template."""
+    """Render a template. Raises InvalidInputError with one sentence for any error of the
+    template."""
     try:
         return _compiled(template).text(given)
     except jinja2.TemplateError as error:

@@ -1,4 +1,4 @@
-"""Requests of a router that tokenises: token ids in, chunks of token ids out.
+"""Answers requests of a router that tokenises: token ids in, chunks of token ids out.
 
 The shapes are those of NVIDIA Dynamo's LLMEngine. The router has the chat template, turns tokens
 into text, and searches for stop strings.
@@ -23,11 +23,11 @@ from .service import Service
 
 # Fields that the router handles itself, or that change no token.
 ROUTERS = ("best_of", "length_penalty", "use_beam_search", "stop", "skip_special_tokens")
-NOTHING = (None, False, {}, [])  # compared with their types, because 0 is a temperature
+NOTHING = (None, False, {}, [])  # types are compared, too: 0 is a temperature, but equals False
 
 
 def ask_of(request: Mapping[str, Any], defaults: Defaults) -> Ask:
-    """A request for tokens, checked. Raises ApiError for what is wrong or not built.
+    """Check a request for tokens. Raises ApiError for fields that are wrong or not built.
 
     n is 1: Dynamo's frontend reads one answer to a request.
     """
@@ -72,7 +72,7 @@ async def chunks(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the chunks of a request; the last one has finish_reason and completion_usage.
 
-    name: the request's, for the engine. Raises ApiError.
+    name: the request's name for the engine. Raises ApiError.
     """
     ask = ask_of(request, service.engine.engine.pair.generation)
     choices = await service.begin(ask, name, [(None, list(request["token_ids"]))])
@@ -92,7 +92,7 @@ async def chunks(
 
 
 def _reason(choice: Choice) -> str | None:
-    """Why an answer ended. Raises ApiError for one that failed."""
+    """Return the reason why an answer ended. Raises ApiError for one that failed."""
     if choice.finish_reason == "abort":
         return "cancelled"
     check_end(choice)

@@ -1,4 +1,5 @@
-"""Between ASGI and the routes: limited bodies, clients that disconnect, keys, the access log."""
+"""The layer between ASGI and the routes. It limits bodies, notices clients that disconnect, checks
+keys, and writes the access log."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from .replies import WRONG, as_json
 
 LOG = logging.getLogger("sbrt.server")
 ACCESS = logging.getLogger("sbrt.server.access")
-OPEN = ("/", "/health", "/ping", "/version", "/metrics")  # no key needed
+OPEN = ("/", "/health", "/ping", "/version", "/metrics")  # paths that need no key
 LONGEST_ID = 128
 
 T = TypeVar("T")
@@ -32,19 +33,19 @@ class ClientGone(Exception):
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """A JSON body."""
+    """Make a response with a JSON body."""
     return Response(as_json(value), status, media_type="application/json")
 
 
 def error_response(error: ApiError) -> Response:
-    """OpenAI's error object."""
+    """Make a response with OpenAI's error object."""
     found = json_response(error.body(), error.status)
     found.headers.update(error.headers)
     return found
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body of a request. Raises ApiError if it is too large or comes too slowly."""
+    """Read the body of a request. Raises ApiError if it is too large or comes too slowly."""
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length[:20]) > limits.body:
         raise ApiError(413, f"body: expected at most {limits.body} bytes, got {length[:20]}")
@@ -76,7 +77,7 @@ async def until_gone(receive: Receive) -> None:
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
-    """The result of `work`. If the client goes away, `work` is cancelled: raises ClientGone."""
+    """Return the result of `work`. If the client goes away, cancel `work` and raise ClientGone."""
     task = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(until_gone(receive))
     try:
@@ -118,7 +119,8 @@ class EventStream(Response):
 
 
 class Gate:
-    """The outermost layer: gives each request an id, checks the key, logs, answers defects."""
+    """The outermost layer. It gives each request an id, checks the key, logs, and answers
+    defects."""
 
     def __init__(self, app: ASGIApp, api_key: str | None) -> None:
         self._app = app
@@ -167,7 +169,8 @@ class Gate:
 
 
 def request_id(given: bytes) -> str:
-    """The client's request id if it is short and of plain letters, else a new one."""
+    """Return the client's request id if it is short and has only plain characters, else a new
+    one."""
     text = given.decode("ascii", "replace")
     is_plain = text and len(text) <= LONGEST_ID and all(c.isalnum() or c in "-_.:" for c in text)
     return text if is_plain and text.isascii() else uuid.uuid4().hex

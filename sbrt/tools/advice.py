@@ -1,5 +1,5 @@
-"""Sentences about a comparison: the fastest method, or why none beat plain decoding, and why
-simulated time differs."""
+"""Writes sentences about a comparison. They name the fastest method, or say why none beat plain
+decoding, and why simulated time differs from measured time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ..outputs import ratio
 from .costs import SECOND, TARGET_ROWS
 from .measure import Report, Tally
 
-NOTHING = 0.02  # smaller relative differences count as none
-BUSY = 0.25  # share of a round in which no lane works; a larger one is reported
+NOTHING = 0.02  # smaller relative differences count as no difference
+BUSY = 0.25  # share of a round in which no lane works; larger shares are reported
 
 
 def conclusion(report: Report) -> str:
-    """One to three sentences; their figures hold for this run on this machine."""
+    """Return one to three sentences about the fastest method, in this run on this machine."""
     others = [tally for tally in report.tallies if tally.method.name != "none" and tally.rate]
     if not others or not report.plain.rate:
         return "Nothing to compare: no method but plain decoding generated anything."
@@ -31,7 +31,7 @@ def conclusion(report: Report) -> str:
 
 
 def premise(simulated: Report) -> str:
-    """One sentence: the meaning of the costs of simulated time."""
+    """Return one sentence that says what a forward costs in simulated time."""
     model = simulated.simulated
     said = f"The same prompts and settings in simulated time, {model.text if model else ''}: "
     if model is None or simulated.unit == SECOND:
@@ -41,7 +41,7 @@ def premise(simulated: Report) -> str:
 
 
 def difference(clock: Report, simulated: Report) -> str:
-    """Two to four sentences: why the speedups in simulated time differ from those of the clock.
+    """Return two to four sentences: why speedups in simulated time differ from measured ones.
 
     Both reports have the same methods in the same order.
     """
@@ -51,7 +51,8 @@ def difference(clock: Report, simulated: Report) -> str:
     others = [pair for pair in pairs if pair[0].method.name != "none" and pair[0].rate]
     if not others or not simulated.plain.rate or not clock.plain.rate:
         return "Nothing to compare: no method but plain decoding generated anything."
-    alike = [pair for pair in others if pair[0].method.name != AUTO]  # auto may run other rounds
+    # Auto may choose other methods.
+    alike = [pair for pair in others if pair[0].method.name != AUTO]
     best, earlier = max(alike or others, key=lambda pair: pair[0].rate)
     name, tokens, one = best.method.text, _tokens(earlier), "a pass of plain decoding"
     said = (
@@ -64,17 +65,20 @@ def difference(clock: Report, simulated: Report) -> str:
 
 
 def _tokens(tally: Tally) -> float:
-    """Tokens committed per round."""
+    """Return the number of tokens committed per round."""
     return ratio(tally.tokens, tally.passes)
 
 
 def _length(tally: Tally, plain: Tally) -> float:
-    """Time of a round in passes of plain decoding: speedup = tokens of a round / this."""
+    """Return the time of a round divided by the time of a pass of plain decoding.
+
+    The speedup is the number of tokens per round divided by this.
+    """
     return ratio(ratio(tally.seconds, tally.passes), ratio(plain.seconds, plain.passes))
 
 
 def _reason(clock: Tally, simulated: Report) -> str:
-    """One sentence: costs of this machine that the cost model leaves out."""
+    """Return one sentence about the costs of this machine that the cost model leaves out."""
     model = simulated.simulated
     if model is None or simulated.unit == SECOND:
         return "The clock measures this machine; simulated time counts only the costs of that file."
@@ -87,7 +91,7 @@ def _reason(clock: Tally, simulated: Report) -> str:
 
 
 def _why(best: Tally, plain: Tally) -> str:
-    """Tokens of a round, its time, and the parts of that time."""
+    """Return a sentence with the tokens of a round, its time, and the parts of that time."""
     one, length = ratio(plain.seconds, plain.passes), _length(best, plain)
     said = (
         f"Why: its round commits {_tokens(best):.1f} tokens but lasts "

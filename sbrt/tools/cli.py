@@ -80,7 +80,11 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _generate_json(args: argparse.Namespace, method: Method, prompt: str) -> int:
-    """The JSON object of `sbrt compare` for one method, with the answer; `none` is run, too."""
+    """Write the JSON object of `sbrt compare` for one method, with the answer; returns the exit
+    code.
+
+    Plain decoding runs, too, because the object compares with it.
+    """
     [report] = compare.measured(args, [method], [prompt], "shared")
     [line], [tally] = report.lines(), report.tallies
     answer = tally.outputs[0].outputs[0]

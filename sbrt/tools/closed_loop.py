@@ -1,7 +1,7 @@
-"""Runs many sequences at once: as soon as one ends, the next prompt takes its place.
+"""Keeps a fixed number of sequences running: as soon as one ends, the next prompt takes its place.
 
-Only full rounds count, in which all sequences decode. The start, the end and the reading of prompts
-say nothing about a method.
+Only full rounds count: rounds in which all sequences decode. The start, the end and prefill say
+nothing about a method.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..sampling import SamplingParams
 class Load:
     """Results of a closed loop. outputs: one per request, in the order of the requests.
 
-    tokens, seconds: of its full rounds.
+    tokens, seconds: sums over the full rounds.
     """
 
     outputs: list[RequestOutput]
@@ -31,12 +31,15 @@ class Load:
 
 
 def count(prompts: int, concurrency: int) -> int:
-    """Requests of a closed loop: at least 2 N - 1, so that N run with N - 1 others."""
+    """Return the number of requests of a closed loop with N = `concurrency` sequences.
+
+    It is at least 2 N - 1, so that N requests can run next to N - 1 others.
+    """
     return max(prompts, 2 * concurrency - 1)
 
 
 def counts(flag: str, text: str) -> list[int]:
-    """Numbers of sequences, for example "1,2,4". Raises InvalidInputError."""
+    """Parse numbers of sequences, for example "1,2,4". Raises InvalidInputError."""
     found = []
     for part in text.split(","):
         is_number = part.isascii() and part.isdigit() and len(part) < 10
@@ -52,18 +55,18 @@ def counts(flag: str, text: str) -> list[int]:
 class ClosedLoop:
     """Keeps `concurrency` sequences of `method` in flight on an engine in virtual time.
 
-    say: called with the number of answers so far.
+    say: a function that is called with the number of answers so far.
     """
 
     engine: Engine
     method: Method
     concurrency: int
     say: Callable[[int], None]
-    _begun: dict[str, bool] = field(default_factory=dict)  # live requests: has it a token?
+    _begun: dict[str, bool] = field(default_factory=dict)  # unfinished requests; True: has a token
     _done: dict[str, RequestOutput] = field(default_factory=dict)
 
     def run(self, prompts: Sequence[list[int]], params: SamplingParams) -> Load:
-        """Answer prompts, given as ids, again and again until `count` requests have ended."""
+        """Answer prompts of token ids, again and again until `count` requests have ended."""
         total = count(len(prompts), self.concurrency)
         waiting = [(str(i), prompts[i % len(prompts)]) for i in reversed(range(total))]
         load = Load([])

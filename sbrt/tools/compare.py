@@ -30,9 +30,9 @@ GAMMA_STAYS = frozenset({"gamma"})  # nothing is swept: every method runs as giv
 
 @dataclass(frozen=True)
 class Work:
-    """Methods to measure on one pair of models; the prompts are text or token ids.
+    """Methods to measure on one pair of models. The prompts are text or token ids.
 
-    `keep_spans`: the report keeps the trace of each method's longest answer.
+    keep_spans: the report keeps the trace of each method's longest answer.
     """
 
     config: EngineConfig
@@ -44,7 +44,7 @@ class Work:
     keep_spans: bool = False
 
     def by_the_clock(self) -> Report:
-        """Measure in seconds of this machine. Raises EngineError if a generation fails."""
+        """Measure real seconds on this machine. Raises EngineError if a generation fails."""
         with (
             closing(Phases()) as bar,
             closing(Bench.open(self.config, self.pair, self.methods, self.placement)) as bench,
@@ -60,9 +60,9 @@ class Work:
             )
 
     def simulated(self, model: CostModel, sweep: Sweep, concurrency: int | None = None) -> Report:
-        """Measure in the time of `model`. Raises EngineError if a generation fails.
+        """Measure in the simulated time of `model`. Raises EngineError if a generation fails.
 
-        concurrency: sequences of a closed loop; None: one prompt after the other.
+        concurrency: number of sequences of a closed loop; None: one prompt after the other.
         """
         given, costs, config = sweep.widest(self.methods), model.costs(), self.config
         if concurrency is not None:
@@ -78,7 +78,10 @@ class Work:
 
 
 def run(args: argparse.Namespace, placement: str = "shared") -> int:
-    """Exit code: 0, or 1 if a method's tokens differ from plain decoding's, which is a defect."""
+    """Run a comparison; returns the exit code.
+
+    It is 0, or 1 if a method's tokens differ from those of plain decoding, which is a defect.
+    """
     check_outputs(args)
     given = flags.read_methods(args, method_names(args))
     prompts = flags.prompts(args)
@@ -90,14 +93,14 @@ def run(args: argparse.Namespace, placement: str = "shared") -> int:
     if args.png is not None:
         picture.draw(args.png, reports[0])
         print(f"wrote {args.png}", file=sys.stderr)
-    # stdout comes last: its reader may have disconnected
+    # stdout comes last: its reader may be gone, which raises an error
     write_json(args.json, [line for report in reports for line in report.lines()])
     show(args.json, "\n\n".join([table.render(reports[0]), *_compared(reports)]))
     return max(map(verdict, reports))
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Check before the work that the outputs can be written. Raises InvalidInputError."""
+    """Raise InvalidInputError if an output cannot be written. Called before the work begins."""
     for name in ("png", "json", "trace"):  # some commands lack some of the flags
         given = getattr(args, name, None)
         if name == "png" and given is not None:
@@ -108,9 +111,10 @@ def check_outputs(args: argparse.Namespace) -> None:
 def measured(
     args: argparse.Namespace, given: list[Method], prompts: list[str], placement: str
 ) -> list[Report]:
-    """Load, run, and write the trace if one was asked for.
+    """Load the models, run the methods, and write the trace if --trace is given.
 
-    One report, or two with --then-simulate: the second is in simulated time, without a trace.
+    Returns one report, or two with --then-simulate: the second is in simulated time, without a
+    trace.
     """
     model, later, params = flags.costs(args), flags.later_costs(args), flags.sampling(args)
     concurrency = flags.concurrency(args)
@@ -132,7 +136,7 @@ def measured(
 
 
 def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
-    """Write a list to a file, one object a line; "-" means stdout, None means nowhere."""
+    """Write a list to a file, one object per line; "-" means stdout, None means nowhere."""
     if where is None:
         return
     text = _json_of(lines)
@@ -145,7 +149,10 @@ def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
 
 
 def show(where: str | None, text: str) -> None:
-    """Print text for people, unless stdout has the figures or, with a file, is closed."""
+    """Print text for people. where: the place of the JSON output, as in `write_json`.
+
+    Nothing is printed if stdout gets the JSON, or if a file gets it and stdout is closed.
+    """
     if where is None or (where != "-" and console.has_stdout()):
         print(text)
 
@@ -156,7 +163,7 @@ def _json_of(lines: list[dict[str, Any]], ensure_ascii: bool = False) -> str:
 
 
 def verdict(report: Report) -> int:
-    """Exit code: 0, or 1 with a line on stderr that names the methods whose tokens differ."""
+    """Return the exit code: 0, or 1 if tokens differ. Then a line on stderr names the methods."""
     wrong = [tally.method.text for tally in report.wrong]
     if wrong:
         print(f"tokens differ from plain decoding: {', '.join(wrong)}", file=sys.stderr)
@@ -164,12 +171,12 @@ def verdict(report: Report) -> int:
 
 
 def _compared(reports: Sequence[Report]) -> list[str]:
-    """The second report next to the first, if there are two."""
+    """Return a table of the second report next to the first; [] if there is only one."""
     return [table.render_next_to(reports[0], report) for report in reports[1:]]
 
 
 def method_names(args: argparse.Namespace) -> list[str]:
-    """The methods of --methods; without the flag, all that can run."""
+    """Return the methods of --methods; without the flag, all that can run."""
     if args.methods is not None:
         return methods.parse_list(args.methods)
     if flags.draft_name(args) == names.NONE:

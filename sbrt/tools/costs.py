@@ -1,6 +1,7 @@
-"""The costs of forwards in simulated time: `c=8`, a cost file, or the name of one that is shipped.
+"""Reads the costs of forwards in simulated time: `c=8`, a cost file, or the name of a shipped one.
 
-A target forward of `rows` rows costs T(rows), a draft forward t(rows), everything else nothing.
+A target forward of `rows` rows costs T(rows), a draft forward t(rows). Nothing else costs time,
+unless the file gives costs of a round.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from .._core import MAX_ROWS, Costs
 from ..errors import InvalidInputError
 
 UNIT, SECOND = "draft forward", "second"  # units of simulated time
-TARGET_ROWS, DRAFT_ROWS = 64, 128  # rows that cost one forward under c=N
+TARGET_ROWS, DRAFT_ROWS = 64, 128  # with c=N, forwards up to these rows cost the same
 MOST_C = 1000
-MOST_US = 1e9  # limit for one forward: 1,000 seconds
+MOST_US = 1e9  # largest cost of one forward, microseconds
 
 TABLES = ("T", "t", "T_overlapped", "t_overlapped")
 ROUNDS = ("round_us", "turns_us", "side_by_side_us")
 KEYS = ("about", *TABLES, *ROUNDS, "devices")
 DEVICES = ("shared", "separate")
-SHIPPED = Path(__file__).parent / "device_costs"  # NAME.json: estimates (docs/gpu-costs.md)
+SHIPPED = Path(__file__).parent / "device_costs"  # NAME.json: estimated costs (docs/gpu-costs.md)
 MOST_BYTES = 1 << 20  # largest cost file
 
 Cost = Callable[[int], float]  # rows -> units of simulated time
@@ -33,10 +34,11 @@ Cost = Callable[[int], float]  # rows -> units of simulated time
 
 @dataclass(frozen=True)
 class CostModel:
-    """Costs by rows, in `unit`s. text: as given. round_cost: the host's, once a round.
+    """Costs of forwards by number of rows, in `unit`. text: the model as it was given.
 
-    turns_cost: added to a round in which the lanes take turns. side_by_side_cost: added to a round
-    in which they overlap. In methods whose lanes overlap, every forward costs its overlapped value.
+    round_cost: time of the host, added to every round. turns_cost: added to a round whose target
+    waits for a burst. side_by_side_cost: added to a round with a burst during the target's forward.
+    In a round whose lanes overlap, every forward costs its overlapped value.
     """
 
     text: str
@@ -55,7 +57,8 @@ class CostModel:
         return max(1, round(self.target(1) / self.draft(1)))
 
     def costs(self) -> Costs:
-        """In the engine's form: a unit is a second of virtual time, in nanoseconds."""
+        """Return the costs in the engine's form, in ns. One unit becomes one second of virtual
+        time."""
         return Costs(
             target=_column(self.target),
             draft=_column(self.draft),
@@ -68,7 +71,7 @@ class CostModel:
 
 
 def read_costs(text: str, flag: str = "--simulate") -> CostModel:
-    """`c=N`, a name of `shipped`, or the path of a cost file; `flag` opens an error of the first.
+    """Read `c=N`, a name in `shipped()`, or the path of a cost file. flag: begins some errors.
 
     Raises InvalidInputError, OSError.
     """
@@ -89,17 +92,18 @@ def read_costs(text: str, flag: str = "--simulate") -> CostModel:
 
 
 def shipped() -> list[str]:
-    """Names of the cost files that come with the package."""
+    """Return the names of the cost files that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.json"))
 
 
 def cost_model(name: str, given: Any) -> CostModel:
-    """The model of a cost file's object; `name` begins every error.
+    """Return the model of a cost file's JSON object; `name` begins every error.
 
-    T, t: {rows: us}, linear between the given rows, constant below the first. Beyond the last they
-    follow the line through the last two, never below 0. T_overlapped, t_overlapped: the same while
-    the other lane works (default: T, t). devices: "separate" means that overlapped costs are not
-    used. round_us: host, once a round. turns_us: added to a round whose target waits for a burst.
+    T, t: {rows: us}. Costs are linear between the given rows and constant below the first. Beyond
+    the last they follow the line through the last two, never below 0. T_overlapped, t_overlapped:
+    the same while the other lane works (default: T, t). devices: "separate" means that overlapped
+    costs are not used. round_us: time of the host, added to every round. turns_us: added to a round
+    whose target waits for a burst.
     side_by_side_us: added to a round with a burst during the target's forward. All three are 0
     unless given. about: text that names the source of the costs.
     """
@@ -136,7 +140,8 @@ def cost_model(name: str, given: Any) -> CostModel:
 
 
 def _ratio(text: str, flag: str) -> CostModel:
-    """t(rows) = ceil(rows / 128), T(rows) = c ceil(rows / 64), in draft forwards."""
+    """Return the model of `c=N`: t(rows) = ceil(rows / 128), T(rows) = N ceil(rows / 64), both in
+    draft forwards."""
     digits = text.removeprefix("c=")
     if not (digits.isascii() and digits.isdigit() and 1 <= int(digits[:9]) <= MOST_C):
         raise InvalidInputError(
@@ -154,7 +159,7 @@ def _ratio(text: str, flag: str) -> CostModel:
 
 
 def _curve(name: str, table: Any) -> Cost:
-    """Seconds by rows."""
+    """Return the function from rows to seconds that the table {rows: us} defines."""
     if not isinstance(table, dict) or not table:
         raise InvalidInputError(f"{name}: expected {{rows: us}}, got {check.show(table)}")
     points = sorted((_rows(name, key), _us(f"{name}({key})", us)) for key, us in table.items())

@@ -1,4 +1,5 @@
-"""`sbrt demo`: the real pair answers a question, then every method on chat, code and maths."""
+"""`sbrt demo`: the SmolLM2 pair answers a question. Then every method answers prompts of chat, code
+and maths."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from . import compare, flags, picture, table
 from .advice import NOTHING
 from .measure import Report, Tally
 
-STREAMED, LIMIT = 160, 96  # most tokens of the shown answer, and of each answer in the table
+STREAMED, LIMIT = 160, 96  # maximum tokens of the shown answer, of each answer in the table
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 0, or 1 if a method's tokens differ from plain decoding's."""
+    """Run the demo; returns exit code 0, or 1 if a method's tokens differ from those of plain
+    decoding."""
     if args.png is not None:
         picture.require()
         check_writable("--png", args.png)
@@ -67,14 +69,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_prompts() -> list[tuple[str, str]]:
-    """(category, text) of the demo's prompts, in the chat template of the target."""
+    """Return (category, text) of the demo's prompts. The text has the target's chat template."""
     path = real_pair.draft_folder() / "prompts.jsonl"
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     return [(line["category"], line["prompt"]) for line in lines]
 
 
 def by_kind(report: Report, kinds: Sequence[str]) -> str:
-    """A table of speedups: a row for each method, a column for each kind of prompt."""
+    """Return a table of speedups: a row for each method, a column for each kind of prompt."""
     names_of = list(dict.fromkeys(kinds))
     plain = _rates(report.plain, kinds)
     rows = [("speedup", *names_of, "all")]
@@ -86,7 +88,7 @@ def by_kind(report: Report, kinds: Sequence[str]) -> str:
 
 
 def _rates(tally: Tally, kinds: Sequence[str]) -> Mapping[str, float]:
-    """Tokens per second of the answers to each kind of prompt, prefill left out."""
+    """Return tokens per second of the answers to each kind of prompt, without prefill."""
     tokens, seconds = dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0.0)
     for kind, output in zip(kinds, tally.outputs, strict=True):
         tokens[kind] += len(output.outputs[0].token_ids)
@@ -99,7 +101,7 @@ def _seconds(output: RequestOutput) -> float:
 
 
 def closing(report: Report) -> str:
-    """One sentence: the largest speedup over plain decoding, and its method."""
+    """Return one sentence about the largest speedup over plain decoding, and its method."""
     others = [tally for tally in report.tallies if tally.method.name != "none"]
     if report.wrong:
         names = ", ".join(tally.method.text for tally in report.wrong)

@@ -1,4 +1,4 @@
-"""`sbrt fetch smollm2`: downloads the real pair's target into the user's cache."""
+"""`sbrt fetch smollm2`: downloads the target of the SmolLM2 pair into the user's cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flags that `sbrt` and the benches share, and the values that they give."""
+"""Flags that `sbrt` and the benches share, and functions that read their values."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        """Raises InvalidInputError instead of ending the process."""
+        """Raise InvalidInputError instead of ending the process."""
         raise InvalidInputError(message)
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:
-    """Run a command. Bad input and failures give one sentence on stderr and exit code 2."""
+    """Run a command; returns its exit code.
+
+    Bad input and failures print one sentence on stderr and give exit code 2.
+    """
     with console.prepared():
         try:
             try:
@@ -58,7 +61,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
 
 
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
-    """Models, threads, sampling: the flags of every command that answers prompts."""
+    """Add the flags of every command that answers prompts: models, threads, sampling."""
     add_engine_flags(parser)
     add = parser.add_argument
     add("--max-tokens", type=int, default=MAX_TOKENS, metavar="N", help="default: %(default)s")
@@ -70,7 +73,7 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """Models and threads: the flags that define an engine."""
+    """Add the flags that define an engine: models and threads."""
     add = parser.add_argument
     add(
         "--target",
@@ -107,7 +110,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """The pair, a prompt, options of methods, output of figures."""
+    """Add the flags for the pair, a prompt, options of methods, and the output of figures."""
     add_pair_flags(parser)
     add = parser.add_argument
     add("--prompt", metavar="TEXT", help="the prompt, used raw")
@@ -117,14 +120,14 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_size_flags(parser: argparse.ArgumentParser) -> None:
-    """Number of tokens that methods draft ahead."""
+    """Add the flags for the number of tokens that methods draft ahead."""
     add = parser.add_argument
     add("--gamma", type=int, metavar="G", help=f"draft steps per burst (default: {methods.GAMMA})")
     add("--branches", type=int, metavar="K", help="most branches per round")
 
 
 def add_method_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag for the one method of a command."""
+    """Add the flag that selects a command's method, for commands that run only one."""
     parser.add_argument(
         "--method",
         metavar="NAME[:key=value,...]",
@@ -133,14 +136,14 @@ def add_method_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_trace_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag for the trace's file."""
+    """Add the flag that names the trace's file."""
     parser.add_argument(
         "--trace", type=Path, metavar="F.json", help="write the work of each lane as a Chrome trace"
     )
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag for figures as JSON."""
+    """Add the flag for figures as JSON."""
     parser.add_argument(
         "--json",
         nargs="?",
@@ -151,7 +154,7 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_method_flags(parser: argparse.ArgumentParser) -> None:
-    """The methods, and the prompts to run them on."""
+    """Add the flags for several methods, and for the prompts to run them on."""
     add = parser.add_argument
     add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
@@ -159,7 +162,7 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_view_flags(parser: argparse.ArgumentParser) -> None:
-    """Pictures of a comparison, and simulated time."""
+    """Add the flags for pictures of a comparison, and for simulated time."""
     add_trace_flag(parser)
     add = parser.add_argument
     add("--png", type=Path, metavar="F", help="draw both lanes over time")
@@ -176,7 +179,7 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_concurrency_flag(parser: argparse.ArgumentParser) -> None:
-    """The number of sequences that a simulated comparison keeps in flight."""
+    """Add the flag for the number of sequences that a simulated comparison keeps in flight."""
     parser.add_argument(
         "--concurrency",
         metavar="N",
@@ -185,7 +188,7 @@ def add_concurrency_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling(args: argparse.Namespace) -> SamplingParams:
-    """The parameters of the sampling flags. Raises InvalidInputError."""
+    """Return the parameters that the sampling flags give. Raises InvalidInputError."""
     return SamplingParams(
         temperature=args.temperature,
         top_p=args.top_p,
@@ -197,32 +200,32 @@ def sampling(args: argparse.Namespace) -> SamplingParams:
 
 
 def draft_name(args: argparse.Namespace) -> str:
-    """The draft's name if --draft is not given."""
+    """Return the name of the draft: --draft, or without it the default for the target."""
     if args.draft is not None:
         return str(args.draft)
     return names.default_draft(args.target)
 
 
 def default_method(args: argparse.Namespace) -> str:
-    """The preset of a command that names no method."""
+    """Return the preset of a command line that names no method."""
     if draft_name(args) == names.NONE:
         return "none"
     return methods.DEFAULT_ON_CUDA if args.device.startswith("cuda") else methods.DEFAULT
 
 
 def target_folder(args: argparse.Namespace) -> Path:
-    """The folder that --target names."""
+    """Return the folder or file that --target names."""
     return located(names.target_folder(args.target))
 
 
 def draft_folder(args: argparse.Namespace) -> Path | None:
-    """The folder that --draft names; None for a draft that has none."""
+    """Return the folder or file of the draft; None for a draft that has none."""
     folder, _ = names.draft_of(draft_name(args))
     return None if folder is None else located(folder)
 
 
 def read_methods(args: argparse.Namespace, texts: Sequence[str]) -> list[Method]:
-    """Presets with --gamma, --branches and --hrad filled in. Raises InvalidInputError."""
+    """Parse presets, with values of --gamma, --branches and --hrad. Raises InvalidInputError."""
     given = getattr(args, "hrad", None) or methods.HRAD_OFF
     found = [
         methods.parse(text, gamma=args.gamma, k_max=args.branches, hrad=str(given))
@@ -234,7 +237,10 @@ def read_methods(args: argparse.Namespace, texts: Sequence[str]) -> list[Method]
 
 
 def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfig, Pair]:
-    """Load the models that the flags name; the draft only if a method uses one."""
+    """Load the models that the flags name; returns the config and the pair.
+
+    The draft is loaded only if a method uses one.
+    """
     target = target_folder(args)
     folder, make_draft = names.draft_of(draft_name(args))
     folder = None if folder is None else located(folder)
@@ -244,7 +250,7 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
         raise InvalidInputError(
             f"method {needing[0].name}: expected a draft model, got --draft none"
         )
-    # The engine's own method: one that uses every given flag, if there is one.
+    # The engine's own method has the most options. So it uses every given flag, if a method does.
     own = max(given, key=lambda method: len(method.options)).text if given else "none"
     config = EngineConfig(
         model=target,
@@ -273,13 +279,13 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
 
 
 def costs(args: argparse.Namespace) -> CostModel | None:
-    """The costs of --simulate, None without it. Raises InvalidInputError, OSError."""
+    """Return the costs of --simulate, None without it. Raises InvalidInputError, OSError."""
     given = getattr(args, "simulate", None)
     return None if given is None else read_costs(given)
 
 
 def later_costs(args: argparse.Namespace) -> CostModel | None:
-    """The costs of --then-simulate, None without it. Raises InvalidInputError, OSError."""
+    """Return the costs of --then-simulate, None without it. Raises InvalidInputError, OSError."""
     given = getattr(args, "then_simulate", None)
     if given is None:
         return None
@@ -291,7 +297,7 @@ def later_costs(args: argparse.Namespace) -> CostModel | None:
 
 
 def concurrency(args: argparse.Namespace) -> int | None:
-    """The number of --concurrency in a comparison, None without it. Raises InvalidInputError."""
+    """Return the number that --concurrency gives, None without it. Raises InvalidInputError."""
     given = getattr(args, "concurrency", None)
     if given is None:
         return None
@@ -307,7 +313,7 @@ def concurrency(args: argparse.Namespace) -> int | None:
 
 
 def prompts(args: argparse.Namespace) -> list[str]:
-    """The prompts of compare and bench: the given one, the file's, or the built-in ones."""
+    """Return the prompts of a comparison: the given one, those of a file, or the built-in ones."""
     given = [args.prompt is not None, args.prompt_file is not None, args.prompts is not None]
     if sum(given) > 1:
         raise InvalidInputError("prompts: expected one of --prompt, --prompt-file, --prompts")
@@ -320,7 +326,7 @@ def prompts(args: argparse.Namespace) -> list[str]:
 
 
 def one_prompt(args: argparse.Namespace) -> str | None:
-    """The text of --prompt or --prompt-file, raw."""
+    """Return the raw text of --prompt or --prompt-file; None without these flags."""
     if args.prompt is not None and args.prompt_file is not None:
         raise InvalidInputError("prompt: expected --prompt or --prompt-file, got both")
     if args.prompt_file is not None:
@@ -329,7 +335,7 @@ def one_prompt(args: argparse.Namespace) -> str | None:
 
 
 def read_text(name: str, raw: bytes) -> str:
-    """`raw` as UTF-8. Raises InvalidInputError that names the first wrong byte."""
+    """Decode `raw` as UTF-8. Raises InvalidInputError, naming the first wrong byte."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

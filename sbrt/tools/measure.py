@@ -1,4 +1,4 @@
-"""Measures methods next to each other: the only code of `sbrt compare` and `bench.decode`.
+"""Measures methods on the same prompts, for `sbrt compare` and `bench.decode`.
 
 Methods are interleaved prompt by prompt. `none` always runs. Every figure covers the generation
 without prefill (`Tally.line` has the definitions).
@@ -26,12 +26,12 @@ from .costs import SECOND, CostModel
 WARM_TOKENS = 16
 PLACEMENTS = ("shared", "split")
 
-Progress = Callable[[str, int, int, str], None]  # (phase, generations done, in all, the next one)
+Progress = Callable[[str, int, int, str], None]  # (phase, answers done, answers in all, next)
 
 
 @dataclass
 class Tally:
-    """Sums over the answers by one method. `spans`, `rounds`: of its longest answer."""
+    """Sums over the answers of one method. spans, rounds: those of the method's longest answer."""
 
     method: Method
     threads: int
@@ -47,16 +47,17 @@ class Tally:
     hits: int = 0
     branch_rounds: int = 0
     discarded: int = 0
-    draft_seconds: float = 0.0  # the draft's work
-    verify_seconds: float = 0.0  # the target's work
-    overlap_seconds: float = 0.0  # the target's work while the draft works, too
+    draft_seconds: float = 0.0  # time in which the draft works
+    verify_seconds: float = 0.0  # time in which the target works
+    overlap_seconds: float = 0.0  # time in which both work
     is_identical: bool = True
     outputs: list[RequestOutput] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
-    traced_tokens: int = 0  # tokens of the answer that `spans` shows
+    traced_tokens: int = 0  # number of tokens of the answer that `spans` shows
     sweep: list[dict[str, Any]] = field(default_factory=list)  # settings tried, with their figures
-    chosen: dict[str, int] = field(default_factory=dict)  # rounds of each method that `auto` chose
+    # Number of rounds by method that `auto` chose.
+    chosen: dict[str, int] = field(default_factory=dict)
     load: Load | None = None  # the full rounds of a closed loop
 
     @property
@@ -67,7 +68,7 @@ class Tally:
         return ratio(self.tokens, self.seconds)
 
     def add(self, output: RequestOutput, plain: RequestOutput | None) -> None:
-        """Count one answer. `plain`: the answer of `none` to the same prompt."""
+        """Count one answer. plain: the answer of plain decoding to the same prompt."""
         [answer] = output.outputs
         if answer.finish_reason == "error":
             raise EngineError(f"method {self.method.text}: {answer.stop_reason}")
@@ -98,7 +99,7 @@ class Tally:
     def options(self) -> dict[str, Any]:
         """Every option with its value.
 
-        `sweep`: the settings that were tried. `rounds`: of `auto`, by method that it chose.
+        sweep: the settings that were tried. rounds: number of rounds of `auto` by chosen method.
         """
         found: dict[str, Any] = dict(self.method.options)
         found |= {"rounds": self.chosen} if self.chosen else {}
@@ -107,15 +108,15 @@ class Tally:
     def line(
         self, plain_rate: float, placement: str, dtypes: tuple[str, str], device: str
     ) -> dict[str, Any]:
-        """The JSON object of this method; dtypes: of weights and of activations.
+        """Return the JSON object of this method. dtypes: of weights and of activations.
 
-        target_passes: rounds. tokens_per_pass: tokens / target_passes. draft_tokens: depth of the
-        verified chains, summed. acceptance_rate: accepted / draft_tokens. rollback_rate:
-        rollback_tokens / tokens. branch_rounds: rounds with a prepared branch after which the
-        sequence went on. branch_hits: those whose outcome was prepared. seconds: from the end of
-        both prefills to the last token. A ratio with denominator 0 is 0.0. Device sim: seconds are
-        of simulated time or, with c=N, draft forwards, and tokens_per_second are tokens per such
-        unit.
+        target_passes: number of rounds. tokens_per_pass: tokens / target_passes. draft_tokens:
+        depth of the verified chains, summed. acceptance_rate: accepted / draft_tokens.
+        rollback_rate: rollback_tokens / tokens. branch_rounds: rounds with a prepared branch after
+        which the sequence went on. branch_hits: those whose outcome was prepared. seconds: from the
+        end of both prefills to the last token. A ratio with denominator 0 is 0.0. Device sim:
+        seconds are of simulated time or, with c=N, draft forwards, and tokens_per_second are tokens
+        per such unit.
         """
         return {
             "method": self.method.text,
@@ -147,10 +148,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class Report:
-    """`tallies`: one per mention, in order. `plain`: the baseline, one of them if it was named.
+    """The results of a comparison.
 
-    simulated: the cost model, None for the clock. sampled: the temperature was above 0.
-    concurrency: sequences of a closed loop, None if prompts ran one after the other.
+    tallies: one for each mention of a method, in order. plain: the tally of plain decoding, one of
+    `tallies` if it was named. simulated: the cost model, None for measured time. sampled: True if
+    the temperature was above 0. concurrency: number of sequences of a closed loop, None if prompts
+    ran one after the other.
     """
 
     tallies: list[Tally]
@@ -166,7 +169,7 @@ class Report:
 
     @property
     def wrong(self) -> list[Tally]:
-        """Tallies whose tokens differ from plain decoding's although they must not."""
+        """Tallies whose tokens differ from those of plain decoding although they must not."""
         exempt = [t for t in self.tallies if self.sampled and t.method.rejection]
         return [t for t in self.tallies if not t.is_identical and t not in exempt]
 
@@ -176,7 +179,7 @@ class Report:
         return self.simulated.unit if self.simulated else SECOND
 
     def line(self, tally: Tally) -> dict[str, Any]:
-        """The JSON object of a tally.
+        """Return the JSON object of a tally.
 
         In a closed loop tokens_per_second is full_tokens / full_seconds: tokens and time of the
         rounds in which all `concurrency` sequences decode. `seconds` is the sum over the answers.
@@ -193,11 +196,11 @@ class Report:
         }
 
     def lines(self) -> list[dict[str, Any]]:
-        """The JSON objects, one per mention of a method."""
+        """Return the JSON objects, one for each mention of a method."""
         return [self.line(tally) for tally in self.tallies]
 
     def shown(self) -> list[Tally]:
-        """The rows of a table: the baseline comes first if it was not mentioned."""
+        """Return the tallies to show. Plain decoding comes first if it was not named."""
         named = any(tally is self.plain for tally in self.tallies)
         return self.tallies if named else [self.plain, *self.tallies]
 
@@ -206,7 +209,8 @@ class Report:
 class Bench:
     """Engines over one pair of models: `main` runs methods that draft, `plain` those that do not.
 
-    With placement `shared` they are one engine. With `split` `plain` has only the target's threads.
+    With placement `shared` they are one engine. With placement `split`, `plain` has only the
+    target's threads.
     """
 
     main: Engine
@@ -222,10 +226,10 @@ class Bench:
         placement: str = "shared",
         costs: Costs | None = None,
     ) -> Bench:
-        """Open the engines. `costs`: for simulated time.
+        """Open the engines. costs: those of simulated time; None: measure real time.
 
         There is no prefix reuse: every method feeds the whole prompt.
-        Raises InvalidInputError: an unknown placement, a method without its draft.
+        Raises InvalidInputError on an unknown placement, or a method without its draft.
         """
         check.one_of("placement", placement, PLACEMENTS)
         total, draft = config.threads()
@@ -243,11 +247,11 @@ class Bench:
         return cls(main, Engine(share, pair=pair, methods=own, costs=costs), placement)
 
     def engine(self, method: Method) -> Engine:
-        """The engine that runs `method`."""
+        """Return the engine that runs `method`."""
         return self.main if method.drafts else self.plain
 
     def tally(self, method: Method) -> Tally:
-        """An empty tally, with the threads that the method will have."""
+        """Return an empty tally, with the threads that the method will have."""
         engine = self.engine(method)
         return Tally(method, engine.num_threads, engine.draft_threads if method.drafts else 0)
 
@@ -271,7 +275,7 @@ def measure(
     progress: Progress | None = None,
     keep_spans: bool = False,
 ) -> Report:
-    """Run every method on every prompt. `none`: the plain method, which always runs.
+    """Run every method on every prompt. none: plain decoding, which always runs.
 
     Raises EngineError if a generation fails; prompts that do not fit are skipped and counted.
     """
@@ -308,7 +312,8 @@ def measure(
 def run_one(
     bench: Bench, tally: Tally, ids: list[int], params: SamplingParams, keep_spans: bool
 ) -> RequestOutput:
-    """Answer one prompt. The tally keeps the trace of its longest answer, no counts."""
+    """Answer one prompt. The tally keeps the trace if this is its longest answer; nothing is
+    counted."""
     output = bench.run(tally.method, ids, params)
     tokens = len(output.outputs[0].token_ids)
     if keep_spans and tokens > tally.traced_tokens:
@@ -328,7 +333,8 @@ def silent(phase: str, done: int, total: int, what: str) -> None:
 
 
 def _rotated(order: Sequence[Tally], by: int) -> list[Tally]:
-    """The order rotated, because the first method finds the caches cold and the clock high."""
+    """Return the order rotated. The first method finds cold caches and a high clock rate, so the
+    methods take turns to be first."""
     at = by % len(order)
     return [*order[at:], *order[:at]]
 
@@ -336,7 +342,10 @@ def _rotated(order: Sequence[Tally], by: int) -> list[Tally]:
 def fitting(
     engine: Engine, prompts: Sequence[str] | Sequence[list[int]], params: SamplingParams
 ) -> list[list[int]]:
-    """Ids of the prompts that leave room for max_tokens. Raises InvalidInputError if none does."""
+    """Return the ids of the prompts that leave room for max_tokens.
+
+    Raises InvalidInputError if none does.
+    """
     room = engine.max_model_len - (params.max_tokens or 1)
     found = []
     for prompt in prompts:

@@ -1,4 +1,4 @@
-"""A picture of both lanes over time, one strip per method. Needs matplotlib (extra `plot`).
+"""Draws both lanes over time, one strip per method. Needs matplotlib (extra `plot`).
 
 All strips begin at the same token of the same answer and cover the same time. So a method that has
 more tokens at the right edge is faster.
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ROUNDS = 9  # rounds in the strip of the method with the longest rounds
-MOST_ROUNDS = 18  # rounds of a drafting method: more would be illegible
+ROUNDS = 9  # number of rounds in the strip of the method with the longest rounds
+MOST_ROUNDS = 18  # maximum number of rounds of a drafting method: more would be illegible
 WIDTH, STRIP, PLAIN_STRIP, MARGIN = 14.0, 1.30, 0.85, 1.75  # inches
 LEFT, RIGHT = 0.055, 0.885  # begin and end of the strips, as shares of the width
 DPI = 120
@@ -37,12 +37,12 @@ VERIFY, STEP, CATCH_UP = "#0072B2", "#E69F00", "#8C510A"
 HIT, MISS, STANDS, INK, FAINT = "#009E73", "#D55E00", "#56B4E9", "#222222", "#767676"
 COLORS = {
     "verify": VERIFY, "step": STEP, "catch_up": CATCH_UP,
-    "burst": STEP, "serial_burst": STEP,  # a device's spans: all steps in one
+    "burst": STEP, "serial_burst": STEP,  # on a device one span covers all steps
 }  # fmt: skip
 LANES = {TARGET: 1.0, DRAFT: 2.0}  # y of a lane's middle; tokens are written above, around 0.2
 NARROW = 0.004  # share of the strip's width: narrower spans have neither edge nor line
 HALF = 0.36  # half the height of a lane
-TOKENS_Y, CELL = 0.22, 0.0062  # y of a round's tokens; width of a token, as a share of the strip's
+TOKENS_Y, CELL = 0.22, 0.0062  # y of a round's tokens; width of a token / width of a strip
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Strip:
     length_ms: float
 
     def ms(self, ns: int) -> float:
-        """Milliseconds from the beginning of the strip."""
+        """Return the time from the beginning of the strip, ms."""
         return (ns - self.begin_ns) / 1e6
 
     def shown(self) -> list[TimedRound]:
-        """Rounds that end within the strip."""
+        """Return the rounds that lie within the strip."""
         return [
             r for r in self.rounds if r.begin_ns >= self.begin_ns and self.has(self.ms(r.end_ns))
         ]
@@ -70,7 +70,7 @@ class Strip:
 
 
 def require() -> None:
-    """Raises InvalidInputError if matplotlib is missing. Called before a run, not after it."""
+    """Raise InvalidInputError if matplotlib is missing. Called before a run, not after it."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -87,7 +87,7 @@ def draw(path: Path, report: Report) -> None:
 
 
 def figure_of(report: Report) -> Figure:
-    """The picture, not yet written; needs no display."""
+    """Make the picture without writing it. No display is needed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -113,7 +113,8 @@ def figure_of(report: Report) -> Figure:
 
 
 def strips_of(tallies: Sequence[Tally]) -> list[Strip]:
-    """Strips of equal length that begin at the same token, or at the next round."""
+    """Return strips of equal length. They begin at the same token, or at the next round after
+    it."""
     timed = [timed_rounds(tally.spans, tally.rounds) for tally in tallies]
     there = [rounds for rounds in timed if rounds]
     length = window_ms(there)
@@ -125,7 +126,8 @@ def strips_of(tallies: Sequence[Tally]) -> list[Strip]:
 
 
 def window_ms(methods: Sequence[Sequence[TimedRound]]) -> float:
-    """Length of a strip: ROUNDS rounds of the method with the longest ones, or the whole answer."""
+    """Return the length of a strip, ms: ROUNDS rounds of the slowest method, or the whole
+    answer."""
     typical = [_typical_ns(rounds) for rounds in methods] or [1e6]
     drafting = [_typical_ns(rounds) for rounds in methods if any(r.burst for r in rounds)]
     wanted = min(max(typical) * ROUNDS, min(drafting or typical) * MOST_ROUNDS)
@@ -134,9 +136,10 @@ def window_ms(methods: Sequence[Sequence[TimedRound]]) -> float:
 
 
 def first_token(methods: Sequence[Sequence[TimedRound]], length_ms: float) -> int:
-    """The token at which strips begin, where other work of the machine disturbs the methods least.
+    """Return the token at which strips begin.
 
-    There most rounds fit into the strips; a round counts with its method's typical length.
+    It is chosen so that other work of the machine disturbs the methods least: there the most rounds
+    fit into the strips. A round counts with its method's typical length.
     """
     best, most = 0, 0.0
     starts = {r.first_token for rounds in methods for r in rounds}
@@ -153,12 +156,12 @@ def first_token(methods: Sequence[Sequence[TimedRound]], length_ms: float) -> in
 
 
 def _first_round(rounds: Sequence[TimedRound], token: int) -> int:
-    """Index of the first round that begins at `token` or later; without one, the last index."""
+    """Return the index of the first round that begins at `token` or later, else the last index."""
     return min(bisect_left(rounds, token, key=lambda r: r.first_token), len(rounds) - 1)
 
 
 def _typical_ns(rounds: Sequence[TimedRound]) -> float:
-    """The lower quartile of the rounds' times: longer ones may have been disturbed."""
+    """Return the lower quartile of the rounds' times: longer rounds may have been disturbed."""
     lengths = sorted(r.end_ns - r.begin_ns for r in rounds)
     return max(1.0, lengths[len(lengths) // 4])
 
@@ -202,7 +205,7 @@ def _idle(axis: Axes, strip: Strip, lanes: Iterable[str]) -> None:
 
 
 def _work(axis: Axes, strip: Strip, spans: Sequence[Span], y: float) -> None:
-    """Bars of a lane's work. Very short ones have no edge."""
+    """Draw bars of a lane's work. Very short bars have no edge."""
     for span in spans:
         left = max(0.0, strip.ms(span.begin_ns))
         right = min(strip.length_ms, strip.ms(span.end_ns))
@@ -218,7 +221,7 @@ def _work(axis: Axes, strip: Strip, spans: Sequence[Span], y: float) -> None:
 
 
 def _round(axis: Axes, strip: Strip, one: TimedRound, last: float) -> None:
-    """A round's end, and its tokens above the lanes."""
+    """Draw a round's end, and its tokens above the lanes."""
     left, right = strip.ms(one.begin_ns), strip.ms(one.end_ns)
     if right - left > NARROW * strip.length_ms:
         ends = [-0.1, last + HALF]
@@ -227,7 +230,7 @@ def _round(axis: Axes, strip: Strip, one: TimedRound, last: float) -> None:
 
 
 def _outcome(axis: Axes, strip: Strip, one: TimedRound, following: float) -> None:
-    """Hit or miss, between the lanes; the kept part of the adopted tail, if there is room."""
+    """Draw hit or miss between the lanes, and the size of the kept tail if there is room."""
     if not one.round.branches or one.kept is None:
         return
     x = strip.ms(one.end_ns)
@@ -248,7 +251,8 @@ def _outcome(axis: Axes, strip: Strip, one: TimedRound, following: float) -> Non
 
 
 def _tokens(axis: Axes, strip: Strip, one: TimedRound, left: float, right: float) -> None:
-    """A square per token: accepted, the target's own, rolled back. Without room, numbers."""
+    """Draw a square per token: accepted, the target's own, rolled back. Without room, write
+    numbers."""
     r = one.round
     size = CELL * strip.length_ms
     cells = ["stands"] * r.n + ["back"] * (r.depth - r.n)
@@ -281,7 +285,7 @@ def _cell(axis: Axes, x: float, size: float, kind: str) -> None:
 
 
 def _margin(axis: Axes, strip: Strip, report: Report) -> None:
-    """Heading of a strip, and the figures of the whole run on its right."""
+    """Write the heading of a strip, and the figures of the whole run on its right."""
     tally, shown = strip.tally, strip.shown()
     speedup, unit = ratio(tally.rate, report.plain.rate), "s"
     if report.unit != SECOND:
@@ -301,7 +305,7 @@ def _margin(axis: Axes, strip: Strip, report: Report) -> None:
 
 
 def _captions(figure: Figure, strips: Sequence[Strip], tall: float) -> None:
-    """Heading, note and legend of the picture."""
+    """Write heading, note and legend of the picture."""
     begin = next((s.shown()[0].first_token for s in strips if s.shown()), 0)
     said = (
         f"the same answer from token {begin} on, the same stretch of time for every method; "

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
     Curves = Callable[[Axes, Sequence[Report]], None]
 
-SECONDS = 2.0  # for measuring costs
-ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # rows of a measured cost file
-MORE_ROWS = (*ROWS, 128, 256, 512)  # rows of its draft
+SECONDS = 2.0  # seconds for measuring costs
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # rows that are measured
+MORE_ROWS = (*ROWS, 128, 256, 512)  # rows that are measured on the draft
 TOY_VOCAB, TOY_TOKENS, TOY_PROMPTS = 512, 400, 4
 MEASURED = "measured here"
 
@@ -80,7 +80,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """A table for each acceptance, or one for the pair; exit code 1 if tokens differ."""
+    """Print a table for each acceptance rate, or one for the pair; returns 1 if tokens differ."""
     _check(args)
     names = methods.METHODS if args.methods is None else methods.parse_list(args.methods)
     given = flags.read_methods(args, names)
@@ -97,9 +97,9 @@ def run(args: argparse.Namespace) -> int:
 def measured_costs(
     engine: Engine, seconds: float = SECONDS, temperature: float = 0.0
 ) -> dict[str, Any]:
-    """A cost file of this machine: us by rows, alone and overlapped; further costs of a round.
+    """Measure this machine's cost file: us by rows, alone and overlapped, and costs of a round.
 
-    Without a draft t is T: a draft would then be as slow as the target.
+    Without a draft, t equals T, as if the draft were as slow as the target.
     """
     found = engine.measure_costs(seconds, temperature)
     has_draft = found.draft[0] > 0
@@ -167,7 +167,7 @@ def _of_toys(args: argparse.Namespace, given: Sequence[Method]) -> dict[str, lis
 
 
 def toy_work(acceptance: float, given: Sequence[Method]) -> compare.Work:
-    """A toy pair whose draft's first choice is right at this rate, with prompts for it."""
+    """Return work for a toy pair, with prompts. Its draft's first choice is right at this rate."""
     target, draft = _toys(acceptance)
     pair = Pair(target, draft, None, frozenset(), TOY_VOCAB, "toy")  # type: ignore[arg-type]
     config = EngineConfig(
@@ -179,7 +179,7 @@ def toy_work(acceptance: float, given: Sequence[Method]) -> compare.Work:
 
 
 def _simulated(args: argparse.Namespace, work: compare.Work, model: CostModel) -> list[Report]:
-    """One report for each number of sequences."""
+    """Return one report for each number of sequences."""
     numbers: list[int | None] = [None]
     if args.concurrency is not None:
         numbers = [*closed_loop.counts("--concurrency", args.concurrency)]
@@ -216,7 +216,7 @@ def _choice(report: Report) -> str:
 
 
 def _draw(path: Path, reports: dict[str, list[Report]], curves: Curves) -> None:
-    """Plot speed-ups: a line for each method, axes for each pair or acceptance."""
+    """Plot speed-ups: a line for each method, a plot for each pair or acceptance rate."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -237,7 +237,7 @@ def _draw(path: Path, reports: dict[str, list[Report]], curves: Curves) -> None:
 
 
 def _lines(axis: Axes, reports: Sequence[Report]) -> None:
-    """Plot rates over the number of sequences, relative to plain decoding of as many."""
+    """Plot rates over the number of sequences, relative to plain decoding of the same number."""
     numbers = [report.concurrency or 0 for report in reports]
     axis.axhline(1.0, color=picture.FAINT, linewidth=0.8)
     for i, tallies in enumerate(zip(*(report.shown() for report in reports), strict=True)):

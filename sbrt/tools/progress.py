@@ -9,7 +9,7 @@ import time
 
 QUIET = 2.0  # seconds before anything is shown
 PAUSE = 10.0  # seconds between two lines where stderr is no terminal
-WIDTH = 24  # of the bar, in characters
+WIDTH = 24  # characters of the bar
 
 
 class Progress:
@@ -74,7 +74,7 @@ class Progress:
 
 
 class Phases:
-    """A bar for each phase of a longer work, one after the other."""
+    """Shows a bar for each phase of a longer work, one phase after the other."""
 
     def __init__(self) -> None:
         self._label = ""
@@ -95,7 +95,7 @@ class Phases:
 
 
 def _columns() -> int:
-    """Columns of stderr's terminal; 80 if they are unknown."""
+    """Return the number of columns of stderr's terminal; 80 if it is unknown."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):

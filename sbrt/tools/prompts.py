@@ -9,7 +9,7 @@ from typing import Any
 from ..check import is_file, show
 from ..errors import InvalidInputError
 
-MAX_LINE = 4 * 2**20  # characters of one line
+MAX_LINE = 4 * 2**20  # bytes of one line
 
 BUILT_IN = (
     "def count_words(text: str) -> dict[str, int]:\n"
@@ -26,7 +26,7 @@ BUILT_IN = (
 
 
 def read_prompts(path: Path, limit: int | None = None) -> list[str]:
-    """The first `limit` prompts of a JSONL file: `prompt`, `question` or the first of `turns`.
+    """Read the first `limit` prompts of a JSONL file: `prompt`, `question` or the first of `turns`.
 
     Raises InvalidInputError, naming file and line.
     """

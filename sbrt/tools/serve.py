@@ -22,7 +22,7 @@ MOST_WAITING = 256
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `sbrt serve`."""
+    """Add the flags of `sbrt serve`."""
     flags.add_engine_flags(parser)
     flags.add_method_flag(parser)
     flags.add_size_flags(parser)
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _engine(args: argparse.Namespace) -> Engine:
-    """The engine that the flags ask for. Requests may name every method that it can run."""
+    """Make the engine that the flags describe. Requests may name every method that it can run."""
     [method] = flags.read_methods(args, [args.method or flags.default_method(args)])
     config, pair = flags.load(args, [method])
     config = replace(
@@ -130,7 +130,7 @@ def _engine(args: argparse.Namespace) -> Engine:
 
 
 def _further(args: argparse.Namespace, own: Method, has_draft: bool) -> list[str]:
-    """Presets that requests may name in addition to the engine's own."""
+    """Return the presets that requests may name in addition to the engine's own."""
     names = methods.METHODS if has_draft else methods.DRAFTLESS
     rule = ":acceptance=rejection" if own.rejection else ""
     texts = [name if name in methods.DRAFTLESS else name + rule for name in names]
@@ -150,7 +150,7 @@ def _can_run(text: str, args: argparse.Namespace) -> bool:
 
 @contextmanager
 def _logging(*, has_access: bool) -> Iterator[None]:
-    """The server's log on stderr."""
+    """Write the server's log to stderr inside this context."""
     log, access = logging.getLogger("sbrt.server"), logging.getLogger("sbrt.server.access")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

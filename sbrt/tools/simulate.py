@@ -1,7 +1,7 @@
 """Measures methods in simulated time: real tokens of real models, time from a cost model.
 
 Simulated figures do not depend on the machine, so every setting runs once, without warm-up. A
-method without a given gamma is tried at every gamma; its report is that of the fastest setting.
+method without a given gamma is tried at every gamma; its figures are those of the fastest setting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .closed_loop import ClosedLoop, count
 from .costs import CostModel
 from .measure import Bench, Progress, Report, Tally, fitting, run_one, silent
 
-# Options that cost no rows, tried one after the other at the best gamma.
+# Values that are tried at the best gamma, one option after the other.
 SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {
     "adaedl": {"theta": (0.0, 0.2, 0.4, 0.6)},
     "specbranch": {"epsilon": (0.0, 0.1, 0.3, 0.5)},
@@ -28,24 +28,25 @@ SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """The settings of a method that are tried. `fixed`: options that flags have set for all
-    methods.
+    """The settings of a method that are tried.
 
-    A method whose gamma is set is not swept at all.
+    c: time of a target forward in draft forwards. fixed: options that flags have set for all
+    methods. A method whose gamma is set is not swept at all.
     """
 
     c: int
     fixed: frozenset[str] = frozenset()
 
     def is_open(self, method: Method) -> bool:
-        """True if there is more than one setting to try."""
+        """True if more than one setting of the method is tried."""
         given = "gamma" in self.fixed | method.named or method.name == AUTO
         return "gamma" in method.options and not given
 
     def gammas(self, method: Method) -> list[Method]:
-        """The method at each gamma to try: to c - 1 with overlapping lanes, to 2 c for serial ones.
+        """Return the method at each gamma to try.
 
-        A method with a classifier has one gamma, and one that is not swept keeps its own.
+        gamma ends at c - 1 if lanes overlap, at 2 c in serial methods. A method with a classifier
+        has one gamma, and a method that is not swept keeps its own.
         """
         if not self.is_open(method) or hrad.is_on(method):
             return [method]
@@ -53,14 +54,14 @@ class Sweep:
         return [method.having("gamma", g) for g in range(1, min(max(most, 1), MAX_GAMMA) + 1)]
 
     def others(self, method: Method) -> dict[str, tuple[Option, ...]]:
-        """Values to try for the open options other than gamma."""
+        """Return the values to try for options other than gamma that are not set."""
         if not self.is_open(method):
             return {}
         taken = self.fixed | method.named
         return {k: values for k, values in SWEPT.get(method.name, {}).items() if k not in taken}
 
     def widest(self, methods: Sequence[Method]) -> list[Method]:
-        """The methods that an engine must be built for."""
+        """Return each method at its largest setting: an engine must be built for these."""
         return [self._widest(method) for method in methods]
 
     def _widest(self, method: Method) -> Method:
@@ -69,15 +70,16 @@ class Sweep:
         return found.having("F", most[-1]) if most else found
 
     def count(self, method: Method) -> int:
-        """Greatest number of settings."""
+        """Return the largest number of settings that may be tried."""
         return len(self.gammas(method)) + sum(map(len, self.others(method).values()))
 
 
 @dataclass
 class Simulator:
-    """Runs every setting once over all prompts; `bench` is in virtual time (`Bench.open`).
+    """Runs every setting once on all prompts. bench: engines in virtual time (`Bench.open`).
 
-    concurrency: sequences of a closed loop, with as many seats; None: one prompt after the other.
+    concurrency: number of sequences of a closed loop; the engine has a seat for each. None: one
+    prompt after the other.
     """
 
     bench: Bench
@@ -89,8 +91,8 @@ class Simulator:
     concurrency: int | None = None
     _tallies: dict[tuple[object, ...], Tally] = field(default_factory=dict)
     _prompts: list[list[int]] = field(default_factory=list)
-    _plain: list[RequestOutput] = field(default_factory=list)  # answers of `none` to every prompt
-    _todo: int = 0  # settings to run
+    _plain: list[RequestOutput] = field(default_factory=list)  # plain decoding's answers
+    _todo: int = 0  # number of settings to run
 
     def report(
         self,
@@ -98,7 +100,8 @@ class Simulator:
         none: Method,
         prompts: Sequence[str] | Sequence[list[int]],
     ) -> Report:
-        """One tally per mention of a method. `none` runs even if it is not mentioned.
+        """Return one tally for each mention of a method. Plain decoding runs even if it is not
+        named.
 
         Raises EngineError if a generation fails; prompts that do not fit are skipped and counted.
         """
@@ -151,7 +154,7 @@ class Simulator:
         return tally
 
     def _outputs(self, tally: Tally) -> Iterator[RequestOutput]:
-        """The answers, in the order of the prompts."""
+        """Yield the answers, in the order of the prompts."""
         if self.concurrency is not None:
             say = partial(self._say, tally.method)
             loop = ClosedLoop(self.bench.engine(tally.method), tally.method, self.concurrency, say)
@@ -169,7 +172,7 @@ class Simulator:
 
 
 def _figure(tally: Tally, keys: Sequence[str]) -> dict[str, object]:
-    """The options of a setting that was tried, and its figure."""
+    """Return the options of a setting that was tried, and its tokens per second."""
     return {k: tally.method.options[k] for k in keys} | {"tokens_per_second": tally.rate}
 
 

@@ -1,4 +1,4 @@
-"""The table of `sbrt compare`, with its own explanation."""
+"""Renders the table of `sbrt compare`, with an explanation of its columns."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ same         yes if every token equals that of plain decoding"""
 
 
 def render(report: Report) -> str:
-    """Header, rows, legend and conclusion; at most 100 characters a line."""
+    """Return header, rows, legend and conclusion, with at most 100 characters per line."""
     shown = report.shown()
     lines = [report.line(tally) for tally in shown]
     columns, speed = COLUMNS, SPEED
@@ -53,9 +53,10 @@ def render(report: Report) -> str:
 
 
 def render_next_to(clock: Report, simulated: Report) -> str:
-    """A short table of the same methods in simulated time, and why it differs from the clock's.
+    """Return a short table of the same methods in simulated time, and why it differs from real
+    time.
 
-    Both reports have the same methods in the same order. At most 100 characters a line.
+    Both reports have the same methods in the same order. A line has at most 100 characters.
     """
     rows: list[tuple[str, ...]] = [NEXT_TO]
     for tally, earlier in zip(simulated.shown(), clock.shown(), strict=True):
@@ -73,11 +74,11 @@ def render_next_to(clock: Report, simulated: Report) -> str:
 
 
 def render_many(reports: Sequence[Report]) -> str:
-    """A row for each method, a column for each number of sequences. All reports have the same
-    methods.
+    """Return a table with a row for each method and a column for each number of sequences.
 
-    A cell has the tokens of all sequences per unit of time, and the speedup over `none` with as
-    many sequences. At most 100 characters a line for up to five numbers.
+    All reports have the same methods. A cell has the tokens of all sequences per unit of time, and
+    the speedup over plain decoding with the same number of sequences. With up to five numbers, a
+    line has at most 100 characters.
     """
     first = reports[0]
     rows: list[tuple[str, ...]] = [("sequences", *(str(r.concurrency) for r in reports))]
@@ -105,7 +106,7 @@ def _rate(rate: float) -> str:
 
 
 def counted(n: int, thing: str) -> str:
-    """`1 token`, `2 tokens`."""
+    """Return a number with its noun: `1 token`, `2 tokens`."""
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
@@ -128,14 +129,14 @@ def _threads(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _rows(label: str, figures: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """One row, and further ones for the rest of a long name."""
+    """Return one row, and further rows for the rest of a long name."""
     first, *others = _pieces(label)
     blank = ("",) * len(figures)
     return [(first, *figures), *((f"  {other}", *blank) for other in others)]
 
 
 def _pieces(name: str) -> list[str]:
-    """A method's name in pieces of at most NAME characters, broken at its commas."""
+    """Split a method's name into pieces of at most NAME characters, after colons and commas."""
     pieces = [""]
     for part in re.findall("[^:,]*[:,]?", name):
         if pieces[-1] and len(pieces[-1]) + len(part) > NAME:
@@ -147,7 +148,7 @@ def _pieces(name: str) -> list[str]:
 def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
     drafts = line["draft_tokens"] > 0
     rounds = line["branch_rounds"]
-    has_times = tally.method.drafts and tally.load is None  # else times are shared with others
+    has_times = tally.method.drafts and tally.load is None  # else sequences share them
     return (
         _rate(line["tokens_per_second"]),
         f"{line['speedup']:.2f}x",
@@ -161,7 +162,7 @@ def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
 
 
 def _label(tally: Tally) -> str:
-    """The preset and, after a sweep, the best options."""
+    """Return the preset and, after a sweep, the best options."""
     if not tally.sweep:
         return tally.method.text
     options = tally.method.options
@@ -170,7 +171,8 @@ def _label(tally: Tally) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table whose first row is its header. The first column is aligned to the left."""
+    """Return the lines of a table. Its first row is the header, its first column is aligned to the
+    left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -1,8 +1,8 @@
-"""Lanes and rounds as Chrome trace events, which ui.perfetto.dev and chrome://tracing open.
+"""Writes lanes and rounds as Chrome trace events, for ui.perfetto.dev and chrome://tracing.
 
-Format: "Trace Event Format" (Google, 2016): X complete, M metadata, i instant, C counter, s and f
-the two ends of a flow. A flow end with bp "e" binds to the slice around it. So both ends of a flow
-are in the middle of their slices.
+Format: "Trace Event Format" (Google, 2016): the phases are X (complete), M (metadata), i (instant),
+C (counter), s and f (the two ends of a flow). A flow end with bp "e" binds to the slice around it.
+So both ends of a flow are in the middle of their slices.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ def write_chrome(path: Path, recordings: Iterable[Recording], start_ns: int | No
 
 
 def chrome_events(item: Recording, pid: int, start_ns: int | None = None) -> list[dict[str, Any]]:
-    """Events of one process: two threads of slices, hits and misses, tokens as a counter.
+    """Return the events of one process: two threads of slices, hits and misses, a counter of
+    tokens.
 
-    The slice of `select` carries its round; an arrow leads from the burst that drafted an adopted
-    tail to the verification of its nodes.
+    The slice of `select` has the facts of its round. An arrow leads from the burst that drafted an
+    adopted tail to the verification of its nodes.
     """
     start = min((s.begin_ns for s in item.spans), default=0) if start_ns is None else start_ns
     timed = timed_rounds(item.spans, item.rounds)
@@ -63,7 +64,7 @@ def chrome_events(item: Recording, pid: int, start_ns: int | None = None) -> lis
 
 
 def _threads(spans: Sequence[Span], pid: int) -> list[dict[str, Any]]:
-    """Names of the lanes that have spans; the target above the draft."""
+    """Return the events that name the lanes with spans, and put the target above the draft."""
     there = {span.stream for span in spans}
     events = []
     for name, tid in TIDS.items():

@@ -20,10 +20,9 @@ class History:
 
 
 def rounds_of(rounds: Iterable[Round], tokens: int) -> list[Round]:
-    """The rounds that committed `tokens` tokens. The last is cut if a stop string ended the answer
-    inside it.
+    """Return the rounds that committed `tokens` tokens; [] if the first rounds are lost.
 
-    [] if the first rounds are lost.
+    If a stop string ended the answer inside the last round, that round's tokens are reduced.
     """
     found = []
     for r in rounds:

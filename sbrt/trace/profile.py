@@ -1,4 +1,4 @@
-"""Requests between Engine.start_profile and stop_profile, as one trace file."""
+"""Writes the requests between Engine.start_profile and stop_profile as one trace file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from ..errors import InvalidInputError
 from ..files import check_writable
 from .chrome import Recording, write_chrome
 
-_NUMBERS = count(1)  # numbers of files in a folder, which two engines may share
+_NUMBERS = count(1)  # numbers in file names: two engines may share a folder
 
 
 class Profile:
-    """Requests recorded so far. path: the file; None: only a device profiler records."""
+    """The requests recorded so far. path: the file to write; None: only a device profiler
+    records."""
 
     def __init__(self, path: Path | None, begun_ns: int) -> None:
         self.path = path
@@ -36,10 +37,9 @@ class Profile:
 
 
 def profile_path(config: EngineConfig, given: Folder | None) -> Path | None:
-    """The file of a profile: the given one, or a new one in `profile_dir`. None on a device without
-    either.
+    """Return the file of a profile: the given one, or a new one in `profile_dir`.
 
-    Raises InvalidInputError.
+    Returns None on a device if there is neither. Raises InvalidInputError.
     """
     if given is None and config.profile_dir is None:
         if config.on_cuda:

@@ -25,9 +25,9 @@ class Span:
 class Round:
     """The result of one round.
 
-    number: counted since the engine was made. depth: depth of the verified chain.
-    n: its accepted depth. branches: prepared in this round, 0 in a serial one.
-    is_hit: the outcome was one of them and the sequence did not end.
+    number: number of the round since the engine was made. depth: depth of the verified chain.
+    n: accepted depth. branches: number of branches prepared in this round, 0 in a serial one.
+    is_hit: the outcome was one of the branches, and the sequence did not end.
     tokens: n + 1, fewer in the round that ends the sequence.
     """
 
@@ -40,7 +40,10 @@ class Round:
 
 
 def lane_times(spans: Iterable[Span], prefix: str = "prefill") -> LaneTimes:
-    """Seconds of work per lane and of both at once; names that begin with `prefix` are left out."""
+    """Return the seconds in which each lane works, and in which both work.
+
+    Spans whose names begin with `prefix` are left out.
+    """
     work: dict[str, list[tuple[int, int]]] = {DRAFT: [], TARGET: []}
     for span in spans:
         if not span.is_wait and span.stream in work and not span.name.startswith(prefix):
@@ -57,7 +60,8 @@ def _total(intervals: Iterable[tuple[int, int]]) -> int:
 
 
 def _overlap(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> int:
-    """Length of the intersection of two sorted lists of intervals, each without overlaps."""
+    """Return the length of the intersection of two sorted lists of intervals, each without
+    overlaps."""
     total = i = j = 0
     while i < len(a) and j < len(b):
         begin, end = max(a[i][0], b[j][0]), min(a[i][1], b[j][1])

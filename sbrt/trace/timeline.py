@@ -1,4 +1,4 @@
-"""Assigns spans to rounds: the trace and the rounds of one request together."""
+"""Assigns the spans of one request's trace to its rounds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ PREFILL = "prefill"  # spans whose names begin with it belong to no round
 
 @dataclass(frozen=True)
 class TimedRound:
-    """A round from the end of the last one to the end of its own `select`, ns.
+    """A round with its times, from the end of the previous round to the end of its own `select`,
+    ns.
 
     first_token: index in the output of the first token that it committed. burst: the draft's spans.
-    kept: nodes of the adopted tail that the next chain kept, None if there was no next round.
+    kept: number of nodes of the adopted tail in the next chain, None if there was no next round.
     """
 
     round: Round
@@ -31,7 +32,7 @@ class TimedRound:
 
 
 def timed_rounds(spans: Sequence[Span], rounds: Sequence[Round]) -> list[TimedRound]:
-    """Rounds with their spans, oldest first. Rounds whose spans the trace has lost are left out.
+    """Return rounds with their spans, oldest first. Rounds whose spans are lost are left out.
 
     Every round has one `select`, so both lists are matched from their ends.
     """
@@ -64,14 +65,14 @@ def timed_rounds(spans: Sequence[Span], rounds: Sequence[Round]) -> list[TimedRo
 
 
 def lane_work(spans: Iterable[Span], lane: str) -> list[Span]:
-    """A lane's work in its rounds, in order of time, without waiting and prefill."""
+    """Return a lane's work in rounds, in order of time, without waits and prefill."""
     work = (s for s in spans if s.stream == lane and not s.is_wait)
     found = [span for span in work if not span.name.startswith(PREFILL)]
     return sorted(found, key=lambda span: span.begin_ns)
 
 
 def _between(spans: Sequence[Span], begin: int, end: int) -> list[Span]:
-    """The part of `spans` that begins in [begin, end); `spans` is sorted."""
+    """Return the spans that begin in [begin, end). `spans` is sorted."""
     first = bisect_left(spans, begin, key=lambda span: span.begin_ns)
     last = bisect_left(spans, end, key=lambda span: span.begin_ns)
     return list(spans[first:last])

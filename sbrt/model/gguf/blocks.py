@@ -1,4 +1,4 @@
-"""Block layouts of GGUF tensors: bytes to levels, scales and minimums.
+"""Unpacks the blocks of GGUF tensors: bytes become levels, scales and minimums.
 
 A block is a few bytes that hold `elements` consecutive weights of a row. Its numbers are little
 endian. Its scales are float16 and are widened here. Products are rounded to float32 in the order of
@@ -28,20 +28,20 @@ NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89
 class Block:
     """One type of tensor.
 
-    layout: describes the result of `unpack`. Both are None if the elements are stored as numbers.
-    unpack: blocks [n, size] to (levels [n, elements], scales [n, elements / group], minimums of the
-    same shape or None).
+    elements: weights in a block. layout: describes the result of `unpack`. Both are None if the
+    elements are stored as plain numbers. unpack: turns blocks [n, size] into (levels [n, elements],
+    scales [n, elements / group], minimums of the same shape or None).
     """
 
     name: str
     elements: int
-    size: int  # bytes
+    size: int  # bytes of a block
     layout: Layout | None = None
     unpack: Callable[[Bytes], Parts] | None = None
 
 
 def unpacked(block: Block, data: Bytes, columns: int) -> Quantized:
-    """The weights [rows, columns] whose bytes are `data`."""
+    """Return the weights [rows, columns] whose bytes are `data`."""
     assert block.layout is not None
     assert block.unpack is not None
     levels, scales, minimums = block.unpack(data.reshape(-1, block.size))
@@ -55,7 +55,7 @@ def unpacked(block: Block, data: Bytes, columns: int) -> Quantized:
 
 
 def _halves(data: Bytes) -> NDArray[np.float32]:
-    """float16 [n, 2 k bytes] to float32 [n, k]."""
+    """Convert float16 numbers, [n, 2 k] bytes, to float32 [n, k]."""
     import numpy as np
 
     found: NDArray[np.float32] = np.ascontiguousarray(data).view("<f2").astype(np.float32)
@@ -63,7 +63,8 @@ def _halves(data: Bytes) -> NDArray[np.float32]:
 
 
 def _bits(data: Bytes, count: int, width: int) -> Bytes:
-    """Fields of `width` bits of each byte, lowest first: [n, ...] to [n, count, ...]."""
+    """Split each byte into `count` fields of `width` bits, lowest first: [n, ...] to [n, count,
+    ...]."""
     import numpy as np
 
     shifts = np.arange(count, dtype=np.uint8) * np.uint8(width)
@@ -73,20 +74,23 @@ def _bits(data: Bytes, count: int, width: int) -> Bytes:
 
 
 def _nibbles(data: Bytes, run: int) -> Bytes:
-    """[n, bytes] to [n, 2 bytes]: for each `run` bytes, all low nibbles, then all high ones."""
+    """Split bytes into nibbles: [n, size] to [n, 2 size].
+
+    Each group of `run` bytes gives all its low nibbles, then all its high nibbles.
+    """
     pieces = data.reshape(-1, run)
     return _bits(pieces, 2, 4).reshape(len(data), -1)
 
 
 def _fifth_bits(data: Bytes) -> Bytes:
-    """[n, 4] to [n, 32]: bit i of the 32 belongs to weight i."""
+    """Unpack [n, 4] bytes to [n, 32] bits: bit i belongs to weight i."""
     import numpy as np
 
     return np.unpackbits(np.ascontiguousarray(data), axis=1, bitorder="little")
 
 
 def _signed(levels: Bytes, zero: int) -> NDArray[np.int8]:
-    """Unsigned levels without their zero point."""
+    """Subtract the zero point from unsigned levels."""
     import numpy as np
 
     found: NDArray[np.int8] = levels.view(np.int8) - np.int8(zero)
@@ -125,8 +129,7 @@ def _iq4_nl(data: Bytes) -> Parts:
     return levels, _halves(data[:, :2]), None
 
 
-# --- super-blocks: small integers scale groups of 16 or 32; one or two float16 scale the integers
-# ---
+# --- super-blocks: groups of 16 or 32 have small integer scales, which float16 numbers scale ---
 
 
 def _q2_k(data: Bytes) -> Parts:
@@ -145,7 +148,7 @@ def _q3_k(data: Bytes) -> Parts:
 
 
 def _six_bits(data: Bytes) -> tuple[Bytes, Bytes]:
-    """[n, 12] to eight scales and eight minimums [n, 8] of six bits each."""
+    """Unpack [n, 12] bytes to eight scales and eight minimums of six bits each, both [n, 8]."""
     import numpy as np
 
     scale, minimum, both = data[:, :4], data[:, 4:8], data[:, 8:]
@@ -177,7 +180,7 @@ def _q6_k(data: Bytes) -> Parts:
 
 _HALF = {"scales": "float16"}
 _HALVES = {"scales": "float16", "minimums": "float16"}
-_PRODUCTS = {"minimums": "float32"}  # the product of a float16 and a small integer
+_PRODUCTS = {"minimums": "float32"}  # products of a float16 number and a small integer
 
 BLOCKS = {
     0: Block("F32", 1, 4),
@@ -194,5 +197,5 @@ BLOCKS = {
     13: Block("Q5_K", SUPER, 176, Layout("int8", 32, **_PRODUCTS), _q5_k),
     14: Block("Q6_K", SUPER, 210, Layout("int8", 16), _q6_k),
     20: Block("IQ4_NL", 32, 18, Layout("int8", 32, **_HALF), _iq4_nl),
-}  # keys: the type numbers of files
+}  # keys: the numbers of the types in files
 NAMED = {block.name: block for block in BLOCKS.values()}

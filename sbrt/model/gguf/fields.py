@@ -12,28 +12,29 @@ from ... import check
 
 @dataclass(frozen=True)
 class Fields:
-    """The entries of one architecture. Each is checked when it is read."""
+    """The entries of one architecture, in the metadata of one file. Each is checked when it is
+    read."""
 
     path: Path
     arch: str
     metadata: Mapping[str, Any]
 
     def where(self, key: str) -> str:
-        """File and entry, for messages."""
+        """Return the names of file and entry, for messages."""
         return f"{self.path}, {self.arch}.{key}"
 
     def get(self, key: str) -> Any:
-        """The value, unchecked; None if there is none."""
+        """Return the value of an entry, unchecked; None if there is no such entry."""
         return self.metadata.get(f"{self.arch}.{key}")
 
     def size(self, key: str, default: int | None = None) -> int:
-        """An integer of at least 1. Raises InvalidInputError."""
+        """Return an integer entry of at least 1. Raises InvalidInputError."""
         value = self.get(key)
         if value is None and default is not None:
             return default
         return check.integer(self.where(key), value, 1)
 
     def number(self, key: str, default: float) -> float:
-        """A finite number of at least 0. Raises InvalidInputError."""
+        """Return a finite entry of at least 0. Raises InvalidInputError."""
         value = self.get(key)
         return default if value is None else check.number(self.where(key), value, 0)

@@ -3,7 +3,8 @@
 Layout, little endian: magic, u32 version, u64 tensors, u64 metadata entries; the entries (key, u32
 type, value); the tensors' descriptions (name, u32 dimensions, u64 sizes with the fastest first, u32
 type, u64 offset); padding; the data. A text is a u64 length and UTF-8. The `gguf` package reads the
-same, but it trusts counts and offsets, and allocates what a hostile header claims.
+same layout, but it trusts counts and offsets. It allocates as much memory as a hostile header
+claims.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MAX_HEADER = 64 * 2**20  # bytes before the data; a vocabulary of 262,144 takes 
 MAX_RANK = 4
 ALIGNMENT, MAX_ALIGNMENT = 32, 2**16  # bytes; the default, and the largest accepted
 STRING, ARRAY = 8, 9
-# Type codes of `struct`, which are also numpy's.
+# Type codes of `struct`; numpy has the same codes.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
            12: "d"}  # fmt: skip
 
@@ -34,9 +35,9 @@ NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 def open_gguf(path: Path) -> TensorFile:
     """Read and check the header of `path`. Raises InvalidInputError, naming file and part.
 
-    Tensors are [n] or [rows, columns] under their GGUF names, their dtype a name of `BLOCKS`. An
-    array of the metadata is a list of str, or a numpy array. Metadata values are not checked: they
-    may be hostile.
+    Tensors have their GGUF names and the shape [n] or [rows, columns]. Their dtype is a name in
+    `BLOCKS`. An array of the metadata is a list of str, or a numpy array. Metadata values are not
+    checked: they may be hostile.
     """
     if not check.is_file(path):
         raise InvalidInputError(f"{path}: expected a GGUF file, found none")
@@ -57,7 +58,8 @@ class _Cursor:
         self._end = min(self.size, MAX_HEADER)
 
     def take(self, what: str, size: int) -> bytes:
-        """The next `size` bytes; messages name `what` they are a part of."""
+        """Return the next `size` bytes. what: the part of the file that they belong to, for
+        messages."""
         if size > self._end - self.at:
             raise InvalidInputError(
                 f"{self.path}, {what}: expected at most {self._end - self.at} bytes, got {size}"
@@ -66,17 +68,17 @@ class _Cursor:
         return self._data[self.at - size : self.at]
 
     def number(self, what: str, code: str) -> Any:
-        """One number of `struct`'s type `code`."""
+        """Return the next number. code: its type code of `struct`."""
         size = struct.calcsize(f"<{code}")
         return struct.unpack(f"<{code}", self.take(what, size))[0]
 
     def text(self, what: str) -> str:
-        """The next text: a length N, then N bytes of UTF-8."""
+        """Return the next text. It is stored as a length N, then N bytes of UTF-8."""
         return self.texts(what, 1)[0]
 
     def texts(self, what: str, count: int) -> list[str]:
-        """The next `count` texts. A vocabulary has hundreds of thousands, so no function is called
-        for each."""
+        """Return the next `count` texts. A vocabulary has hundreds of thousands, so no function is
+        called for each text."""
         data, at, end, found = self._data, self.at, self._end, []
         length_at = struct.Struct("<Q").unpack_from
         try:
@@ -162,7 +164,8 @@ def _alignment(path: Path, metadata: dict[str, Any]) -> int:
 
 
 def _tensor(cursor: _Cursor, what: str, most: int) -> TensorEntry:
-    """The next tensor description. Its bytes are at most `most`, wherever they are."""
+    """Read the next tensor description. most: largest size and offset of the tensor's data, in
+    bytes."""
     where = f"{cursor.path}, {what}"
     rank = cursor.number(what, "I")
     if not 1 <= rank <= MAX_RANK:

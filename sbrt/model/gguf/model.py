@@ -66,7 +66,7 @@ NEUTRAL = {
 
 @dataclass(frozen=True)
 class GgufModel:
-    """A model of one or more files. weights: by Hugging Face name, in the order of the files."""
+    """A model in one or more files. weights: by Hugging Face name, in the order of the files."""
 
     config: ModelConfig
     files: list[TensorFile]
@@ -75,32 +75,33 @@ class GgufModel:
 
 @dataclass(frozen=True, kw_only=True)
 class GgufWeight(Stored):
-    """A tensor of a GGUF file. order: the file's row for each row of ours; None: the same."""
+    """A tensor of a GGUF file. order: for each of our rows its index in the file; None: the
+    same."""
 
     file: TensorFile
     name: str
     order: NDArray[np.int64] | None
 
     def numbers(self) -> tuple[str, NDArray[np.uint8]]:
-        """Like Stored.numbers."""
+        """See Stored.numbers."""
         if self.layout is not None:
             return super().numbers()
         return self.dtype, self._bytes(0, self.shape[0]).reshape(-1)
 
     def rows(self, begin: int, end: int) -> Quantized:
-        """Like Stored.rows."""
+        """See Stored.rows."""
         return unpacked(NAMED[self.dtype], self._bytes(begin, end), self.shape[1])
 
     def _bytes(self, begin: int, end: int) -> NDArray[np.uint8]:
-        """Rows [begin, end) as bytes, [rows, bytes]."""
+        """Return rows [begin, end) as bytes, [rows, bytes of a row]."""
         data = self.file.bytes_of(self.name).reshape(self.shape[0], -1)
         return data[begin:end] if self.order is None else data[self.order[begin:end]]
 
 
 def read_model(path: Path) -> GgufModel:
-    """Sizes and weights of a GGUF file, or of all parts of a split one.
+    """Read sizes and weights of a GGUF file, or of all parts of a split one.
 
-    Reads headers only. Raises InvalidInputError that names the file and the fault.
+    Only headers are read. Raises InvalidInputError, naming the file and the fault.
     """
     files = open_parts(path)
     metadata, found = files[0].metadata, _tensors(files)
@@ -119,7 +120,7 @@ def read_model(path: Path) -> GgufModel:
 
 
 def _tensors(files: list[TensorFile]) -> dict[str, tuple[TensorFile, TensorEntry]]:
-    """(file, entry) of every tensor, in the order of the files."""
+    """Return (file, entry) of every tensor, in the order of the files."""
     found: dict[str, tuple[TensorFile, TensorEntry]] = {}
     for file in files:
         for name, entry in sorted(file.tensors.items(), key=lambda item: item[1].begin):
@@ -133,8 +134,8 @@ def _tensors(files: list[TensorFile]) -> dict[str, tuple[TensorFile, TensorEntry
 
 
 def _hf_name(arch: str, name: str) -> str:
-    """The Hugging Face name. An unknown name is returned as it is, and the family then refuses
-    it."""
+    """Return the Hugging Face name of a tensor. An unknown name is returned unchanged;
+    check_tensors then refuses it."""
     modules = MODULES | gemma.MODULES if arch == gemma.ARCHITECTURE else MODULES
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if match is not None and match[2] in modules:
@@ -143,8 +144,8 @@ def _hf_name(arch: str, name: str) -> str:
 
 
 def _order(arch: str, name: str, config: ModelConfig) -> NDArray[np.int64] | None:
-    """Row order for q and k if pairs are neighbours in the file. Here a pair is a row and the row
-    half a head later."""
+    """Return the row order of q or k if the rows of a rotary pair are neighbours in the file, else
+    None. In our order they are half a head apart."""
     match = re.fullmatch(r"blk\.\d+\.attn_(q|k)\.(weight|bias)", name)
     if match is None or arch not in INTERLEAVED:
         return None
@@ -173,7 +174,8 @@ def _weight(
 def _config(
     path: Path, fields: Fields, found: Mapping[str, tuple[TensorFile, TensorEntry]]
 ) -> ModelConfig:
-    """The config, built from the fields of a config.json, so that the same rules check both."""
+    """Return the config. It is made from the fields of a config.json, so that the same rules check
+    both kinds of files."""
     for key, neutral in NEUTRAL.items():
         if fields.number(key, 0.0) not in neutral:
             raise InvalidInputError(f"{fields.where(key)}: expected none, got {fields.get(key)}")
@@ -205,14 +207,14 @@ def _config(
 
 
 def _window(fields: Fields) -> dict[str, Any]:
-    """Fields of a window: a Llama with one is a Mistral."""
+    """Return the fields of a sliding window. A Llama with a window is a Mistral."""
     where = fields.where("attention.sliding_window")
     window = check.integer(where, fields.get("attention.sliding_window") or 0, 0)
     return {"sliding_window": window, "architectures": [WINDOWED]} if window else {}
 
 
 def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
-    """Elements of a head. Keys, values and rotated elements must have the same number."""
+    """Return the number of elements of a head. It must be the same for keys, values and rope."""
     dim = fields.size("attention.key_length", max(1, hidden // heads))
     for key in ("attention.value_length", "rope.dimension_count"):
         if fields.size(key, dim) != dim:
@@ -224,7 +226,7 @@ def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
 
 
 def _rope_scaling(fields: Fields) -> dict[str, Any] | None:
-    """The field rope_scaling of config.json."""
+    """Return rope_scaling as a config.json would have it; None without scaling."""
     kind = fields.get("rope.scaling.type")
     if kind is None and fields.get("rope.scale_linear") is not None:  # in early files
         return {"rope_type": "linear", "factor": fields.number("rope.scale_linear", 1.0)}
@@ -248,7 +250,7 @@ def _rope_scaling(fields: Fields) -> dict[str, Any] | None:
 def _divisors(
     found: Mapping[str, tuple[TensorFile, TensorEntry]], head_dim: int
 ) -> tuple[float, ...]:
-    """Divisors of each pair's frequency, in files of Llama 3.1 and later."""
+    """Return the divisors of the rotary pairs' frequencies; () in files before Llama 3.1."""
     if DIVISORS not in found:
         return ()
     file, _ = found[DIVISORS]

@@ -10,7 +10,8 @@ _GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S
 
 
 def _llama3(digits: str) -> str:
-    """The pattern of Llama 3 and related models, which differ in how many digits stay together."""
+    """Return the pattern of Llama 3 and related models, which differ only in the pattern of
+    digits."""
     return (
         rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -44,8 +45,8 @@ _DEEPSEEK_3 = (
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )  # fmt: skip
 
-# Patterns that split a text, by tokenizer.ggml.pre. Each splits the parts that the ones before it
-# have left.
+# Patterns that split a text, by the value of tokenizer.ggml.pre. Each pattern splits the parts that
+# the earlier ones have left.
 SPLITS: dict[str, tuple[str, ...]] = {
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"),
     "gpt-2": (_GPT2,),
@@ -61,6 +62,6 @@ ALIKE = {
     "smaug-bpe": "llama-bpe", "deepseek-r1-qwen": "qwen2", "phi-2": "gpt-2", "olmo": "gpt-2",
     "starcoder": "smollm", "refact": "smollm", "command-r": "smollm",
 }  # fmt: skip
-# Names of Llama 3 itself. There a whole token needs no merge, and prompts begin with the begin
-# token even if the file does not say so.
+# Names of Llama 3 itself. With these, a part that is a whole token needs no merge. Prompts begin
+# with the begin token even if the file does not say so.
 LLAMA3 = {"llama-bpe", "llama3", "llama-v3", "falcon3"}

@@ -1,7 +1,8 @@
-"""The tokenizer in a GGUF file's metadata, as the text of a tokenizer.json.
+"""Converts the tokenizer in a GGUF file's metadata to a tokenizer.json.
 
-`tokenizer.ggml.model` gpt2 is byte-level BPE; its `pre` names the split before merging. llama is
-SentencePiece's BPE: scores instead of merges, and bytes where no token fits.
+If `tokenizer.ggml.model` is gpt2, it is byte-level BPE, and `tokenizer.ggml.pre` names the split
+before merging. If it is llama, it is SentencePiece's BPE, with scores instead of merges, and bytes
+where no token fits.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .splits import ALIKE, LLAMA3, SPLITS
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # values of tokenizer.ggml.token_type
 MAX_TOKENS = 2**24
 SPACE = "\u2581"  # a space in tokens of SentencePiece
-# general.sampling.* and the names in SamplingParams. Other entries have no counterpart.
+# Entries general.sampling.*, and their names in SamplingParams. Other entries have no counterpart.
 SAMPLING = {
     "temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
     "penalty_repeat": "repetition_penalty",
@@ -33,7 +34,7 @@ NAMED_IDS = {
     "pad_token": "padding_token_id",
 }  # fmt: skip
 END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
-# Tokens that end a turn. Files often do not say so, and llama.cpp knows them by their text.
+# Tokens that end a turn. Files often do not say so, and llama.cpp recognises them by their text.
 TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 
 
@@ -41,8 +42,8 @@ TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 class Words:
     """The tokenizer of a file, checked.
 
-    model: gpt2 or llama. pre: a key of SPLITS or ALIKE. kinds: type of each token. begin, end: ids
-    to put around a prompt; None: none.
+    model: gpt2 or llama. pre: a key of SPLITS or ALIKE. kinds: the type of each token. begin, end:
+    ids to put before and after a prompt; None: none.
     """
 
     path: Path
@@ -59,16 +60,19 @@ class Words:
 
 
 def tokenizer_json(path: Path) -> bytes:
-    """A tokenizer.json that gives the ids of the file's tokenizer. Raises InvalidInputError."""
+    """Return a tokenizer.json with the same ids as the file's tokenizer. Raises
+    InvalidInputError."""
     words = read_words(path)
     build = _byte_level if words.model == "gpt2" else _sentencepiece
     return json.dumps(build(words) | _common(words)).encode()
 
 
 def end_ids(file: TensorFile, vocab: int) -> dict[int, str]:
-    """Ids below `vocab` that end a sequence, a turn or a message, and the entry that names each.
+    """Return the ids below `vocab` that end a sequence, turn or message, and the entry that names
+    each.
 
-    Without eot_token_id, control tokens of TURN_ENDS count. Raises InvalidInputError.
+    If there is no eot_token_id, the control tokens in TURN_ENDS count, too. Raises
+    InvalidInputError.
     """
     fields = _Fields(file.path, file.metadata)
     named = ((fields.token(key, vocab), fields.where(key)) for key in END_KEYS)
@@ -84,19 +88,20 @@ def end_ids(file: TensorFile, vocab: int) -> dict[int, str]:
 
 
 def sampling(file: TensorFile) -> dict[str, Any]:
-    """The makers' sampling parameters, under our names. Values are read like those of a folder."""
+    """Return the sampling parameters in the file, by our names. Values are read as in a folder."""
     entries = {ours: file.metadata.get(f"general.sampling.{key}") for key, ours in SAMPLING.items()}
     return {name: as_meant(name, value) for name, value in entries.items() if value is not None}
 
 
 def chat_template(file: TensorFile) -> str | None:
-    """The Jinja template of a conversation, if the file has one. Raises InvalidInputError."""
+    """Return the Jinja template of a conversation, None if there is none. Raises
+    InvalidInputError."""
     found = file.metadata.get("tokenizer.chat_template")
     return None if found is None else check.text(f"{file.path}, tokenizer.chat_template", found)
 
 
 def special_tokens(file: TensorFile) -> dict[str, str]:
-    """Texts of the tokens that a chat template may name, by the template's names. Raises
+    """Return the texts of the tokens that a chat template may name, by the template's names. Raises
     InvalidInputError."""
     fields = _Fields(file.path, file.metadata)
     tokens = fields.texts("tokens")
@@ -156,7 +161,8 @@ class _Fields:
         return found
 
     def numbers(self, key: str, count: int, kinds: str) -> list[Any]:
-        """`count` numbers of one of numpy's kinds; [] if the entry is missing."""
+        """Return an entry of `count` numbers; [] if it is missing. kinds: accepted kinds of numpy
+        dtypes."""
         found = self.get(key)
         if found is None:
             return []
@@ -177,7 +183,7 @@ class _Fields:
 
 
 def _pre(fields: _Fields) -> str:
-    """A key of SPLITS or ALIKE. Files that are older than the entry get "default"."""
+    """Return the entry `pre`, a key of SPLITS or ALIKE. Older files lack it and get "default"."""
     given = fields.get("pre")
     given = "default" if given is None else given
     return check.one_of(fields.where("pre"), given, [*SPLITS, *ALIKE])
@@ -197,7 +203,8 @@ def _common(words: Words) -> dict[str, Any]:
 
 
 def _added(words: Words) -> Iterator[dict[str, Any]]:
-    """Tokens that are found in a text before it is split. Answers leave out control tokens."""
+    """Yield the tokens that are found in a text before it is split. Control tokens are special:
+    answers leave them out."""
     for i, kind in enumerate(words.kinds):
         if kind in (CONTROL, USER_DEFINED) or (kind == UNKNOWN and words.model == "llama"):
             yield {
@@ -212,7 +219,8 @@ def _added(words: Words) -> Iterator[dict[str, Any]]:
 
 
 def _around(words: Words) -> dict[str, Any] | None:
-    """Puts the begin and end tokens around a prompt."""
+    """Return the post-processor that puts the begin and end tokens around a prompt; None without
+    these."""
     ids = [i for i in (words.begin, words.end) if i is not None]
     if not ids:
         return None
@@ -238,8 +246,8 @@ def _around(words: Words) -> dict[str, Any] | None:
 
 
 def _vocabulary(words: Words) -> dict[str, int]:
-    """Token to id. Raises InvalidInputError if a token appears twice: one of its ids would have no
-    token."""
+    """Return the id of each token. Raises InvalidInputError if a token appears twice: one of its
+    ids would have no token."""
     found = {token: i for i, token in enumerate(words.tokens)}
     if len(found) < len(words.tokens):
         twice = next(token for i, token in enumerate(words.tokens) if found[token] != i)
@@ -285,7 +293,7 @@ def _byte_level(words: Words) -> dict[str, Any]:
 
 
 def _halves(words: Words, merge: str) -> list[str]:
-    """The two tokens of a merge, `left right`; the left one may begin with a space."""
+    """Return the two tokens of a merge, `left right`. The left one may begin with a space."""
     at = merge.find(" ", 1)
     if at < 0:
         raise InvalidInputError(
@@ -321,8 +329,8 @@ def _sentencepiece(words: Words) -> dict[str, Any]:
 
 
 def _merges_of_scores(words: Words) -> list[list[str]]:
-    """Every pair of tokens that makes a token, best token first: the order in which SentencePiece
-    merges."""
+    """Return every pair of tokens that joins to a token, best token first. SentencePiece merges in
+    this order."""
     if not words.scores:
         raise InvalidInputError(
             f"{words.path}, tokenizer.ggml.scores: expected an array of numbers, found none"

@@ -1,1 +1,1 @@
-"""`sbrt draft make | eval`: a small draft for any target, and whether it pays."""
+"""`sbrt draft make | eval`: trains a small draft for any target, and measures if a draft pays."""

@@ -1,4 +1,4 @@
-"""Lets the target answer many prompts at once and writes the answers. A run can be resumed."""
+"""Lets the target answer many prompts and writes the answers to a file. A run can be resumed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...sampling import SamplingParams
 from .chat import Chat
 from .labels import LONGEST_PROMPT
 
-HELD_OUT = 8  # every 8th prompt is kept from training
-ANSWER, HELD_ANSWER = 192, 128  # most tokens
+HELD_OUT = 8  # every 8th prompt is held out: it is not used for training
+ANSWER, HELD_ANSWER = 192, 128  # maximum tokens of an answer for training, of a held-out answer
 SAMPLED = 0.7  # temperature of the second answer to a prompt
-INVENTED = 120  # most tokens of an invented prompt
-SHORTEST = 12  # least characters of an invented prompt
+INVENTED = 120  # maximum tokens of an invented prompt
+SHORTEST = 12  # minimum characters of an invented prompt
 ROUND = 48  # prompts that are answered together
 
 Tell = Callable[[int, int], None]  # (prompts done, prompts in all)
@@ -36,9 +36,10 @@ class Job:
 
 
 def jobs_of(prompts: Sequence[str] | None, count: int) -> tuple[list[Job], list[Job]]:
-    """(to train on, held out): given prompts, each answered twice, or `count` invented ones.
+    """Return (jobs for training, held-out jobs) for given prompts, or for `count` invented ones.
 
-    Invented prompts are answered only greedily, because there is no limit to their number.
+    A given prompt for training is answered twice, greedily and sampled. Invented prompts are
+    answered only greedily, because there is no limit to their number.
     """
     texts: Sequence[str | None] = [None] * count if prompts is None else prompts
     name = "invented" if prompts is None else "prompts"
@@ -51,7 +52,7 @@ def jobs_of(prompts: Sequence[str] | None, count: int) -> tuple[list[Job], list[
 
 @dataclass(frozen=True)
 class Writer:
-    """Answers with an engine of the target alone."""
+    """Writes answers with an engine that has the target alone."""
 
     engine: Engine
     chat: Chat
@@ -65,10 +66,12 @@ class Writer:
         tell: Tell,
         least: int = 1,
     ) -> None:
-        """Append answers of at most `longest` tokens to `path` until all are there.
+        """Append answers of at most `longest` tokens to `path` until it has an answer for every
+        job.
 
-        Stops early, between two rounds, at time.monotonic() `until` if there are `least` answers.
-        Jobs whose answer is there are skipped, and so are prompts that are too long.
+        Stops early, between two groups of ROUND prompts, once time.monotonic() is past `until` and
+        there are `least` answers. Jobs whose answer is in the file are skipped, and so are prompts
+        that are too long.
         """
         done = _done(path)
         todo, written = [job for job in jobs if (job.source, job.index) not in done], len(done)
@@ -84,7 +87,7 @@ class Writer:
         tell(len(jobs), len(jobs))
 
     def answered(self, jobs: Sequence[Job], longest: int) -> Iterator[dict[str, Any]]:
-        """Lines of an answers file. Prompts that are too long are left out."""
+        """Yield the lines of an answers file as dicts. Prompts that are too long are left out."""
         invented = self._invented(jobs)
         asked = [(job, ids) for job in jobs if (ids := self._prompt(job, invented))]
         params = [
@@ -103,7 +106,10 @@ class Writer:
             }  # fmt: skip
 
     def _invented(self, jobs: Sequence[Job]) -> dict[int, str]:
-        """Prompts that the target invents, by index, without those that were cut at INVENTED."""
+        """Let the target invent prompts; returns them by index.
+
+        Prompts that are cut at INVENTED tokens, or too short, are left out.
+        """
         wanted = [job.index for job in jobs if job.text is None]
         if not wanted:
             return {}
@@ -120,7 +126,7 @@ class Writer:
         return texts
 
     def _prompt(self, job: Job, invented: dict[int, str]) -> list[int]:
-        """Ids of a prompt; [] if it is not used."""
+        """Return the ids of a job's prompt; [] if there is none or it is too long."""
         text = invented.get(job.index) if job.text is None else job.text
         if not text:
             return []
@@ -138,7 +144,8 @@ class Writer:
 
 
 def _done(path: Path) -> set[tuple[str, int]]:
-    """Sources and indices of the answers in a file; a torn last line is cut off."""
+    """Return (source, index) of the answers in a file. An incomplete last line is cut off the
+    file."""
     if not path.is_file():
         return set()
     data = path.read_bytes()

@@ -15,16 +15,16 @@ from .labels import Answer, Labels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TOKENS = 2048  # of a batch, padding included
+TOKENS = 2048  # maximum tokens of a batch, padding included
 
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens [batch, time], padded with 0 on the right.
+    """Answers with labels. tokens: [batch, time], padded with 0 on the right.
 
-    rows: flat indices of the N positions whose next token is the answer's. ids [N, k]: the target's
-    most likely tokens there as ids of the draft, -1 outside of its vocabulary. chances [N, k]:
-    their probabilities. sources: the source of each row.
+    rows: [N], flat indices of the positions whose next token belongs to an answer. ids: [N, k], the
+    target's most likely tokens there as ids of the draft; -1 for tokens that the draft's vocabulary
+    lacks. chances: [N, k], their probabilities. sources: the source of each of the N positions.
     """
 
     tokens: Tensor
@@ -44,7 +44,7 @@ class Examples:
         self.lengths = np.array([len(a.prompt) + len(a.ids) - 1 for a in answers])
 
     def epoch(self, seed: int) -> list[list[int]]:
-        """Indices of the answers of each batch, in an order drawn from `seed`."""
+        """Divide the answers into batches of indices, in an order drawn from `seed`."""
         chance = np.random.default_rng(seed)
         order = np.argsort(self.lengths + chance.uniform(0, 32, len(self.lengths)))
         batches: list[list[int]] = [[]]
@@ -56,7 +56,7 @@ class Examples:
         return [batches[i] for i in chance.permutation(len(batches))]
 
     def batch(self, picked: Sequence[int], device: torch.device) -> Batch:
-        """The batch of these answers."""
+        """Return the batch of these answers."""
         width = int(self.lengths[list(picked)].max())
         tokens = np.zeros((len(picked), width), np.int64)
         rows, ids, logs, sources = [], [], [], []
@@ -79,7 +79,7 @@ class Examples:
         )
 
     def batches(self, seed: int, device: torch.device) -> Iterator[Batch]:
-        """All batches of an epoch."""
+        """Yield all batches of an epoch."""
         for picked in self.epoch(seed):
             yield self.batch(picked, device)
 
@@ -87,7 +87,7 @@ class Examples:
 def vocabulary(
     labels: Sequence[Labels], size: int, vocab: int, needed: Sequence[int]
 ) -> NDArray[np.int64]:
-    """The `size` ids with the largest sums of the target's probabilities, ascending.
+    """Return the `size` ids with the largest sums of the target's probabilities, ascending.
 
     needed: ids that are always included. Ties go to the lowest id.
     """

@@ -1,4 +1,4 @@
-"""Prompts in the target's chat template, and the text before a user's first words."""
+"""Writes prompts in the target's chat template, and the text before a user's first words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ MARK = "\ue000a user speaks\ue001"
 
 
 class Chat:
-    """The chat template of a target. `has_template`: if False, prompts are used raw.
+    """The chat template of a target. If `has_template` is False, there is none: prompts are used
+    raw.
 
     Raises InvalidInputError if the library of templates is missing.
     """
@@ -29,7 +30,7 @@ class Chat:
         self.has_template = self._template.text is not None
 
     def ask(self, text: str) -> str:
-        """The text of a conversation in which the user says `text`, up to the answer."""
+        """Return the text of a conversation in which the user says `text`, up to the answer."""
         if not self.has_template:
             return text
         from ...server import templates

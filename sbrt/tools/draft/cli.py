@@ -24,10 +24,10 @@ from .shape import draft_config
 
 MINUTES, VOCAB, COUNT = 60.0, 8192, 3000
 DEVICES = ("cpu", "cuda")
-SMALLEST_HEAD = 16  # ids
+SMALLEST_HEAD = 16  # minimum number of ids
 MOST_MINUTES = 60 * 24 * 30
-MOST_PROMPTS = 10**7  # invented ones
-AGREEING = 96  # held-out answers on which agreement is measured
+MOST_PROMPTS = 10**7  # maximum number of invented prompts
+AGREEING = 96  # number of held-out answers on which agreement is measured
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -175,7 +175,8 @@ def _judged(
 
 
 def _held_out(args: argparse.Namespace, target: Path, draft: Path) -> list[Answer]:
-    """Answers to --prompts; else those that `make` kept; else answers to built-in prompts."""
+    """Return answers to --prompts, else the held-out answers of `make`, else answers to built-in
+    prompts."""
     kept = draft / "work" / "held-out.jsonl"
     if args.prompts is None and kept.is_file() and make.is_work_of(draft, open_checkpoint(target)):
         return read_answers(kept)

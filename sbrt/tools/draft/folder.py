@@ -1,6 +1,6 @@
-"""Writes a draft's folder: config.json, 4-bit weights, the ids of its head.
+"""Writes a draft's folder: config.json, 4-bit weights, and the ids of its LM head.
 
-If the rows of some matrix are not whole groups of 32, the folder is in bfloat16.
+If the rows of some matrix cannot be divided into groups of 32, all matrices are bfloat16.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ def write_draft(
 ) -> int:
     """Write a folder that `open_draft` reads; returns its size in bytes.
 
-    weights: by Hugging Face name. ids: tokens of the head's rows, ascending. shares_embedding: the
-    embedding is the target's and is left out. Files appear whole, config.json last.
+    weights: by Hugging Face name. ids: the target's id of each row of the LM head, ascending.
+    shares_embedding: the draft uses the target's embedding, which is left out. Files appear whole,
+    config.json last.
     """
     import numpy as np
 

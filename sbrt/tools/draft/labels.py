@@ -1,7 +1,7 @@
 """Labels: the target's most likely tokens at every position of its answers, kept on disk.
 
-The engine's own arithmetic computes them, so a label is the distribution that drafts are verified
-against. Labels are made once; a stopped run resumes.
+The engine's own arithmetic computes them. So a label is the distribution against which drafted
+tokens are verified. Labels are made once; a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ...serve.pair import Pair
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-KEPT = 32  # most likely tokens of a position
-NEVER = 30.0  # nats below all others
-DEEPEST = 12.0  # nats below the best: less likely tokens are not kept
-ROWS = 64  # most rows of one forward
-BLOCK = 64  # answers in a file
+KEPT = 32  # number of most likely tokens that are kept at a position
+NEVER = 30.0  # nats by which logits of unused ids are below all others
+DEEPEST = 12.0  # nats below the best token: less likely tokens are not kept
+ROWS = 64  # maximum rows of one forward
+BLOCK = 64  # number of answers per file of labels
 LONGEST_PROMPT = 400  # tokens; answers to longer prompts are left out
 
 Tell = Callable[[int, int], None]  # (answers done, answers in all)
@@ -48,7 +48,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of an answer of n tokens: ids [n, KEPT], most likely first, and log-probabilities.
+    """Labels of an answer of n tokens: ids, most likely first, and log-probabilities, [n, KEPT]
+    each.
 
     Row j is the distribution from which token j was sampled. Unused entries have id -1.
     """
@@ -58,9 +59,10 @@ class Labels:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """Answers of a JSON lines file, in order; a torn last line is left out.
+    """Read the answers of a JSON lines file, in order. An incomplete last line is left out.
 
-    Raises InvalidInputError, naming the line.
+    Empty answers, and answers to prompts above LONGEST_PROMPT, are left out, too. Raises
+    InvalidInputError, naming the line.
     """
     found = []
     lines = check.read_bytes(path, 2**32).split(b"\n")
@@ -85,7 +87,7 @@ def _are_ids(given: Any) -> bool:
 
 
 class Reader:
-    """Logits of the target along an answer, from the engine's forward.
+    """Computes the target's logits along an answer, with the engine's forward.
 
     Ids that no token has get a logit below all others.
     """
@@ -95,7 +97,8 @@ class Reader:
         self._vocab, self._holes = pair.vocab, list(pair.holes)
 
     def read(self, answer: Answer) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """(first row, logits [rows, vocab]) of the answer's tokens, in pieces of ROWS at most."""
+        """Yield (first row, logits [rows, vocab]) of the answer's tokens, at most ROWS rows at a
+        time."""
         tokens = answer.prompt + answer.ids[:-1]
         first = len(answer.prompt) - 1
         for at in range(0, first, ROWS):
@@ -109,7 +112,7 @@ class Reader:
 
 
 def label(reader: Reader, answer: Answer) -> Labels:
-    """The labels of one answer."""
+    """Return the labels of one answer."""
     ids = np.full((len(answer.ids), KEPT), -1, np.int32)
     logs = np.full((len(answer.ids), KEPT), -np.inf, np.float16)
     for first, logits in reader.read(answer):
@@ -128,9 +131,9 @@ def label(reader: Reader, answer: Answer) -> Labels:
 def labelled(
     folder: Path, answers: Sequence[Answer], reader: Callable[[], Reader], tell: Tell
 ) -> list[Labels]:
-    """Labels of all answers. Labels that are in `folder` already are read from there.
+    """Return the labels of all answers. Labels that are in `folder` already are read from there.
 
-    A block that has grown is made again. `reader` is called only if logits are needed.
+    A block is made again if its answers have changed. `reader` is called only if logits are needed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found: list[Labels] = []
@@ -148,7 +151,7 @@ def labelled(
 
 
 def _read_block(path: Path, block: Sequence[Answer]) -> list[Labels] | None:
-    """Labels of a block; None if the file is missing, broken, or for other answers."""
+    """Return the labels of a block; None if the file is missing, broken, or for other answers."""
     lengths = [len(answer.ids) for answer in block]
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 
     from .train import Report
 
-SEATS = 16  # answers that are generated together
-LONGEST = 1024  # most tokens of a prompt and its answer
-ANSWERING = 0.4  # most time for answers, as a share of the minutes of training
-MEASURES = 12  # measurements on held-out answers in a training run
-PAUSE = 30.0  # seconds between two lines of a training run
-MOST_BYTES = 2**32  # most bytes of a file of answers
-SPARE = 64  # least answers for training
+SEATS = 16  # number of answers that are generated together
+LONGEST = 1024  # maximum tokens of a prompt and its answer together
+ANSWERING = 0.4  # time limit for answers, as a share of the minutes of training
+MEASURES = 12  # number of measurements on held-out answers in a training run
+PAUSE = 30.0  # seconds between two printed lines of a training run
+MOST_BYTES = 2**32  # maximum bytes of a file of answers
+SPARE = 64  # minimum number of answers for training
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The draft to make. prompts: texts, None if the target invents `count` of them.
+    """The draft to make. prompts: their texts; None: the target invents `count` prompts.
 
     answers, held_out: files of existing answers, in place of prompts.
     """
@@ -120,7 +120,7 @@ def open_work(plan: Plan) -> None:
 
 
 def _prompts_of(plan: Plan) -> str:
-    """The source of the prompts: digests of files or texts, or the number invented."""
+    """Describe the prompts by digests of files or texts, or by the number to invent."""
     if plan.answers is not None:
         files = [file for file in (plan.answers, plan.held_out) if file is not None]
         digests = [sha256(check.read_bytes(file, MOST_BYTES)).hexdigest()[:32] for file in files]
@@ -131,7 +131,7 @@ def _prompts_of(plan: Plan) -> str:
 
 
 def kept_shape(out: Path) -> tuple[int | None, int | None]:
-    """(layers, width) of the draft whose work is in `out`; (None, None) without any."""
+    """Return (layers, width) of the draft whose work is in `out`; (None, None) if there is none."""
     path = out / "work" / "plan.json"
     if not check.is_file(path):
         return None, None
@@ -147,7 +147,7 @@ def is_work_of(out: Path, target: Checkpoint) -> bool:
 
 
 def make_answers(plan: Plan) -> None:
-    """Write answers.jsonl and held-out.jsonl; files that are whole are left as they are."""
+    """Write answers.jsonl and held-out.jsonl, unless both are complete already."""
     finished = plan.work / "answers.done"
     if finished.is_file():
         return
@@ -172,7 +172,7 @@ def make_answers(plan: Plan) -> None:
 
 
 def take_answers(plan: Plan, path: Path) -> None:
-    """Copy existing answers. Without a file of held-out ones, every 8th is held out."""
+    """Copy existing answers. Without a file of held-out answers, every 8th answer is held out."""
     lines = check.read_bytes(path, MOST_BYTES).splitlines(keepends=True)
     if plan.held_out is None:
         kept = [line for i, line in enumerate(lines) if i % HELD_OUT]
@@ -185,7 +185,7 @@ def take_answers(plan: Plan, path: Path) -> None:
 
 
 def answers_to(jobs: Sequence[Job], target: Path, threads: int) -> list[Answer]:
-    """The target's answers to these jobs. Raises InvalidInputError if no prompt fits."""
+    """Return the target's answers to these jobs. Raises InvalidInputError if no prompt fits."""
     chat = Chat(target)
     with _engine(target, threads) as engine, closing(Progress("the target answers")) as bar:
         writer, found = Writer(engine, chat), []
@@ -201,7 +201,7 @@ def answers_to(jobs: Sequence[Job], target: Path, threads: int) -> list[Answer]:
 
 
 def _engine(target: Path, threads: int) -> Engine:
-    """An engine of the target alone, for many prompts at once."""
+    """Make an engine of the target alone that runs SEATS prompts together."""
     pair = load_pair(EngineConfig(target, num_threads=threads))
     longest = min(LONGEST, pair.target.max_positions)
     config = EngineConfig(
@@ -236,7 +236,7 @@ def make_data(plan: Plan, pair: Pair) -> Data:
 
 
 def reader_of(plan: Plan, pair: Pair) -> Reader:
-    """The reader of the target's logits."""
+    """Make the reader of the target's logits."""
     return Reader(pair, min(LONGEST, plan.config.max_positions), plan.threads)
 
 
@@ -250,7 +250,7 @@ def train(plan: Plan, pair: Pair, data: Data) -> None:
 
     torch.set_num_threads(plan.threads)
     device = torch.device(plan.device)
-    config = replace(plan.config, draft_vocab=len(data.ids))  # a tokenizer may have fewer ids
+    config = replace(plan.config, draft_vocab=len(data.ids))  # fewer if the tokenizer has few
     start = first_layers(plan.target, config)
     weights = {name: torch.from_numpy(values).to(device) for name, values in start.items()}
     network = Network(config, weights, min(LONGEST, plan.config.max_positions))

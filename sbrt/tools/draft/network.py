@@ -20,7 +20,7 @@ NORM, HEAD = "model.norm.weight", "lm_head.weight"
 
 
 class Network:
-    """Weights by Hugging Face name and their forward.
+    """The draft's weights by Hugging Face name, and the forward that uses them.
 
     quantised: matrices are rounded to 4 bits in the forward; gradients pass through the rounding.
     """
@@ -37,12 +37,12 @@ class Network:
 
     @property
     def head(self) -> Tensor:
-        """[draft vocabulary, hidden]."""
+        """The LM head, [draft vocabulary, hidden]."""
         return self.weights[HEAD]
 
     @head.setter
     def head(self, weight: Tensor) -> None:
-        """Set it."""
+        """Set the LM head."""
         self.weights[HEAD] = weight
 
     def hidden(self, tokens: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class Network:
 
 
 def rounded(weight: Tensor) -> Tensor:
-    """A matrix rounded to 4 bits: the same numbers as `packing.pack` stores."""
+    """Return a matrix rounded to 4 bits, with the same numbers as `packing.pack` stores."""
     groups = weight.reshape(weight.shape[0], -1, GROUP)
     low = groups.amin(2, keepdim=True).clamp(max=0)
     high = groups.amax(2, keepdim=True).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Predicts before training which size of draft would pay here, from measured costs."""
+"""Predicts before training which size of draft would pay on this machine, from measured costs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from .folder import write_draft
 from .shape import draft_config
 
 METHODS = ("draft_model", "tree", "specbranch")
-SECONDS = 1.0  # for measuring the costs of one size
+SECONDS = 1.0  # seconds for measuring the costs of one size
 LAYERS = (1, 2, 4)
-# Rate at which the draft's first choice is right after an hour of training, by the share of the
-# target's layers that it has. The middle three were measured on SmolLM2-135M: four layers of half
-# the width, layers 0-1, layers 0-3. The first and the last are guesses.
+# Pairs (share, rate). share: the size of the draft's layers divided by the size of the target's
+# layers. rate: how often the draft's first choice is right after an hour of training. The middle
+# three were measured on SmolLM2-135M: for four layers of half the width, for its layers 0-1, for
+# its layers 0-3. The first and the last are guesses.
 ASSUMED = ((0.015, 0.30), (0.033, 0.37), (0.067, 0.43), (0.133, 0.55), (0.3, 0.65))
-PAYS = 1.02  # times plain decoding: a smaller speedup does not pay
+PAYS = 1.02  # a smaller speedup over plain decoding does not pay
 
 Tell = Callable[[int, int], None]
 
@@ -39,8 +40,8 @@ Tell = Callable[[int, int], None]
 class Outlook:
     """The prediction for a size of draft.
 
-    draft_ms, target_ms: one forward of one row. speedup: `method` over plain decoding, if the
-    draft's first choice is right at the rate `acceptance`.
+    draft_ms, target_ms: time of a forward of one row. speedup: of `method` over plain decoding, if
+    the draft's first choice is right at the rate `acceptance`.
     """
 
     layers: int
@@ -54,7 +55,10 @@ class Outlook:
 
 
 def candidates(target: ModelConfig, layers: int | None, width: int | None) -> list[tuple[int, int]]:
-    """(layers, width) of the sizes to compare: the given ones, or those that fit the target."""
+    """Return (layers, width) of the sizes to compare.
+
+    A given number is kept. Otherwise several that fit the target are tried.
+    """
     step = math.lcm(target.head_dim, 32)
     half = max(step, target.hidden // 2 // step * step)
     widths = sorted({target.hidden, min(half, target.hidden)}) if width is None else [width]
@@ -63,7 +67,7 @@ def candidates(target: ModelConfig, layers: int | None, width: int | None) -> li
 
 
 def assumed(target: ModelConfig, draft: ModelConfig) -> float:
-    """The rate at which the draft's first choice is assumed to be right after training."""
+    """Return the rate at which the draft's first choice is assumed to be right after training."""
     share = (
         draft.layers * draft.hidden * draft.inner / (target.layers * target.hidden * target.inner)
     )
@@ -75,7 +79,8 @@ def outlooks(
     target: Path, config: ModelConfig, sizes: Sequence[tuple[int, int]], vocab: int,
     threads: int | None, tell: Tell,
 ) -> list[Outlook]:  # fmt: skip
-    """One for each size, best first. Costs are measured on drafts of random weights."""
+    """Return an Outlook for each size, best first. Costs are measured on drafts of random
+    weights."""
     found = []
     for done, (layers, width) in enumerate(sizes):
         tell(done, len(sizes))
@@ -108,7 +113,7 @@ def _outlook(target: Path, config: ModelConfig, draft: ModelConfig, threads: int
 
 
 def text(found: Sequence[Outlook]) -> str:
-    """A sentence and a table, best first."""
+    """Return a sentence about the best size, and a table of all, best first."""
     best = found[0]
     size = f"{best.layers} layers of {best.width}"
     pays = f"{best.speedup:.2f} times plain decoding by {best.method}"

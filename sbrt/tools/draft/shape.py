@@ -1,4 +1,4 @@
-"""Sizes of a draft, and the weights of a target that it starts from."""
+"""Sizes of a draft, and the target's weights from which its training starts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
     Weights = dict[str, NDArray[np.float32]]
 
-GROUP = 32  # columns of a quantised matrix that share a scale
+GROUP = 32  # number of columns of a quantised matrix that share a scale
 
 
 def draft_config(target: ModelConfig, layers: int, width: int, vocab: int) -> ModelConfig:
-    """A config of the target's family: `layers` layers of `width`, and an own head over `vocab`
-    ids.
+    """Return a config of the target's family: `layers` layers of `width`, and an LM head of its own
+    over `vocab` ids.
 
-    Raises InvalidInputError: more layers than the target, or a width that does not fit its heads.
+    Raises InvalidInputError on more layers than the target has, or a width that does not fit its
+    heads.
     """
     if not 1 <= layers <= target.layers:
         raise InvalidInputError(
@@ -51,12 +52,12 @@ def draft_config(target: ModelConfig, layers: int, width: int, vocab: int) -> Mo
 
 
 def read_weights(checkpoint: Checkpoint, names: Iterable[str]) -> Weights:
-    """Tensors of a checkpoint as float32, dequantised, by name."""
+    """Read tensors of a checkpoint as float32, dequantised; returns them by name."""
     return {name: _floats(checkpoint, name) for name in names}
 
 
 def first_layers(checkpoint: Checkpoint, config: ModelConfig) -> Weights:
-    """Embedding, final norm and first layers of the target, reduced to `config`'s sizes."""
+    """Return embedding, final norm and first layers of the target, reduced to `config`'s sizes."""
     names = [n for n in expected_shapes(replace(config, tied=True)) if n in checkpoint.weights]
     found = read_weights(checkpoint, names)
     if config.hidden == checkpoint.config.hidden:
@@ -77,7 +78,8 @@ def _floats(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
 
 
 def _main_directions(embed: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Orthonormal [hidden, width]: the directions in which the embedding varies most."""
+    """Return an orthonormal basis [hidden, width] of the directions in which the embedding varies
+    most."""
     _, vectors = np.linalg.eigh(embed.T @ embed)
     found: NDArray[np.float32] = vectors[:, ::-1][:, :width].astype(np.float32)
     return found
@@ -86,7 +88,11 @@ def _main_directions(embed: NDArray[np.float32], width: int) -> NDArray[np.float
 def _narrowed(
     name: str, values: NDArray[np.float32], shape: tuple[int, ...], basis: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """The matrix with its residual side projected on the basis, without extra heads."""
+    """Return a weight reduced to `shape`.
+
+    The side that faces the residual stream is projected on the basis. Surplus heads and inner
+    elements are cut off.
+    """
     if len(shape) == 1:
         return np.ascontiguousarray(values[: shape[0]])
     if name.endswith(("o_proj.weight", "down_proj.weight")):

@@ -1,4 +1,5 @@
-"""Distils a target into a draft: first the head by regression, then everything by gradients."""
+"""Distils a target into a draft. The LM head is first fitted by regression, then everything is
+trained by gradients."""
 
 from __future__ import annotations
 
@@ -25,19 +26,23 @@ from .packing import fits
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PEAK = 1e-3  # learning rate
+PEAK = 1e-3  # largest learning rate
 LEAST = 0.02  # final learning rate, as a share of PEAK
-WARM_UP = 20  # steps
+WARM_UP = 20  # steps in which the learning rate rises
 ROUNDED_FROM = 0.6  # share of the schedule after which matrices are rounded to 4 bits
-SAVE_EVERY = 120.0  # seconds
-TOP = 4  # first choices of the draft that count for agreement
+SAVE_EVERY = 120.0  # seconds between two saves of the state
+TOP = 4  # number of first choices of the draft that count for agreement
 RIDGE = 1e-3  # ridge, as a share of the mean variance of a hidden element
-REGRESSED = 20_000  # positions that the head is fitted on
+REGRESSED = 20_000  # number of positions that the head is fitted on
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Shares of positions whose target token is the draft's first choice, or among TOP."""
+    """Agreement of draft and target.
+
+    first, among: share of positions whose target token is the draft's first choice, or among its
+    TOP first choices. loss: the mean loss. count: number of positions.
+    """
 
     first: float
     among: float
@@ -64,12 +69,12 @@ Tell = Callable[[Report], None]
 
 
 def half(device: torch.device) -> AbstractContextManager[Any]:
-    """Products in bfloat16, sums and everything else in float32."""
+    """Return a context: products in bfloat16, sums and everything else in float32."""
     return torch.autocast(device.type, torch.bfloat16)
 
 
 def loss_of(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(loss, logits). The loss is the mean cross entropy with the target's likely tokens."""
+    """Return (loss, logits). The loss is the mean cross entropy with the target's likely tokens."""
     hidden = network.hidden(batch.tokens)
     logits = network.logits(hidden.flatten(0, 1)[batch.rows])
     logs = F.log_softmax(logits, -1)
@@ -86,8 +91,9 @@ def fit_head(
 ) -> None:
     """Set the head to the ridge regression from hidden states to the target's logits.
 
-    The target's logits are its last hidden state times its head. So the fit is one linear map
-    between hidden states, followed by the target's own rows. ids: the draft's vocabulary.
+    The target's logits are its last hidden state times its head. So the fit amounts to a linear map
+    from the draft's to the target's hidden states, followed by rows of the target's head. ids: the
+    draft's vocabulary, as ids of the target.
     """
     device = network.weights[EMBED].device
     width = network.config.hidden
@@ -134,7 +140,7 @@ class Trainer:
         return min(1.0, self.spent / self.seconds)
 
     def run(self, examples: Examples, held_out: Examples, every: float, tell: Tell) -> None:
-        """Train until the schedule ends; measure on `held_out` each `every` seconds."""
+        """Train until the schedule ends. Measure agreement on `held_out` every `every` seconds."""
         device = self.network.weights[EMBED].device
         measured, saved, begun = self.spent, self.spent, time.monotonic()
         while self.spent < self.seconds:
@@ -178,7 +184,7 @@ class Trainer:
         return loss.item()
 
     def save(self) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state to `path`, whole or not at all."""
         state = {
             "weights": {n: w for n, w in self.network.weights.items() if n != EMBED},
             "optimizer": self.optimizer.state_dict(),
@@ -200,7 +206,7 @@ class Trainer:
 
 @torch.no_grad()
 def agreement(network: Network, examples: Examples) -> dict[str, Agreement]:
-    """Agreement on held-out answers, by source, and over all of them under `all`."""
+    """Return the agreement on answers, by source, and over all of them under `all`."""
     device = network.weights[EMBED].device
     first, among, losses, sources = [], [], [], []
     for batch in examples.batches(0, device):

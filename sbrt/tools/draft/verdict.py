@@ -1,4 +1,4 @@
-"""Judges a draft: how often it is right, its predicted speed, and its measured speed."""
+"""Judges a draft: how often its first choice is right, its predicted speed, its measured speed."""
 
 from __future__ import annotations
 
@@ -31,19 +31,23 @@ from .labels import Answer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TOP = 4  # first choices of the draft that count
-ROWS = 64  # most rows of one forward
-CLEAR = 1.02  # times the best speed without a draft: a smaller gain counts as none
+TOP = 4  # number of first choices of the draft that count
+ROWS = 64  # maximum rows of one forward
+CLEAR = 1.02  # a smaller gain over the best method without a draft counts as none
 TOKENS = 128
-SECONDS = 2.0  # for measuring costs
-CLOCKED = 12  # held-out prompts that every method answers
+SECONDS = 2.0  # seconds for measuring costs
+CLOCKED = 12  # number of held-out prompts that every method answers
 
 Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Shares of positions where the target's token is the draft's first choice, or among TOP."""
+    """Agreement of draft and target on a number of tokens.
+
+    first, among: share of positions whose target token is the draft's first choice, or among its
+    TOP first choices.
+    """
 
     first: float
     among: float
@@ -52,11 +56,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All figures of a pair.
+    """All results of a pair of models.
 
-    agreement: by source, and over all answers under `all`. clock: the methods, measured by the
-    clock.
-    predicted: the same methods, from costs that were measured just before.
+    agreement: by source, and over all answers under `all`. clock: measured times of the methods.
+    predicted: their times as predicted from costs that were measured just before.
     """
 
     agreement: dict[str, Agreement]
@@ -64,7 +67,7 @@ class Verdict:
     predicted: Report
 
     def sentence(self) -> str:
-        """Recommends the draft, or advises against it."""
+        """Return a sentence that recommends the draft or advises against it."""
         drafting = [t for t in self.clock.shown() if t.method.needs_draft]
         without = [t for t in self.clock.shown() if not t.method.drafts]
         best, rival = max(drafting, key=_rate), max(without, key=_rate)
@@ -82,7 +85,7 @@ class Verdict:
         )
 
     def text(self) -> str:
-        """The sentence, two tables, and the sentence again."""
+        """Return the sentence, two tables, and the sentence again."""
         rows = [("held-out answers", "tokens", "first choice", f"among {TOP}")]
         for name, found in self.agreement.items():
             figures = (f"{found.first:.3f}", f"{found.among:.3f}")
@@ -107,7 +110,8 @@ class Verdict:
         )
 
     def json(self) -> dict[str, Any]:
-        """agreement by source; methods as in `sbrt compare`, with predicted_tokens_per_second."""
+        """Return agreement by source, and methods as in `sbrt compare`, with
+        predicted_tokens_per_second."""
         shown = zip(self.clock.shown(), self.predicted.shown(), strict=True)
         lines = [self.clock.line(t) | {"predicted_tokens_per_second": p.rate} for t, p in shown]
         agreement = {name: vars(found) for name, found in self.agreement.items()}
@@ -122,7 +126,7 @@ def judge(
     tell: Tell,
     clocked: int = CLOCKED,
 ) -> Verdict:
-    """Measure a pair on held-out answers, and its methods by the clock on `clocked` of their
+    """Measure a pair's agreement on held-out answers, and its methods' speed on `clocked` of their
     prompts.
 
     Raises InvalidInputError if there are no answers.
@@ -144,7 +148,8 @@ def judge(
 def agreement(
     config: EngineConfig, pair: Pair, held_out: Sequence[Answer], threads: int, tell: Tell
 ) -> dict[str, Agreement]:
-    """Agreement along the target's answers, by source, and over all of them under `all`."""
+    """Return the agreement along the target's answers, by source, and over all of them under
+    `all`."""
     assert pair.draft is not None
     longest = max(len(a.prompt) + len(a.ids) for a in held_out)
     head = _head_ids(config, pair)
@@ -162,7 +167,7 @@ def agreement(
 
 
 def _hits(lane: LogitReader, answer: Answer, head: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """bool [tokens, TOP]: True if the draft's k-th choice is the answer's token."""
+    """Return bool [tokens, TOP]: True if the draft's k-th choice is the answer's token."""
     tokens, first = answer.prompt + answer.ids[:-1], len(answer.prompt) - 1
     found = []
     for at in range(0, len(tokens), ROWS):
@@ -175,14 +180,14 @@ def _hits(lane: LogitReader, answer: Answer, head: NDArray[np.int64]) -> NDArray
 
 
 def _first_choices(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Columns of the TOP largest of each row, largest first."""
+    """Return the columns of the TOP largest logits of each row, largest first."""
     top = np.argpartition(-logits, TOP - 1, axis=1)[:, :TOP]
     order = np.argsort(-np.take_along_axis(logits, top, 1), axis=1, kind="stable")
     return np.take_along_axis(top, order, 1)
 
 
 def _head_ids(config: EngineConfig, pair: Pair) -> NDArray[np.int64]:
-    """The target's id of each of the draft's logits; -1 for ids that it never drafts."""
+    """Return the target's id for each of the draft's logits; -1 for ids that are never drafted."""
     folder = config.draft()
     assert folder is not None
     draft = open_draft(Path(folder), open_checkpoint(Path(config.model)))
@@ -194,7 +199,7 @@ def _head_ids(config: EngineConfig, pair: Pair) -> NDArray[np.int64]:
 def pair_of(
     target: Path, draft: Path, given: Sequence[Method], threads: int | None
 ) -> tuple[EngineConfig, Pair]:
-    """Load a pair for these methods."""
+    """Load a pair for these methods; returns its config and the pair."""
     own = max(given, key=lambda method: len(method.options)).text
     speculative = SpeculativeConfig(method=own, model=draft)
     config = EngineConfig(model=target, num_threads=threads, speculative=speculative)
@@ -202,7 +207,7 @@ def pair_of(
 
 
 def usual_methods() -> list[Method]:
-    """All presets, with their defaults."""
+    """Return all presets, with their defaults."""
     return [methods.parse(name) for name in methods.METHODS]
 
 

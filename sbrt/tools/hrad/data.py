@@ -1,6 +1,6 @@
-"""Training samples of H-RAD: features at the end of a round, and how much of the adopted tail was
-accepted. They are collected with uncut chains, so a label describes the full burst.
-"""
+"""Collects training samples of H-RAD: features at the end of a round, labelled by how much of the
+adopted tail was accepted. Chains are not cut while they are collected, so a label describes a whole
+burst."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = "sbrt-hrad-samples-2"
-HELD_OUT = 5  # every fifth prompt
+HELD_OUT = 5  # every fifth prompt is held out: it is not used for training
 
-Progress = Callable[[int, int, str], None]  # (prompts done, in all, the next one)
+Progress = Callable[[int, int, str], None]  # (prompts done, prompts in all, the next one's name)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """features [n, inputs] f16, labels [n] u8, prompts [n] i64: the number of each sample's prompt.
+    """Training samples.
 
-    digests: [prompts] i64, one for each prompt's text. data: sha256 of all samples.
+    features: [n, inputs] f16. labels: [n] u8. prompts: [n] i64, the index of each sample's prompt.
+    digests: [prompts] i64, a digest of each prompt's text. data: sha256 of all samples.
     """
 
     origin: Origin
@@ -45,11 +46,11 @@ class Samples:
     digests: NDArray[np.int64]
 
     def held_out(self) -> NDArray[np.bool_]:
-        """[n]: True if a sample's prompt is kept from training."""
+        """Return bool [n]: True if a sample's prompt is held out from training."""
         return is_held_out(self.prompts)
 
     def encode(self) -> bytes:
-        """The bytes of the samples' file."""
+        """Return the bytes of the samples' file."""
         tensors = {
             name: getattr(self, name) for name in ("features", "labels", "prompts", "digests")
         }
@@ -57,7 +58,7 @@ class Samples:
 
     @property
     def data(self) -> str:
-        """sha256 of the file, hex."""
+        """sha256 of the file, in hex."""
         return hashlib.sha256(self.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -66,7 +67,8 @@ class Samples:
 
 
 def is_held_out(prompt: Any) -> Any:
-    """True if the prompt of that number is kept from training. An array gives one bool each."""
+    """True if the prompt with this index is held out. An array of indices gives an array of
+    bools."""
     return prompt % HELD_OUT == HELD_OUT - 1
 
 
@@ -95,9 +97,10 @@ def load_samples(path: Path) -> Samples:
 
 
 def joined(parts: Sequence[Samples]) -> Samples:
-    """All samples of one pair and gamma, at any temperatures; a prompt counts once.
+    """Join samples of one pair and gamma, at any temperatures. Equal prompts become one.
 
-    The origin's temperature is the highest. Raises InvalidInputError if the pairs differ.
+    The temperature of the new origin is the highest one. Raises InvalidInputError if the pairs
+    differ.
     """
     import numpy as np
 
@@ -122,14 +125,15 @@ def joined(parts: Sequence[Samples]) -> Samples:
 
 
 def digest_of(prompt: str) -> int:
-    """63 bits that identify a prompt's text."""
+    """Return 63 bits that identify a prompt's text."""
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "little") >> 1
 
 
 def labels_of(rounds: Sequence[Round], gamma: int) -> list[tuple[int, int]]:
-    """(index of a round, class of the tail that it adopted) for a sequence of uncut chains.
+    """Return (index of a round, class of the tail that it adopted), for an answer with uncut
+    chains.
 
-    A round gives one under three conditions. It was a hit. The tail it adopted had all `gamma`
+    A round gives a label under three conditions. It was a hit. The tail it adopted had all `gamma`
     nodes, so the budget did not shorten it. The end of the sequence did not cut the next round
     short.
     """
@@ -142,14 +146,14 @@ def labels_of(rounds: Sequence[Round], gamma: int) -> list[tuple[int, int]]:
 
 
 def label(n: int, gamma: int) -> int:
-    """Class of a burst of `gamma` nodes of which `n` were accepted."""
+    """Return the class of a burst of `gamma` nodes of which `n` were accepted."""
     if n == 0:
         return 0
     return 2 if n == gamma else 1
 
 
 def uncut(gamma: int) -> Method:
-    """The method that samples are collected with."""
+    """Return the method that samples are collected with. It never cuts a chain."""
     return methods.parse(f"specbranch:gamma={gamma},k_max={methods.K_MAX},epsilon=0,hrad=off")
 
 
@@ -160,10 +164,10 @@ def collect(
     origin: Origin,
     progress: Progress | None = None,
 ) -> tuple[Samples, int]:
-    """(samples of an engine that keeps features, number of prompts skipped because they do not
-    fit).
+    """Return (samples, number of prompts that were skipped because they do not fit).
 
-    Prompt i is sampled with seed `params.seed + i`. Raises InvalidInputError, EngineError.
+    engine: one that keeps features. Prompt i is sampled with seed `params.seed + i`. Raises
+    InvalidInputError, EngineError.
     """
     import numpy as np
 
@@ -202,7 +206,7 @@ def collect(
 def _run(
     engine: Engine, ids: list[int], params: SamplingParams, method: Method
 ) -> tuple[list[NDArray[np.float16]], list[Round]]:
-    """(features [inputs] after each round but the last, rounds) of one answer."""
+    """Return (features [inputs] after each round except the last, rounds) of one answer."""
     import numpy as np
 
     engine.add_request("collect", ids, params, method=method)
@@ -215,11 +219,11 @@ def _run(
             if answer.finish_reason == "error":
                 raise EngineError(f"method {method.text}: {answer.stop_reason}")
     rounds = engine.rounds()
-    return kept[len(kept) - len(rounds) + 1 :], rounds  # only the last rounds are known
+    return kept[len(kept) - len(rounds) + 1 :], rounds  # the engine keeps only the last rounds
 
 
 def _fitting(engine: Engine, prompt: str, params: SamplingParams) -> list[int] | None:
-    """Ids of a prompt that leaves room for max_tokens."""
+    """Return the ids of a prompt; None if it leaves no room for max_tokens."""
     try:
         ids = engine.encode(prompt)
     except InvalidInputError:

@@ -1,4 +1,4 @@
-"""Measures an H-RAD classifier on samples, and in simulated time on prompts kept from training."""
+"""Measures an H-RAD classifier on samples, and in simulated time on held-out prompts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EPSILONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # thresholds of confidence, used alone and with the classifier
-HALVINGS = 6  # halvings of the interval that holds the threshold of equal rollback
+HALVINGS = 6  # bisection steps in the search for the threshold of equal rollback
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """confusion: [3][3] samples by (true class, predicted class).
+    """Results of a classifier on samples.
 
-    held_out: the samples are the held-out part of the training file.
+    confusion: [3][3] numbers of samples, by true class and predicted class. held_out: True if the
+    samples are the held-out part of the training file.
     """
 
     confusion: list[list[int]]
@@ -50,7 +51,7 @@ class Judgement:
         return ratio(max(map(sum, self.confusion)), self.count)
 
     def line(self) -> dict[str, Any]:
-        """The JSON object."""
+        """Return the results as a JSON object."""
         return {
             "samples": self.count,
             "held_out": self.held_out,
@@ -61,7 +62,7 @@ class Judgement:
         }
 
     def text(self) -> str:
-        """The confusion matrix and both shares."""
+        """Return the confusion matrix and both shares as text."""
         rows: list[tuple[str, ...]] = [("label \\ predicted", *CLASSES, "right")]
         for i, (name, counts) in enumerate(zip(CLASSES, self.confusion, strict=True)):
             rows.append((name, *map(str, counts), f"{ratio(counts[i], sum(counts)):.0%}"))
@@ -80,7 +81,7 @@ class Judgement:
 def judge(classifier: Classifier, samples: Samples) -> Judgement:
     """Judge the held-out samples if the classifier was trained on this file, else all samples.
 
-    Raises InvalidInputError if the samples are of another gamma or other models.
+    Raises InvalidInputError if the samples were collected with another gamma or other models.
     """
     import numpy as np
 
@@ -92,7 +93,7 @@ def judge(classifier: Classifier, samples: Samples) -> Judgement:
 
 
 def confusion_of(labels: NDArray[Any], said: NDArray[Any]) -> list[list[int]]:
-    """[3][3] counts by (label, prediction)."""
+    """Return [3][3] counts by label and prediction."""
     import numpy as np
 
     found: NDArray[np.int64] = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
@@ -101,7 +102,8 @@ def confusion_of(labels: NDArray[Any], said: NDArray[Any]) -> list[list[int]]:
 
 
 def unseen(prompts: Sequence[str], classifier: Classifier, samples: Samples) -> list[str]:
-    """Prompts that the classifier was not trained on. Raises InvalidInputError if there is none."""
+    """Return the prompts that the classifier was not trained on. Raises InvalidInputError if there
+    is none."""
     from .data import is_held_out
 
     if classifier.data != samples.data:
@@ -120,7 +122,8 @@ def unseen(prompts: Sequence[str], classifier: Classifier, samples: Samples) -> 
 class Worth:
     """Rollback and speed of several settings in simulated time.
 
-    equal: confidence alone at the rollback rate of `best`, the fastest setting with the classifier.
+    best: the fastest setting with the classifier. equal: a setting with confidence alone that has
+    about the same rollback rate as `best`.
     """
 
     report: Report
@@ -128,11 +131,11 @@ class Worth:
     equal: Tally
 
     def lines(self) -> list[dict[str, Any]]:
-        """JSON objects; the last one is for `equal`."""
+        """Return JSON objects; the last one is for `equal`."""
         return [self.report.line(tally) for tally in [*self.report.tallies, self.equal]]
 
     def text(self) -> str:
-        """A table, and its conclusion in a sentence."""
+        """Return a table, and its conclusion in a sentence."""
         rows: list[tuple[str, ...]] = [("method", "speedup", "tokens/pass", "rollback", "same")]
         for tally in [*self.report.tallies, self.equal]:
             line = self.report.line(tally)
@@ -154,18 +157,19 @@ class Worth:
 
 
 def settings(classifier: Classifier) -> list[Method]:
-    """PEARL, uncut chains, confidence alone, and the classifier with each confidence."""
+    """Return the settings: PEARL, uncut chains, confidence alone, and the classifier with each
+    confidence."""
     gamma, path = classifier.origin.gamma, str(classifier.path)
     alone = [confidence(gamma, epsilon) for epsilon in (0.0, *EPSILONS)]
     both = [
         replace(m.having("hrad", path), text=f"{m.text},hrad=H")
-        for m in alone  # also epsilon 0, where class 1 keeps all
+        for m in alone  # also epsilon 0, where the class "some" keeps all
     ]
     return [methods.parse(f"pearl:gamma={gamma}"), *alone, *both]
 
 
 def confidence(gamma: int, epsilon: float) -> Method:
-    """The method specbranch without a classifier."""
+    """Return the method specbranch without a classifier, with this confidence threshold."""
     return methods.parse(f"specbranch:gamma={gamma},epsilon={epsilon:g}")
 
 
@@ -185,7 +189,10 @@ def weigh(simulator: Simulator, classifier: Classifier, prompts: Sequence[str]) 
 
 
 def of_equal_rollback(alone: Any, wanted: float) -> Tally:
-    """The tally of `alone(epsilon)` nearest to a rollback rate, which falls with epsilon."""
+    """Return the tally of `alone(epsilon)` whose rollback rate is nearest to `wanted`.
+
+    The rollback rate falls as epsilon rises.
+    """
     low, high, tried = 0.0, 1.0, [alone(0.0)]
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -199,5 +206,5 @@ def of_equal_rollback(alone: Any, wanted: float) -> Tally:
 
 
 def rollback(tally: Tally) -> float:
-    """Tokens rolled back for each token returned."""
+    """Return the number of tokens rolled back per token returned."""
     return ratio(tally.rollback, tally.tokens)

@@ -1,7 +1,7 @@
 """Trains an H-RAD classifier with torch, in minutes on two cores.
 
-The same samples and seed give the same bytes: it uses one thread, because the number of threads
-changes the order of additions.
+Equal samples and seeds give equal bytes. So training uses one thread: the number of threads changes
+the order of additions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ DROPOUT, RATE, DECAY = 0.2, 3e-4, 0.01
 
 @dataclass(frozen=True)
 class Epoch:
-    """Mean cross-entropy on both parts, and the accuracy on held-out samples."""
+    """Results of one epoch.
+
+    loss, held_out_loss: mean cross-entropy on training samples and on held-out samples.
+    """
 
     number: int
     loss: float
@@ -36,11 +39,12 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train. weighted: a rare class weighs as much as a common one.
+    """Settings of a training run. weighted: a rare class has the same total weight as a common one.
 
-    drop_cost: "nothing" is predicted only if it is this number of times likelier than not. A tail
-    that is dropped wrongly costs time; one that is kept wrongly costs rollbacks. keep_cost: the
-    same for "all". Both are added, as logarithms, to the last layer's biases.
+    drop_cost: "nothing" is predicted only if it is this number of times as likely as any other
+    class. A tail that is wrongly dropped costs time; a tail that is wrongly kept costs rollbacks.
+    keep_cost: the same for "all". The logarithms of both are subtracted from biases of the last
+    layer.
     """
 
     seed: int = 0
@@ -54,9 +58,10 @@ class Plan:
 def train(
     samples: Samples, path: Path, plan: Plan, say: Callable[[Epoch], None] | None = None
 ) -> tuple[Classifier, Epoch]:
-    """The classifier of the epoch with the least held-out loss, and that epoch. Writes nothing.
+    """Return the classifier of the epoch with the least held-out loss, and that epoch.
 
-    Raises InvalidInputError: no torch, or too few prompts to hold some out.
+    No file is written. Raises InvalidInputError without torch, or if there are too few prompts to
+    hold some out.
     """
     import numpy as np
 
@@ -84,7 +89,7 @@ def train(
 
 
 def require() -> Any:
-    """The module torch. Raises InvalidInputError if it is not installed."""
+    """Return the module torch. Raises InvalidInputError if it is not installed."""
     try:
         import torch
     except ImportError:
@@ -94,7 +99,7 @@ def require() -> Any:
 
 @contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
-    """Random numbers from `seed`, and one thread; both are restored afterwards."""
+    """Use random numbers from `seed`, and one thread. Both settings are restored afterwards."""
     import torch
 
     threads = torch.get_num_threads()
@@ -119,7 +124,7 @@ def _network(hidden: int) -> nn.Sequential:
 
 
 def _weights(counts: tuple[int, int, int]) -> list[float]:
-    """Weights of the classes; a class without samples weighs as if it had one."""
+    """Return the weights of the classes. A class without samples weighs as if it had one."""
     return [sum(counts) / (len(CLASSES) * max(1, count)) for count in counts]
 
 
@@ -131,7 +136,7 @@ def _epochs(
     plan: Plan,
     say: Callable[[Epoch], None] | None,
 ) -> tuple[Epoch, list[Any]]:
-    """The best epoch, and its tensors in the order of a file."""
+    """Return the best epoch, and its tensors in the order of a file."""
     import torch
 
     optimizer = torch.optim.AdamW(net.parameters(), lr=plan.rate, weight_decay=DECAY)
@@ -155,7 +160,7 @@ def _epoch(
     optimizer: Any,
     part: tuple[Tensor, Tensor],
 ) -> float:
-    """One pass over the training samples in a random order; the mean loss of its batches."""
+    """Train on all training samples in a random order; returns the mean loss of the batches."""
     import torch
 
     net.train()
@@ -173,7 +178,7 @@ def _epoch(
 def _judge(
     net: nn.Sequential, criterion: nn.Module, held: tuple[Tensor, Tensor]
 ) -> tuple[float, float]:
-    """Loss and accuracy on the samples that were held out."""
+    """Return loss and accuracy on the held-out samples."""
     import torch
 
     net.eval()
