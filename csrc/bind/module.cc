@@ -92,7 +92,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "The C++ core of sbrt: lanes, rings, rounds.";
   m.def("build_info", &sbrt::build_info, "The build of this binary.");
   m.def("allocation_count", &sbrt::allocation_count,
-        "Calls of operator new by this library since it was loaded.");
+        "Calls of operator new, and blocks of pages, by this library since it was loaded.");
   m.def("instruction_sets", &sbrt::instruction_sets,
         "Kernels that run on this machine, best first.");
   sbrt::bind_errors(m);

@@ -13,7 +13,10 @@ from ..pump import Stream
 
 @dataclass(eq=False)
 class Choice:
-    """One answer in flight: its tokens so far, with times in seconds of the monotonic clock."""
+    """One answer in flight: its tokens so far, with times in seconds of the monotonic clock.
+
+    cached: tokens of the prompt whose KV was reused.
+    """
 
     index: int
     prompt_text: str | None
@@ -23,6 +26,7 @@ class Choice:
     first_at: float = 0.0
     last_at: float = 0.0
     tokens: int = 0
+    cached: int = 0
     text: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     final: RequestOutput | None = None
@@ -37,6 +41,7 @@ class Choice:
             self.first_at = self.first_at or now
             self.last_at = now
         self.tokens += len(answer.token_ids)
+        self.cached = output.num_cached_tokens or 0
         self.text.append(answer.text)
         self.ids += answer.token_ids
         if output.finished:
@@ -75,7 +80,7 @@ def usage(choices: Sequence[Choice], n: int) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": sum(choice.cached for choice in choices[::n])},
         "completion_tokens_details": {
             "accepted_prediction_tokens": accepted,
             "rejected_prediction_tokens": drafted - accepted,

@@ -19,7 +19,7 @@ COUNTERS = {
     "vllm:prompt_tokens": "Prompt tokens of finished requests",
     "vllm:generation_tokens": "Tokens generated",
     "vllm:prefix_cache_queries": "Prompt tokens looked up in the prefix cache",
-    "vllm:prefix_cache_hits": "Prompt tokens found there; there is no cache yet",
+    "vllm:prefix_cache_hits": "Prompt tokens whose KV was reused",
     "sbrt:spec_rollback_tokens": "Draft tokens rolled back",
     "sbrt:spec_branch_rounds": "Rounds with a prepared branch",
     "sbrt:spec_branch_hits": "Rounds whose outcome a branch had prepared",
@@ -87,6 +87,7 @@ class Metrics:
         self._success.labels(**self._given, finished_reason=reason).inc()
         self._counters["vllm:prompt_tokens"].inc(len(choice.prompt_ids))
         self._counters["vllm:prefix_cache_queries"].inc(len(choice.prompt_ids))
+        self._counters["vllm:prefix_cache_hits"].inc(choice.cached)
         self._counters["vllm:generation_tokens"].inc(choice.tokens)
         self._count_speculation(choice.spec)
         self._observe("e2e_request_latency_seconds", choice.last_at - choice.begun_at, choice)
