@@ -14,8 +14,8 @@ class Patience {
  public:
   explicit Patience(Exec& exec) : exec_(exec) {}
 
-  // Blocks until the event is reached: true. False if `until`, by Trace::now(), or an interruption
-  // comes first.
+  // Blocks until the event reaches `value`, and returns true. Returns false if the time `until` (by
+  // Trace::now()) or an interruption comes first.
   bool reach(Event& event, int64_t value, int64_t until) {
     while (!exec_.reach(event, value, std::min(until, Trace::now() + kLook)))
       if (Trace::now() >= until || is_interrupted()) return false;
