@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(
     engine: Engine, cells: Sequence[Cell], work: Work, expected: Sequence[Sequence[int]], runs: int
 ) -> Cell:
-    """Run every cell `runs` times, in turns, and return the baseline: `none`, one request at once.
+    """Run every cell `runs` times, in turns. Return the baseline: `none`, one request at a time.
 
     If the baseline is not among the cells, it is run in addition. The order changes from turn to
     turn, because the first cell to run finds the caches cold and the clock high.

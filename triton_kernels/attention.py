@@ -107,7 +107,7 @@ def _branch_attention_kernel(
     capacity,  # positions of the ring
     kv_heads,
     units,  # most units that a forward can have
-    short,  # in spans of up to this many splits, an item has one split; most pieces of level 0
+    short,  # with at most this many splits, an item has one; also the most pieces of level 0
     blocks,  # most pieces of level 1
     above,  # most pieces of all levels but 0
     last_level,  # number of the last level
@@ -267,9 +267,9 @@ def _climb(
     o_m = tl.arange(0, BLOCK_M)
     is_split = taken == 1
     level = tl.where(is_split, 0, 1)
-    lower = tl.where(is_split, 0, short)  # offset of this level's pieces; `upper`: of the next's
-    upper = tl.where(is_split, short, short + blocks)
-    pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)  # most in the next level
+    lower = tl.where(is_split, 0, short)  # offset of this level's pieces
+    upper = tl.where(is_split, short, short + blocks)  # offset of the next level's pieces
+    pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)  # most of the next level
     going = first < last
     while going:
         is_last = level == last_level

@@ -141,7 +141,7 @@ def _choose_kernel(
     x = raw
     if HAS_SHAPED:
         x = tl.load(Shaped + i_row * shaped_stride + o, mask=m, other=float("-inf"))
-    fine = (raw < float("inf")) & (x < float("inf"))  # false for a NaN
+    fine = (raw < float("inf")) & (x < float("inf"))  # false for NaN and +inf
     bad = tl.max((fine == 0).to(tl.int32), axis=0)
 
     # Scores in float32 are close enough to tell which few tokens can win.
@@ -150,7 +150,7 @@ def _choose_kernel(
     seed = load_int64(Block + 4, True)
     completion = tl.load(Block + 6).to(tl.uint32, bitcast=True)
     p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
-    position = load_int64(p_row, True) + 1  # of the token to be chosen
+    position = load_int64(p_row, True) + 1  # position of the token to be chosen
     score = tl.where(fine, x, float("-inf"))
     if temperature > 0:
         if HAS_IDS:

@@ -118,7 +118,7 @@ def _integer_linear_kernel(
                 all_odd = all_even
         for j in tl.static_range(TURN):
             if SHARED:
-                x = p_x  # not read
+                x = p_x  # a placeholder that is never read
                 w = p_w
             else:
                 x = tl.load(p_x + j * 32, mask=m_row[:, None], other=0)

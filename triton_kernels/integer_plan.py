@@ -11,7 +11,7 @@ from .packed import GROUP, TURN, PackedFormat, padded_groups
 from .plan import DTYPES
 from .state import MAX_ROWS
 
-PROGRAMS = 192  # as in linear_plan.py
+PROGRAMS = 192  # wanted programs of a launch; linear_plan.py says why
 GATE_COLUMNS = GROUP  # a gate's tile is one group of the row that it writes
 
 

@@ -55,7 +55,8 @@ class LinearPlan:
             raise ValueError(f"n, k: expected at least 1 but got {self.n}, {self.k}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {DTYPES} but got {self.dtype}")
-        if self.residual and (self.gate or self.norm):  # it writes squares, a norm reads them
+        # A residual writes the sums of squares that a norm reads.
+        if self.residual and (self.gate or self.norm):
             raise ValueError("plan: expected a residual alone but got a gate or a norm with it")
         if self.splits is not None and self.splits < 1:
             raise ValueError(f"splits: expected at least 1 but got {self.splits}")

@@ -222,7 +222,7 @@ def ring_settle(
     """Move a lane's KV to match the last outcome, in place, all layers and heads in one launch.
 
     sequence    int32 words of the sequences, one for each seat, as `settle` left them
-    kv          [2, layers, kv_heads, slots, head_dim]  keys and values; any strides but the last
+    kv          [2, layers, kv_heads, slots, head_dim]  keys and values; the last stride must be 1
     capacity    positions of a ring; the slots after the ring are tails, tail_slots per branch
     poison      for debugging: fill the slots that were dropped with NaN
     seats       None: there is one seat, which takes part

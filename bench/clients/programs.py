@@ -19,7 +19,7 @@ Likelihood = tuple[float, bool]  # log-likelihood of an ending; True if greedy d
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".venv-clients"
-SECONDS = 600  # for one run of a client
+SECONDS = 600  # that one run of a client may take
 SHOWN = 400  # characters to show of the output of a client that failed
 
 
@@ -232,7 +232,7 @@ def _generations(run: Run) -> int:
     prompts = [{"prompt": f"def f{i}(", "answer": "x"} for i in range(run.requests)]
     plain = _evaluated(run, prompts, "none")
     for prompt, answer in list(zip(prompts, plain[1], strict=True))[::2]:
-        prompt["answer"] = answer  # half of the answers, so the score is neither 0 nor 1
+        prompt["answer"] = answer  # only half of the answers are right: the score is not 0 or 1
     plain, fast = (_evaluated(run, prompts, m) for m in ("none", "draft_model"))
     if plain != fast:
         raise InvalidInputError(

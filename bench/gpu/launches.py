@@ -92,7 +92,7 @@ class Compiler:
         if triton.knobs.runtime.interpret:
             raise EngineError("costs: expected Triton's compiler, got TRITON_INTERPRET=1")
         self.launches: list[Launch] = []
-        self._binaries: dict[int, tuple[Any, Binary]] = {}  # by identity of the compiled kernel
+        self._binaries: dict[int, tuple[Any, Binary]] = {}  # keys: id() of the compiled kernel
 
     @contextmanager
     def active(self) -> Iterator[None]:

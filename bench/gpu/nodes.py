@@ -166,7 +166,8 @@ def _round_rows(launch: Launch, context: int) -> Work:
 
 
 def _attention(launch: Launch, context: int) -> Work:
-    """An item has one split if the span is short, else FAN splits. Pieces are merged in levels."""
+    """A work item has one split if there are few splits, else FAN splits. Pieces are merged in
+    levels."""
     given = launch.arguments
     splits = context // given["SPLIT"] + 1
     taken = 1 if splits <= given["short"] else given["FAN"]

@@ -136,7 +136,8 @@ class Bench:
         alone = self._times(launch, 0, None, seconds / 3)
         us = statistics.median(alone)
         choice = statistics.median(self._times(self._choices[lane, rows], 0, None, 0))
-        times = 2 + math.ceil(4 * us / self._alone(name, other))  # outlasts two of our launches
+        # The other lane's launches must last longer than two launches of this lane.
+        times = 2 + math.ceil(4 * us / self._alone(name, other))
         beside = [
             statistics.median(self._times(launch, priority, (other, times), seconds / 3))
             for priority in (URGENT * (lane == "t"), URGENT * (lane == "T"))

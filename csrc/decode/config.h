@@ -36,7 +36,7 @@ struct RuntimeConfig {
   std::shared_ptr<const Costs> costs;   // virtual time, only on the sim backend
   std::vector<Policy> tuned;            // candidates of `auto`, plain decoding first
   std::shared_ptr<const Costs> tuning;  // costs that `auto` uses; null: they are measured
-  std::shared_ptr<const Hrad> hrad;     // for policies that use it
+  std::shared_ptr<const Hrad> hrad;     // null: no policy may use H-RAD
   bool keep_features = false;           // for Engine::features(); implied by hrad
   bool rejection = false;               // allocate memory for policies with the rejection rule
 

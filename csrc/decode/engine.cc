@@ -100,7 +100,7 @@ int Engine::admit(const Request& request) {
   check(seat >= 0, "engine: expected a free seat, all ", seats(), " are taken");
   const bool feeds_all = request.logprobs.prompt >= 0;
   const Kept kept = feeds_all ? Kept{} : pump_.kept(seat, request.prompt);
-  pump_.seat(seat).keeps = false;  // the next line may throw halfway
+  pump_.seat(seat).keeps = false;  // if start_sequence throws, the old KV is not reused
   resources_.start_sequence(seat, request, kept.target, kept.draft);
   if (resources_.config.can().captures && seats() == 1) {  // else rounds may be in flight
     pump_.idle(Exec::kForever);

@@ -369,7 +369,8 @@ void Graphs::fuse(const RoundShape& shape) {
 bool Graphs::may_fuse() {
   constexpr int64_t kPatience = 64;  // every 64th refused call is granted
   const auto has_room = [](const LaneUnit& unit) {
-    return !unit.stream || unit.stream->fused() + 1 < Stream::kMostFused;  // a round has two
+    // A round fuses up to two graphs.
+    return !unit.stream || unit.stream->fused() + 1 < Stream::kMostFused;
   };
   return (has_room(r_.target) && has_room(r_.draft)) || ++refused_ % kPatience == 0;
 }

@@ -29,7 +29,7 @@ class LogprobStore {
   const LogprobList& prompt() const { return prompt_; }
 
  private:
-  LogprobList prompt_, output_;  // with the host's addresses
+  LogprobList prompt_, output_;  // their entries are at host addresses
   Cells<TokenLogprob> prompt_entries_, ring_;
   std::vector<TokenLogprob> committed_, taken_;
 };

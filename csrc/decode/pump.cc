@@ -221,8 +221,8 @@ void Pump::start_round() {
   enqueue_round(round_, how, target, &draft, fences_);
 }
 
-// Decides if the draft takes part in the next round of this seat; returns true if so. If not, tells
-// the draft's part of the state.
+// Decides if the draft takes part in the next round of this seat; returns true if so. When a tuned
+// sequence stops drafting, its state records that the draft sits out.
 bool Pump::starts_drafting(int i, const RoundShape& how) {
   HostSeat& seat = seats_[i];
   const Policy& p = r_.at(i).policy;

@@ -110,7 +110,7 @@ struct Resources {
   Cells<uint8_t> hole;                 // [vocab] 1: no token has this id; empty without such ids
   std::vector<AcceptMemory> accept;    // [seats]; empty unless the engine was built for rejection
   LaneUnit target, draft;
-  Launches launches;                                              // selected now; see Expected
+  Launches launches;  // the launches that are selected now; see Expected in model/lane.h
   int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk
 
  private:

@@ -22,7 +22,8 @@ class RoundLog {
   explicit RoundLog(size_t capacity) : ring_(capacity) {}
 
   void clear() { count_ = 0; }
-  const RoundEntry& last() const { return ring_[(count_ - 1) % ring_.size()]; }  // needs an entry
+  // Returns the newest entry; there must be one.
+  const RoundEntry& last() const { return ring_[(count_ - 1) % ring_.size()]; }
   void put(const RoundEntry& entry) { ring_[count_++ % ring_.size()] = entry; }
   // Returns the entries, oldest first. Of a long sequence only the last rounds are kept.
   std::vector<RoundEntry> entries() const {

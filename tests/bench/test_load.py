@@ -89,7 +89,7 @@ def test_figures_of_a_run_are_those_of_its_requests():
     extra = traffic.Answer(0, 14.0, is_ballast=True, times=[20.0], counts=[1], ids=[1])
     played = traffic.Played([first, other, extra], seconds=3.0)
     assert (played.tokens, played.rate) == (9, 3.0)
-    assert played.request_rate == 1.0  # the mean of 6 tokens in 4 s and 2 in 4
+    assert played.request_rate == 1.0  # the median of 6 tokens in 4 s and 2 tokens in 4 s
     assert (played.first(0.5), played.first(0.99)) == (1.0, 4.0)
     assert first.token_gaps == [0.5, 0.5, 0.5, 0.5, 1.0]
     assert (played.between_tokens(0.5), played.between_tokens(0.99)) == (0.5, 1.0)

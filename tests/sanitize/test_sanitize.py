@@ -130,7 +130,8 @@ def test_a_fault_beside_a_generation_is_reported(
     "tests",
     [
         "decode/test_engine_core.py",
-        "decode/test_auto.py::test_slices_and_backends_change_nothing",  # tuner runs in parallel
+        # Runs of the method `auto`, with one thread and with two.
+        "decode/test_auto.py::test_slices_and_backends_change_nothing",
         "engine/test_lifecycle.py",
         "engine/test_engine_machine.py",
         "engine/test_batch.py::test_seats_come_back",

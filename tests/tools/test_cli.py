@@ -322,7 +322,7 @@ def test_bench_decode_is_compare(run, prompts, tmp_path):
     assert alone == {"none", "lookup"}  # methods without a draft get only the target's share
     for line in lines:
         check_line(line)
-    longer = ("--methods", "lookup:gamma=7,pearl")  # longer than by default
+    longer = ("--methods", "lookup:gamma=7,pearl")  # longer chains than the default
     assert run("", *flags, "--placement", "split", *longer, main=bench_decode)[0] == 0
     code, _, err = run("", *flags, "--placement", "split", "--threads", 1, main=bench_decode)
     assert code == 2

@@ -179,7 +179,7 @@ def test_compilers_keep_the_order(architecture):
 
 
 def test_the_flag_changes_nothing_where_it_cannot():
-    assert not is_early(True, torch.device("cpu"))  # the interpreter
+    assert not is_early(True, torch.device("cpu"))  # on the CPU kernels run in the interpreter
     assert not is_early(False, torch.device("meta"))
     assert ops.early(ops.TORCH) is ops.TORCH
     assert ops.early(ops.TRITON, False) is ops.TRITON

@@ -50,7 +50,8 @@ class LookupReplay {
   // Replays all rounds that have ended at `head`.
   void read(const int32_t* trunk, const TrunkIndex& index, int64_t head);
   double tokens() const { return rounds_ > 0 ? tokens_ / rounds_ : 1; }  // tokens per round
-  double share() const { return rounds_ > 0 ? chains_ / rounds_ : 0; }   // of rounds with a chain
+  // Share of the rounds in which the look-up found a chain.
+  double share() const { return rounds_ > 0 ? chains_ / rounds_ : 0; }
 
  private:
   int gamma_;
