@@ -36,7 +36,7 @@ from sbrt.tools.prompts import BUILT_IN
 from .models.served import serving
 from .models.traffic import percentile
 
-HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01  # shares of requests
+HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01  # shares of the requests that are bad in each way
 DAWDLE = 0.05  # seconds that a slow client waits after a line
 TOKENS = (8, 64)  # max_tokens of short and of long answers
 SEEDS = 8

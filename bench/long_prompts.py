@@ -74,7 +74,7 @@ def play_company(engine: Engine, method: Method, args: argparse.Namespace, vocab
     for i, name in enumerate(names):
         engine.add_request(name, some_ids(8, vocab, i), params, method=method)
     last: dict[str, float] = {}
-    collect(engine, last, [], 4 * args.company)  # until all of them decode
+    collect(engine, last, [], 4 * args.company)  # until all of these sequences decode
     collect(engine, last, found.quiet, 40 * args.company)
     begin = time.perf_counter()
     engine.add_request("long", long_prompt[::-1], ONE, method=method)

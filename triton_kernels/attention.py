@@ -103,7 +103,7 @@ def _branch_attention_kernel(
     Items,  # [64]
     Partial,  # [pieces, units, BLOCK_M, HEAD_DIM] weighted values of pieces, level by level
     Dist,  # [pieces, units, 2, BLOCK_M] maxima and sums of weights of pieces
-    Counters,  # [units, 1 + above] 0 before and after
+    Counters,  # [units, 1 + above] 0 before and after a launch
     capacity,  # positions of the ring
     kv_heads,
     units,  # most units that a forward can have

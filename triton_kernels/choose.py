@@ -112,7 +112,7 @@ def _choose_kernel(
     Score,  # [rows, splits, KEEP] float64 scratch: this and the next two as in ChooseWork
     Token,  # [rows, splits, KEEP]
     Stat,  # [rows, splits, 6]
-    Counters,  # [rows] 0 before and after
+    Counters,  # [rows] 0 before and after a launch
     Out,  # [rows, words] Choice or, with DISTS, Dist
     first_row,
     vocab,

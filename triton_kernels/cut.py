@@ -68,7 +68,7 @@ def _begin_cut_kernel(
     State,  # [rows, 8] written
     Tokens,  # [rows, 2, 2048] histograms
     Parts,  # [rows, SPLITS] scratch
-    Counters,  # [rows] 0 before and after
+    Counters,  # [rows] 0 before and after a launch
     Cut,  # [rows, 4] written: a cut that keeps everything
     first_row,
     vocab,
@@ -133,7 +133,7 @@ def _end_cut_kernel(
     Tokens,  # [rows, 2, 2048] histograms: those of the first digit are cleared
     Units,  # [rows, 2, 2048]
     Parts,  # [rows, SPLITS] scratch
-    Counters,  # [rows] 0 before and after
+    Counters,  # [rows] 0 before and after a launch
     Cut,  # [rows, 4] the last id is written, if not all tokens with the last logit are kept
     first_row,
     vocab,

@@ -114,7 +114,7 @@ def _linear_kernel(
     Squares,  # [PARTS, 64] sums of squares, read with NORM, written with RESIDUAL
     squares_stride,
     Partial,  # [tiles, SPLITS, 1 or 2, BLOCK_M, BLOCK_N] scratch
-    Counters,  # [tiles] 0 before and after
+    Counters,  # [tiles] 0 before and after a launch
     rows,
     n,
     k,

@@ -43,10 +43,10 @@ class CutWork:
 
     state     int64 [rows, 8]        what one launch passes to the next
     tokens    int32 [rows, 2, 2048]  histograms of tokens, by the first digit and by the current
-                                     one; zero before and after
+                                     one; zero before and after a launch
     units     int64 [rows, 2, 2048]  the same histograms of weights, in units of 2^-40
     parts     int64 [rows, splits]   what each program of a row passes to the last one
-    counters  int32 [rows]           programs that have arrived; zero before and after
+    counters  int32 [rows]           programs that have arrived; zero before and after a launch
     """
 
     state: torch.Tensor
@@ -178,7 +178,7 @@ def _digit_kernel(
     Tokens,  # [rows, 2, 2048] histograms
     Units,  # [rows, 2, 2048]
     Parts,  # [rows, SPLITS] scratch
-    Counters,  # [rows] 0 before and after
+    Counters,  # [rows] 0 before and after a launch
     Cut,  # [rows, 4] the last logit is written, once the last digit is known
     first_row,
     vocab,

@@ -50,7 +50,7 @@ def _rope_kv_write_kernel(
     v_slot_stride,
     Table,  # [words] Batch
     InvFreq,  # [HALF] float32
-    QWeight,  # [2 HALF]; this and the next are never touched without HAS_NORM
+    QWeight,  # [2 HALF]; QWeight and KWeight are never touched without HAS_NORM
     KWeight,
     first_row,  # row of the table that row 0 of QKV belongs to
     heads,

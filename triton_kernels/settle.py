@@ -109,7 +109,7 @@ def _awaited_burst(Block):
 @triton.jit
 def _ring_settle_kernel(
     Block,  # [seats, words] the sequences
-    Roll,  # [16]; this and the next are never touched without HAS_ROLL
+    Roll,  # [16]; Roll and Ended are never touched without HAS_ROLL
     Ended,  # [2]
     KV,  # [layers, kv_heads, slots, head_dim] keys; the values begin v_offset elements later
     v_offset,
@@ -120,7 +120,7 @@ def _ring_settle_kernel(
     slots,  # slots of a seat
     capacity,
     tail_slots,
-    seat_slots,  # from the storage of one seat to that of the next
+    seat_slots,  # slots from one seat's storage to the next seat's storage
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     COMPACT: tl.constexpr,

@@ -63,7 +63,7 @@ def _most(is_mine, x):
 @triton.jit
 def _see_kernel(
     Table,  # [words] Batch
-    Slots,  # [64, 128] written, and all that follow
+    Slots,  # [64, 128] written; the next four are written, too
     Firsts,  # [2, 64]
     Meta,  # [4, 64]
     Members,  # [9, 64]
@@ -72,7 +72,7 @@ def _see_kernel(
     capacity,  # positions of the ring
     reach,  # most positions that a row sees
     tail_slots,  # slots per branch
-    seat_slots,  # from the storage of one seat to that of the next
+    seat_slots,  # slots from one seat's storage to the next seat's storage
     rows,  # rows of the forward
     kv_heads,
     short,  # splits up to which an item has one split (AttentionPlan), for all members together

@@ -18,7 +18,7 @@ ROW_BRANCH = tl.constexpr(offset(Row, "branch"))
 ROW_SEAT = tl.constexpr(offset(Row, "seat"))  # upper half of the word; the lower is `node`
 ROW_CHAIN = tl.constexpr(offset(Row, "chain"))
 ROW_TAIL = tl.constexpr(offset(Row, "tail"))
-SEQUENCE_WORDS = tl.constexpr(size(Sequence))  # from one seat to the next
+SEQUENCE_WORDS = tl.constexpr(size(Sequence))  # int32 words from one seat to the next
 
 TWO_PROGRAMS = 128  # registers per thread, so that two programs of eight warps fit a multiprocessor
 MAX_REGISTERS = 255  # per thread; without this bound the assembler spills to fit more threads

@@ -19,7 +19,7 @@ Likelihood = tuple[float, bool]  # log-likelihood of an ending; True if greedy d
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".venv-clients"
-SECONDS = 600  # that one run of a client may take
+SECONDS = 600  # time limit of one run of a client
 SHOWN = 400  # characters to show of the output of a client that failed
 
 

@@ -138,7 +138,8 @@ def _linear(launch: Launch, context: int) -> Work:
     weights = given["W"].numel() * given["W"].element_size()
     inputs = given["BLOCK_M"] * given["k"] * given["X"].element_size()
     tiles = launch.programs / given["SPLITS"]
-    waits = given["NORM"] and given["BLOCK_M"] > 32  # for sums of squares, before the first weights
+    # Then a program waits for the sums of squares before it loads its first weights.
+    waits = given["NORM"] and given["BLOCK_M"] > 32
     chain = MEMORY_ACCESS + L2_ACCESS * (1 + waits) + ARRIVAL * (given["SPLITS"] > 1)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     loops = [(loop, given["SPLIT_TILES"])]

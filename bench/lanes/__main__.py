@@ -42,7 +42,7 @@ COLUMNS = (
     "| target first | nodes | a layer"
 )
 FEEDS = "lane | rows of a prompt | us (spread) | tokens/s | TFLOP/s | % of measured products"
-PRODUCTS = ("fused", "cublas")  # names of sbrt.gpu.lane
+PRODUCTS = ("fused", "cublas")  # ways to compute a forward's layers, as sbrt/gpu/lane.py has them
 MOST_POSITIONS = 131_072
 VERIFIED = ("1", "16", "32", "64")  # rows of the target's graphs that can be measured
 
@@ -138,7 +138,7 @@ def render(line: dict[str, Any]) -> str:
 
 
 def render_feed(line: dict[str, Any]) -> str:
-    """One line of the table of prompts."""
+    """Return one line of the table FEEDS."""
     least, most = line["spread"]
     return (
         f"{line['lane']} | {line['rows']} | {line['us']:.1f} ({least:.1f}-{most:.1f}) | "

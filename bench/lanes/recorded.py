@@ -126,9 +126,9 @@ class Bench:
     def line(self, lane: str, rows: int, seconds: float) -> dict[str, Any]:
         """Return the times of one graph in us.
 
-        us: alone. us_overlapped: while the other lane works and the draft's stream has the higher
-        priority, as in engines. us_overlapped_target_first: while the target's stream has it.
-        us_choice: the choice that follows the forward, alone.
+        us: the graph runs alone. us_overlapped: the other lane works meanwhile, and the draft's
+        stream has the higher priority, as in engines. us_overlapped_target_first: the same, but the
+        target's stream has the higher priority. us_choice: only the choice after the forward runs.
         """
         piece, launch = self._pieces[lane, rows], self._launches[lane, rows]
         name = "t" if lane == "T" else "T"

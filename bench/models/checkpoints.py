@@ -25,7 +25,7 @@ from sbrt.model.safetensors_file import bfloat16
 
 BUILD = Path(__file__).parents[2] / "build"
 DEMO, INFLATED = "demo", "demo-75m"
-INFLATED_TO = {INFLATED: 75_000_000, "demo-1g": 10**9}  # parameters
+INFLATED_TO = {INFLATED: 75_000_000, "demo-1g": 10**9}  # number of parameters
 NAMES = (*SIZES, DEMO, *INFLATED_TO)
 USUAL = tuple(name for name in NAMES if INFLATED_TO.get(name, 0) < 10**9)  # these fit any machine
 

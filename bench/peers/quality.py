@@ -56,8 +56,9 @@ class Distance:
     engine: str
     activations: str
     read: Read
-    kl: list[NDArray[np.float64]] = field(default_factory=list)  # nats, by position
-    same: list[NDArray[np.bool_]] = field(default_factory=list)  # same best token, by position
+    kl: list[NDArray[np.float64]] = field(default_factory=list)  # of each position, in nats
+    # For each position: True if both have the same best token.
+    same: list[NDArray[np.bool_]] = field(default_factory=list)
     seconds: float = 0.0
 
     def add(self, reference: Logits, ids: list[int]) -> None:

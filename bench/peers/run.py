@@ -172,6 +172,6 @@ def _time_forwards(lines: Sequence[Line]) -> None:
         bar.update(burst, BURSTS)
         for line in lines:
             for rows in ROWS if line.mode in PLAIN else ():
-                if line.us.get(rows) != []:  # not refused before
+                if line.us.get(rows) != []:  # the engine has not refused this number of rows
                     line.add_forwards(rows, line.ask("forward", rows, CONTEXT, TIMES))
     bar.close()

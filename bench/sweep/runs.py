@@ -181,7 +181,7 @@ class Runner:
     store: Store
     cs: Sequence[int]
     params: dict[float, SamplingParams]
-    prompts: dict[tuple[str, str], list[str]]  # by file and half
+    prompts: dict[tuple[str, str], list[str]]  # keys: (file, half of its prompts)
     load: Callable[[str], tuple[EngineConfig, Pair]]
     methods: dict[str, list[Method]]
     is_over: Callable[[], bool] = lambda: False

@@ -18,7 +18,7 @@ struct RuntimeConfig {
   int64_t max_model_len = 0;  // longest trunk, tokens
   int32_t vocab = 0;  // number of the target's logits in use, 0: none; a draft may have fewer
   std::vector<int32_t> holes;  // ids below vocab that no token has: masked in every row
-  int32_t num_threads = 1;     // in total
+  int32_t num_threads = 1;     // threads of both lanes together
   int32_t draft_threads = 1;   // number of these that the draft uses while the lanes overlap
   int32_t max_gamma = 4;
   int32_t max_branches = 8;

@@ -102,7 +102,8 @@ int Engine::admit(const Request& request) {
   const Kept kept = feeds_all ? Kept{} : pump_.kept(seat, request.prompt);
   pump_.seat(seat).keeps = false;  // if start_sequence throws, the old KV is not reused
   resources_.start_sequence(seat, request, kept.target, kept.draft);
-  if (resources_.config.can().captures && seats() == 1) {  // else rounds may be in flight
+  // With more seats, rounds of other sequences may be in flight.
+  if (resources_.config.can().captures && seats() == 1) {
     pump_.idle(Exec::kForever);
     if (request.max_tokens > 0) pump_.fuse(bit(seat));
   }

@@ -56,7 +56,7 @@ class Engine {
   void release(int seat);                  // drops the seat's sequence and frees the seat
   void end();                              // drops all sequences
   void close();                            // drops all sequences and joins every thread
-  void interrupt() { pump_.interrupt(); }  // from any thread: run() returns soon
+  void interrupt() { pump_.interrupt(); }  // makes run() return soon; may be called from any thread
 
   int seats() const { return resources_.count(); }
   const HostSequence& sequence(int seat) const {

@@ -290,7 +290,7 @@ void Graphs::prepare() {
 void Graphs::prepare(LaneUnit& unit, const Graph& graph) const {
   const Effects allowed = allowed_to(&unit == &r_.draft);
   for (const Graph::Node& node : graph.nodes()) {
-    if (node.name == kFollowTrunk.name) continue;  // it repeats the target's writes
+    if (node.name == kFollowTrunk.name) continue;  // this op repeats the target's writes
     const uint64_t reads = node.effects.reads.bits & ~allowed.reads.bits;
     const uint64_t writes = node.effects.writes.bits & ~allowed.writes.bits;
     if ((reads | writes) == 0) continue;

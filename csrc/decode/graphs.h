@@ -12,7 +12,7 @@
 
 namespace sbrt {
 
-struct LaneOps;  // graphs.cc
+struct LaneOps;  // defined in graphs.cc
 
 class Graphs {
  public:
@@ -63,8 +63,8 @@ class Graphs {
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};
   Graph prefill_dists_{"prefill"}, look_{"look"};  // keep distributions; look_ runs between rounds
-  std::map<int, Graph> bursts_, serial_bursts_;    // by number of steps, for a device
-  std::map<int, Graph> verifications_;             // by verification_at(), for a device
+  std::map<int, Graph> bursts_, serial_bursts_;    // keys: number of steps; used on a device
+  std::map<int, Graph> verifications_;             // keys: verification_at(); used on a device
 };
 
 }  // namespace sbrt

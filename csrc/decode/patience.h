@@ -21,7 +21,7 @@ class Patience {
       if (Trace::now() >= until || is_interrupted()) return false;
     return true;
   }
-  void interrupt() { interrupted_.store(true); }  // from any thread
+  void interrupt() { interrupted_.store(true); }  // may be called from any thread
   void forget() { interrupted_.store(false); }
   bool is_interrupted() const { return interrupted_.load(std::memory_order_relaxed); }
 

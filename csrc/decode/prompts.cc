@@ -139,8 +139,9 @@ bool Prompts::feed(int64_t until) {
   return true;
 }
 
-// Feeds a prompt, or several short ones, to the end. Each lane has at most two pieces in flight: so
-// no lane is idle, and a caller whose time is over waits for no more. False if the time ends first.
+// Feeds a prompt, or several short ones, to the end. Returns false if the time ends first. Each
+// lane has at most two pieces in flight. So no lane is idle, and few pieces are left when the time
+// ends.
 bool Prompts::feed_alone(SeatSet seats, int64_t until) {
   LaneUnit &target = r_.target, &draft = r_.draft;
   const NvtxRange range(r_.config.nvtx, "prefill");

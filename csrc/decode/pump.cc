@@ -88,7 +88,7 @@ bool Pump::is_quiet(int i) {
 // Returns the reusable part of a prompt, or nothing if that is only a few tokens. They are not
 // worth dropping the seat's other contents.
 Kept Pump::kept(int i, const std::vector<int32_t>& prompt) const {
-  constexpr int64_t kWorthTaking = 8;  // positions
+  constexpr int64_t kWorthTaking = 8;  // least number of positions that are reused
   if (!r_.config.reuses_prefixes) return {};
   const Kept kept = seats_.kept(i);
   const auto fed = static_cast<int64_t>(prompt.size()) - 1;
@@ -177,7 +177,7 @@ SeatSet Pump::members_of_round() const {
   SeatSet members = 0;
   int64_t verified = __builtin_popcountll(all), drafted = 0;  // rows; drafted: the most of any seat
   for (int n = 0; n < r_.count(); ++n) {
-    const int i = static_cast<int>((round_ + n) % r_.count());  // the first seat rotates
+    const int i = static_cast<int>((round_ + n) % r_.count());  // each round begins at another seat
     if (!(all & bit(i))) continue;
     const Policy& p = r_.at(i).policy;
     const int64_t chain = is_rejection(r_.at(i)) ? most_nodes(p) : 0;

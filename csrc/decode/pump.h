@@ -19,7 +19,7 @@ class Pump {
 
   // Waits for work that is still in flight, and drops the errors of that work.
   void settle_down();
-  void start_over();  // the same, and drops all sequences
+  void start_over();  // does the same, and drops all sequences
   // Returns a free seat, or -1 if all are taken. It is the seat that has most of the prompt's KV
   // or, among equals, the one that was used longest ago. The call may wait for a round.
   int free_seat(const std::vector<int32_t>& prompt);
@@ -33,7 +33,7 @@ class Pump {
   // Feeds prompts and runs rounds until a sequence ends, `max_rounds` are done (0: any number), the
   // time is `until` by Trace::now(), or interrupt() is called.
   void run(int64_t max_rounds, int64_t until);
-  void interrupt() { patience_.interrupt(); }  // from any thread
+  void interrupt() { patience_.interrupt(); }  // may be called from any thread
 
   Prompts& prompts() { return prompts_; }
   // On a device: fuses the graphs of rounds of these seats, whose sequences are in place already.

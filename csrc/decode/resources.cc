@@ -292,7 +292,7 @@ void Resources::take_in(int seat, const Record& record, int64_t round) {
   const int n = static_cast<int>(record.get(0, round) >> 8 & 255);
   for (int i = 0; i <= n; ++i) c.trunk[++c.head] = static_cast<int32_t>(record.get(2 + i, round));
   const uint32_t lacking = record.get(1, round) >> kDiscardedBits;
-  if (lacking < kMostLacking) c.draft_have = c.head - lacking;  // else it sat out for long
+  if (lacking < kMostLacking) c.draft_have = c.head - lacking;  // else the draft sat out for long
 }
 
 void Resources::leave() {

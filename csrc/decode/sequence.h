@@ -36,7 +36,8 @@ class HostSequence {
   bool live() const { return live_; }
   bool missed() const { return missed_; }  // the last outcome was not among the branches
   int64_t prompt() const { return prompt_; }
-  int64_t head() const { return prompt_ - 1 + emitted_; }       // after the last record read
+  // Position of the root after the last record that was read.
+  int64_t head() const { return prompt_ - 1 + emitted_; }
   int64_t left() const { return limit_ - prompt_ - emitted_; }  // tokens that may still be emitted
   Finish finish() const { return finish_; }
   int32_t stop_token() const { return stop_token_; }  // -1 unless finish() is stop

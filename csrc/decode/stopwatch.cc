@@ -213,7 +213,7 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
   found.reserve(times);
   for (int i = 0; i < times; ++i) {
     const double seconds = seconds_of(timed, width, each);
-    if (i > 0 && other.timed.reached() >= value) break;  // `timed` ran partly alone
+    if (i > 0 && other.timed.reached() >= value) break;  // then `timed` ran partly alone
     found.push_back(seconds);
   }
   r_.exec->wait(other.timed, value);
@@ -226,7 +226,8 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
 double Stopwatch::overhead(const Policy& policy, const Costs& costs, float temperature) {
   constexpr double kMedium = 0.002, kMost = 0.006;  // seconds of the target's forward
   const double forward = static_cast<double>(costs.alone.target[1]) * 1e-9;
-  const bool is_medium = forward > kMedium;  // then few rounds suffice, and plain ones tell nothing
+  // For a medium forward few rounds suffice. Rounds of plain decoding would tell nothing.
+  const bool is_medium = forward > kMedium;
   if (forward > kMost || (is_medium && policy.gamma == 0 && policy.burst == 0)) return 0;
   const int kRounds = is_medium ? 6 : 16, kTimes = is_medium ? 3 : 12;
   Request request = short_request(temperature);

@@ -40,7 +40,7 @@ int Together::best_of(SeatSet tuned) const {
 }
 
 bool Together::next(SeatSet tuned, int others, int64_t until) {
-  constexpr int kStay = 16;  // rounds
+  constexpr int kStay = 16;  // rounds between two comparisons
   if (!patience_.reach(r_.draft.feed.fed, r_.draft.feed.pieces, until))
     return false;  // the pieces are of an earlier call
   look(tuned, others);

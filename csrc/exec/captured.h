@@ -13,7 +13,7 @@ namespace sbrt {
 // The code that captured the graphs owns them; they outlive every launch.
 struct Captured {
   std::vector<void*> graphs;  // cudaGraph_t, none of them null; if `play` is given: players
-  int (*pick)(const void* asked) = nullptr;  // returns the index of one; null: the first
+  int (*pick)(const void* asked) = nullptr;  // returns the index of the graph to launch; null: 0
   const void* asked = nullptr;
   // Enqueues all work of one player on a cudaStream_t, from the host's thread. Null: there are no
   // players. Throws Error.

@@ -29,7 +29,7 @@ constexpr int kMostSeats = 64;
 constexpr int kMemories = 2;
 constexpr int kPartsOfMemory = kMostParts / kMemories;
 
-// Returns the bits of the same parts in another memory.
+// Returns the bits of the same parts in the memory with this number.
 constexpr Parts of_memory(Parts parts, int memory) {
   return {parts.bits << (memory * kPartsOfMemory)};
 }

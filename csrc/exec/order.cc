@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kMostConflicts = 64;  // most sentences that are returned
 
-using Clock = std::vector<int64_t>;  // [streams] number of the stream's ops known to be over
+using Clock = std::vector<int64_t>;  // [streams] number of the stream's ops known to have ended
 
 void join(Clock& into, const Clock& other) {
   for (size_t i = 0; i < into.size(); ++i) into[i] = std::max(into[i], other[i]);

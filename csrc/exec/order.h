@@ -51,8 +51,8 @@ class OrderBook {
   struct Op {
     Kind kind;
     int32_t stream;
-    int32_t name;   // for a run
-    int32_t event;  // for a wait or record
+    int32_t name;   // number of the op's name, if the kind is run
+    int32_t event;  // number of the event, if the kind is wait or record
     int64_t value;
     int64_t issued;  // number of ops of the host before this op
     Effects effects;

@@ -129,8 +129,8 @@ LANES = cost_file.Lanes(
 def test_lanes_share_the_memory_of_one_device():
     file = cost_file.cost_file(LANES, 1, "x")
     assert file["T"] == {"1": 100.0, "16": 100.0, "17": 120.0, "32": 120.0}
-    assert file["t"] == {"1": 20.0, "2": 25.0, "64": 25.0}  # with the ops after a step
-    busy = 0.2 * 20 / 25  # of the draft's forward for 16 rows
+    assert file["t"] == {"1": 20.0, "2": 25.0, "64": 25.0}  # including the ops after a step
+    busy = 0.2 * 20 / 25  # share of time in which the draft's forward of 16 rows reads memory
     slower = (0.9 + busy) / cost_file.SHARING
     assert file["T_overlapped"]["1"] == round(100 * slower, 1)
     own = (0.9 + 0.4 * 15 / 20) / cost_file.SHARING  # four steps of 25 us last as long as T

@@ -25,7 +25,7 @@ def rows(rng):
     lonely = np.full(VOCAB, -np.inf)
     lonely[[17, 290]] = [-3e38, -2e38]
     tied = rng.integers(-3, 3, size=VOCAB) / 2
-    across = np.full(VOCAB, -4.0)  # then ties of one logit in every chunk
+    across = np.full(VOCAB, -4.0)  # below: five equal largest logits, some in each chunk
     across[[5, 127, 255, 256, 299]] = 2.0
     steps = 1 + rng.integers(0, 5, size=VOCAB) * np.float32(2**-23)  # keys that share two digits
     wide = rng.choice([-3.4e38, -1e30, -88.0, -86.9, -0.0, 0.0, 1e-40, 3e38], size=VOCAB)

@@ -204,7 +204,7 @@ class Peer:
         def model(source, **more):
             return llama_cpp.Llama(
                 source if dtype == "gguf" else write_gguf(source, build, dtype),
-                n_ctx=0,  # the model's own length
+                n_ctx=0,  # 0: the context length that the model states
                 n_batch=ROWS,
                 n_ubatch=ROWS,
                 n_threads=threads,

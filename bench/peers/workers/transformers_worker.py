@@ -68,7 +68,7 @@ class Peer:
         found = []
         for _ in range(times):
             found.append(timed(lambda: self.model(ids[:, context:], past_key_values=cache)))
-            cache.crop(-rows)  # a negative number of tokens is removed
+            cache.crop(-rows)  # removes the last `rows` tokens
         return {"us": found}
 
 

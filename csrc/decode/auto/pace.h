@@ -32,7 +32,7 @@ class Pace {
 
  private:
   double now_ = 1;
-  std::array<double, kMaxRows + 1> own_{};  // by rows
+  std::array<double, kMaxRows + 1> own_{};  // [rows] correction of now_ for this number of rows
   int64_t age_ = 0;
 };
 

@@ -33,7 +33,7 @@ struct Brought {
   bool hit = false;     // the round's outcome was among the branches
 };
 
-// Tokens and ns: expected in one round, or summed over rounds.
+// Tokens and ns: those expected in one round, or the sums of several rounds.
 struct Yield {
   double tokens = 0, ns = 0;
   double rate() const { return ns > 0 ? tokens / ns : 0; }
@@ -147,8 +147,8 @@ class Tuner {
   bool has_news_ = true;        // the draft has new distributions
   int dist_ = 0;                // 0: greedy, 1: sampled, which takes longer
   double allowance_ = 0;        // ns that trials may still cost
-  // Tokens that the draft may lack before it reads them to be rated. It doubles each time, until a
-  // policy that drafts runs.
+  // While no policy drafts, the draft lacks tokens. At this number of tokens it reads them, so that
+  // it can be rated. The number doubles each time, until a policy that drafts runs.
   int64_t look_after_ = 0;
 };
 

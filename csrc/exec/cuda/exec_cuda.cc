@@ -279,7 +279,7 @@ class CudaExec final : public Exec {
   void rethrow() override {
     if (world_.failure) std::rethrow_exception(world_.failure);
   }
-  void forget() override {}  // a device does not recover
+  void forget() override {}  // an error of a device is kept, because the device cannot recover
 
   Capabilities can() const override { return capabilities_of(Backend::cuda); }
   void copy_over(const Block& block, size_t begin, size_t bytes) override {
