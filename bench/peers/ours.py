@@ -54,7 +54,7 @@ class Ours:
         return Batch([answer.ids for answer in played.answers], seconds, timed, played.seconds)
 
     def gap(self, ids: list[int], token: int) -> float:
-        """Never called, because ours are exact."""
+        """Never called: only answers that differ need it, and our answers never differ."""
         raise NotImplementedError
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:

@@ -27,7 +27,7 @@ ArmKind kind_of(const Policy& policy);
 // Measured results of a round.
 struct Brought {
   int64_t tokens = 0;
-  int64_t ns = 0;       // 0: unknown
+  int64_t ns = 0;       // time that the round took; 0: unknown
   int rows = 1;         // rows of the round's verification, over all sequences
   bool steady = false;  // the round was enqueued before the previous round had ended
   bool hit = false;     // the round's outcome was among the branches
