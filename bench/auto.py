@@ -78,17 +78,19 @@ def _runs(args: argparse.Namespace, fixed: Sequence[Method]) -> list[Report]:
 
 
 def changing(prompts: Sequence[str]) -> list[str]:
-    """Repeat each prompt of the second half several times, so that its continuation is a
-    repetition."""
+    """Return the prompts; each of the second half has its text REPEATS times.
+
+    The target tends to continue such a prompt with another repetition.
+    """
     half = (len(prompts) + 1) // 2
     return [*prompts[:half], *(REPEATS * prompt for prompt in prompts[half:])]
 
 
 def judged(reports: Sequence[Report]) -> list[dict[str, Any]]:
-    """{method, tokens_per_second, speedup, interval, of_best, of_best_interval} of each method.
+    """Return for each method {method, tokens_per_second, speedup, interval, of_best, ...}.
 
-    speedup: median of the runs' ratios to `none`. of_best: the same ratio to the fixed method with
-    the largest median, which may be `none`.
+    speedup: the runs' median ratio to `none`. of_best: the runs' median ratio to `best`. That is
+    the method with the largest median tokens/s among `none` and the fixed methods.
     """
     tallies = list(zip(*(report.tallies for report in reports), strict=True))
     rates = {runs[0].method.text: [tally.rate for tally in runs] for runs in tallies}

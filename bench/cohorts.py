@@ -4,9 +4,12 @@
 
 Two cohorts are halves of the running sequences: while the target verifies one half, the draft works
 for the other. A round accepts the same tokens with and without cohorts, so only its time differs.
-N sequences have g drafted tokens each. A target forward takes T(rows), a draft forward t(rows). A
-serial round takes T(N (1 + g)) + g t(N). Two cohorts of N / 2 take
-2 max(T(N / 2 (1 + g)), g t(N / 2)) for both, at the costs of lanes that overlap.
+N sequences have g drafted tokens each. A target forward takes T(rows), a draft forward t(rows).
+
+    all sequences in one serial round   T(N (1 + g)) + g t(N)
+    two cohorts of N / 2 sequences      2 max(T(N / 2 (1 + g)), g t(N / 2))
+
+In the second line T and t are the times of forwards while both lanes run.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from sbrt.tools import compare, flags, table
 from sbrt.tools.costs import TARGET_ROWS, CostModel, read_costs
 
 SEQUENCES = (2, 4, 8, 16)
-LONGEST = 12  # drafted tokens
+LONGEST = 12  # largest g that is tried
 COSTS = "c=8,c=4,2xh200-8b-1b,2xh200-70b-8b,h200-8b-1b,h200-70b-8b"
 
 
@@ -35,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def tokens(acceptance: float, gamma: int) -> float:
-    """Expected tokens of a round: 1 + a + ... + a^gamma."""
+    """Return the expected tokens per sequence and round, 1 + a + ... + a^gamma."""
     return sum(acceptance**depth for depth in range(gamma + 1))
 
 
@@ -46,16 +49,17 @@ def serial(model: CostModel, sequences: int, gamma: int) -> float:
 
 
 def in_cohorts(model: CostModel, sequences: int, gamma: int) -> float:
-    """Time of a round of both cohorts."""
+    """Return the time in which both cohorts finish one round."""
     half = sequences // 2
     lanes = model.target_overlapped(half * (1 + gamma)), gamma * model.draft_overlapped(half)
     return 2 * (max(lanes) + model.round_cost + model.side_by_side_cost)
 
 
 def best(model: CostModel, time: Any, sequences: int, share: int, acceptance: float) -> Any:
-    """(tokens of all sequences per unit, gamma) of the best gamma whose rows fit one forward.
+    """Return (rate, gamma) for the fastest gamma whose rows fit one target forward.
 
-    share: sequences that one forward verifies.
+    rate: tokens of all sequences per unit of time. time: `serial` or `in_cohorts`. share: number of
+    sequences that one forward verifies.
     """
     fit = [g for g in range(1, LONGEST + 1) if share * (1 + g) <= TARGET_ROWS]
     rates = [(sequences * tokens(acceptance, g) / time(model, sequences, g), g) for g in fit]
@@ -63,7 +67,7 @@ def best(model: CostModel, time: Any, sequences: int, share: int, acceptance: fl
 
 
 def line(model: CostModel, sequences: int, acceptance: float) -> dict[str, Any]:
-    """The JSON object. Rates in tokens of all sequences per unit of the costs."""
+    """Return one line of the JSON. Rates are tokens of all sequences per unit of the costs."""
     rate, gamma = best(model, serial, sequences, sequences, acceptance)
     turns, theirs = best(model, in_cohorts, sequences, sequences // 2, acceptance)
     return {
@@ -79,7 +83,7 @@ def line(model: CostModel, sequences: int, acceptance: float) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Run the command; returns its exit code."""
     return flags.guarded("bench.cohorts", lambda: _main(argv))
 
 

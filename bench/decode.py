@@ -3,9 +3,9 @@
     python -m bench.decode --target D --draft D --prompts F --methods none,pearl --limit 16 --json -
     python -m bench.decode --methods none,auto --concurrency 1,2,4,8,16 --rate 4
 
-With --concurrency or --rate requests share rounds. The figures are then those of a server under
-load: tokens/s of all requests and of one, time to the first token and between tokens. Every answer
-is compared with plain decoding of its prompt alone.
+With --concurrency or --rate, requests share rounds. The figures are then those of a server under
+load: tokens/s of all requests and of one request, time to the first token, time between tokens.
+Every answer is compared with plain decoding of its prompt alone.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     python -m bench.endure --clients 64 --minutes 10 --json -
 
-Streaming clients ask without a pause. Of their requests 20 % hang up in the middle, 5 % are read
-slowly and 1 % are garbage. Then the same number of clients ask for a quarter of the time, all of
-them well-behaved. So the latencies of well-behaved clients can be compared. At the end SIGTERM is
-sent while streams run. Every finished answer is compared with the same request alone, in process.
+Clients send streaming requests without a pause. They hang up in the middle of 20 % of the requests,
+read 5 % slowly and send garbage in 1 %. Then the same number of well-behaved clients send requests,
+for a quarter as long. This shows how much the bad requests delay the good ones. At the end the
+server gets SIGTERM while streams run. Every finished answer is compared with the answer to the same
+request alone, in this process.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from sbrt.tools.prompts import BUILT_IN
 from .models.served import serving
 from .models.traffic import percentile
 
-HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01  # shares of requests
+HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01  # shares of the requests that are bad in each way
 DAWDLE = 0.05  # seconds that a slow client waits after a line
-TOKENS = (8, 64)  # least and most of an answer
+TOKENS = (8, 64)  # max_tokens of short and of long answers
 SEEDS = 8
 METHODS = ("none", "lookup", "draft_model")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-LATE = 60.0  # seconds: an end that takes longer is a fault
+LATE = 60.0  # seconds: a wait that takes longer is a fault
 DONE = "data: [DONE]"
 
 Key = tuple[str, int, float, int]  # prompt, max_tokens, temperature, seed
@@ -49,21 +50,25 @@ Key = tuple[str, int, float, int]  # prompt, max_tokens, temperature, seed
 
 @dataclass
 class Seen:
-    """The clients' observations, under one lock."""
+    """The observations of all clients. `lock` guards them."""
 
     answers: list[tuple[Key, str]] = field(default_factory=list)
-    gaps: list[float] = field(default_factory=list)  # seconds between lines of well-behaved clients
-    firsts: list[float] = field(default_factory=list)  # seconds to the first line
+    # Latencies of well-behaved requests: seconds between lines, and seconds to the first line.
+    gaps: list[float] = field(default_factory=list)
+    firsts: list[float] = field(default_factory=list)
     hung_up: int = 0
-    refused: int = 0  # garbage
+    refused: int = 0  # garbage requests, which the server must refuse
     faults: list[str] = field(default_factory=list)
-    unended: int = 0  # streams without an end
+    unended: int = 0  # streams that stopped before the line DONE
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(frozen=True)
 class Storm:
-    """`clients` at once until `until`, in seconds of time.monotonic. rude: some do not behave."""
+    """`clients` concurrent clients, which send requests until time.monotonic() reaches `until`.
+
+    rude: some of the requests hang up, are read slowly or are garbage.
+    """
 
     address: tuple[str, int]
     clients: int
@@ -72,7 +77,7 @@ class Storm:
     seed: int
 
     def run(self, seen: Seen) -> None:
-        """Returns when every client has ended. Their observations are in `seen`."""
+        """Run the clients, and return when all have ended. Adds their observations to `seen`."""
         threads = [
             threading.Thread(target=self._client, args=(number, seen))
             for number in range(self.clients)
@@ -133,7 +138,7 @@ class Storm:
 
 
 def drawn(draw: random.Random) -> dict[str, Any]:
-    """A streamed completion, greedy or with a seed, by one of the methods."""
+    """Return a random request for a streamed completion: greedy or sampled, by any method."""
     sampled = draw.random() < 0.5
     return {
         "prompt": draw.choice(BUILT_IN), "max_tokens": draw.choice(TOKENS), "stream": True,
@@ -143,7 +148,7 @@ def drawn(draw: random.Random) -> dict[str, Any]:
 
 
 def key_of(body: dict[str, Any]) -> Key:
-    """The fields that an answer depends on."""
+    """Return the fields of a request that decide its answer."""
     return body["prompt"], body["max_tokens"], body["temperature"], body["seed"]
 
 
@@ -157,14 +162,14 @@ def opened(connection: HTTPConnection, body: dict[str, Any]) -> HTTPResponse:
 
 
 def lines_of(response: HTTPResponse) -> Iterator[str]:
-    """Lines of a stream that carry data."""
+    """Yield the lines of a stream that carry data."""
     for line in response:
         if line.startswith(b"data: "):
             yield line.decode().rstrip()
 
 
 def text_of(line: str) -> str:
-    """The text of one line; empty at the end."""
+    """Return the text in one line of a stream; it is empty in the line DONE."""
     if line == DONE:
         return ""
     return "".join(choice["text"] for choice in json.loads(line.removeprefix("data: "))["choices"])
@@ -184,12 +189,15 @@ class Memory(threading.Thread):
             self.sizes.append(int(self._path.read_text().split()[1]) * PAGE)
 
     def stop(self) -> None:
-        """Ends it; may be called once."""
+        """End the thread. It may be called once."""
         self._over.set()
         self.join()
 
     def growth(self) -> float:
-        """Median of the last fifth over that of the second fifth. The first fifth warms up."""
+        """Return the median of the last fifth of the sizes divided by that of the second fifth.
+
+        The first fifth is left out, because the server warms up. Returns 1.0 for under 5 sizes.
+        """
         n = len(self.sizes) // 5
         if not n:
             return 1.0
@@ -222,7 +230,10 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
-    """The storm, the calm and the end of a server; then every answer once more, alone."""
+    """Run the rude clients, then the well-behaved ones, then SIGTERM; returns the report.
+
+    At the end every answer is generated once more, alone.
+    """
     rude, calm, last = Seen(), Seen(), Seen()
     seconds = 60 * args.minutes
     with serving(["--target", args.target, "--shutdown-timeout", str(LATE)]) as (child, *address):
@@ -255,12 +266,15 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def p99(seconds: Sequence[float]) -> float:
-    """99th percentile in milliseconds; 0 without any."""
+    """Return the 99th percentile in milliseconds."""
     return round(1e3 * percentile(seconds, 0.99), 1)
 
 
 def unfinished(host: str, port: int) -> float:
-    """Requests that the server still has after all clients have left. Waits up to LATE seconds."""
+    """Return how many requests the server still has after all clients have left.
+
+    It waits up to LATE seconds until there are none.
+    """
     until, left = time.monotonic() + LATE, 1.0
     while left and time.monotonic() < until:
         with closing(HTTPConnection(host, port, timeout=LATE)) as connection:
@@ -274,7 +288,7 @@ def unfinished(host: str, port: int) -> float:
 
 
 def end_of(child: Any, storm: Storm, seen: Seen) -> int:
-    """Sends SIGTERM while each client reads a stream; the server's exit code."""
+    """Send SIGTERM while each client reads a stream; returns the server's exit code."""
     begun = threading.Barrier(storm.clients + 1)
 
     def read(number: int) -> None:
@@ -283,7 +297,7 @@ def end_of(child: Any, storm: Storm, seen: Seen) -> int:
         with closing(HTTPConnection(*storm.address, timeout=LATE)) as connection:
             try:
                 response = opened(connection, body)
-                begun.wait(LATE)  # every request is accepted
+                begun.wait(LATE)  # until every request is accepted
                 for last in lines_of(response):
                     text.append(text_of(last))
             except (OSError, HTTPException, ValueError, KeyError, threading.BrokenBarrierError):
@@ -305,7 +319,7 @@ def end_of(child: Any, storm: Storm, seen: Seen) -> int:
 
 
 def differing(target: str, answers: Sequence[tuple[Key, str]]) -> int:
-    """Answers that are not those of an engine of one seat that decodes plainly."""
+    """Return how many answers differ from plain decoding in an engine with one seat."""
     alone: dict[Key, str] = {}
     with Engine.from_pretrained(target=target, speculative=None, max_num_seqs=1) as engine:
         for prompt, most, temperature, seed in dict.fromkeys(key for key, _ in answers):

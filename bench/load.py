@@ -43,7 +43,7 @@ same       yes if every token equals that of plain decoding of the prompt alone"
 
 @dataclass
 class Cell:
-    """One method under one load, and its runs."""
+    """One method under one load, with its runs so far."""
 
     load: Load
     method: Method
@@ -51,7 +51,7 @@ class Cell:
     is_same: bool = True
 
     def add(self, played: Played, expected: Sequence[Sequence[int]]) -> None:
-        """Count a run; expected: the tokens of plain decoding, by prompt."""
+        """Add a run. expected: the tokens that plain decoding generates for each prompt."""
         self.runs.append(played)
         self.is_same &= all(answer.agrees(expected[answer.prompt]) for answer in played.answers)
 
@@ -60,10 +60,10 @@ class Cell:
         return statistics.median(map(figure, self.runs))
 
     def line(self, plain: Cell) -> dict[str, Any]:
-        """The JSON object; plain: `none` with one request at once, of the same runs.
+        """Return the JSON object. plain: `none` with one request at a time, in the same runs.
 
-        Every figure is the median of the runs: rates in tokens per second, percentiles over all
-        requests of a run. requests: number of requests of one run. tokens, seconds: of all runs.
+        Rates and percentiles are medians over the runs; a percentile is over all requests of a run.
+        requests: number of requests in one run. tokens, seconds: sums over all runs.
         """
         pairs = zip(self.runs, plain.runs, strict=True)
         return {
@@ -89,7 +89,7 @@ class Cell:
 
 
 def loads(args: argparse.Namespace) -> list[Load]:
-    """The loads of --concurrency and --rate, in order. Raises InvalidInputError."""
+    """Return the loads of --concurrency, then of --rate. Raises InvalidInputError."""
     closed = [] if args.concurrency is None else counts("--concurrency", args.concurrency)
     rates = [] if args.rate is None else args.rate.split(",")
     return [*(Load(concurrency=count) for count in closed),
@@ -97,7 +97,7 @@ def loads(args: argparse.Namespace) -> list[Load]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 0, or 1 if a token differs from plain decoding of the prompt alone."""
+    """Run the command; returns 0, or 1 if a token differs from plain decoding of a prompt alone."""
     compare.check_outputs(args)
     wanted, runs = loads(args), RUNS if args.runs is None else args.runs
     given = flags.read_methods(args, compare.method_names(args))
@@ -124,10 +124,10 @@ def run(args: argparse.Namespace) -> int:
 def measure(
     engine: Engine, cells: Sequence[Cell], work: Work, expected: Sequence[Sequence[int]], runs: int
 ) -> Cell:
-    """Run every cell `runs` times, in turns, and return the baseline, which is one of them if it
-    was asked for.
+    """Run every cell `runs` times, in turns. Return the baseline: `none`, one request at a time.
 
-    The order changes, because the first to run finds the caches cold and the clock high.
+    If the baseline is not among the cells, it is run in addition. The order changes from turn to
+    turn, because the first cell to run finds the caches cold and the clock high.
     """
     named = [c for c in cells if c.load.concurrency == 1 and c.method.name == "none"]
     plain = named[0] if named else Cell(Load(concurrency=1), methods.parse("none"))
@@ -144,7 +144,7 @@ def measure(
 
 
 def _warm_up(engine: Engine, cells: Sequence[Cell], work: Work, bar: Phases) -> None:
-    """A few tokens of each method with all seats taken."""
+    """Generate a few tokens by each method with all seats taken."""
     params = replace(work.params, max_tokens=min(WARM_TOKENS, work.params.max_tokens or 1))
     short = replace(work, prompts=work.prompts[: engine.config.seats], params=params)
     used = {cell.method.text: cell.method for cell in cells}
@@ -154,10 +154,11 @@ def _warm_up(engine: Engine, cells: Sequence[Cell], work: Work, bar: Phases) -> 
 
 
 def _fitted(config: EngineConfig, wanted: Sequence[Load]) -> EngineConfig:
-    """The config with enough seats: one for each request of the largest closed loop, and at least
-    the usual number if requests arrive at a rate.
+    """Return the config with enough seats for every load.
 
-    Prefix reuse is off: all methods get the same prompts, and only the first would feed them.
+    The largest --concurrency needs one seat per request. If requests arrive at a rate, there are at
+    least as many seats as by default. Prefix reuse is off. With it, only the first method would
+    compute the prompts' KV, because all methods get the same prompts.
     """
     closed = [load.concurrency for load in wanted if load.concurrency is not None]
     usual = [config.seats] if len(closed) < len(wanted) else []
@@ -167,7 +168,7 @@ def _fitted(config: EngineConfig, wanted: Sequence[Load]) -> EngineConfig:
 def _alone(
     config: EngineConfig, pair: Pair, args: argparse.Namespace
 ) -> tuple[Work, list[list[int]]]:
-    """The prompts that fit, and the answers of plain decoding to each alone."""
+    """Return the prompts that fit, and the tokens that plain decoding generates for each alone."""
     params, prompts, none = flags.sampling(args), flags.prompts(args), methods.parse("none")
     with Engine(replace(config, max_num_seqs=1), pair=pair, methods=[none]) as engine:
         given = fitting(engine, prompts, params)

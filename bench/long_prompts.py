@@ -1,10 +1,12 @@
-"""`python -m bench.long_prompts`: a long prompt next to running sequences, and turns of a chat.
+"""`python -m bench.long_prompts`: latency while a long prompt is fed, and in turns of a chat.
 
     python -m bench.long_prompts --target smollm2 --threads 2 --json -
 
-Part `company`: the gaps between two outputs of sequences that decode, with and without a long
-prompt that arrives meanwhile. One piece of that prompt is timed, too. Part `chat`: the time to the
-first token of each turn, with and without prefix reuse, and whether both gave the same tokens.
+Part `company`: several sequences decode, and then a long prompt arrives. The bench reports the gaps
+between two outputs of a sequence before the arrival and while the prompt is fed. It also times one
+piece of the prompt.
+Part `chat`: the bench reports the time to the first token of each turn, with and without prefix
+reuse, and whether both generate the same tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from sbrt.tools import compare, flags, table
 
 from .models.traffic import percentile
 
-PIECE = 64  # rows of a piece of a prompt on the CPU
+PIECE = 64  # rows of a prompt piece on the CPU
 SEED = 11
 WORDS = 20  # tokens that a user adds in a turn
 ANSWER = 24  # tokens of an answer in the chat
@@ -33,13 +35,14 @@ ONE = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
 
 @dataclass
 class Company:
-    """Seconds of one method. quiet, fed: gaps without the long prompt, and while it is fed."""
+    """Seconds measured for one method. quiet, fed: gaps before the long prompt arrives, and while
+    it is fed."""
 
     quiet: list[float] = field(default_factory=list)
     fed: list[float] = field(default_factory=list)
     first: float = 0.0  # from the arrival of the long prompt to its first token
-    alone: float = 0.0  # to its first token if nothing else runs
-    shorter: float = 0.0  # the same without the last piece, which costs more than the others
+    alone: float = 0.0  # the same if no other sequence runs
+    shorter: float = 0.0  # as `alone`, for the prompt without its last PIECE tokens
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,12 +60,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def some_ids(count: int, vocab: int, seed: int) -> list[int]:
-    """Ids without any repetition to look up: a fixed walk through the vocabulary."""
+    """Return ids with no repetition that look-up could use: a fixed walk through the vocabulary."""
     return [1 + (seed * 7919 + i * 104_729) % (vocab - 2) for i in range(count)]
 
 
 def play_company(engine: Engine, method: Method, args: argparse.Namespace, vocab: int) -> Company:
-    """`--company` sequences decode; after some tokens the long prompt arrives."""
+    """Decode `args.company` sequences, add the long prompt after some tokens, and time both."""
     found, params = Company(), SamplingParams(temperature=0, max_tokens=4000, ignore_eos=True)
     long_prompt = some_ids(args.long, vocab, SEED)
     found.alone = _first_token(engine, method, long_prompt)
@@ -71,7 +74,7 @@ def play_company(engine: Engine, method: Method, args: argparse.Namespace, vocab
     for i, name in enumerate(names):
         engine.add_request(name, some_ids(8, vocab, i), params, method=method)
     last: dict[str, float] = {}
-    collect(engine, last, [], 4 * args.company)  # all of them decode
+    collect(engine, last, [], 4 * args.company)  # until all of these sequences decode
     collect(engine, last, found.quiet, 40 * args.company)
     begin = time.perf_counter()
     engine.add_request("long", long_prompt[::-1], ONE, method=method)
@@ -83,14 +86,17 @@ def play_company(engine: Engine, method: Method, args: argparse.Namespace, vocab
 
 
 def _first_token(engine: Engine, method: Method, prompt: list[int]) -> float:
-    """Seconds, with nothing else to do."""
+    """Return the seconds to the first token when nothing else runs."""
     begin = time.perf_counter()
     engine.generate(prompt, ONE, method=method)
     return time.perf_counter() - begin
 
 
 def collect(engine: Engine, last: dict[str, float], gaps: list[float], count: int) -> None:
-    """Step until `count` outputs with tokens have arrived. last: when each request had its last."""
+    """Step until `count` outputs have arrived. Adds the gaps of all requests but the long prompt's.
+
+    last: the time of each request's last output.
+    """
     while count > 0:
         for output in engine.step():
             now, name = time.perf_counter(), output.request_id
@@ -101,7 +107,11 @@ def collect(engine: Engine, last: dict[str, float], gaps: list[float], count: in
 
 
 def chat(engine: Engine, method: Method, turns: int, vocab: int) -> list[dict[str, Any]]:
-    """First-token time, prompt and reused tokens, and the answer of each turn."""
+    """Run a chat of `turns` turns.
+
+    Returns for each turn the tokens of the prompt, how many of them were reused, the seconds to the
+    first token, and the answer's ids.
+    """
     params = SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True)
     text: list[int] = []
     lines = []
@@ -155,7 +165,7 @@ def _chat_lines(method: Method, reuse: Any, fresh: Any) -> list[dict[str, Any]]:
 def measure(
     config: EngineConfig, pair: Pair, given: Sequence[Method], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """All lines, runs interleaved."""
+    """Return all lines. The chats with and without prefix reuse are interleaved."""
     seats = replace(config, max_num_seqs=args.company + 1)
     plain = replace(seats, enable_prefix_caching=False)
     lines: list[dict[str, Any]] = []
@@ -199,7 +209,7 @@ def _shown(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Exit code 1 if reuse changed a token: that is a defect."""
+    """Run the command; returns its exit code: 1 if prefix reuse changed a token, a defect."""
     return flags.guarded("bench.long_prompts", lambda: _main(argv))
 
 

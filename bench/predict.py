@@ -1,9 +1,10 @@
-"""`python -m bench.predict`: wall-clock figures as simulated time predicts them from costs.
+"""`python -m bench.predict`: compares wall-clock figures with predictions from simulated time.
 
     python -m bench.predict --draft demo --prompts F --limit 12 --methods pearl:gamma=3,tree:gamma=2
 
-Costs are measured between the timed runs. Every method keeps its own settings; none are swept. It
-runs by the clock in each run, and once in simulated time.
+Simulated time takes the costs of forwards as input. These are measured between the timed runs.
+Every method keeps the settings that the user gives; none is tuned. It is timed in each run, and
+runs once in simulated time.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _both(args: Any, given: Sequence[Method]) -> tuple[list[Report], CostModel, Report]:
-    """Reports by the clock, the costs measured in between, and the report in simulated time."""
+    """Return the timed reports, the costs measured between them, and the simulated report."""
     prompts, params = flags.prompts(args), flags.sampling(args)
     config, pair = flags.load(args, given)
     none = methods.parse("none")
@@ -79,7 +80,7 @@ def _both(args: Any, given: Sequence[Method]) -> tuple[list[Report], CostModel, 
 
 
 def mean_of(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean of cost files with the same keys."""
+    """Return the mean of each figure in cost files that have the same keys."""
     found: dict[str, Any] = {}
     for key, value in costs[0].items():
         values = [each[key] for each in costs]
@@ -91,10 +92,9 @@ def mean_of(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def compared(runs: Sequence[Report], simulated: Report) -> list[dict[str, Any]]:
-    """{method, speedup, predicted_speedup, tokens_per_second, predicted_tokens_per_second, error}.
+    """Return for each method the measured and the predicted figures.
 
-    error: error of the predicted tokens per second, as a share of the measured ones. Measured
-    figures are medians of the runs.
+    Measured figures are medians of the runs. error: (predicted - measured) / measured, of tokens/s.
     """
     found = []
     plain = statistics.median(run.plain.rate for run in runs)

@@ -2,8 +2,9 @@
 
     python -m bench.serve --streams 1,8 --rounds 5 --json -
 
-Each round runs the prompts in process, then through `sbrt serve` in a separate process, whole and
-streamed. Figures are medians over the rounds. Every text must equal the engine's.
+Each round runs the prompts on an engine in this process, then through `sbrt serve` in a separate
+process, as whole answers and as streams. Figures are medians over the rounds. The server must give
+the same texts as the engine.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ WAYS = ("engine", "whole", "stream")
 
 @dataclass(frozen=True)
 class Answer:
-    """A text, its tokens, and the seconds to its first part. If it is not streamed, that is the
-    whole text."""
+    """A text, its number of tokens, and the seconds until its first part arrived.
+
+    Without streaming the first part is the whole text.
+    """
 
     text: str
     tokens: int
@@ -71,7 +74,7 @@ def _count(text: str) -> int:
 
 
 def _measured(args: argparse.Namespace, counts: Sequence[int]) -> list[dict[str, Any]]:
-    """A line per number of streams."""
+    """Measure; returns one line per number of streams."""
     [method] = flags.read_methods(args, [args.method or flags.default_method(args)])
     config, pair = flags.load(args, [method])
     params = SamplingParams(temperature=0, max_tokens=args.max_tokens, ignore_eos=True)
@@ -144,7 +147,7 @@ def _over_http(host: str, port: int, body: dict[str, Any]) -> Answer:
 
 @contextmanager
 def _server(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
-    """`sbrt serve` with the same flags; its address."""
+    """Run `sbrt serve` with the same flags; yields its host and port."""
     given = {
         "--target": args.target, "--draft": args.draft, "--threads": args.threads,
         "--draft-threads": args.draft_threads, "--device": args.device, "--method": args.method,

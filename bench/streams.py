@@ -1,4 +1,4 @@
-"""Compares `stream` with `generate`: the same answers, read in parts and whole."""
+"""Compares the speed of Engine.stream, read part by part, with that of Engine.generate."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ same              yes if every stream returned the tokens of generate"""
 
 @dataclass
 class Pairs:
-    """Figures of one method. A pair is an answer read whole and the same one read as a stream.
+    """Figures of one method. A pair is one answer from `generate` and the same from `stream`.
 
-    whole, streamed: tokens/s, a list for each prompt.
+    whole, streamed: tokens/s, one list per prompt. outputs, tokens: number of outputs and of tokens
+    in all streams.
     """
 
     method: Method
     whole: list[list[float]] = field(default_factory=list)
     streamed: list[list[float]] = field(default_factory=list)
     outputs: int = 0
-    tokens: int = 0  # in the streams
+    tokens: int = 0
     is_same: bool = True
 
     def line(self) -> dict[str, Any]:
-        """The JSON object; tokens per second, ratios of stream to generate."""
+        """Return the JSON object. `ratio` and `best_ratio` are those of stream to generate."""
         pairs = [
             ratio(streamed, whole)
             for both in zip(self.streamed, self.whole, strict=True)
@@ -62,7 +63,7 @@ class Pairs:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 0, or 1 if a stream's tokens differ from generate's: that is a defect."""
+    """Run the bench; returns 0, or 1 if a stream's tokens differ from generate's, a defect."""
     compare.check_outputs(args)
     given = flags.read_methods(args, compare.method_names(args))
     config, pair = flags.load(args, given)
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(
     engine: Engine, given: Sequence[Method], prompts: Sequence[str], args: argparse.Namespace
 ) -> list[Pairs]:
-    """Run methods in turn, prompt by prompt. The half of a pair that goes first alternates."""
+    """Run methods in turn, prompt by prompt. `stream` and `generate` take turns in going first."""
     params = flags.sampling(args)
     found = [Pairs(method) for method in given]
     warm = SamplingParams(temperature=0, max_tokens=WARM_TOKENS)
@@ -111,7 +112,7 @@ def _add(pairs: Pairs, engine: Engine, ids: list[int], params: SamplingParams, t
     whole, streamed = (answers[key][-1].outputs[0].token_ids for key in (False, True))
     pairs.outputs += len(answers[True])
     pairs.tokens += len(streamed)
-    if not pairs.method.rejection:  # under rejection the choices of auto change tokens
+    if not pairs.method.rejection:  # under rejection, tokens depend on the choices of auto
         pairs.is_same &= whole == streamed
 
 

@@ -1,23 +1,27 @@
-"""Attention of one forward's rows over a KV ring: trunk, ancestors in flight, own tail.
+"""Attention of one forward's rows over a KV ring.
 
-The public op is `branch_attention`, its plain-torch twin `branch_attention_torch`. Both read what
-`see` (visible.py) wrote. A path, k branches and any tree use the same kernel.
+A row sees the trunk, its ancestors in flight, and its branch's tail up to itself. In flight are the
+positions from the head on, which are not committed. The public op is `branch_attention`. Its twin
+in plain torch is `branch_attention_torch`. Both read what `see` (visible.py) wrote. A path, k
+branches and any tree use the same kernel.
 
-Order. Positions are cut into splits, and splits into tiles, at multiples of their length. A key is
-summed in the column of its absolute position, wherever its bytes are. One loop serves trunk and
-flight. So, for one compiled kernel, a row's bits depend only on the keys that it sees: a verified
-row has the bits that plain decoding gives it later. This holds for a tree's row too, because the
-keys in flight are gathered along each leader's own path.
+Order of sums. Positions are cut into splits, and splits into tiles, at multiples of their length. A
+key is summed in the column of its absolute position, wherever its bytes are. One loop serves the
+trunk and the positions in flight. So, for one compiled kernel, a row's result depends only on the
+keys that the row sees, bit for bit. A verified row has the bits that plain decoding would give it.
+This holds for trees too, because keys in flight are gathered along each leader's own path
+(visible.py).
 
-Sequences. Rows of several sequences are several members, in tiles of their own: no tile has rows of
-two, so a row's bits do not depend on the other sequences, nor on the seat of its own.
+Sequences. The rows of one sequence are a member. No tile of rows has rows of two members. So a
+row's bits depend neither on other sequences nor on the seat of its own.
 
-Work. A unit is a KV head and a tile of rows (with all their query heads). An item is a unit and one
-split or, for a long context, a block of FAN = 8 splits. About two programs per multiprocessor loop
-over the items. A tree over absolute positions merges the pieces: FAN splits, FAN blocks and so on,
-each in ascending order, and the last level's pieces into the result. A program with a block folds
-its splits in registers in that order, so the size of an item changes no bit. The last program to
-finish a group of pieces merges it.
+Work. A unit is a KV head and a tile of rows (with all their query heads). An item is the work of a
+unit on one split or, for a long context, on a block of FAN = 8 splits. It results in a piece of the
+softmax. About two programs per multiprocessor loop over the items. Pieces are merged level by
+level: FAN splits make a block, FAN blocks make a piece of the next level, and so on, always in
+ascending order. The pieces of the last level make the result. A program with a block merges its
+splits in registers in the same order, so the size of an item changes no bit. The last program to
+finish a group of pieces merges the group.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ from .words import MAX_REGISTERS, arrived_last, interpreting
 
 @triton.jit
 def _fold(m_a, l_a, acc_a, m_b, l_b, acc_b):
-    """Merges two pieces of a softmax; a piece without keys changes no bit of the other."""
+    """Merges two pieces of a softmax, each with its maximum m, sum of weights l and weighted values
+    acc. A piece without keys changes no bit of the other."""
     m = tl.maximum(m_a, m_b)
     safe = tl.where(m == float("-inf"), 0.0, m)
     a = tl.exp2(m_a - safe)
@@ -42,7 +47,7 @@ def _fold(m_a, l_a, acc_a, m_b, l_b, acc_b):
 
 @triton.jit
 def _put(Partial, Dist, at, o_m, o_d, m, l, acc, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr):  # noqa: E741
-    """Stores a piece of a softmax, columns o_d, until it is merged."""
+    """Stores columns o_d of a piece of a softmax until it is merged."""
     tl.store(Dist + at * (2 * BLOCK_M) + o_m, m)
     tl.store(Dist + at * (2 * BLOCK_M) + BLOCK_M + o_m, l)
     p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
@@ -54,12 +59,13 @@ def _merged(
     Partial, Dist, first, last, units, unit, o_m, o_d, BLOCK_M: tl.constexpr,
     HEAD_DIM: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Columns o_d of pieces first .. last - 1, merged. Other programs wrote them, so loads bypass
-    L1."""
+    """Returns columns o_d of the merged pieces first .. last - 1. Other programs wrote the pieces,
+    so loads bypass L1."""
     m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
     acc = tl.zeros((BLOCK_M, o_d.shape[0]), tl.float32)
-    for place in tl.range(first, last, loop_unroll_factor=UNROLL):  # this many loads at once
+    # UNROLL pieces are loaded together.
+    for place in tl.range(first, last, loop_unroll_factor=UNROLL):
         at = (place + tl.zeros((), tl.int64)) * units + unit
         p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
         m_b = tl.load(Dist + at * (2 * BLOCK_M) + o_m, cache_modifier=".cg")
@@ -71,7 +77,7 @@ def _merged(
 
 @triton.jit
 def _write(p_out, o_d, m_row, l, acc):  # noqa: E741
-    """Writes columns o_d of the result; 0 for a row that saw nothing."""
+    """Writes columns o_d of the result, 0 for rows that see no key."""
     o = tl.where((l > 0)[:, None], acc / tl.where(l > 0, l, 1.0)[:, None], 0.0)
     tl.store(p_out[:, None] + o_d[None, :], o.to(p_out.dtype.element_ty), mask=m_row[:, None])
 
@@ -87,24 +93,24 @@ def _branch_attention_kernel(
     V,  # [kv_heads, slots, HEAD_DIM]
     v_head_stride,
     v_slot_stride,
-    Out,  # [rows, heads, HEAD_DIM] written; 0 for a row that sees nothing
+    Out,  # [rows, heads, HEAD_DIM] written; 0 for a row that sees no key
     out_row_stride,
     out_head_stride,
-    Slots,  # [64, 128] depth-to-slot table (visible.py wrote this and the next four)
+    Slots,  # [64, 128] depth-to-slot table; `see` wrote this and the next four (Workspace)
     Firsts,  # [2, 64]
     Meta,  # [4, 64]
     Members,  # [9, 64]
     Items,  # [64]
-    Partial,  # [pieces, units, BLOCK_M, HEAD_DIM] scratch, level by level
-    Dist,  # [pieces, units, 2, BLOCK_M] scratch
-    Counters,  # [units, 1 + above] 0 before and after
+    Partial,  # [pieces, units, BLOCK_M, HEAD_DIM] weighted values of pieces, level by level
+    Dist,  # [pieces, units, 2, BLOCK_M] maxima and sums of weights of pieces
+    Counters,  # [units, 1 + above] 0 before and after a launch
     capacity,  # positions of the ring
     kv_heads,
-    units,  # most of them: KV heads, each with all tiles of rows
-    short,  # up to this many splits a program takes one: pieces of level 0
-    blocks,  # pieces of level 1
-    above,  # pieces of all levels but 0
-    last_level,
+    units,  # most units that a forward can have
+    short,  # with at most this many splits, an item has one; also the most pieces of level 0
+    blocks,  # most pieces of level 1
+    above,  # most pieces of all levels but 0
+    last_level,  # number of the last level
     scale,  # factor of scores, times log2 e
     GROUP: tl.constexpr,  # query heads of a KV head
     HEAD_DIM: tl.constexpr,
@@ -113,9 +119,9 @@ def _branch_attention_kernel(
     BLOCK_N: tl.constexpr,
     SPLIT: tl.constexpr,  # a multiple of BLOCK_N
     FAN: tl.constexpr,
-    PIECE: tl.constexpr,  # columns merged at once
-    UNROLL: tl.constexpr,  # pieces that are loaded at once
-    UPCAST: tl.constexpr,  # to float32 before products: the interpreter has no bfloat16
+    PIECE: tl.constexpr,  # columns that are merged together
+    UNROLL: tl.constexpr,  # pieces that are loaded together
+    UPCAST: tl.constexpr,  # products take float32, because the interpreter has no bfloat16
     STAGES: tl.constexpr,
 ):
     """softmax(scale q K^T) V over the keys that each row sees, in base 2 and float32.
@@ -136,7 +142,7 @@ def _branch_attention_kernel(
         low = tl.load(p_member + 64)
         first_split = tl.load(p_member + 2 * 64)
         splits = tl.load(p_member + 3 * 64)
-        taken = tl.load(p_member + 4 * 64)  # splits of a program
+        taken = tl.load(p_member + 4 * 64)  # splits of an item: 1 or FAN
         storage = tl.load(p_member + 5 * 64).to(tl.int32)
         its_first = tl.load(p_member + 6 * 64).to(tl.int32)
         its_end = tl.load(p_member + 7 * 64).to(tl.int32)
@@ -161,7 +167,8 @@ def _branch_attention_kernel(
         if UPCAST:
             q = q.to(tl.float32)
 
-        # Tiles of trunk alone, then tiles that reach into flight, the latter once per leader.
+        # Tiles with only trunk positions come first. Tiles with positions in flight follow, each
+        # once per leader.
         start = piece_at * length
         row_from = tl.minimum(tl.maximum(row_first - start, 0), length).to(tl.int32)
         high = tl.minimum(start + length, head + tl.max(count, axis=0))
@@ -175,7 +182,7 @@ def _branch_attention_kernel(
         m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
         l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
         acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
-        m_all, l_all, acc_all = m, l, acc  # the splits before this one
+        m_all, l_all, acc_all = m, l, acc  # sums of the splits before the current one
         for step in tl.range(0, steps, num_stages=STAGES):
             past = step - trunk_tiles
             in_flight = past >= 0
@@ -194,7 +201,8 @@ def _branch_attention_kernel(
             led_count = tl.load(Meta + led_by, mask=in_flight, other=0)
             led_first = tl.load(Firsts + 64 + led_by, mask=in_flight, other=0)
 
-            # Slots of the columns: in the trunk by position, after it by the leader's table.
+            # Slot of each column: in the trunk from the position, in flight from the leader's
+            # depth-to-slot table.
             depth = tl.minimum(tl.maximum(position - head, -BLOCK_N), 1 << 20).to(tl.int32) + o_n
             is_node = depth >= 0
             m_node = is_node & (depth < led_count)
@@ -250,17 +258,18 @@ def _climb(
     last_level, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr, FAN: tl.constexpr,
     PIECE: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Merges pieces as long as this program is the last of a group. A group becomes a piece of the
-    next level; pieces of the last level become the result. PIECE columns are merged at once.
+    """Merges groups of pieces as long as this program is the last to arrive at a group.
 
-    A group that holds the whole span is the result: pieces without keys would change no bit of it.
+    A group becomes one piece of the next level. The pieces of the last level become the result.
+    PIECE columns are merged together. A group with all pieces of the unit is the result already:
+    further levels would change no bit of it.
     """
     o_m = tl.arange(0, BLOCK_M)
     is_split = taken == 1
     level = tl.where(is_split, 0, 1)
-    lower = tl.where(is_split, 0, short)  # offset of this level's pieces, then of the next one's
-    upper = tl.where(is_split, short, short + blocks)
-    pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)  # in the next level
+    lower = tl.where(is_split, 0, short)  # offset of this level's pieces
+    upper = tl.where(is_split, short, short + blocks)  # offset of the next level's pieces
+    pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)  # most of the next level
     going = first < last
     while going:
         is_last = level == last_level
@@ -302,13 +311,14 @@ def branch_attention(
     work: Workspace,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    """out = softmax(scale q k^T) v, each row over the keys that it sees.
+    """Compute out = softmax(scale q k^T) v, for each row over the keys that the row sees.
 
-    q    [rows, heads, head_dim]       rotated; any strides but the last
-    k,v  [kv_heads, slots, head_dim]   one layer's storage: the ring's slots, then the tails'; any
-                                       strides but the last. Values that no row sees may be NaN
-    out  [rows, heads, head_dim]       written; 0 for a row that sees nothing and for padding
-    work as `see` wrote it for these rows. Its scratch is used, so launches must not overlap on it
+    q    [rows, heads, head_dim]       queries after rope; the last stride must be 1
+    k,v  [kv_heads, slots, head_dim]   storage of one layer: slots of the ring, then of the tails;
+                                       the last stride must be 1. NaN is allowed in
+                                       slots that no row sees
+    out  [rows, heads, head_dim]       written; 0 for padding and for a row that sees no key
+    work as `see` wrote it for these rows. Launches that use it must not overlap
 
     Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
     ValueError on any other shape, dtype or stride.
@@ -357,7 +367,7 @@ def branch_attention_torch(
     work: Workspace,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    """The twin of `branch_attention` in plain torch: same arguments, effects and errors."""
+    """Plain-torch twin of `branch_attention`: same arguments, effects and errors."""
     _check(q, k, v, plan, out)
     members, firsts = work.members.t().tolist(), work.firsts[0].tolist()
     counts = work.meta[0, : plan.rows].tolist()

@@ -1,8 +1,8 @@
-"""Masks bad words of several tokens on the device: the last token of a word, where the tokens
-before it are the word's beginning (csrc/ops/shaping.h).
+"""Masks bad words of several tokens on the device (csrc/ops/shaping.h).
 
-The public op is `ban_words`, its plain-torch twin for one row `ban_words_torch`. Words are a flat
-list, because a captured launch must take any number of words of any length.
+If the tokens before a row's next token are a bad word without its last token, that last token is
+masked. The public op is `ban_words`. Its twin in plain torch, for one row, is `ban_words_torch`.
+Bad words are a flat list, because a captured launch must handle any number of them, of any length.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .words import (
     seat_of,
 )
 
-WORDS = 32  # bad words that a program takes at once
-SPLITS = 4  # programs of a row
-SEARCH = 20  # halvings that find a column among 2^20
+WORDS = 32  # bad words that a program checks together
+SPLITS = 4  # programs per row
+SEARCH = 20  # steps of the binary search for a column among 2^20
 ACTIVE = tl.constexpr(offset(Sequence, "shaping"))
 HEAD = tl.constexpr(offset(Sequence, "head"))
 CHAIN_SIZE = tl.constexpr(offset(Sequence, "chain", "size"))
@@ -42,10 +42,11 @@ BRANCH_WORDS = tl.constexpr(size(Branch))
 
 
 def flat_words(words: Iterable[list[int]], room: int) -> torch.Tensor:
-    """Bad words as int32 [room]: their number n, the length of the longest, n + 1 offsets where
-    they begin in the tokens, and all their tokens (csrc/ops/choose.h, DenseShaping::words).
+    """Return bad words as one int32 [room] tensor (csrc/ops/choose.h, DenseShaping::words).
 
-    Raises ValueError if there is no room for them, and on a word of no token.
+    It begins with the number n of words and the length of the longest word. Then come n + 1 offsets
+    into the tokens, and the tokens of all words. Raises ValueError if they need more room, or if a
+    word has no token.
     """
     tokens: list[int] = []
     begins, longest = [0], 0
@@ -63,15 +64,15 @@ def flat_words(words: Iterable[list[int]], room: int) -> torch.Tensor:
 
 @triton.jit
 def root_of(p_sequence, Table, p_row):
-    """The bit of a row's chain mask that is the root's."""
+    """Returns the number of the root's bit in a row's chain mask."""
     first = head_of(Table, seat_of(p_row, True), True)
     return (load_int64(p_sequence + HEAD, True) - first).to(tl.int32)
 
 
 @triton.jit
 def _still_like(match, p_last, length, back, token):
-    """The words among `match` whose `back`-th token before the last is `token`, or that are
-    shorter."""
+    """Returns the mask of those words in `match` whose token `back` places before the last is
+    `token`. Words too short to have such a token stay."""
     inside = match & (back < length)
     expected = tl.load(p_last - back, mask=inside, other=-1)
     return match & ((back >= length) | (expected == token))
@@ -79,7 +80,8 @@ def _still_like(match, p_last, length, back, token):
 
 @triton.jit
 def _column_of(Ids, columns, token, SEARCH: tl.constexpr):
-    """The columns of tokens, -1 for those without one. Ids ascend."""
+    """Returns the columns of tokens by binary search; -1 for tokens without a column. Ids must
+    ascend."""
     low = token * 0
     high = low + columns
     for _ in range(SEARCH + 1):
@@ -96,10 +98,10 @@ def _column_of(Ids, columns, token, SEARCH: tl.constexpr):
 def _ban_kernel(
     Block,  # [seats, words] the sequences
     Table,  # [words] Batch
-    Words,  # [seats, room] flat_words
-    Trunk,  # [seats, positions]
+    Words,  # [seats, room] bad words as `flat_words` makes them
+    Trunk,  # [seats, positions] tokens
     Ids,  # [columns] the token of a column; never touched without HAS_IDS
-    Out,  # [rows, columns] float32: sets the last tokens of words that the rows have begun to -inf
+    Out,  # [rows, columns] float32: -inf is written for last tokens of words that rows have begun
     out_stride,
     first_row,
     room,
@@ -111,8 +113,8 @@ def _ban_kernel(
     SEARCH: tl.constexpr,
     HAS_IDS: tl.constexpr,
 ):
-    """SPLITS programs per row, which take WORDS words at once. They walk from the row back to the
-    trunk."""
+    """SPLITS programs per row. Each checks WORDS bad words together: it walks from the row's token
+    back over tail and chain into the trunk."""
     i_row = tl.program_id(0).to(tl.int64)
     if first_row + i_row >= tl.load(Table + TABLE_N):
         return
@@ -174,10 +176,10 @@ def ban_words(
     first_row: int = 0,
     ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mask rows of `out`, float32 [rows, columns], that `shape_logits` has written. See it for the
-    other arguments.
+    """Mask the last tokens of bad words in `out`, float32 [rows, columns].
 
-    Returns `out`. Allocates nothing.
+    `shape_logits` has written `out` before, and describes the other arguments. Returns `out`.
+    Allocates nothing.
     """
     _ban_kernel[(len(out), SPLITS)](
         *(sequence, table, words, trunk, words if ids is None else ids, out, out.stride(0)),
@@ -200,9 +202,10 @@ def ban_words_torch(
     path: list[int],
     tokens: torch.Tensor,
 ) -> None:
-    """The twin of `ban_words` for one row of one seat.
+    """Plain-torch twin of `ban_words` for one row of one seat.
 
-    words [room]; trunk: its tokens up to the head; path: the tokens after it; tokens: the columns'.
+    out [columns]; words [room]; trunk: the tokens up to the head; path: the row's tokens after the
+    head; tokens: the token of each column.
     """
     n, longest = words[:2].tolist()
     begins = words[2 : 3 + n].tolist()
@@ -214,7 +217,7 @@ def ban_words_torch(
 
 
 def check_words_of(words: torch.Tensor | None, trunk: torch.Tensor | None) -> None:
-    """Raises ValueError unless both are contiguous int32 of two dimensions, or neither is there."""
+    """Raise ValueError unless both are contiguous int32 of two dimensions, or both are None."""
     if (words is None) != (trunk is None):
         raise ValueError("words: expected them with the trunk, or neither")
     for name, given in (("words", words), ("trunk", trunk)):

@@ -1,11 +1,12 @@
-"""The sampling pass on the device: from a row of logits to its token, or to a draft's distribution.
+"""The sampling pass on the device: turns a row of logits into a token or a draft's distribution.
 
-The public op is `choose`, its plain-torch twin `choose_torch`. Order and formulas are those of
-csrc/ops/choose.h, and so are the random bits (noise.py). A row is one pass over its vocabulary in
-chunks. Every chunk picks its few best by float32 scores and scores these in float64. The last
-program of a row to finish takes the best of all, ties to the lowest id. A request that shapes
-(shaping.py) costs an additional pass. One that filters (cut.py) costs several for the target's
-tokens; the plan says which. A draft's distribution is filtered among the picks alone.
+The public op is `choose`. Its twin in plain torch is `choose_torch`. Order, formulas and random
+bits (noise.py) are those of csrc/ops/choose.h. Several programs process a row, one chunk of the
+vocabulary each. A program picks the few best tokens of its chunk by float32 scores, and computes
+their scores again in float64. The last program to finish a row takes the best of all picks; the
+lowest id wins ties. Shaping logits (shaping.py) takes another pass over the vocabulary. Filtering
+the target's tokens (cut.py) takes several; the plan says if requests may filter. A draft's
+distribution is filtered only among the picks.
 """
 
 from __future__ import annotations
@@ -52,14 +53,16 @@ _DIST_WORDS = tl.constexpr(size(Dist))
 _CANDIDATES = tl.constexpr(CANDIDATES)
 _STATS = tl.constexpr(STATS)
 _ALL_IDS = tl.constexpr(0x7FFFFFFF)
-_NOTHING = tl.constexpr(-0x7F800000 << 32)  # order of a score above -inf, at least
+_NOTHING = tl.constexpr(-0x7F800000 << 32)  # the order value of a score above -inf is at least this
 _TAKEN = tl.constexpr(-1 << 63)
 
 
 @triton.jit
 def _take_first(order, o_pick, pick, picked):
-    """Moves the id of the greatest (score, lowest id) of `order` into place `pick`: one reduction.
-    The high word is a float32 as int32 in the same order, the low one the id, negated."""
+    """Moves the id of the best score in `order`, the lowest on ties, into place `pick` of `picked`.
+
+    One reduction suffices. The high word of `order` is the float32 score as an int32 in the same
+    order, the low word the inverted id."""
     best = tl.max(order, axis=0)
     token = ((best & _ALL_IDS) ^ _ALL_IDS).to(tl.int32)
     here = (o_pick == pick) & (best >= _NOTHING)
@@ -68,7 +71,7 @@ def _take_first(order, o_pick, pick, picked):
 
 @triton.jit
 def _take_best(score, ids, o_pick, pick, picked, picked_score):
-    """Moves the best (score, lowest id) that is left into place `pick`."""
+    """Moves the best remaining score and its id, the lowest on ties, into place `pick`."""
     best = tl.max(score, axis=0)
     none = best == float("-inf")
     token = tl.min(tl.where(score == best, ids, 2147483647), axis=0)
@@ -80,7 +83,7 @@ def _take_best(score, ids, o_pick, pick, picked, picked_score):
 
 @triton.jit
 def _score_of(x, word, temperature):
-    """The score that decides, float64: the logit, or logit / temperature + noise."""
+    """Returns the float64 score that decides: the logit, or logit / temperature + noise."""
     greedy = x.to(tl.float64)
     if temperature > 0:
         scaled = tl.div_rn(x, temperature + tl.zeros_like(x))
@@ -90,7 +93,7 @@ def _score_of(x, word, temperature):
 
 @triton.jit
 def _word_of(seed, completion, position, token):
-    """The word of each of these tokens."""
+    """Returns the random word of each token."""
     w0, w1, w2, w3 = noise_words(seed, completion, position, (token >> 2).to(tl.uint32))
     lane = token & 3
     return tl.where(lane < 2, tl.where(lane == 0, w0, w1), tl.where(lane == 2, w2, w3))
@@ -98,30 +101,30 @@ def _word_of(seed, completion, position, token):
 
 @triton.jit
 def _choose_kernel(
-    Logits,  # [rows, vocab] raw
+    Logits,  # [rows, vocab] before shaping
     logits_stride,
-    Shaped,  # [rows, vocab] what is chosen from; Logits unless HAS_SHAPED
+    Shaped,  # [rows, vocab] logits after shaping, from which to choose; Logits unless HAS_SHAPED
     shaped_stride,
-    Cut,  # [rows, 4] of find_cut; never touched without HAS_CUT
+    Cut,  # [rows, 4] written by find_cut; never touched without HAS_CUT
     Ids,  # [vocab] the token of a column; never touched without HAS_IDS
     Block,  # [seats, words] the sequences
     Table,  # [words] Batch
-    Score,  # [rows, splits, KEEP] float64 scratch
-    Token,  # [rows, splits, KEEP] scratch
-    Stat,  # [rows, splits, 6] scratch
-    Counters,  # [rows] 0 before and after
+    Score,  # [rows, splits, KEEP] float64 scratch: this and the next two as in ChooseWork
+    Token,  # [rows, splits, KEEP]
+    Stat,  # [rows, splits, 6]
+    Counters,  # [rows] 0 before and after a launch
     Out,  # [rows, words] Choice or, with DISTS, Dist
     first_row,
     vocab,
     CHUNK: tl.constexpr,
     SPLITS: tl.constexpr,
-    SPLITS_UP: tl.constexpr,  # to a power of two
+    SPLITS_UP: tl.constexpr,  # SPLITS, rounded up to a power of two
     KEEP: tl.constexpr,
     PICKS: tl.constexpr,
     DISTS: tl.constexpr,
     HAS_SHAPED: tl.constexpr,
     HAS_CUT: tl.constexpr,
-    THINS: tl.constexpr,  # a filtered Dist: see thinned
+    THINS: tl.constexpr,  # the Dist is filtered by `thinned`
     HAS_IDS: tl.constexpr,
 ):
     """One program per row and CHUNK tokens.  argmax of logit / temperature + g(seed, position, id).
@@ -138,16 +141,16 @@ def _choose_kernel(
     x = raw
     if HAS_SHAPED:
         x = tl.load(Shaped + i_row * shaped_stride + o, mask=m, other=float("-inf"))
-    fine = (raw < float("inf")) & (x < float("inf"))  # false for a NaN
+    fine = (raw < float("inf")) & (x < float("inf"))  # false for NaN and +inf
     bad = tl.max((fine == 0).to(tl.int32), axis=0)
 
-    # Scores in float32, close enough to say which few tokens can win.
+    # Scores in float32 are close enough to tell which few tokens can win.
     Block = sequence_of(Block, Table, first_row + i_row)
     temperature = tl.load(Block).to(tl.float32, bitcast=True)
     seed = load_int64(Block + 4, True)
     completion = tl.load(Block + 6).to(tl.uint32, bitcast=True)
     p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
-    position = load_int64(p_row, True) + 1  # of the token to be chosen
+    position = load_int64(p_row, True) + 1  # position of the token to be chosen
     score = tl.where(fine, x, float("-inf"))
     if temperature > 0:
         if HAS_IDS:
@@ -178,7 +181,7 @@ def _choose_kernel(
             tl.store(p_stat + 5, tl.sum(weight, axis=0))
         score = (scaled - top) + gumbel32(word)
 
-    # The few: their scores in float64.
+    # Scores in float64 of the few tokens that can win.
     o_pick = tl.arange(0, KEEP)
     picked = tl.full((KEEP,), -1, tl.int32)
     bits = (score + 0.0).to(tl.int32, bitcast=True)
@@ -224,7 +227,8 @@ def _merge(
     SPLITS_UP: tl.constexpr, KEEP: tl.constexpr, DISTS: tl.constexpr, THINS: tl.constexpr,
     HAS_IDS: tl.constexpr,
 ):  # fmt: skip
-    """One row's answer from its chunks'. Other programs wrote them: read past L1."""
+    """Writes the result of a row from the picks of its chunks. Other programs wrote the picks, so
+    loads bypass L1."""
     o = tl.arange(0, SPLITS_UP * KEEP)
     m = o < SPLITS * KEEP
     score = tl.load(Score + o, mask=m, other=float("-inf"), cache_modifier=".cg")
@@ -277,18 +281,17 @@ def choose(
     logits   [rows, vocab]  float16, bfloat16 or float32; rows may be strided, columns may not
     sequence  int32 words of the sequences, one for each seat: sampling, shaping, the ancestors'
              tokens, sharpness
-    table    int32 words of the Batch; rows from its n on are not written. A row is sampled as the
-             sequence of its seat asks; the noise is that of the position after a row's
+    table    int32 words of the Batch; rows from its n on are not written. A row is sampled by the
+             parameters of its sequence. Its noise is that of the position after the row's
     out      int32 [rows, plan.out_words], contiguous, written; may be a view of the block's
              `choice` or `row_dist`
-    shaping  dense lists of every seat, if plan.shaped; a captured choice reads these very tensors.
-             They are not read for rows whose sequence does not shape
-    ids      int32 [vocab], ascending, if plan.trimmed: the token of a column. Noise and shaping
-             are those of the tokens, and so are the candidates of a Dist
+    shaping  dense lists of every seat, if plan.shaped. A captured choice keeps reading these
+             tensors, but only for rows whose sequence shapes logits
+    ids      int32 [vocab], ascending, if plan.trimmed: the token of each column. Noise, shaping
+             and the candidates of a Dist then refer to tokens, not to columns
 
-    Returns `out`. Allocates nothing: one launch, one more if it shapes, one more if it has bad
-    words, those of `find_cut` if it chooses tokens and filters.
-    Raises ValueError on impossible tensors.
+    Returns `out`. Allocates nothing. It takes one launch, plus one for shaping, one for bad words,
+    and those of `find_cut` if tokens are filtered. Raises ValueError on invalid tensors.
     """
     _check(logits, sequence, table, plan, out, shaping, ids)
     shaped = logits
@@ -320,7 +323,7 @@ def num_warps(plan: ChoosePlan) -> int:
 
 
 def constants(plan: ChoosePlan) -> dict[str, object]:
-    """The kernel's compile-time arguments under a plan."""
+    """The kernel's compile-time arguments for a plan."""
     return {
         "CHUNK": plan.chunk,
         "SPLITS": plan.splits,
@@ -346,7 +349,7 @@ def choose_torch(
     shaping: Shaping | None = None,
     ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The twin of `choose` in plain torch: same arguments, effects and errors, any device."""
+    """Plain-torch twin of `choose`: same arguments, effects and errors, any device."""
     _check(logits, sequence, table, plan, out, shaping, ids)
     first, shaped = plan.first_row, logits
     if shaping is not None:
@@ -377,7 +380,7 @@ def choose_torch(
 
 
 def _best_torch(score: torch.Tensor) -> list[int]:
-    """The first candidates by score, without those that are cut off."""
+    """Return the columns with the highest scores, best first, without those that are cut off."""
     found = torch.sort(score, descending=True, stable=True)
     values, order = found.values[:CANDIDATES].tolist(), found.indices[:CANDIDATES].tolist()
     return [t for s, t in zip(values, order, strict=True) if s > -torch.inf]
@@ -386,7 +389,7 @@ def _best_torch(score: torch.Tensor) -> list[int]:
 def _scores_torch(
     x: torch.Tensor, ids: torch.Tensor, dist: Sampling, position: int, cut: torch.Tensor | None
 ) -> torch.Tensor:
-    """Scores [vocab] float64 that decide; -inf for what is cut off."""
+    """Return the float64 scores [vocab] that decide; -inf for tokens that are cut off."""
     if dist.temperature == 0:
         return x.double()
     words = noise_words_torch(dist.seed, dist.completion, position, ids)

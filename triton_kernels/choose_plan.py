@@ -11,24 +11,26 @@ from .cut import CUT_WORDS
 from .radix import CutWork, cut_work
 from .state import Choice, Dist, size
 
-PICKS = {False: 4, True: 20}  # per chunk: the wanted ones, and spare ones for near-ties in float32
-STATS = 6  # per chunk (ChooseWork.stat)
+# Picks per chunk, without and with `dists`: those that are needed (1 or CANDIDATES), and spare ones
+# for near-ties in float32.
+PICKS = {False: 4, True: 20}
+STATS = 6  # values per chunk in ChooseWork.stat
 
 
 @dataclass(frozen=True)
 class ChoosePlan:
     """Constants of a captured choice.
 
-    rows, vocab  of the logits; vocab at most 2^20
-    dists         write Dist words of the draft; else Choice words of the target
-    shaped       some request shapes its logits
-    filtered     some request has min_p, top_k or top_p. A token is sampled from exactly the tokens
-                 that the filters leave. With `dists` only those candidates are dropped that the
-                 chunks' picks show to be filtered. That changes no token, so it needs no pass
-                 over the vocabulary
-    chunk        tokens of a program
-    first_row    of the table: row 0 of the logits
-    trimmed      a draft's head knows some tokens only: `vocab` is how many, a column each
+    rows, vocab  shape of the logits; vocab at most 2^20
+    dists        True: write the draft's distributions (Dist); False: the target's tokens (Choice)
+    shaped       requests may shape their logits
+    filtered     requests may have min_p, top_k or top_p. A token is sampled from exactly the
+                 tokens that the filters leave. A distribution only loses the candidates that the
+                 chunks' picks prove to be filtered. That needs no pass over the vocabulary, and
+                 cannot change a verified token
+    chunk        tokens per program
+    first_row    row of the table that row 0 of the logits belongs to
+    trimmed      the draft's LM head has columns for only some tokens; `vocab` is their number
     """
 
     rows: int
@@ -78,15 +80,15 @@ class ChoosePlan:
 class ChooseWork:
     """Device memory of one lane's choices, allocated once.
 
-    score    float64 [rows, splits, keep]  of each chunk's picks
-    token    int32 [rows, splits, keep]    their ids, -1: none
-    stat     float32 [rows, splits, 6]     largest raw logit, sum, moment; 1 if there was a NaN; of
-                                           the tokens sampled from, the largest logit and the sum
-                                           of weights
+    score    float64 [rows, splits, keep]  scores of each chunk's picks
+    token    int32 [rows, splits, keep]    columns of these picks; -1: no pick
+    stat     float32 [rows, splits, 6]     of each chunk: largest raw logit, sum of exponentials and
+                                           their first moment; 1 if there was a NaN or +inf; of the
+                                           shaped logits, the largest and the sum of weights
     counters int32 [rows]                  arrivals; 0 between launches
-    cut      int32 [rows, 4]               find_cut; no rows with dists, as for the next five
-    cut_*                                  fields of its CutWork
-    shaped   float32 [rows, vocab]         shape_logits; no elements unless the plan shapes
+    cut      int32 [rows, 4]               result of find_cut; this and cut_* have no rows if dists
+    cut_*                                  fields of the CutWork of find_cut
+    shaped   float32 [rows, vocab]         result of shape_logits; empty unless the plan shapes
     """
 
     score: torch.Tensor

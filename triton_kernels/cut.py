@@ -1,11 +1,11 @@
-"""Finds the tokens that min-p, top-k and top-p leave of a row, as a cut: no sort, no list.
+"""Finds which tokens of a row min-p, top-k and top-p keep, without sorting.
 
-The public op is `find_cut`, its plain-torch twin `find_cut_torch`. In the order (logit descending,
-id ascending) the filters leave the tokens of min-p up to a last one, (logit, id). The kernels find
-it by radix: 32-bit keys in the order of the logits, three digits of 11, 11 and 10 bits (radix.py).
-For each digit every program adds its chunk to the row's histograms of tokens and of weights. The
-last program of a row to arrive finds the bin in which the sum reaches the wanted value. Order and
-formulas are those of csrc/ops/choose.h.
+The public op is `find_cut`. Its twin in plain torch is `find_cut_torch`. The result is a cut: the
+last token (logit, id) that is kept, in the order (logit descending, id ascending). The kernels find
+the cut by radix selection. Logits become 32-bit keys with the same order, which have three digits
+of 11, 11 and 10 bits (radix.py). For each digit every program adds its chunk to the row's
+histograms of tokens and of weights. The last program to finish a row finds the bin in which the sum
+reaches the wanted value. Order and formulas are those of csrc/ops/choose.h.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from .state import Batch, Sampling, check_words, of_seat, size, struct
 from .words import TABLE_N, arrived_last, sequence_of
 
 CUT_WORDS = 4  # per row: largest logit, last logit (both float32 bits), last id, unused
-ALL_IDS = 2**31 - 1  # last id if all ties of the last logit are left
-# The digits in the order of the passes. A single filter uses the first three. With two filters
-# top-p follows top-k. The first digit's histogram serves both, so top-p needs a pass only for each
-# of the other digits.
+ALL_IDS = 2**31 - 1  # the last id of a cut that keeps all tokens with the last logit
+# The digits in the order of the passes. With top-k or top-p alone the first three passes suffice.
+# With both, top-p follows top-k. The first digit's histogram serves both, so top-p needs only two
+# more passes.
 DIGITS = (0, 1, 2, 1, 2)
 LAUNCHES = len(DIGITS) + 2
 
 _ALL_IDS = tl.constexpr(ALL_IDS)
-_GROUP = tl.constexpr(64)  # the first pass looks only at the largest of this many tokens
+_GROUP = tl.constexpr(64)  # the first pass looks only at the largest logit of this many tokens
 
 
 @triton.jit
@@ -68,19 +68,20 @@ def _begin_cut_kernel(
     State,  # [rows, 8] written
     Tokens,  # [rows, 2, 2048] histograms
     Parts,  # [rows, SPLITS] scratch
-    Counters,  # [rows] 0 before and after
-    Cut,  # [rows, 4] written: everything is left
+    Counters,  # [rows] 0 before and after a launch
+    Cut,  # [rows, 4] written: a cut that keeps everything
     first_row,
     vocab,
     CHUNK: tl.constexpr,
     SPLITS: tl.constexpr,
-    SPLITS_UP: tl.constexpr,  # to a power of two
+    SPLITS_UP: tl.constexpr,  # SPLITS, rounded up to a power of two
 ):
-    """One program per row and chunk: the largest logit, and a threshold that at least top_k tokens
-    reach.
+    """One program per row and chunk: finds the largest logit, and a threshold that at least top_k
+    tokens reach.
 
-    The threshold is the lower end of a bin of the first digit. Counted from the top, the largest
-    tokens of all GROUPs reach top_k in that bin.  bytes = rows * vocab * size
+    The threshold is the lower end of a bin of the first digit. Only the largest logit of each GROUP
+    is counted, from the highest bin down. The bin in which the count reaches top_k is taken.
+    bytes = rows * vocab * size
     """
     i_row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
@@ -104,7 +105,7 @@ def _begin_cut_kernel(
         min_p = tl.load(Dist + 1).to(tl.float32, bitcast=True)
         top_p = tl.load(Dist + 2).to(tl.float32, bitcast=True)
         n = reaching(bins_of(p_tokens), top_k.to(tl.int64))
-        tl.debug_barrier()  # all threads have read the words that are cleared
+        tl.debug_barrier()  # all threads have read the histogram before it is cleared
         clear(p_tokens)
         bar = tl.where((top_k > 0) & (n < ROW_BINS), bin_after(n).to(tl.int64) << 21, 0)
         mode = tl.where(top_k > 0, TOP_K, tl.where(top_p < 1, TOP_P, DONE))
@@ -132,18 +133,19 @@ def _end_cut_kernel(
     Tokens,  # [rows, 2, 2048] histograms: those of the first digit are cleared
     Units,  # [rows, 2, 2048]
     Parts,  # [rows, SPLITS] scratch
-    Counters,  # [rows] 0 before and after
-    Cut,  # [rows, 4] written: the last id, if not all ties of the last logit are left
+    Counters,  # [rows] 0 before and after a launch
+    Cut,  # [rows, 4] the last id is written, if not all tokens with the last logit are kept
     first_row,
     vocab,
     CHUNK: tl.constexpr,
     SPLITS: tl.constexpr,
     SPLITS_UP: tl.constexpr,
 ):
-    """One program per row and chunk: the id of the wanted-th tie.
+    """One program per row and chunk: among the tokens with the last logit (ties), finds the id of
+    the last that is kept.
 
-    All tokens with one logit have one weight, so min-p leaves all of them or none.
-    bytes = rows * vocab * size, 0 for rows whose last logit has no ties to cut
+    Tokens with the same logit have the same weight, so min-p keeps all of them or none.
+    bytes = rows * vocab * size, 0 for rows that keep all ties
     """
     i_row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
@@ -184,18 +186,18 @@ def find_cut(
     first_row: int = 0,
     chunk: int = 4096,
 ) -> torch.Tensor:
-    """Write for every row its largest logit and the last token that its filters leave.
+    """Write for every row its largest logit and the last token that its filters keep.
 
     logits    [rows, vocab]  float16, bfloat16 or float32, after shaping
-    sampling  int32 words of the sequences, one for each seat, each of which begins with a Sampling;
-              that alone is enough for rows of the first seat
+    sampling  int32 words of the sequences, one for each seat. A sequence begins with its Sampling.
+              If all rows belong to the first seat, the words of one Sampling are enough
     table     int32 words of the Batch; rows from its n on are not written
-    work      for at least as many rows and chunks
+    work      memory for at least this number of rows and chunks
     out       [rows, 4] int32, written: float32 bits of the largest and of the last logit, last id.
-              At temperature 0, and for a row with NaN or +inf, everything is left
+              At temperature 0, and for a row with NaN or +inf, the cut keeps everything
 
-    Returns `out`. Allocates nothing. It makes LAUNCHES launches; those with nothing to find end at
-    once. Raises ValueError on invalid tensors.
+    Returns `out`. Allocates nothing. It makes LAUNCHES launches; programs with nothing to find end
+    immediately. Raises ValueError on invalid tensors.
     """
     _check(logits, sampling, table, out)
     rows, vocab = logits.shape
@@ -238,8 +240,8 @@ def find_cut_torch(
     first_row: int = 0,
     chunk: int = 4096,
 ) -> torch.Tensor:
-    """The twin of `find_cut` in plain torch, by sorting: same effects and errors, any device. Needs
-    no work."""
+    """Plain-torch twin of `find_cut`, which sorts: same effects and errors, any device. It does not
+    use `work`."""
     _check(logits, sampling, table, out)
     given = struct(Batch, table)
     for i in range(min(logits.shape[0], given.n - first_row)):
@@ -255,7 +257,8 @@ def find_cut_torch(
 
 
 def _last(x: torch.Tensor, most: torch.Tensor, s: Sampling) -> tuple[torch.Tensor, int]:
-    """The last token (logit, id) that is left; the id is ALL_IDS if all of its ties are left."""
+    """Return the last token (logit, id) that is kept. The id is ALL_IDS if all tokens with this
+    logit are kept."""
     weight = exp32_torch((x - most) / s.temperature)
     ids = torch.sort(x, descending=True, stable=True).indices
     ids = ids[(x[ids] > float("-inf")) & (weight[ids] >= s.min_p)]
@@ -270,7 +273,8 @@ def _last(x: torch.Tensor, most: torch.Tensor, s: Sampling) -> tuple[torch.Tenso
 
 
 def _enough_torch(top_p: float, total: int) -> int:
-    """The least number of units that reaches top_p of a total; the first token always stays."""
+    """Return the least number of units that reaches top_p of the total. It is at least 1, because
+    the first token is always kept."""
     return max(1, math.ceil(top_p * float(total)))
 
 

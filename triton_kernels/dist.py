@@ -1,9 +1,9 @@
-"""Writes a draft's distribution at a row: its first choices and its confidence
+"""Writes a draft's distribution at a row: its best candidates and its confidence
 (csrc/ops/choose.cc).
 
-If the choice is greedy and nothing shapes it, confidence is the softmax of the raw logits. Else it
-is the softmax over the candidates' scores. Either is sharpened by the factor calibrated on
-outcomes.
+If the choice is greedy and logits are not shaped, confidence is the softmax of the raw logits.
+Otherwise it is the softmax of the candidates' scores. Either is sharpened by a factor that is
+calibrated on outcomes.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _CANDIDATES = tl.constexpr(CANDIDATES)
 
 @triton.jit
 def thinned(P, Block, token, p_stat, m_split, best, best_score):
-    """Removes candidates that the filters drop, as far as the chunks' picks show it.
+    """Removes the candidates that the filters certainly drop, and closes the gaps.
 
-    The picks above a candidate are a lower bound for the tokens above it and for their weight. So
-    the filters drop every candidate that this drops, up to the rounding of a sum of weights. The
-    target decides exactly.
+    Only the chunks' picks are known. The picks above a candidate are a lower bound for the tokens
+    above the candidate and for their weight. So every candidate removed here is dropped by the
+    filters, up to the rounding of a sum of weights. The target decides exactly.
     """
     temperature = tl.load(Block).to(tl.float32, bitcast=True)
     min_p = tl.load(Block + 1).to(tl.float32, bitcast=True)
     top_p = tl.load(Block + 2).to(tl.float32, bitcast=True)
     top_k = tl.load(Block + 3)
-    draws = temperature > 0  # else nothing is filtered, and no chunk has left its weights
+    draws = temperature > 0  # greedy: nothing is filtered, and the chunks have written no weights
     temperature = tl.where(draws, temperature, 1.0)
     min_p = tl.where(draws, min_p, 0.0)
     most_tokens = tl.where(draws & (top_k > 0), top_k, 2147483647)
@@ -70,10 +70,10 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
 
 @triton.jit
 def write_dist(P, Logits, Ids, Block, token, score, most, total, moment, HAS_IDS: tl.constexpr):
-    """Writes the words of a Dist at P, from a row's first choices and the softmax of its raw
+    """Writes the words of a Dist at P, from a row's best candidates and the softmax of its raw
     logits.
 
-    token: columns of the choices. With HAS_IDS the Dist holds the tokens of these columns.
+    token: columns of the candidates. With HAS_IDS the Dist has the tokens of these columns.
     """
     o = tl.arange(0, _CANDIDATES)
     n = tl.sum((token >= 0).to(tl.int32), axis=0)
@@ -113,9 +113,10 @@ def write_dist_torch(
     sharpness: float,
     ids: torch.Tensor,
 ) -> None:
-    """The twin of `write_dist`; score: None if confidence is the softmax of the raw logits.
+    """Plain-torch twin of `write_dist`.
 
-    best: columns; `ids` are the tokens of all columns.
+    best: columns of the candidates. score: None if confidence is the softmax of the raw logits.
+    ids: the token of every column.
     """
     out[0] = len(best)
     if not best:
@@ -146,7 +147,7 @@ def thinned_torch(
     chunk: int,
     n_picks: int,
 ) -> list[int]:
-    """The twin of `thinned`, from the scores of a row and the size of its chunks."""
+    """Plain-torch twin of `thinned`. It finds the picks of each chunk again, from the scores."""
     picks: list[int] = []
     for start in range(0, len(x), chunk):
         found = torch.sort(score[start : start + chunk], descending=True, stable=True)

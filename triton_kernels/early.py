@@ -1,12 +1,13 @@
-"""Programmatic dependent launch: a kernel's programs start while the kernel before it still runs.
+"""Programmatic dependent launch: a kernel's programs start while the previous kernel still runs.
 
-A kernel that is launched so says at once that the next one may start. Then it asks L2 for the first
-of its weights. Then it waits until the kernel before it has ended and its memory can be read. Until
-then it touches nothing but weights, which no kernel writes. Since every such kernel waits, all
-kernels before it have ended too.
+A kernel that is launched early does three things first. It allows the next kernel to start. It
+prefetches its first weights into L2. It waits until the previous kernel has ended and its results
+can be read. Until then it reads nothing but weights, which no kernel writes. Since every such
+kernel waits, all earlier kernels have ended too.
 
-A kernel that is launched as usual starts after the one before it, whatever that one says. Devices
-before sm_90 and the interpreter have no such launches; there the flag changes nothing.
+A kernel that is launched as usual starts after the previous kernel has ended, even if that one
+allowed an early start. Devices before sm_90 and the interpreter have no such launches; there the
+flag changes nothing.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from .plan import architecture_of
 from .words import interpreting
 
-LINE = tl.constexpr(128)  # bytes of a line of L2
+LINE = tl.constexpr(128)  # bytes of a cache line in L2
 
 
 @triton.jit
 def start_next():
-    """Lets the next kernel start, if it was launched early."""
+    """Allows the next kernel to start now, if it is launched early."""
     gdc_launch_dependents()
 
 
 @triton.jit
 def prefetch(p_weight):
-    """Asks L2 for the line of every address. Nothing is read, and no address may be outside."""
+    """Prefetches the cache line of every address into L2. All addresses must be inside the
+    weights."""
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
         "=r,l",
@@ -43,11 +45,11 @@ def prefetch(p_weight):
 
 @triton.jit
 def wait_for_previous():
-    """Returns when the kernel before this one has ended. Only then may its results be read, and
-    what it reads be written."""
+    """Returns when the previous kernel has ended. Only then may this kernel read its results, or
+    write what it reads."""
     gdc_wait()
 
 
 def is_early(asked: bool, device: torch.device) -> bool:
-    """True if an early launch is asked for and `device` supports it."""
+    """Return True if an early launch is wanted and `device` supports it."""
     return asked and not interpreting() and architecture_of(device) >= 90

@@ -1,7 +1,7 @@
-"""The embedding of a forward's tokens.
+"""Looks up the embeddings of a forward's tokens.
 
-The public op is `embed`, its plain-torch twin `embed_torch`. Both copy bits, and store the sums of
-squares for a following norm.
+The public op is `embed`. Its twin in plain torch is `embed_torch`. Both copy bits. They also store
+sums of squares for the norm that follows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .plan import DTYPES
 from .state import Batch, check_words, struct
 from .words import ROW_TOKEN, ROW_WORDS, TABLE_N, TABLE_ROWS
 
-BLOCK = 1024  # columns of a program
+BLOCK = 1024  # columns per program
 
 
 @triton.jit
@@ -27,13 +27,13 @@ def _embed_kernel(
     out_stride,
     Squares,  # [parts, rows] written with HAS_SQUARES
     squares_stride,
-    first_row,  # its table row is row 0 of Out
+    first_row,  # row of the table that row 0 of Out belongs to
     columns,
     HAS_SQUARES: tl.constexpr,
     PART: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program per row and BLOCK columns.  out = weight[token], 0 for a row of padding.
+    """One program per row and BLOCK columns.  out = weight[token], or 0 for padding.
 
     bytes = rows * columns * size * 2
     """
@@ -60,12 +60,12 @@ def embed(
     first_row: int = 0,
     squares: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """out[i] = weight[token of row first_row + i]; 0 where the table has no such row.
+    """Set out[i] = weight[token of row first_row + i], or 0 if the table has no such row.
 
     table    int32 words of a Batch; rows from its n on are not read
     weight   [vocab, columns]  float16, bfloat16 or float32; contiguous columns
     out      [rows, columns]   same dtype, written
-    squares  float32 [parts, at least rows]  written, if given: of PART columns each (norm.py)
+    squares  float32 [parts, at least rows]  written, if given: sums of squares of PART columns each
 
     Returns `out`. Allocates nothing. Raises ValueError on any other shape, dtype or stride.
     """
@@ -93,7 +93,7 @@ def embed_torch(
     first_row: int = 0,
     squares: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The twin of `embed` in plain torch: same arguments, effects and errors, any device."""
+    """Plain-torch twin of `embed`: same arguments, effects and errors, any device."""
     _check(table, weight, out, squares)
     given = struct(Batch, table)
     used = min(out.shape[0], max(0, given.n - first_row))

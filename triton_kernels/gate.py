@@ -1,6 +1,7 @@
 """The gate of the MLP: silu(gate) * up.
 
-The public op is `silu_mul`, its plain-torch twin `silu_mul_torch`; both round at the same places.
+The public op is `silu_mul`. Its twin in plain torch is `silu_mul_torch`. Both round at the same
+places.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import triton.language as tl
 
 from .plan import DTYPES
 
-BLOCK = 1024  # columns of a program
+BLOCK = 1024  # columns per program
 
 
 @triton.jit
 def silu(gate):
-    """gate / (1 + exp(-gate)) in float32, without overflow."""
+    """Returns gate / (1 + exp(-gate)) in float32, without overflow."""
     e = tl.exp(-tl.abs(gate))
     return tl.where(gate >= 0, gate, gate * e) / (1.0 + e)
 
@@ -44,7 +45,7 @@ def _silu_mul_kernel(
 
 
 def silu_mul(x: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
-    """out = silu(x[:, :n]) * x[:, n:].
+    """Set out = silu(x[:, :n]) * x[:, n:].
 
     x    [rows, 2 n]  float16, bfloat16 or float32; rows may be strided, columns may not
     out  [rows, n]    same dtype, written
@@ -62,7 +63,7 @@ def silu_mul(x: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
 
 
 def silu_mul_torch(x: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
-    """The twin of `silu_mul` in plain torch: same arguments, effects and errors, any device."""
+    """Plain-torch twin of `silu_mul`: same arguments, effects and errors, any device."""
     _check(x, out)
     gate, up = x.float().chunk(2, -1)
     return out.copy_(silu_torch(gate).to(x.dtype).float() * up)

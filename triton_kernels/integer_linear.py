@@ -1,8 +1,9 @@
-"""Products of integer rows with quantised weights, in the CPU's arithmetic.
+"""Products of integer rows with quantised weights, with the CPU's arithmetic.
 
-The public op is `integer_linear`, its plain-torch twin `integer_linear_torch`. A group of 32 k is a
-sum of integers, which is exact. Groups are added in ascending order with fma, as on the CPU
-(csrc/ops/integers_simd.inc). So a row has the CPU's bits, whatever the tiles.
+The public op is `integer_linear`. Its twin in plain torch is `integer_linear_torch`. k is cut into
+groups of 32. The sum over a group is a sum of integers, which is exact. Groups are added in
+ascending order with fma, as on the CPU (csrc/ops/integers_simd.inc). So a row has the same bits as
+on the CPU, whatever the tiles.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from .words import interpreting
 
 @dataclass(frozen=True)
 class IntegerTerms:
-    """The ops around a product; all tensors have the plan's dtype.
+    """Operands of the ops that are fused with a product; all tensors have the plan's dtype.
 
-    bias      [n], of a gate [2 n]
-    residual  [rows, n] to which the product is added; `out` may be it
-    rounded   where a plan that rounds writes its rows; `out` is then not written
+    bias      [n], or [2 n] with a gate
+    residual  [rows, n] to which the product is added; may be the same tensor as `out`
+    rounded   the result of a plan that rounds, written instead of `out`
     """
 
     bias: torch.Tensor | None = None
@@ -44,13 +45,13 @@ def _integer_linear_kernel(
     XScale,  # [groups, 64]
     Sums,  # [2, groups, 64]; read with MINIMUMS or ZERO
     half_stride,
-    W,  # [groups, n, 32] levels; or two groups a byte. Of a gate [groups, 2 n, 32]
-    Scale,  # [k / GROUP, n]
-    Minimum,  # the same; read with MINIMUMS
+    W,  # [groups, n, 32] levels, with a gate [groups, 2 n, 32]; int4: two groups in a byte
+    Scale,  # [k / GROUP, n] scales of the weights
+    Minimum,  # [k / GROUP, n] minimums of the weights; read with MINIMUMS
     Bias,  # [n]; read with HAS_BIAS
     Residual,  # [rows, n]; read with RESIDUAL
     r_stride,
-    Out,  # [rows, n] written; without ROUNDS
+    Out,  # [rows, n] written without ROUNDS
     out_stride,
     OutQ,  # [64, at least n] written with ROUNDS
     out_q_stride,
@@ -59,8 +60,8 @@ def _integer_linear_kernel(
     out_half_stride,
     rows,
     n,
-    groups,  # of 32 k
-    counts,  # of GROUP k
+    groups,  # number of groups of 32 columns
+    counts,  # number of groups of GROUP columns, which share a scale
     HAS_BIAS: tl.constexpr,
     GATE: tl.constexpr,
     ROUNDS: tl.constexpr,
@@ -68,17 +69,17 @@ def _integer_linear_kernel(
     GROUP: tl.constexpr,
     MINIMUMS: tl.constexpr,
     ZERO: tl.constexpr,
-    HALVES: tl.constexpr,  # int4: two levels a byte
-    PACKED: tl.constexpr,  # take them apart four at a time; the interpreter cannot
-    ROWS: tl.constexpr,  # 64, of a group's scales and sums
+    HALVES: tl.constexpr,  # int4: a byte has two levels
+    PACKED: tl.constexpr,  # unpack four bytes per instruction; the interpreter cannot
+    ROWS: tl.constexpr,  # 64: stride of the rows' scales and sums from group to group
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     TURN: tl.constexpr,
-    EVEN: tl.constexpr,  # whole turns fill k
+    EVEN: tl.constexpr,  # k is a multiple of a turn
     SHARED: tl.constexpr,  # warps share the groups of a turn, not the columns
     STAGES: tl.constexpr,
 ):
-    """One program per tile of n.
+    """One program per tile of n computes all rows.
 
     bytes = n * k * bits / 8 + n * k / GROUP * size (1, or 2 with minimums); twice with a gate
     """
@@ -86,7 +87,7 @@ def _integer_linear_kernel(
     row = tl.arange(0, BLOCK_M).to(tl.int64)
     m_row = row < rows
     o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    w_row = tl.minimum(o_n, n - 1)  # clamped to the last row, whose copies are dropped: no mask
+    w_row = tl.minimum(o_n, n - 1)  # clamped, so loads need no mask; results beyond n are dropped
     n_rows = (2 * n if GATE else n).to(tl.int64)
     o_k = tl.arange(0, 32)
     p_x = Q + row[:, None] * q_stride + o_k[None, :]
@@ -97,14 +98,14 @@ def _integer_linear_kernel(
     p_x_scale = XScale + row
     p_sums = Sums + row
     p_scale, p_minimum = Scale + w_row, Minimum + w_row
-    OWN: tl.constexpr = TURN * 32 // GROUP  # scales of a turn: whole ones, as TURN * 32 >= GROUP
+    OWN: tl.constexpr = TURN * 32 // GROUP  # scales per turn: a whole number, TURN * 32 >= GROUP
     PLANES: tl.constexpr = TURN // 2 if HALVES else TURN
-    left, left_own = groups, counts  # pointers are moved: an address is then one addition
+    left, left_own = groups, counts  # pointers move along, so that an address is one addition
     plane = tl.arange(0, PLANES)[:, None, None]
     p_x_all = Q + row[None, :, None] * q_stride + o_k[None, None, :] + plane * (TURN // PLANES * 32)
     p_w_all = W + w_row[None, None, :] * 32 + o_k[None, :, None] + plane * 32 * n_rows
     for _ in tl.range(0, tl.cdiv(groups, TURN), num_stages=STAGES):
-        if SHARED:  # every warp has some groups
+        if SHARED:  # each warp computes some of the groups
             x_all = tl.load(p_x_all, mask=m_row[None, :, None], other=0)
             w_all = tl.load(p_w_all)
             if HALVES:
@@ -117,7 +118,7 @@ def _integer_linear_kernel(
                 all_odd = all_even
         for j in tl.static_range(TURN):
             if SHARED:
-                x = p_x  # not read
+                x = p_x  # a placeholder that is never read
                 w = p_w
             else:
                 x = tl.load(p_x + j * 32, mask=m_row[:, None], other=0)
@@ -218,13 +219,13 @@ def integer_linear(
     out: torch.Tensor | None = None,
     terms: IntegerTerms = IntegerTerms(),
 ) -> None:
-    """out = x weight^T + bias, its gate, or the residual + it.
+    """Compute out = x weight^T + bias, or the gate of that, or that added to the residual.
 
-    x       rows of k, as round_rows writes them
-    weight  [n, k], or [2 n, k] of a gate
-    out     [rows, n] of the plan's dtype, or float32 without gate and residual. None if the plan
+    x       integer rows with k columns, as round_rows writes them
+    weight  [n, k], or [2 n, k] with a gate
+    out     [rows, n] in the plan's dtype, or in float32 without gate and residual. None if the plan
             rounds: then terms.rounded is written
-    terms   those that the plan names
+    terms   the operands that the plan names
 
     Allocates nothing and reads nothing on the host, so it can be captured. Raises ValueError on any
     other shape, dtype or stride.
@@ -279,8 +280,7 @@ def integer_linear_torch(
     out: torch.Tensor | None = None,
     terms: IntegerTerms = IntegerTerms(),
 ) -> None:
-    """The twin of `integer_linear` in plain torch: same arguments, effects and errors, any
-    device."""
+    """Plain-torch twin of `integer_linear`: same arguments, effects and errors, any device."""
     _check(x, weight, plan, out, terms)
     product = product_torch(x, weight, plan.rows)
     if terms.bias is not None:

@@ -1,4 +1,4 @@
-"""The tiles of a product of few integer rows with a quantised matrix."""
+"""How a product of few integer rows with a quantised matrix is cut into tiles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .packed import GROUP, TURN, PackedFormat, padded_groups
 from .plan import DTYPES
 from .state import MAX_ROWS
 
-PROGRAMS = 192  # as in linear_plan.py
+PROGRAMS = 192  # wanted programs of a launch; linear_plan.py says why
 GATE_COLUMNS = GROUP  # a gate's tile is one group of the row that it writes
 
 
@@ -20,12 +20,12 @@ class IntegerPlan:
     """Sizes of one product: out [rows, n] = x [rows, k] @ weight [n, k]^T.
 
     rows      1 to 64; padding included
-    format    of the weight
-    dtype     of a bias, a residual and a result that is not integers
+    format    format of the weight
+    dtype     dtype of the bias, the residual, and a result that is not integers
     gate      weight is [2 n, k], gate rows and then up rows: out = silu(gate) * up
-    rounds    the gated row is written as integers
+    rounds    the gated rows are written as integers
     residual  the product is added to a residual stream
-    bias      of every row of the weight
+    bias      a bias is added, with one value per row of the weight
 
     There are no splits of k: the CPU adds groups in ascending order, and so does every program.
     """
@@ -59,7 +59,7 @@ class IntegerPlan:
 
     @property
     def block_n(self) -> int:
-        """Columns of a tile. As wide as possible with enough programs to fill the machine."""
+        """Columns of a tile: as many as possible with enough programs to fill the device."""
         if self.gate:
             return GATE_COLUMNS
         return next((w for w in (64, 32) if triton.cdiv(self.n, w) >= PROGRAMS), 16)
@@ -71,27 +71,29 @@ class IntegerPlan:
 
     @property
     def groups(self) -> int:
-        """Groups of 32 k, the last of which may have fewer."""
+        """Number of groups of 32 columns of x. The last group may have fewer."""
         return triton.cdiv(self.k, GROUP)
 
     @property
     def is_even(self) -> bool:
-        """True if whole turns fill k."""
+        """True if k is a multiple of the columns of a turn."""
         return self.k == padded_groups(self.k) * GROUP
 
     @property
     def turn(self) -> int:
-        """Groups of 32 k in one turn of the loop: of narrow tiles more, so that as many bytes are
-        in flight."""
+        """Groups of 32 columns in one turn of the loop over k.
+
+        Narrow tiles have more, so that enough bytes are being loaded.
+        """
         groups = padded_groups(self.k)
         most = TURN * 32 // (self.block_n * (2 if self.gate else 1))
         return next(t for t in (most, TURN) if t >= TURN and groups % t == 0)
 
     @property
     def shares_groups(self) -> bool:
-        """True if warps share the groups of a turn, and then add them in order.
+        """True if each warp computes some groups of a turn, which are then added in order.
 
-        A narrow tile has work for one warp otherwise, and a program would take as long as its
+        Otherwise a narrow tile would give work to only one warp, which would execute all
         instructions one after the other.
         """
         return self.block_n == 16 and self.block_m == 16 and self.format.group > 16
@@ -100,8 +102,9 @@ class IntegerPlan:
     def num_warps(self) -> int:
         """Warps of a program.
 
-        Each takes 16 columns, because with fewer, some would repeat others' work; or some groups of
-        a turn. Both halves of a gate with more rows would spill.
+        A warp computes some groups of a turn, or 16 columns. With fewer columns, warps would repeat
+        each other's work. A gate with more than 16 rows gets twice the warps, because its two
+        products would spill registers.
         """
         if self.shares_groups:
             return min(4, self.turn // self.format.per_byte)

@@ -1,4 +1,4 @@
-"""Sums of integer products in plain torch, in the order of the kernel."""
+"""Products of integer rows in plain torch, with sums in the order of the kernel."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .packed import GROUP, IntegerRows, PackedMatrix
 
 
 def fma_torch(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """a * b + c of float32, rounded once.
+    """Return a * b + c for float32 tensors, rounded once, like a fused multiply-add.
 
-    The float64 sum is rounded to odd, so that the second rounding decides alone.
+    The float64 sum is rounded to odd. So rounding it again to float32 gives the right result.
     """
     product, c = a.double() * b.double(), c.double()  # exact
     total = product + c
@@ -24,7 +24,10 @@ def fma_torch(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor
 
 
 def product_torch(x: IntegerRows, weight: PackedMatrix, rows: int) -> torch.Tensor:
-    """The product of some rows with a quantised matrix, float32 [rows, n], group by group."""
+    """Return the product of the first `rows` rows with a quantised matrix, float32 [rows, n].
+
+    Groups of k are added one after the other.
+    """
     known, k = weight.format, weight.k
     step = min(known.group, GROUP)
     each = GROUP // step

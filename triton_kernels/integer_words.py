@@ -1,4 +1,4 @@
-"""Parts of a product of integers: levels of a byte, groups of k, their order."""
+"""Helpers for products of integers: unpack levels, add groups of k in order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def half_byte(levels, HIGH: tl.constexpr, PACKED: tl.constexpr):
-    """The low or the high halves of bytes as int8, four at a time with PACKED."""
+    """Returns the low or the high halves of bytes as int8. PACKED handles four bytes at a time."""
     if PACKED and HIGH:
         asm: tl.constexpr = "{.reg .b32 t; shr.b32 t, $1, 4; and.b32 $0, t, 0x0f0f0f0f;}"
         half = tl.inline_asm_elementwise(asm, "=r,r", [levels], dtype=tl.int8, is_pure=True, pack=4)
@@ -26,7 +26,7 @@ def half_byte(levels, HIGH: tl.constexpr, PACKED: tl.constexpr):
 
 @triton.jit
 def _added(total, sums, scale, x_scale):
-    """total + scale * (integer sums), rounded once."""
+    """Returns total + scale * x_scale * (integer sums), rounded by one fma."""
     return tl.fma(sums.to(tl.float32), scale[None, :] * x_scale[:, None], total)
 
 
@@ -34,7 +34,8 @@ def _added(total, sums, scale, x_scale):
 def group_added(
     total, sums, scale, minimum, x_scale, of_q, MINIMUMS: tl.constexpr, ZERO: tl.constexpr
 ):
-    """total with a group of k, of which `sums` are the products and `of_q` the row's own sum."""
+    """Returns total plus one group of k. sums: the group's integer products; of_q: the sum of the
+    row's own integers in the group."""
     if ZERO != 0:
         sums -= ZERO * of_q[:, None]
     total = _added(total, sums, scale, x_scale)
@@ -48,7 +49,7 @@ def group_added(
 def halves_added(
     total, x, w, scale, minimum, x_scale, first, second, MINIMUMS: tl.constexpr
 ):  # fmt: skip
-    """total with two groups of 16 k; scale and minimum are pairs."""
+    """Returns total plus two groups of 16 columns. scale and minimum are pairs, one per group."""
     is_first = (tl.arange(0, 32) < 16)[None, :]
     none = tl.zeros(x.shape, tl.int8)
     one = tl.dot(tl.where(is_first, x, none), w, input_precision="ieee")
@@ -59,7 +60,7 @@ def halves_added(
 
 @triton.jit
 def each_of(sums):
-    """The G tensors [m, n] of sums [G, m, n]; G is 2, 4 or 8."""
+    """Splits sums [G, m, n] into a tuple of G tensors [m, n]; G is 2, 4 or 8."""
     G: tl.constexpr = sums.shape[0]
     M: tl.constexpr = sums.shape[1]
     N: tl.constexpr = sums.shape[2]
@@ -85,8 +86,10 @@ def each_of(sums):
 
 @triton.jit
 def numbers(p, j: tl.constexpr, n, left, GROUP: tl.constexpr, EVEN: tl.constexpr):
-    """Scales or minimums of group j of a turn: one vector, or two with groups of 16. `left` of the
-    turn's are there."""
+    """Returns the scales or minimums of group j of a turn as a pair of vectors.
+
+    With groups of 16 columns the vectors differ, else both are the same. left: how many scales
+    remain from this turn on; the others are 0."""
     if GROUP == 16:
         at: tl.constexpr = 2 * j
     else:

@@ -1,12 +1,12 @@
-"""Products of the few rows of a forward with weights that are read once.
+"""Products of a forward's few rows with a matrix of weights, which is read only once.
 
-The public op is `linear`, its plain-torch twin `linear_torch`: out = f(x) weight^T, with the ops
-before and after a layer's product. Both round where rms_norm, a product, silu_mul and a residual
-add round.
+The public op is `linear`. Its twin in plain torch is `linear_torch`. It computes
+out = f(x) weight^T, fused with the ops before and after a layer's product. Both round where the
+separate ops would round: rms_norm, the product, silu_mul, the residual add.
 
-Order. The plan alone fixes the cuts of n and k. A program sums its tiles of k in ascending order.
-The last program to arrive merges splits of k, in ascending order. For one compiled kernel, a row's
-bits depend only on its own x and on the weights.
+Order of sums. Only the plan decides how n and k are cut. A program adds its tiles of k in ascending
+order. The last program to arrive merges the splits of k in ascending order. For one compiled
+kernel, the bits of a result's row depend only on the same row of x and on the weights.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from .words import TWO_PROGRAMS, arrived_last, interpreting
 
 @dataclass(frozen=True)
 class Terms:
-    """The ops around a product; all tensors have x's dtype.
+    """Operands of the ops that are fused with a product; all tensors have the dtype of x.
 
-    bias      [n], of a gate [2 n]
-    norm      [k] weight of the RMSNorm of x, whose sums of squares are in the work; eps: its own
-    residual  [rows, n] to which the product is added; `out` may be it
+    bias      [n], or [2 n] with a gate
+    norm      [k] weight of an RMSNorm of x; its sums of squares are in the work
+    eps       eps of that norm
+    residual  [rows, n] to which the product is added; may be the same tensor as `out`
     """
 
     bias: torch.Tensor | None = None
@@ -41,7 +42,7 @@ class Terms:
 
 @triton.jit
 def _weights(p_w, m_k, EVEN: tl.constexpr):
-    """A tile [BLOCK_K, BLOCK_N]."""
+    """Loads a tile [BLOCK_K, BLOCK_N] of weights."""
     if EVEN:
         w = tl.load(p_w)
     else:
@@ -51,7 +52,7 @@ def _weights(p_w, m_k, EVEN: tl.constexpr):
 
 @triton.jit
 def _prefetch_weights(W, w_stride, w_row, o_first, k, BLOCK_K: tl.constexpr):
-    """Asks L2 for the first two tiles of k of these rows of weights."""
+    """Prefetches the first two tiles of k of these rows of weights into L2."""
     LINE_K: tl.constexpr = LINE // (W.dtype.element_ty.primitive_bitwidth // 8)
     o_k = tl.minimum(o_first + LINE_K * tl.arange(0, 2 * BLOCK_K // LINE_K), k - 1)
     prefetch(W + w_row.to(tl.int64)[None, :] * w_stride + o_k[:, None])
@@ -59,7 +60,8 @@ def _prefetch_weights(W, w_stride, w_row, o_first, k, BLOCK_K: tl.constexpr):
 
 @triton.jit
 def _summed(p_partial, STEP: tl.constexpr, SPLITS: tl.constexpr):
-    """Splits merged in ascending order. Other programs wrote them, so loads bypass L1."""
+    """Returns the sum of all splits, added in ascending order. Other programs wrote them, so loads
+    bypass L1."""
     acc = tl.load(p_partial, cache_modifier=".cg")
     for split in tl.static_range(1, SPLITS):
         acc += tl.load(p_partial + split * STEP, cache_modifier=".cg")
@@ -72,7 +74,8 @@ def _finish(
     HAS_BIAS: tl.constexpr, GATE: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Writes a tile of the result from its sums; `up` is read only with GATE."""
+    """Applies the ops after the product to a tile of sums and writes the result. `up` is read only
+    with GATE."""
     tile = tile.to(tl.int64)
     row = tl.arange(0, BLOCK_M).to(tl.int64)
     o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -100,7 +103,7 @@ def _finish(
 def _linear_kernel(
     X,  # [rows, k] read
     x_stride,
-    W,  # [n, k], or [2 n, k] of a gate
+    W,  # [n, k], or [2 n, k] with a gate
     w_stride,
     Bias,  # [n], or [2 n]; read with HAS_BIAS
     Norm,  # [k]; read with NORM
@@ -108,10 +111,10 @@ def _linear_kernel(
     r_stride,
     Out,  # [rows, n] written; may be Residual
     out_stride,
-    Squares,  # [PARTS, 64] read with NORM, written with RESIDUAL
+    Squares,  # [PARTS, 64] sums of squares, read with NORM, written with RESIDUAL
     squares_stride,
     Partial,  # [tiles, SPLITS, 1 or 2, BLOCK_M, BLOCK_N] scratch
-    Counters,  # [tiles] 0 before and after
+    Counters,  # [tiles] 0 before and after a launch
     rows,
     n,
     k,
@@ -121,14 +124,14 @@ def _linear_kernel(
     GATE: tl.constexpr,
     RESIDUAL: tl.constexpr,
     PARTS: tl.constexpr,
-    PARTS_UP: tl.constexpr,  # to a power of two
+    PARTS_UP: tl.constexpr,  # PARTS, rounded up to a power of two
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     SPLITS: tl.constexpr,
     SPLIT_TILES: tl.constexpr,
     EVEN: tl.constexpr,  # BLOCK_K divides k
-    UPCAST: tl.constexpr,  # to float32 before products: the interpreter has no bfloat16
+    UPCAST: tl.constexpr,  # products take float32, because the interpreter has no bfloat16
     STAGES: tl.constexpr,
     EARLY: tl.constexpr,  # launched early (early.py)
 ):
@@ -143,7 +146,7 @@ def _linear_kernel(
     row = tl.arange(0, BLOCK_M).to(tl.int64)
     m_row = row < rows
     o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    w_row = tl.minimum(o_n, n - 1)  # clamped to the last row, whose copies are dropped: no mask
+    w_row = tl.minimum(o_n, n - 1)  # clamped, so loads need no mask; results beyond n are dropped
     if EARLY:
         start_next()
         o_first = split * (SPLIT_TILES * BLOCK_K)
@@ -155,7 +158,7 @@ def _linear_kernel(
     p_x = X + row[:, None] * x_stride + o_k[None, :]
     p_w = W + w_row[None, :] * w_stride + o_k[:, None]
     p_up = W + (n + w_row)[None, :] * w_stride + o_k[:, None]
-    LATE: tl.constexpr = BLOCK_M <= 32  # with more rows the registers cannot hold it
+    LATE: tl.constexpr = BLOCK_M <= 32  # compute the scale in the loop, if registers suffice
     scale = tl.zeros((BLOCK_M,), tl.float32)
     if NORM and not LATE:
         scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
@@ -163,7 +166,9 @@ def _linear_kernel(
     up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
 
     first = split * SPLIT_TILES
-    if NORM:  # loaded a tile ahead: too narrow for the pipeline, else each turn waits for L2
+    # The norm's weight is loaded one tile ahead. Its loads are too narrow for the pipeline, so each
+    # turn would wait for L2.
+    if NORM:
         g_next = tl.load(Norm + first * BLOCK_K + o_k, mask=o_k < k - first * BLOCK_K, other=0.0)
     last = tl.minimum(first + SPLIT_TILES, tl.cdiv(k, BLOCK_K))
     for at in tl.range(first, last, num_stages=STAGES):
@@ -176,7 +181,7 @@ def _linear_kernel(
         w = _weights(p_w + o_at, m_k, EVEN)
         if NORM:
             if LATE:  # noqa: SIM102 (the first is known when it is compiled)
-                if at == first:  # not earlier: the first tiles load meanwhile
+                if at == first:  # not before the loop, so that the first tiles load meanwhile
                     scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
             g = g_next.to(tl.float32)
             o_next = o_at + BLOCK_K + o_k
@@ -226,14 +231,17 @@ def linear(
     terms: Terms = Terms(),
     early: bool = False,
 ) -> torch.Tensor:
-    """out = f(x) weight^T + bias, its gate, or the residual + it; f: RMSNorm, or nothing.
+    """Compute out = f(x) weight^T + bias, or the gate of that, or that added to the residual.
 
-    x       [rows, k]           of the plan's dtype; rows may be strided, columns may not
-    weight  [n, k] or [2 n, k]  same dtype; same strides
+    f is RMSNorm if the plan has a norm, else the identity.
+
+    x       [rows, k]           the plan's dtype; rows may be strided, columns may not
+    weight  [n, k] or [2 n, k]  same dtype; rows may be strided, columns may not
     out     [rows, n]           same dtype, or float32 if there is neither gate nor residual
-    work    a norm reads its squares, a residual writes them; launches on it must not overlap
-    terms   those that the plan names
-    early   launch it early (early.py). It changes no bit
+    work    a norm reads its sums of squares, a residual writes them. Launches that use it must not
+            overlap
+    terms   the operands that the plan names
+    early   launch the kernel early (early.py). This changes no bit
 
     Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
     ValueError on any other shape, dtype or stride.
@@ -258,11 +266,11 @@ def linear(
 
 
 def max_registers(num_warps: int) -> int | None:
-    """Registers of a thread. None: the assembler's own choice, without spills.
+    """The most registers per thread. None: the assembler chooses, without spills.
 
-    With eight warps one program per multiprocessor is not enough: alone it waits for its weights.
-    With four warps and 16 rows the assembler's choice is below 128 on sm_90; given a bound, it
-    takes 150 and more.
+    With eight warps, two programs must fit a multiprocessor, because one alone would wait for its
+    weights. With four warps and 16 rows the assembler takes fewer than 128 registers on sm_90. If
+    it is given a bound, it takes 150 and more.
     """
     return TWO_PROGRAMS if num_warps == 8 else None
 
@@ -297,7 +305,7 @@ def linear_torch(
     out: torch.Tensor,
     terms: Terms = Terms(),
 ) -> torch.Tensor:
-    """The twin of `linear` in plain torch: same arguments, effects and errors, any device."""
+    """Plain-torch twin of `linear`: same arguments, effects and errors, any device."""
     _check(x, weight, plan, work, out, terms)
     h = x.float()
     if terms.norm is not None:
@@ -343,7 +351,7 @@ def _check(
 
 
 def _expected(plan: LinearPlan) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors that a plan reads."""
+    """The shapes of the tensors that a product of this plan reads."""
     wide = 2 * plan.n if plan.gate else plan.n
     found: dict[str, tuple[int, ...]] = {"x": (plan.rows, plan.k), "weight": (wide, plan.k)}
     if plan.bias:

@@ -1,8 +1,8 @@
-"""The tiles of a product of few rows with a matrix of weights, and the memory that it uses.
+"""How a product of few rows with a matrix of weights is cut into tiles, and the memory it needs.
 
-A plan holds the constants of a captured graph. Its cuts of n and k depend neither on the number of
-rows nor on the device: one plan, one order of sums. Sizes are computed once: every launch asks for
-them.
+A plan has the constants of a captured graph. Its cuts of n and k depend neither on the number of
+rows nor on the device. So the order of sums is always the same. Sizes are computed once, because
+every launch reads them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .norm import PART
 from .plan import DTYPES
 from .state import MAX_ROWS
 
-# Multiprocessors of an H100 or H200. It is a constant because the cuts determine bits. 4.8 TB/s
-# need some 5 MB in flight, and a program has 16 or 32 KiB. So one and a half programs per
-# multiprocessor suffice.
+# Multiprocessors of an H100 or H200. This is a constant, because cuts decide bits. To read 4.8 TB/s
+# from memory, about 5 MB must be under way. A program loads 16 or 32 KiB ahead. So one and a half
+# programs per multiprocessor suffice.
 MULTIPROCESSORS = 132
 PROGRAMS = 192
-LEAST_TILES = 2  # tiles of k in a split: with fewer, a program would only begin and merge
+LEAST_TILES = 2  # least tiles of k in a split; a program with fewer would mostly start and merge
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class LinearPlan:
     norm      x is normalised first (RMSNorm)
     gate      weight is [2 n, k], gate rows and then up rows: out = silu(gate) * up
     residual  the product is added to a residual stream, and sums of squares are stored for a norm
-    bias      of every row of the weight
-    splits    of k; None: chosen
+    bias      a bias is added, with one value per row of the weight
+    splits    number of splits of k; None: the plan's own choice
     """
 
     rows: int
@@ -55,14 +55,15 @@ class LinearPlan:
             raise ValueError(f"n, k: expected at least 1 but got {self.n}, {self.k}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {DTYPES} but got {self.dtype}")
-        if self.residual and (self.gate or self.norm):  # it writes the squares that a norm reads
+        # A residual writes the sums of squares that a norm reads.
+        if self.residual and (self.gate or self.norm):
             raise ValueError("plan: expected a residual alone but got a gate or a norm with it")
         if self.splits is not None and self.splits < 1:
             raise ValueError(f"splits: expected at least 1 but got {self.splits}")
 
     @property
     def is_half(self) -> bool:
-        """True if its products run on tensor cores."""
+        """True for 16-bit dtypes, whose products run on tensor cores."""
         return self.dtype.itemsize == 2
 
     @cached_property
@@ -73,14 +74,17 @@ class LinearPlan:
 
     @property
     def block_n(self) -> int:
-        """Columns of a tile of the result, one PART: 64 rows of weights, for a gate from both
-        halves."""
+        """Columns of a tile of the result. A tile reads PART = 64 rows of weights; with a gate, 32
+        from each half."""
         return PART // 2 if self.gate else PART
 
     @cached_property
     def block_k(self) -> int:
-        """k of a tile: 128, so that two memory lines are read of a row of weights. Otherwise the
-        largest that divides k into two or more equal parts, so that loads need no mask."""
+        """Columns of x in a tile of k, 128 at most: two cache lines of a row of weights.
+
+        The largest size is taken that divides k into two or more equal parts, so that loads need no
+        mask.
+        """
         most = 128 if self.is_half else 32
         sizes = (128, 64, 32)
         fitting = [s for s in sizes if s <= most and self.k % s == 0 and self.k >= 2 * s]
@@ -88,7 +92,7 @@ class LinearPlan:
 
     @property
     def is_even(self) -> bool:
-        """True if tiles fill k exactly."""
+        """True if k is a multiple of block_k."""
         return self.k % self.block_k == 0
 
     @cached_property
@@ -103,8 +107,8 @@ class LinearPlan:
 
     @cached_property
     def split_tiles(self) -> int:
-        """Tiles of k in a split; the last split may have fewer. As few splits as fill the
-        machine."""
+        """Tiles of k in a split; the last split may have fewer. There are no more splits than
+        needed to fill the device."""
         wanted = self.splits or triton.cdiv(PROGRAMS, self.tiles)
         least = 1 if self.splits else LEAST_TILES
         return min(self.k_tiles, max(least, triton.cdiv(self.k_tiles, wanted)))
@@ -116,31 +120,34 @@ class LinearPlan:
 
     @cached_property
     def parts(self) -> int:
-        """Sums of squares per row: those of x before a norm, or of the result after a residual."""
+        """Number of sums of squares per row: of x before a norm, of the result after a residual."""
         if self.norm or self.residual:
             return triton.cdiv(self.k if self.norm else self.n, PART)
         return 0
 
     @cached_property
     def partial_size(self) -> int:
-        """Numbers that wait to be merged."""
+        """Number of float32 values that wait to be merged."""
         halves = 2 if self.gate else 1
         each = halves * self.block_m * self.block_n
         return self.tiles * self.cuts * each if self.cuts > 1 else 0
 
     @property
     def num_warps(self) -> int:
-        """Warps of a program: as few as hold it without spills. Products without tensor cores need
-        more, and so do a gate's rows, which are held with both tiles of weights."""
+        """Warps of a program: the fewest whose registers suffice without spills.
+
+        Products without tensor cores need more. So does a gate with more than 16 rows, because two
+        products are summed.
+        """
         return 8 if not self.is_half or (self.gate and self.block_m > 16) else 4
 
     @cached_property
     def stages(self) -> int:
         """Stages of the pipeline over k.
 
-        With 4, two tiles of weights are in flight and three programs of 16 rows fit a
-        multiprocessor of sm_90. With 3, one tile is in flight and four programs fit. 3 is used if
-        there are more than three programs per multiprocessor, so that none waits for another's end.
+        With 4, two tiles of weights are loaded ahead, and three programs of 16 rows fit a
+        multiprocessor of sm_90. With 3, one tile is loaded ahead, and four programs fit. 3 is used
+        if there are more than three programs per multiprocessor, so that all run concurrently.
         """
         programs = triton.cdiv(self.tiles * self.cuts, MULTIPROCESSORS)
         most = 4 if self.is_half and self.block_m <= 32 and programs <= 3 else 3
@@ -149,11 +156,11 @@ class LinearPlan:
 
 @dataclass(frozen=True)
 class LinearWork:
-    """Device memory of the products of one lane, allocated once; products follow one another.
+    """Device memory of the products of one lane, allocated once. Products run one after another.
 
-    partial   float32 [most]      sums of splits that wait to be merged
-    counters  int32 [most]        arrivals, by tile of n; 0 between launches
-    squares   float32 [parts, 64] sums of squares of the residual stream's rows, PART columns each.
+    partial   float32 [size]      sums of splits that wait to be merged
+    counters  int32 [tiles]       programs that have arrived, per tile of n; 0 between launches
+    squares   float32 [parts, 64] sums of squares over PART columns of the residual stream's rows.
                                   `embed` or a residual writes them, a norm reads them
     """
 

@@ -1,9 +1,9 @@
-"""Counter-based noise, bit for bit the CPU's (csrc/ops/philox.h), and the exponential of its
-softmax.
+"""Counter-based noise and the exponential of softmax, with the same bits as on the CPU.
 
-Key: the seed. Counter: (token / 4, position, completion); word token % 4 belongs to the token. The
-Gumbel noise of a word is g = -log(-log u), u = (word + 1/2) / 2^32. It is computed in float64 where
-it decides. Where it only selects the tokens that can win, it is computed in float32.
+The generator is Philox (csrc/ops/philox.h). The key is the seed. The counter is (token / 4,
+position, completion). Of the four resulting words, number token % 4 belongs to the token. The
+Gumbel noise of a word is g = -log(-log u), where u = (word + 1/2) / 2^32. Noise that decides is
+computed in float64. Noise that only selects the tokens that can win is computed in float32.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 @triton.jit
 def noise_words(seed, completion, position, group):
-    """The four words of tokens 4 group .. 4 group + 3, each shaped like `group` (uint32)."""
+    """Returns the words of tokens 4 group .. 4 group + 3, as four tensors like `group` (uint32)."""
     zero = group * 0
     low = zero + position.to(tl.uint32)
     high = zero + (position >> 32).to(tl.uint32)
@@ -28,13 +28,14 @@ def noise_words(seed, completion, position, group):
 
 @triton.jit
 def gumbel64(word):
-    """The Gumbel noise of a word."""
+    """Returns the Gumbel noise of a word in float64."""
     return -tl.log(-tl.log((word.to(tl.float64) + 0.5) * 2.3283064365386963e-10))
 
 
 @triton.jit
 def gumbel32(word):
-    """Like gumbel64 within 4e-6. For u near 1, -log u is a series in 1 - u, exact there."""
+    """Returns the noise of gumbel64 within 4e-6, in float32. For u >= 1/2, -log u is computed as a
+    series in 1 - u, because u itself would lose digits."""
     is_low = word < 0x80000000
     u = (word.to(tl.float32) + 0.5) * 2.3283064365386963e-10
     v = ((0xFFFFFFFF - word).to(tl.float32) + 0.5) * 2.3283064365386963e-10
@@ -48,7 +49,8 @@ def gumbel32(word):
 
 @triton.jit
 def exp32(x):
-    """e^x for x <= 0 as in csrc/ops/exp.h: bitwise equal if products and sums are not fused."""
+    """Returns e^x for x <= 0 as csrc/ops/exp.h does. The bits are equal if products and sums are
+    not fused."""
     clamped = tl.where(x < -87.0, -87.0, x)
     n = (clamped * 1.44269504 + 12582912.0) - 12582912.0
     r = clamped - n * 0.693359375
@@ -64,7 +66,7 @@ def exp32(x):
 
 
 def philox_torch(counter: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
-    """Philox4x32-10 of int64 tensors that hold 32-bit words."""
+    """Return the four words of Philox4x32-10. All tensors are int64 and have 32-bit words."""
     c0, c1, c2, c3 = counter
     key = [seed & 0xFFFFFFFF, seed >> 32]
     for _ in range(ROUNDS):
@@ -78,7 +80,7 @@ def philox_torch(counter: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
 def noise_words_torch(
     seed: int, completion: int, position: int, tokens: torch.Tensor
 ) -> torch.Tensor:
-    """Each token's word, int64 [tokens]."""
+    """Return the random word of each token, int64 [tokens]."""
     zero = torch.zeros_like(tokens)
     counter = [tokens >> 2, zero + (position & 0xFFFFFFFF), zero + (position >> 32)]
     words = torch.stack(philox_torch([*counter, zero + completion], seed))
@@ -86,12 +88,12 @@ def noise_words_torch(
 
 
 def gumbel_torch(words: torch.Tensor) -> torch.Tensor:
-    """The noise of words, float64."""
+    """Return the Gumbel noise of words, float64."""
     return -torch.log(-torch.log((words.double() + 0.5) * 2.0**-32))
 
 
 def exp32_torch(x: torch.Tensor) -> torch.Tensor:
-    """`exp32` in plain torch, the same six steps."""
+    """Plain-torch twin of `exp32`, with the same steps."""
     clamped = x.clamp(min=-87.0)
     n = (clamped * 1.44269504 + 12582912.0) - 12582912.0
     r = clamped - n * 0.693359375
@@ -104,6 +106,7 @@ def exp32_torch(x: torch.Tensor) -> torch.Tensor:
 
 
 def _product(x: torch.Tensor, by: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """High and low word of x * by. int64 wraps to a negative product, whose bits are the same."""
+    """Return the high and the low 32-bit word of x * by. The int64 product may wrap to a negative
+    number, but its bits are the same."""
     product = x * by
     return (product >> 32) & 0xFFFFFFFF, product & 0xFFFFFFFF

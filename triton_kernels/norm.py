@@ -1,6 +1,7 @@
 """RMSNorm with an optional residual add, for the rows of one forward.
 
-The public op is `rms_norm`, its plain-torch twin `rms_norm_torch`; both round at the same places.
+The public op is `rms_norm`. Its twin in plain torch is `rms_norm_torch`. Both round at the same
+places.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import triton.language as tl
 
 MAX_COLUMNS = 32768  # one program holds a row in registers
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-PART = 64  # columns of one sum of squares, which one op stores for another's norm
+PART = 64  # columns per sum of squares; one op stores the sums for the next op's norm
 
 
 @triton.jit
@@ -26,14 +27,14 @@ def _rms_norm_kernel(
     columns,
     eps,
     HAS_RESIDUAL: tl.constexpr,
-    BLOCK: tl.constexpr,  # columns rounded up to a power of two: depends on the width alone
+    BLOCK: tl.constexpr,  # columns, rounded up to a power of two
 ):
     """One program per row.  h = x + r;  r <- h;  out = cast(h / sqrt(mean(h^2) + eps)) * w.
 
-    All arithmetic is float32 on upcast values (bfloat16 arithmetic is garbage in the interpreter).
-    h and the normalised row are rounded to the dtype of X where a model in that dtype rounds them.
-    The sum is one tree over BLOCK lanes of one program. So a row's bits do not depend on the number
-    of rows, on its neighbours or on the strides.
+    All arithmetic is in float32 on upcast values, because bfloat16 arithmetic is wrong in the
+    interpreter. h and the normalised row are rounded to the dtype of X where a model in that dtype
+    rounds them. The sum is one tree over BLOCK columns in one program. So a row's bits depend
+    neither on the number of rows, nor on other rows, nor on the strides.
     bytes = rows * columns * size * (2, or 4 with a residual) + columns * size
     """
     row = tl.program_id(0).to(tl.int64)
@@ -57,7 +58,8 @@ def _rms_norm_kernel(
 def row_scale(
     Squares, squares_stride, row, m_row, columns, eps, PARTS: tl.constexpr, UP: tl.constexpr
 ):
-    """1 / sqrt(mean(x^2) + eps) of rows from PARTS sums of squares, added by one tree of UP."""
+    """Returns 1 / sqrt(mean(x^2) + eps) of rows. Their PARTS sums of squares are added by one tree
+    over UP values."""
     part = tl.arange(0, UP).to(tl.int64)
     p_squares = Squares + part[:, None] * squares_stride + row[None, :]
     m = (part < PARTS)[:, None] & m_row[None, :]
@@ -66,7 +68,7 @@ def row_scale(
 
 
 def squares_torch(h: torch.Tensor) -> torch.Tensor:
-    """Sums of squares of rows [rows, columns] as float32 [parts, rows], PART columns each."""
+    """Return sums of squares over PART columns of h [rows, columns], float32 [parts, rows]."""
     padded = torch.nn.functional.pad(h.float().square(), (0, -h.shape[1] % PART))
     return padded.view(h.shape[0], -1, PART).sum(-1).t()
 
@@ -119,7 +121,7 @@ def rms_norm_torch(
     out: torch.Tensor,
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The twin of `rms_norm` in plain torch: same arguments, effects and errors, any device."""
+    """Plain-torch twin of `rms_norm`: same arguments, effects and errors, any device."""
     _check(x, weight, out, residual)
     if residual is not None:
         residual.copy_(x.float() + residual.float())

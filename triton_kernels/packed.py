@@ -1,7 +1,7 @@
-"""Quantised matrices in device memory, and rows of activations as integers.
+"""Layouts in device memory of quantised matrices, and of activations as integers.
 
-Values, groups and rounding are those of the CPU's kernels (csrc/ops/format.h, integers.h); only
-the places in memory differ.
+Values, groups and rounding are those of the CPU's kernels (csrc/ops/format.h, integers.h). Only
+the layout differs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 
 from .state import MAX_ROWS
 
-GROUP = 32  # number of k of a row that share a scale
-TURN = 4  # groups of a row in one turn of a product's loop; k is padded to as many
+GROUP = 32  # columns of a row of activations that share a scale
+TURN = 4  # groups of a row in one turn of a product's loop; k is padded to a multiple of this
 GROUPS = {"int8": (16, 32, 64, 128), "int4": (32, 64, 128)}
 
 
@@ -22,12 +22,12 @@ class PackedFormat:
     """weight = scale * (level - zero) (+ minimum), each step rounded to float32.
 
     element   int8 (levels -128 to 127) or int4 (0 to 15)
-    group     k of an output that share a scale: 32, 64 or 128, of int8 also 16
-    shifts    True for a format with minimums
-    zero      0, or 8 of int4 without minimums
+    group     columns of a row of the matrix that share a scale: 32, 64 or 128, in int8 also 16
+    shifts    True if the format has minimums
+    zero      0; 8 for int4 without minimums
 
-    Scales and minimums are float32, also those that a file has in float16: narrower ones are too
-    narrow for the pipelined copies of a kernel.
+    Scales and minimums are float32, even if a file has them in float16. Narrower values would be
+    too narrow for the pipelined copies of a kernel.
     """
 
     element: str
@@ -48,7 +48,7 @@ class PackedFormat:
 
     @property
     def per_byte(self) -> int:
-        """Levels in a byte."""
+        """Number of levels in a byte."""
         return 2 if self.element == "int4" else 1
 
     def sizes(self, n: int, k: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -62,11 +62,11 @@ class PackedFormat:
 
 @dataclass(frozen=True)
 class PackedMatrix:
-    """A quantised matrix [n, k], so that a tile of a product reads contiguous memory.
+    """A quantised matrix [n, k]. In its layout a tile of a product reads contiguous memory.
 
-    levels    int8 [groups, n, 32]: 32 k of every output; of int4 uint8 [groups / 2, n, 32], where
-              a byte holds a level of an even group in its low half, of the next group in its high
-              one. Groups beyond k are padding
+    levels    int8 [groups, n, 32]: for each group of 32 columns, the levels of all n rows. int4:
+              uint8 [groups / 2, n, 32]. The low half of a byte is a level of an even group, the
+              high half a level of the next group. Groups beyond k are padding
     scales    float32 [ceil(k / format.group), n]; minimums: the same, or None
     """
 
@@ -78,12 +78,12 @@ class PackedMatrix:
 
     @property
     def n(self) -> int:
-        """Number of outputs."""
+        """Number of outputs, which are the rows of the matrix."""
         return self.levels.shape[1]
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
+        """Device of the tensors."""
         return self.levels.device
 
     def pack(
@@ -93,7 +93,11 @@ class PackedMatrix:
         scales: torch.Tensor,
         minimums: torch.Tensor | None = None,
     ) -> None:
-        """Write outputs `first` on: bytes [rows, k], float32 [rows, ceil(k / format.group)]."""
+        """Write the outputs from number `first` on.
+
+        levels: bytes [rows, k], one level each. scales, minimums: float32
+        [rows, ceil(k / format.group)].
+        """
         rows = slice(first, first + levels.shape[0])
         wide = torch.zeros((levels.shape[0], padded_groups(self.k) * GROUP), dtype=torch.uint8)
         wide[:, : self.k] = levels.view(torch.uint8)
@@ -106,7 +110,7 @@ class PackedMatrix:
             self.minimums[:, rows] = minimums.t().to(self.device)
 
     def unpacked(self) -> torch.Tensor:
-        """Levels without the zero, as float32 [groups, n, 32]; padding is included."""
+        """Return levels minus the format's zero, as float32 [groups, n, 32], with padding."""
         levels = self.levels
         if self.format.element == "int4":
             levels = torch.stack([levels & 15, levels >> 4], 1).flatten(0, 1)
@@ -115,11 +119,11 @@ class PackedMatrix:
 
 @dataclass(frozen=True)
 class IntegerRows:
-    """Rows of activations: 32 k of a row are scale * q, where scale = max|x| / 127.
+    """Rows of activations: each group of 32 columns is scale * q, where scale = max|x| / 127.
 
-    q         int8 [64, 32 groups], where groups are padded to a multiple of TURN
+    q         int8 [64, 32 * groups]; the number of groups is padded to a multiple of TURN
     scales    float32 [groups, 64]; NaN for a group with NaN or infinity
-    sums      int32 [2, groups, 64]: of each half of a group's q
+    sums      int32 [2, groups, 64]: the sum of q over each half of a group
     """
 
     q: torch.Tensor
@@ -127,18 +131,18 @@ class IntegerRows:
     sums: torch.Tensor
 
     def dense(self, rows: int, k: int) -> torch.Tensor:
-        """scale * q as float32 [rows, k]."""
+        """Return scale * q as float32 [rows, k]."""
         q = self.q[:rows].float().view(rows, -1, GROUP)
         return (q * self.scales[: q.shape[1], :rows].t()[:, :, None]).flatten(1)[:, :k]
 
 
 def padded_groups(k: int) -> int:
-    """Groups of 32 k, padded to whole turns of a product's loop."""
+    """Return the number of groups of 32 columns, padded to whole turns of a product's loop."""
     return -(-k // (GROUP * TURN)) * TURN
 
 
 def integer_sizes(k: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """(shape, dtype) of the tensors of IntegerRows for rows of up to k."""
+    """Return (shape, dtype) of the tensors of IntegerRows for rows of up to k columns."""
     groups = padded_groups(k)
     return {
         "q": ((MAX_ROWS, groups * GROUP), torch.int8),
@@ -148,13 +152,13 @@ def integer_sizes(k: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 
 
 def integer_rows(k: int, device: str | torch.device) -> IntegerRows:
-    """Memory for rows of up to k."""
+    """Allocate memory for rows of up to k columns."""
     sizes = integer_sizes(k).items()
     return IntegerRows(**{name: torch.zeros(s, dtype=d, device=device) for name, (s, d) in sizes})
 
 
 def packed_matrix(format: PackedFormat, n: int, k: int, device: str | torch.device) -> PackedMatrix:
-    """Memory for a matrix, zeros."""
+    """Allocate memory for a matrix; everything is 0."""
     made = {
         name: torch.zeros(s, dtype=d, device=device) for name, (s, d) in format.sizes(n, k).items()
     }

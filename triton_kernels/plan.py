@@ -1,8 +1,9 @@
-"""The constants of attention for one lane, and the memory that its kernels use.
+"""The constants of attention for one lane, and the memory of its kernels.
 
-A plan holds the constants of a captured graph: sizes, tiles, the split length. Everything else is
-read from device memory. The same plan gives a row the same bits whatever the other rows. Sizes are
-computed once: every launch asks for them.
+A plan has the constants of a captured graph: sizes, tiles, the split length. Kernels read
+everything else from device memory. With one plan, a row's bits do not depend on other rows. Sizes
+are computed once, because every launch reads them. attention.py defines splits, items, units and
+pieces.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from .state import MAX_ROWS, MAX_SEATS, SLOTS
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-FLIGHT = 2 * SLOTS  # slots in flight that a row can see: in the chain, then in its tail
-SPLIT = 64  # positions; the same for every model, because splits determine bits
-FAN = 8  # pieces that one program merges into one of the next level
-MULTIPROCESSORS = 132  # an H100 or H200: `short` is chosen for this number
+FLIGHT = 2 * SLOTS  # slots after the trunk that a row can see: those of the chain, then its tail's
+SPLIT = 64  # positions of a split, the same for every model, because splits decide bits
+FAN = 8  # pieces that one program merges into a piece of the next level
+MULTIPROCESSORS = 132  # of an H100 or H200; `short` is chosen for this number
 PROGRAMS_PER_MULTIPROCESSOR = 2
 # The fields of a member in Workspace.members, in order.
 MEMBER = ("head", "low", "first_split", "splits", "taken", "storage", "row", "end", "tile")
@@ -31,19 +32,20 @@ MEMBER = ("head", "low", "first_split", "splits", "taken", "storage", "row", "en
 class AttentionPlan:
     """Sizes of one lane's attention.
 
-    rows         of the forward, 1 to 64; padding included
+    rows         rows of the forward, 1 to 64, with padding
     heads, kv_heads, head_dim
-    capacity     positions of the ring, at least 64; after them the tails, `tail_slots` per branch
-    window       positions a row sees, itself included; None: all
-    seats        most sequences that have rows in a forward; `seat_slots`: slots from the storage of
-                 one to that of the next
-    scale        of the scores; None: 1 / sqrt(head_dim)
-    split        positions of a split, cut at multiples of it; None: SPLIT
-    short        in a span of up to this many splits a program takes one, in a longer span FAN;
-                 members of a forward share the number. It changes no bit. None: chosen so that
-                 FAN at a time keep every multiprocessor busy
-    programs     of the grid; None: two a multiprocessor
-    architecture of the device (architecture_of): its registers hold more queries or fewer
+    capacity     positions of the ring, at least 64
+    window       positions that a row sees, its own included; None: all
+    tail_slots   slots of the tail of each branch; the tails follow the ring
+    seats        most sequences that have rows in a forward
+    seat_slots   slots from the storage of one sequence to that of the next
+    scale        factor of the scores; None: 1 / sqrt(head_dim)
+    split        positions of a split; None: SPLIT
+    short        if a sequence's keys have at most this many splits, an item has one split, else
+                 FAN. The sequences of a forward share the number. It changes no bit. None: chosen
+                 so that items of FAN splits keep every multiprocessor busy
+    programs     programs of a launch; None: two per multiprocessor
+    architecture of the device (architecture_of), which decides how many queries its registers hold
     """
 
     rows: int
@@ -82,7 +84,7 @@ class AttentionPlan:
 
     @property
     def group(self) -> int:
-        """Query heads of a KV head."""
+        """Number of query heads that share a KV head."""
         return self.heads // self.kv_heads
 
     @property
@@ -92,11 +94,11 @@ class AttentionPlan:
 
     @cached_property
     def block_m(self) -> int:
-        """Queries of a tile, heads and rows together; a KV head's keys are read once for them.
+        """Queries of a tile: a tile's rows times the heads that share a KV head.
 
-        As many as the registers hold together with the earlier splits. Half as many if a head is
-        wide, or if its products do not run on tensor cores: those read queries from shared memory
-        on sm_90.
+        The keys are read once for all of them. A tile has as many queries as the registers hold
+        next to the sums of earlier splits. Wide heads allow only half as many. So do products
+        without tensor cores.
         """
         widest = 128 if self.architecture // 10 == 9 else 64
         most = 64 if self.dtype.itemsize == 2 and self.head_dim <= widest else 32
@@ -110,18 +112,18 @@ class AttentionPlan:
 
     @cached_property
     def tiles(self) -> int:
-        """Tiles that hold all rows of one sequence."""
+        """Number of tiles for all rows, if they belong to one sequence."""
         return triton.cdiv(self.rows, self.tile_rows)
 
     @property
     def most_tiles(self) -> int:
-        """Tiles that hold the rows of all sequences; no tile has rows of two."""
+        """Most tiles for the rows of several sequences, because no tile has rows of two."""
         shared = min(self.seats, self.rows)
         return (self.rows + shared * (self.tile_rows - 1)) // self.tile_rows
 
     @property
     def block_n(self) -> int:
-        """Keys of a tile: few enough for the registers."""
+        """Keys of a tile, few enough for the registers."""
         wide = self.head_dim * self.dtype.itemsize
         return 32 if wide <= 512 else 16
 
@@ -132,20 +134,21 @@ class AttentionPlan:
 
     @cached_property
     def max_splits(self) -> int:
-        """Most splits that a span can touch: the longest reach and the slots in flight."""
+        """Most splits that the keys of a row can touch, in the trunk and after it."""
         return triton.cdiv(self.reach + FLIGHT, self.split_length) + 1
 
     @cached_property
     def max_short(self) -> int:
-        """Largest `short`: this many pieces of level 0 may wait."""
+        """The value of `short` that is used. It is also the most pieces of level 0 that wait."""
         chosen = FAN * triton.cdiv(MULTIPROCESSORS, self.kv_heads * self.tiles)
         return min(self.max_splits, chosen if self.short is None else self.short)
 
     @cached_property
     def levels(self) -> list[int]:
-        """Pieces of levels 1, 2, ... that a span can touch: groups of FAN of the level before.
+        """Most pieces of a unit in levels 1, 2, and so on.
 
-        The pieces of the last level, FAN at most, are merged into the result.
+        A piece is made of up to FAN pieces of the level below. The last level has at most FAN
+        pieces, which are merged into the result.
         """
         found = [self.next_level(self.max_splits)]
         while found[-1] > FAN:
@@ -154,24 +157,24 @@ class AttentionPlan:
 
     @staticmethod
     def next_level(pieces: int) -> int:
-        """Groups of FAN that `pieces` consecutive pieces can touch."""
+        """Most groups of FAN that `pieces` consecutive pieces can touch."""
         return triton.cdiv(pieces - 1, FAN) + 1
 
     @property
     def units(self) -> int:
-        """Most independently merged units: a KV head and a tile of rows each."""
+        """Most units, each of which is a KV head and a tile of rows."""
         return self.kv_heads * self.most_tiles
 
     @property
     def score_scale(self) -> float:
-        """Factor of the scores, for powers of two instead of e."""
+        """Factor of the scores for a softmax with powers of 2 instead of e."""
         scale = 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
         return scale * math.log2(math.e)
 
     @property
     def num_warps(self) -> int:
-        """Warps of a program: as few as hold it without spills. If heads do not divide a tile
-        evenly, a row's numbers take additional registers."""
+        """Warps of a program: the fewest whose registers suffice without spills. If the heads of a
+        KV head are no power of two, each row's indices take additional registers."""
         is_half = self.dtype.itemsize == 2
         is_even = self.group & (self.group - 1) == 0
         if is_half and self.block_m * self.head_dim <= 16 * 64:
@@ -182,7 +185,7 @@ class AttentionPlan:
         return 4 if self.architecture // 10 == 9 and is_half and few else 8
 
     def grid(self, device: torch.device) -> int:
-        """Programs of a launch."""
+        """Number of programs of a launch on `device`."""
         if self.programs is not None:
             return self.programs
         if device.type != "cuda":
@@ -193,24 +196,25 @@ class AttentionPlan:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Device memory of one lane's attention, allocated once. `see` fills the first five.
+    """Device memory of one lane's attention, allocated once. `see` fills the first five tensors.
 
-    A member is a sequence that has rows in the forward; padding after them is one more. Its tiles
-    begin with its first row.
+    A member is a sequence that has rows in the forward; padding after them is one more member. A
+    member's tiles begin with its first row. A row's leader is the row whose slots it shares
+    (visible.py).
 
-    slots     int32 [64, 128]  storage slot of the j-th position in flight that a row sees
-    firsts    int64 [2, 64]    for every row the first position it sees, and that of the rows it
-                               leads
-    meta      int32 [4, 64]    for every row: positions in flight it sees (-1: padding), its leader;
-                               then the leaders, tile by tile, and how many a tile has: both from
-                               the tile's first row on
-    members   int64 [9, 64]    for every member: head, first position seen, first split, splits,
-                               splits of a program, first slot of its storage, first row, the row
-                               after its last, tiles of the members before it
-    items     int32 [64]       items of work of all members up to each; the rest have the total
-    partial   float32 [pieces, units, block_m, head_dim]  sums that wait to be merged, by level
-    dist       float32 [pieces, units, 2, block_m]         their maxima and weights
-    counters  int32 [units, 1 + pieces above level 0]     arrivals; 0 between launches
+    slots     int32 [64, 128]  for each row, the slot of the j-th position after the trunk it sees
+    firsts    int64 [2, 64]    for each row, the first position it sees, and the first position
+                               that the rows it leads see
+    meta      int32 [4, 64]    for each row, how many positions after the trunk it sees (-1:
+                               padding), and its leader. Then, from a tile's first row on, the
+                               tile's leaders, and in its first row their number
+    members   int64 [9, 64]    for each member: head, first position seen, first split, splits,
+                               splits of an item, first slot of its storage, first row, the row
+                               after its last, number of tiles of the members before it
+    items     int32 [64]       number of items of the members up to each one; then the total
+    partial   float32 [pieces, units, block_m, head_dim]  weighted values that wait to be merged
+    dist       float32 [pieces, units, 2, block_m]         maxima and sums of weights of pieces
+    counters  int32 [units, 1 + pieces above level 0]     programs that arrived; 0 between launches
     """
 
     slots: torch.Tensor
@@ -224,7 +228,7 @@ class Workspace:
 
 
 def workspace(plan: AttentionPlan, device: str | torch.device) -> Workspace:
-    """Memory for `plan` on `device`. Launches that may overlap need separate memory."""
+    """Allocate memory for `plan` on `device`. Launches that may overlap need separate memory."""
     above = sum(plan.levels)
     merged = plan.max_short + above
     partial = (merged, plan.units, plan.block_m, plan.head_dim)
@@ -241,7 +245,7 @@ def workspace(plan: AttentionPlan, device: str | torch.device) -> Workspace:
 
 
 def architecture_of(device: torch.device) -> int:
-    """80, 90, 100, ... for a CUDA device; 90 for the interpreter."""
+    """Return 80, 90, 100, ... for a CUDA device, and 90 for the interpreter."""
     if device.type != "cuda":
         return 90
     major, minor = torch.cuda.get_device_capability(device)

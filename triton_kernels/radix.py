@@ -1,7 +1,8 @@
-"""One digit of a cut's key: many programs build a row's histograms (cut.py).
+"""Finds one digit of the key of a cut (cut.py): many programs build a row's histograms.
 
-Keys are float32 logits as uint32 in the same order. Weights are summed in units of 2^-40 as int64,
-so that atomics may add them in any order.
+Keys are float32 logits as uint32 with the same order. The weight of a token is its unnormalised
+probability, exp((logit - largest logit) / temperature). Weights are summed as int64 in units of
+2^-40, so that atomics may add them in any order.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from .words import TABLE_N, arrived_last, sequence_of
 
 BINS = 2048  # bins per digit
 STATE_WORDS = 8
-SHIFTS = (21, 10, 0)  # the three digits
+SHIFTS = (21, 10, 0)  # bits below each of the three digits
 
 ROW_BINS = tl.constexpr(BINS)
 ROW_STATE = tl.constexpr(STATE_WORDS)
 # Words of a row's state.
-MODE = tl.constexpr(0)  # the aim of the next pass, one of these:
+MODE = tl.constexpr(0)  # what the next pass looks for, one of these:
 DONE = tl.constexpr(0)
 TOP_K = tl.constexpr(1)
 TOP_P = tl.constexpr(2)
 TIES = tl.constexpr(3)
-PREFIX = tl.constexpr(1)  # the digits so far; with TIES the whole key
-WANTED = tl.constexpr(2)  # tokens or units still missing at keys with this prefix
-ABOVE = tl.constexpr(3)  # units of keys above the prefix
+PREFIX = tl.constexpr(1)  # the digits found so far; with TIES the whole key
+WANTED = tl.constexpr(2)  # tokens or units that keys with this prefix must contribute
+ABOVE = tl.constexpr(3)  # units of all keys above the prefix
 MOST = tl.constexpr(4)  # key of the largest logit
-BAR = tl.constexpr(5)  # keys below it are filtered, or not among the first top_k
+BAR = tl.constexpr(5)  # keys below it are dropped by min_p, or certainly by top_k
 BAD_KEY = tl.constexpr(0xFFFFFFFF)  # key of a NaN or +inf
 NO_KEY = tl.constexpr(0x007FFFFF)  # key of -inf
 
@@ -40,12 +41,12 @@ NO_KEY = tl.constexpr(0x007FFFFF)  # key of -inf
 class CutWork:
     """Device memory of `find_cut`, allocated once. Launches that may overlap need separate memory.
 
-    state     int64 [rows, 8]        passed from launch to launch
-    tokens    int32 [rows, 2, 2048]  histograms, of the first digit and of the current one; zero
-                                     before and after
-    units     int64 [rows, 2, 2048]  the same for weights, in units of 2^-40
-    parts     int64 [rows, splits]   passed from each program of a row to the last one
-    counters  int32 [rows]           arrivals; zero before and after
+    state     int64 [rows, 8]        what one launch passes to the next
+    tokens    int32 [rows, 2, 2048]  histograms of tokens, by the first digit and by the current
+                                     one; zero before and after a launch
+    units     int64 [rows, 2, 2048]  the same histograms of weights, in units of 2^-40
+    parts     int64 [rows, splits]   what each program of a row passes to the last one
+    counters  int32 [rows]           programs that have arrived; zero before and after a launch
     """
 
     state: torch.Tensor
@@ -56,7 +57,7 @@ class CutWork:
 
 
 def cut_work(rows: int, splits: int, device: str | torch.device) -> CutWork:
-    """Memory for rows of `splits` chunks."""
+    """Allocate memory for rows of `splits` chunks."""
     return CutWork(
         state=torch.zeros((rows, STATE_WORDS), dtype=torch.int64, device=device),
         tokens=torch.zeros((rows, 2, BINS), dtype=torch.int32, device=device),
@@ -68,8 +69,8 @@ def cut_work(rows: int, splits: int, device: str | torch.device) -> CutWork:
 
 @triton.jit
 def key_of(x):
-    """A float32 as uint32 in the same order. Both zeros have one key; NaN and +inf are above
-    all."""
+    """Returns the key of a float32: a uint32 with the same order. Both zeros have the same key. NaN
+    and +inf have the largest."""
     bits = (x + 0.0).to(tl.uint32, bitcast=True)
     key = bits ^ tl.where(bits >= 0x80000000, 0xFFFFFFFF, 0x80000000).to(tl.uint32)
     return tl.where(x < float("inf"), key, BAD_KEY).to(tl.uint32)
@@ -77,68 +78,73 @@ def key_of(x):
 
 @triton.jit
 def logit_of(key):
-    """The float32 of a key."""
+    """Returns the float32 that has this key."""
     bits = key ^ tl.where(key >= 0x80000000, 0x80000000, 0xFFFFFFFF).to(tl.uint32)
     return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def units_of(weight):
-    """A weight from 0 to 1 in units of 2^-40, rounded to the nearest even. The units are the last
-    bits of a float64 at 2^12."""
+    """Returns a weight from 0 to 1 in units of 2^-40, rounded to the nearest, on ties to even.
+
+    Adding 2^12 makes one unit the last bit of the float64."""
     return (weight.to(tl.float64) + 4096.0).to(tl.int64, bitcast=True) - 0x40B0000000000000
 
 
 @triton.jit
 def weight_of(x, most, temperature):
-    """exp((x - most) / temperature), rounded as on the CPU."""
+    """Returns exp((x - most) / temperature), rounded as on the CPU."""
     return exp32(tl.div_rn(x - most, temperature + tl.zeros_like(x)))
 
 
 @triton.jit
 def enough_of(top_p, total):
-    """The least number of units that reaches top_p of a total; the first token always stays."""
+    """Returns the least number of units that reaches top_p of the total. It is at least 1, because
+    the first token is always kept."""
     wanted = tl.ceil(top_p.to(tl.float64) * total.to(tl.float64)).to(tl.int64)
     return tl.maximum(wanted, 1)
 
 
 @triton.jit
 def chunk_of(p_logits, start, vocab, CHUNK: tl.constexpr):
-    """Logits [CHUNK] as float32 from token `start` on; -inf after the vocabulary."""
+    """Returns the logits [CHUNK] from token `start` on as float32; -inf beyond the vocabulary."""
     o = start + tl.arange(0, CHUNK)
     return tl.load(p_logits + o, mask=o < vocab, other=float("-inf")).to(tl.float32)
 
 
 @triton.jit
 def bin_after(n):
-    """The bin that follows the highest n bins."""
+    """Returns the number of the bin that follows the highest n bins."""
     return n * -1 + (ROW_BINS - 1)  # a constexpr on the left would remain one in the interpreter
 
 
 @triton.jit
 def bins_of(p_bins):
-    """A histogram as int64, from the highest bin down. Other programs wrote it, so loads bypass
-    L1."""
+    """Returns a histogram as int64, from the highest bin down. Other programs wrote the histogram,
+    so loads bypass L1."""
     o = tl.arange(0, ROW_BINS)
     return tl.load(p_bins + ROW_BINS - 1 - o, cache_modifier=".cg").to(tl.int64)
 
 
 @triton.jit
 def reaching(bins, wanted):
-    """Number of bins before the one in which the sum of `bins_of` reaches `wanted`."""
+    """Returns how many bins, from the highest down, come before the one in which the sum reaches
+    `wanted`."""
     return tl.sum((tl.cumsum(bins, axis=0) < wanted).to(tl.int32), axis=0)
 
 
 @triton.jit
 def sum_before(bins, n):
-    """The sum of the highest n bins."""
+    """Returns the sum of the highest n bins."""
     return tl.sum(tl.where(tl.arange(0, ROW_BINS) < n, bins, 0), axis=0)
 
 
 @triton.jit
 def _next_digit(low, most_key, temperature, min_p, SHIFT: tl.constexpr):
-    """The least remaining key, exact down to SHIFT bits. A bin remains if its greatest key does.
-    Keys above the largest logit always remain."""
+    """Returns the least key from `low` on whose weight is at least min_p, exact down to SHIFT bits.
+
+    A bin is kept if the weight of its greatest key is large enough. Keys above that of the largest
+    logit are always kept."""
     top = low + ((tl.arange(0, ROW_BINS).to(tl.int64) + 1) << SHIFT) - 1
     top = tl.minimum(tl.maximum(top, NO_KEY), most_key)
     most = logit_of(most_key.to(tl.uint32))
@@ -148,8 +154,8 @@ def _next_digit(low, most_key, temperature, min_p, SHIFT: tl.constexpr):
 
 @triton.jit
 def least_key(most_key, temperature, min_p):
-    """The least key whose weight is at least min_p > 0, as int64. A greater logit never weighs
-    less."""
+    """Returns as int64 the least key whose weight is at least min_p > 0. A greater logit never has
+    a smaller weight."""
     low = _next_digit(tl.zeros((), tl.int64), most_key, temperature, min_p, 21)
     low = _next_digit(low, most_key, temperature, min_p, 10)
     return _next_digit(low, most_key, temperature, min_p, 0)
@@ -172,8 +178,8 @@ def _digit_kernel(
     Tokens,  # [rows, 2, 2048] histograms
     Units,  # [rows, 2, 2048]
     Parts,  # [rows, SPLITS] scratch
-    Counters,  # [rows] 0 before and after
-    Cut,  # [rows, 4] written with the last digit: the last logit
+    Counters,  # [rows] 0 before and after a launch
+    Cut,  # [rows, 4] the last logit is written, once the last digit is known
     first_row,
     vocab,
     DIGIT: tl.constexpr,  # 0, 1, 2
@@ -182,9 +188,9 @@ def _digit_kernel(
     SPLITS: tl.constexpr,
     SPLITS_UP: tl.constexpr,
 ):
-    """One program per row and chunk: one digit of the last key.
+    """One program per row and chunk: finds one digit of the key of the last logit that is kept.
 
-    bytes = rows * vocab * size, 0 for rows with nothing to find
+    bytes = rows * vocab * size, 0 for rows whose cut is known
     """
     i_row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
@@ -215,16 +221,16 @@ def _digit_kernel(
             most = logit_of(tl.load(p_state + MOST).to(tl.uint32))
             weight = weight_of(x, most, temperature)
             units = tl.where(left, units_of(weight), 0)
-            # For the first digit. A token below this weight is never needed, because all of them
-            # together weigh less than 1 - top_p. A weight of at most w is at most 2 w in units,
-            # hence a quarter.
+            # Tokens below the weight `least` are never needed, because together they weigh less
+            # than 1 - top_p. So the first digit sums them without atomics. Rounding to units may
+            # double a weight; the factor 0.25 allows for this.
             least = tl.where(mode == TOP_P, 0.25 * (1.0 - top_p) / vocab, 0.0)
             if DIGIT == 0:
                 rest = tl.sum(tl.where(weight < least, units, 0), axis=0)
                 tl.store(Parts + i_row * SPLITS + split, rest)
             needed = (units > 0) & (weight >= least)
             tl.atomic_add(p_unit_bin, units.to(tl.int64), mask=needed, sem="relaxed")
-    # A bin of the last digit is one key, so its tokens give its weight.
+    # A bin of the last digit has only one key. So its weight follows from the number of tokens.
     if (mode == TOP_K) | (DIGIT == 2):
         tl.atomic_add(p_bin, 1, mask=left, sem="relaxed")
     if arrived_last(Counters + i_row, SPLITS):
@@ -239,7 +245,7 @@ def _end_digit(
     Dist, p_state, p_tokens, p_units, p_first_units, p_parts, p_cut,
     DIGIT: tl.constexpr, SPLITS: tl.constexpr, SPLITS_UP: tl.constexpr,
 ):  # fmt: skip
-    """Finds the bin of a digit from a row's histograms, which other programs wrote."""
+    """Finds the digit from a row's histograms, which other programs wrote."""
     temperature = tl.load(Dist).to(tl.float32, bitcast=True)
     top_p = tl.load(Dist + 2).to(tl.float32, bitcast=True)
     mode = tl.load(p_state + MODE)
@@ -250,7 +256,8 @@ def _end_digit(
     BITS: tl.constexpr = 10 if DIGIT == 2 else 11
     if DIGIT == 2:
         keys = (prefix << BITS) + bin_after(tl.arange(0, ROW_BINS))
-        keys = tl.minimum(tl.maximum(keys, NO_KEY), tl.load(p_state + MOST))  # only keys of logits
+        # Clamp to keys that logits of this row can have.
+        keys = tl.minimum(tl.maximum(keys, NO_KEY), tl.load(p_state + MOST))
         each = units_of(weight_of(logit_of(keys.to(tl.uint32)), most, temperature))
         units = tl.where(tokens > 0, tokens * each, 0)
     else:
@@ -286,7 +293,7 @@ def _end_digit(
                 wanted = (wanted + unit - 1) // unit
             mode = tl.where(wanted < ties, TIES, DONE).to(tl.int64)
             tl.store(p_cut + 1, logit.to(tl.int32, bitcast=True))
-    tl.debug_barrier()  # all threads have read the words that are written below
+    tl.debug_barrier()  # all threads have read the words that are overwritten below
     if DIGIT > 0:
         clear(p_tokens)
     if DIGIT == 1:

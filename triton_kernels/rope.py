@@ -1,7 +1,7 @@
-"""Head norm, rope and the write of K and V to a row's slot, in one kernel.
+"""Norm of heads, rope, and the write of keys and values to a row's slot, in one kernel.
 
-The public op is `rope_kv_write`, its plain-torch twin `rope_kv_write_torch`. Both round at the same
-places: after the norm, after its weight, and once after the rotation.
+The public op is `rope_kv_write`. Its twin in plain torch is `rope_kv_write_torch`. Both round at
+the same places: after the norm, after the product with its weight, and once after the rotation.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from .plan import DTYPES
 from .state import Batch, check_words, struct
 from .words import ROW_SLOT, ROW_WORDS, TABLE_N, TABLE_ROWS, load_int64
 
-EXACT_FLOAT = 2**24  # positions below it are exact in float32
+EXACT_FLOAT = 2**24  # float32 represents all positions below this exactly
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Norm and rotation of a model's heads.
+    """The parameters of the norm and the rotation of a model's heads.
 
     inv_freq   float32 [head_dim / 2]; pair i is elements i and i + head_dim / 2
     amplitude  factor of the cosines and sines (yarn's attention factor)
-    q_weight, k_weight  [head_dim] of RMSNorm over the head before rope (Qwen3), or both None
-    eps        of that norm
+    q_weight, k_weight  [head_dim] weights of the RMSNorm of each head before rope (Qwen3), or None
+    eps        eps of that norm
     """
 
     inv_freq: torch.Tensor
@@ -39,7 +39,7 @@ class Rope:
 
 @triton.jit
 def _rope_kv_write_kernel(
-    QKV,  # [rows, heads + 2 kv_heads, 2 HALF] read; its queries are written
+    QKV,  # [rows, heads + 2 kv_heads, 2 HALF] read; the queries in it are written
     qkv_row_stride,
     qkv_head_stride,
     K,  # [kv_heads, slots, 2 HALF] storage of one layer, written at each row's slot
@@ -50,9 +50,9 @@ def _rope_kv_write_kernel(
     v_slot_stride,
     Table,  # [words] Batch
     InvFreq,  # [HALF] float32
-    QWeight,  # [2 HALF]; this and the next are never touched without HAS_NORM
+    QWeight,  # [2 HALF]; QWeight and KWeight are never touched without HAS_NORM
     KWeight,
-    first_row,  # its table row is row 0 of QKV
+    first_row,  # row of the table that row 0 of QKV belongs to
     heads,
     kv_heads,
     amplitude,
@@ -99,7 +99,8 @@ def _rope_kv_write_kernel(
             a = a.to(QKV.dtype.element_ty).to(tl.float32)
             b = b.to(QKV.dtype.element_ty).to(tl.float32)
         inv_freq = tl.load(InvFreq + o)
-        # As in transformers if a float32 holds the position, in double beyond.
+        # If a float32 represents the position exactly, angles are float32, as in transformers. Else
+        # they are float64.
         if position < 16777216:
             angle = position.to(tl.float32) * inv_freq
             cosines = tl.cos(angle) * amplitude
@@ -134,14 +135,14 @@ def rope_kv_write(
     first_row: int = 0,
     early: bool = False,
 ) -> None:
-    """Norm and rotate the queries in place; norm, rotate and write keys, and write values, to their
-    slots.
+    """Normalise and rotate queries in place. Write the normalised, rotated keys and the values to
+    their rows' slots.
 
     qkv    [rows, heads + 2 kv_heads, head_dim]  float16, bfloat16 or float32; heads contiguous
     k, v   [kv_heads, slots, head_dim]           same dtype; one layer's storage
-    table  int32 words of a Batch; row i of qkv is its row first_row + i. Slot -1 writes nothing
-           to the ring; rows from its n on are not touched at all
-    early  launch it early (early.py). It changes no bit
+    table  int32 words of a Batch; row i of qkv is row first_row + i of the table. Nothing is
+           written to the ring for slot -1. Rows from the table's n on are not touched at all
+    early  launch the kernel early (early.py). This changes no bit
 
     Allocates nothing. Raises ValueError on any other shape, dtype or stride.
     """
@@ -181,7 +182,7 @@ def rope_kv_write_torch(
     *,
     first_row: int = 0,
 ) -> None:
-    """The twin of `rope_kv_write` in plain torch: same arguments, effects and errors."""
+    """Plain-torch twin of `rope_kv_write`: same arguments, effects and errors."""
     heads = _check(qkv, k, v, table, rope)
     given, kv_heads = struct(Batch, table), k.shape[0]
     for i in range(min(qkv.shape[0], given.n - first_row)):
@@ -196,7 +197,7 @@ def rope_kv_write_torch(
 
 
 def _normed(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
-    """RMSNorm of heads [n, head_dim]."""
+    """Return the RMSNorm of heads [n, head_dim], or the heads themselves without a weight."""
     if weight is None:
         return x
     h = x.float()
@@ -205,14 +206,14 @@ def _normed(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.T
 
 
 def _turn(position: int, rope: Rope) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines [head_dim / 2] of a position's angles."""
+    """Return the cosines and the sines [head_dim / 2] of the angles at a position."""
     kind = torch.float32 if position < EXACT_FLOAT else torch.float64
     angle = torch.tensor(position, dtype=kind, device=rope.inv_freq.device) * rope.inv_freq.to(kind)
     return torch.cos(angle).float() * rope.amplitude, torch.sin(angle).float() * rope.amplitude
 
 
 def _turned(x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Heads [n, head_dim] rotated by the cosines and sines of a position."""
+    """Return heads [n, head_dim], rotated by the cosines and sines of a position."""
     cosines, sines = turn
     a, b = x.float().chunk(2, -1)
     return torch.cat([a * cosines - b * sines, b * cosines + a * sines], -1).to(x.dtype)
@@ -221,7 +222,7 @@ def _turned(x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.T
 def _check(
     qkv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, rope: Rope
 ) -> int:
-    """Number of query heads in qkv. Raises ValueError."""
+    """Return the number of query heads in qkv. Raises ValueError on invalid tensors."""
     check_words("table", table, Batch)
     if qkv.dim() != 3 or k.dim() != 3:
         raise ValueError(f"qkv, k: expected 3 dimensions but got {qkv.dim()} and {k.dim()}")

@@ -1,7 +1,7 @@
-"""Rows of activations rounded to integers for products with quantised weights.
+"""Rounds rows of activations to integers, for products with quantised weights.
 
-The public op is `round_rows`, its plain-torch twin `round_rows_torch`. A group of 32 k gets the
-CPU's scale and the CPU's integers (csrc/ops/integers.h).
+The public op is `round_rows`. Its twin in plain torch is `round_rows_torch`. Each group of 32
+columns gets the same scale and the same integers as on the CPU (csrc/ops/integers.h).
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from .packed import GROUP, TURN, IntegerRows
 from .plan import DTYPES
 from .state import MAX_ROWS
 
-INFINITY = tl.constexpr(0x7F800000)  # the bits; those of NaN are greater
-LEAST = tl.constexpr(0x03FE0000)  # the bits of 127 times the least normal float
-MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, halves to even
+INFINITY = tl.constexpr(0x7F800000)  # bits of float32 infinity; the bits of a NaN are greater
+LEAST = tl.constexpr(0x03FE0000)  # bits of 127 times the least normal float32
+MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23; adding it rounds to an integer, halves to even
 
 
 @triton.jit
 def round_groups(y):
-    """(q int8, scale, sums of the first and of the second half of q) of groups y [n, 32]."""
+    """Rounds groups y [n, 32]. Returns q as int8, the scales, and the sums of q over the first and
+    over the second half of each group."""
     bits = y.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     most = tl.max(bits, axis=1)
     is_bad = most >= INFINITY
@@ -54,7 +55,7 @@ def _round_rows_kernel(
     columns,
     eps,
     NORM: tl.constexpr,
-    BLOCK: tl.constexpr,  # depends on the width alone
+    BLOCK: tl.constexpr,  # columns, rounded up to a power of two
 ):
     """One program per row.  h = x, or x / sqrt(mean(x^2) + eps) * norm;  q = round(h / scale).
 
@@ -86,11 +87,11 @@ def round_rows(
     norm: torch.Tensor | None = None,
     eps: float = 0.0,
 ) -> IntegerRows:
-    """Round rows, after their RMSNorm if a weight is given.
+    """Round rows to integers. If a norm's weight is given, rows are normalised first.
 
     x     [rows, columns]  float16, bfloat16 or float32; rows may be strided, columns may not
-    out   written for these rows and columns; padding in it stays as it is
-    norm  [columns]        same dtype; the normalised row is not rounded in between
+    out   written for these rows and columns; other elements keep their values
+    norm  [columns]        same dtype, weight of the RMSNorm. The normalised row stays in float32
 
     Returns `out`. Allocates nothing, so it can be captured. Raises ValueError on any other shape,
     dtype or stride, and above 32768 columns.
@@ -111,7 +112,7 @@ def round_rows(
 
 
 def num_warps(block: int) -> int:
-    """Warps of a program: eight values a thread."""
+    """Warps of a program: each thread has eight values."""
     return min(16, max(1, block // 256))
 
 
@@ -122,7 +123,7 @@ def round_rows_torch(
     norm: torch.Tensor | None = None,
     eps: float = 0.0,
 ) -> IntegerRows:
-    """The twin of `round_rows` in plain torch: same arguments, effects and errors, any device."""
+    """Plain-torch twin of `round_rows`: same arguments, effects and errors, any device."""
     _check(x, out, norm)
     y = x.float()
     if norm is not None:
@@ -132,11 +133,11 @@ def round_rows_torch(
 
 
 def round_torch(y: torch.Tensor, out: IntegerRows) -> IntegerRows:
-    """Round float32 rows [rows, columns] to `out`."""
+    """Round y, float32 [rows, columns], into `out`, and return `out`."""
     rows, columns = y.shape
     groups = -(-columns // GROUP)
     y = torch.nn.functional.pad(y, (0, groups * GROUP - columns)).view(rows, groups, GROUP)
-    most = y.abs().amax(-1)  # NaN if any is
+    most = y.abs().amax(-1)  # NaN if a value is NaN
     is_used = (most >= 127 * torch.finfo(torch.float32).tiny) & most.isfinite()
     scale = torch.where(is_used, most, 127) / 127
     q = torch.where(is_used[..., None], y / scale[..., None], 0).round()

@@ -1,9 +1,11 @@
-"""The only kernel that moves KV bytes: an accepted path and an adopted tail, in place, all layers.
+"""The only kernel that moves KV bytes: it moves an accepted path and an adopted branch's tail.
 
-The public op is `ring_settle`, its plain-torch twin `ring_settle_torch`. It reads the sequences
-that `settle` (csrc/round/settle.cc) wrote: head, outcome, chain, source, the adopted branch.
-draft_have and draft_nodes say which slots may be poisoned. On a path nothing moves. Nothing moves
-either for a seat that takes no part in the round or, after a serial burst, awaited none.
+The public op is `ring_settle`. Its twin in plain torch is `ring_settle_torch`. Both move the KV of
+all layers in place. They read the fields of the sequences that `settle` (csrc/round/settle.cc)
+wrote: head, outcome, chain, source, the adopted branch. `draft_have` and `draft_nodes` tell which
+slots may be filled with NaN. An accepted path of a chain without siblings needs no move. Nothing
+moves for a seat that is not in the round. After a serial burst, nothing moves for a seat that did
+not wait for the burst.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ from .state import (
 )
 from .words import SEQUENCE_WORDS, has_bit, load_int64, load_unsigned
 
-MOVES = 16  # slots moved at once
+MOVES = 16  # slots that are moved together
 
 
 class Settle(Enum):
-    """The moves of a lane."""
+    """The kind of moves that a launch makes."""
 
     TARGET = 0  # the accepted path
     DRAFT = 1  # the accepted path, then the adopted branch's tail
@@ -42,12 +44,12 @@ class Settle(Enum):
 
 @dataclass(frozen=True)
 class Seats:
-    """The seats of an engine, and which of them take part in what runs now (csrc/state/roll.h).
+    """The seats of an engine, and which of them take part in the current round (csrc/state/roll.h).
 
     count  number of seats
-    slots  from the storage of one seat to that of the next
-    roll   int32 [16]: a bit for each seat, in eight words of 64 bits by round
-    ended  int32 [2]: the last round that ended, 64 bits
+    slots  number of slots from the storage of one seat to that of the next
+    roll   int32 [16]: eight words of 64 bits, one per round, with a bit for each seat
+    ended  int32 [2]: number of the last round that ended, as 64 bits
     """
 
     count: int
@@ -56,7 +58,7 @@ class Seats:
     ended: torch.Tensor
 
     def members(self) -> list[int]:
-        """Seats that take part. The twin reads them on the host."""
+        """Return the seats that take part. Only the twin calls this, on the host."""
         ended = int(self.ended.view(torch.int64))
         word = int(self.roll.view(torch.int64)[(ended + 1) % RECORDS])
         return [seat for seat in range(self.count) if word >> seat & 1]
@@ -75,7 +77,7 @@ _DRAFT_IDLE = tl.constexpr(offset(Sequence, "draft_idle"))
 _FILLED = tl.constexpr(offset(Sequence, "filled"))
 _ON_MISS = tl.constexpr(offset(Sequence, "policy", "on_miss"))
 _STEPS = tl.constexpr(offset(Sequence, "policy", "burst"))
-_BURSTS = tl.constexpr(1)  # kBurst of OnMiss
+_BURSTS = tl.constexpr(1)  # OnMiss::kBurst
 _ROUNDS = tl.constexpr(RECORDS)
 _BRANCHES = tl.constexpr(offset(Sequence, "branches"))
 _BRANCH_WORDS = tl.constexpr(size(Branch))
@@ -85,21 +87,21 @@ _HAS_DIST = tl.constexpr(offset(Branch, "has_dist"))
 
 @triton.jit
 def _ring_slot(base, o, capacity):
-    """Slot of position base + o, 0 <= o < capacity."""
+    """Returns the slot of position base + o, where 0 <= o < capacity."""
     slot = base % capacity + o
     return tl.where(slot >= capacity, slot - capacity, slot)
 
 
 @triton.jit
 def _takes_part(Roll, Ended, seat):
-    """True if a seat is in the roll of the round after the last one that ended."""
+    """Returns True if a seat is in the roll of the round after the last one that ended."""
     p_word = Roll + 2 * ((load_int64(Ended, True) + 1) % _ROUNDS).to(tl.int32)
     return has_bit(load_unsigned(p_word, True), load_unsigned(p_word + 1, True), seat) != 0
 
 
 @triton.jit
 def _awaited_burst(Block):
-    """True if a serial burst of this round drafted the chain (csrc/round/chain.h)."""
+    """Returns True if a serial burst of this round drafted the chain (csrc/round/chain.h)."""
     bursts = (tl.load(Block + _ON_MISS) == _BURSTS) & (tl.load(Block + _STEPS) > 0)
     return bursts & (tl.load(Block + _OUTCOME_BRANCH) < 0) & (tl.load(Block + _FILLED) == 0)
 
@@ -107,9 +109,9 @@ def _awaited_burst(Block):
 @triton.jit
 def _ring_settle_kernel(
     Block,  # [seats, words] the sequences
-    Roll,  # [16]; this and the next are never touched without HAS_ROLL
+    Roll,  # [16]; Roll and Ended are never touched without HAS_ROLL
     Ended,  # [2]
-    KV,  # [layers, kv_heads, slots, head_dim] keys; their values are v_offset elements on
+    KV,  # [layers, kv_heads, slots, head_dim] keys; the values begin v_offset elements later
     v_offset,
     layer_stride,
     head_stride,
@@ -118,19 +120,19 @@ def _ring_settle_kernel(
     slots,  # slots of a seat
     capacity,
     tail_slots,
-    seat_slots,  # from the storage of one seat to that of the next
+    seat_slots,  # slots from one seat's storage to the next seat's storage
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     COMPACT: tl.constexpr,
-    TAIL: tl.constexpr,  # 0: none, 1: the adopted branch's, 2: branch 0's
+    TAIL: tl.constexpr,  # moved tail: 0: none, 1: that of the adopted branch, 2: that of branch 0
     POISON: tl.constexpr,
     MOVES: tl.constexpr,
-    HAS_ROLL: tl.constexpr,  # else the only seat takes part
+    HAS_ROLL: tl.constexpr,  # False: there is one seat, which takes part
 ):
-    """One program per layer and KV head, of keys or of values, and seat.  Moves in ascending depth.
+    """One program per seat, layer and KV head, for keys or for values. Moves in ascending depth.
 
     A node's index is never below its depth, so no move overwrites what a later one reads. MOVES
-    slots are read, then written, with a barrier between; then the next ones follow.
+    slots are read and then written, with a barrier between. Then the next MOVES slots follow.
     bytes = layers * kv_heads * moved slots * head_dim * size * 4
     """
     i = tl.program_id(0)
@@ -154,7 +156,7 @@ def _ring_settle_kernel(
     last = tl.load(Block + _CHAIN_SIZE)
     if COMPACT:
         old_head = head - n - 1
-        deepest = n  # nodes of a path that no lane has need no move
+        deepest = n  # on a path nothing moves, because each node is in its place
         if TAIL == 1:
             deepest = tl.where(tl.load(Block + _DRAFT_COMPACTS) != 0, n, 0)
         for start in range(0, deepest + 1, MOVES):
@@ -176,7 +178,8 @@ def _ring_settle_kernel(
         in_place = tl.load(p_branch + _IN_PLACE)
         for start in range(0, last + 1, MOVES):
             node = start + o
-            j = tl.load(Block + _SOURCE + node, mask=node <= last, other=-1)  # -1: not of the tail
+            # Number of the tail's node that becomes `node`; -1: another source.
+            j = tl.load(Block + _SOURCE + node, mask=node <= last, other=-1)
             has_dist = tl.load(p_branch + _HAS_DIST + j, mask=j >= 0, other=0)
             own = capacity + branch * tail_slots + j + tl.zeros((MOVES,), tl.int64)
             source = tl.where(in_place != 0, _ring_slot(head, j, capacity), own)
@@ -216,13 +219,13 @@ def ring_settle(
     poison: bool = False,
     seats: Seats | None = None,
 ) -> None:
-    """Update a lane's KV to the last outcome, in place: every layer and head in one launch.
+    """Move a lane's KV to match the last outcome, in place, all layers and heads in one launch.
 
     sequence    int32 words of the sequences, one for each seat, as `settle` left them
-    kv          [2, layers, kv_heads, slots, head_dim]  keys and values; any strides but the last
-    capacity    positions of a ring; the slots after it are tails, tail_slots per branch
-    poison      debug: fill the slots that were dropped with NaN
-    seats       None: there is one, which takes part
+    kv          [2, layers, kv_heads, slots, head_dim]  keys and values; the last stride must be 1
+    capacity    positions of a ring; the slots after the ring are tails, tail_slots per branch
+    poison      for debugging: fill the slots that were dropped with NaN
+    seats       None: there is one seat, which takes part
 
     Allocates nothing. Raises ValueError on invalid tensors.
     """
@@ -264,7 +267,7 @@ def ring_settle_torch(
     poison: bool = False,
     seats: Seats | None = None,
 ) -> None:
-    """The twin of `ring_settle` in plain torch: one move after the other, as settle.cc does."""
+    """Plain-torch twin of `ring_settle`. It makes one move after the other, as settle.cc does."""
     _check(sequence, kv, capacity)
     for seat in [0] if seats is None else seats.members():
         c = struct(Sequence, of_seat(sequence, seat)[: size(Sequence)])
@@ -282,7 +285,7 @@ def _awaited_burst_torch(c: Sequence) -> bool:
 
 
 def _settle_seat(c: Sequence, kv: torch.Tensor, sizes: tuple[int, int], what: Settle) -> None:
-    """The moves of one seat, over its own slots; sizes: capacity, tail_slots."""
+    """Make the moves of one seat. kv: the seat's own slots; sizes: (capacity, tail_slots)."""
     capacity, tail_slots = sizes
     old_head = c.head - c.outcome.n - 1
     if what is Settle.TARGET or (what is Settle.DRAFT and c.draft_compacts):
@@ -302,7 +305,8 @@ def _settle_seat(c: Sequence, kv: torch.Tensor, sizes: tuple[int, int], what: Se
 
 
 def _poison(c: Sequence, kv: torch.Tensor, capacity: int, what: Settle) -> None:
-    """NaN into every slot in flight that is not live, and into the tails."""
+    """Write NaN to every slot after the trunk that is not in use and, in a draft's lane, to the
+    tails."""
     is_target = what is Settle.TARGET
     lowest = c.head if is_target else min(c.draft_have, c.head)
     kept = 0 if is_target else mask_bits(c.draft_nodes)

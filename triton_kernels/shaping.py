@@ -1,9 +1,9 @@
 """Shapes a row of logits for a request, before the temperature: mask, bias, penalties.
 
-The public op is `shape_logits`, its plain-torch twin `shape_logits_torch`. Order and formulas are
-those of csrc/ops/shaping.h. Lists of tokens are dense here, one value per token. A separate launch
-masks bad words of several tokens last (ban.py). That is safe, because nothing after a mask restores
-a token.
+The public op is `shape_logits`. Its twin in plain torch is `shape_logits_torch`. Order and formulas
+are those of csrc/ops/shaping.h. Lists of tokens are dense here: they have one value per token. A
+separate launch masks bad words of several tokens at the end (ban.py). The order does not matter for
+them, because nothing restores a masked token.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from .words import (
     sequence_of,
 )
 
-NO_TOKEN, ENDS = 1, 2  # bits of Shaping.mask
+NO_TOKEN, ENDS = 1, 2  # bits of Shaping.mask: never sampled; ends the sequence
 _SHAPING = offset(Sequence, "shaping")
 _PENALISES = tl.constexpr(_SHAPING + 1)
 _REPETITION = tl.constexpr(_SHAPING + 3)
@@ -63,15 +63,15 @@ _ENDS_FROM = tl.constexpr(_SHAPING + 6)
 
 @dataclass(frozen=True)
 class Shaping:
-    """The dense lists of requests, [seats, vocab] each; their scalars are in the sequences.
+    """Dense lists of requests, [seats, vocab] each. The scalars of requests are in the sequences.
 
-    mask    uint8    1: no token, or not among the allowed ones; 2: ends the sequence
+    mask    uint8    1: the id is no token, or not an allowed one; 2: it ends the sequence
     bias    float32  logit_bias
-    counts  int32    how often a token occurs in the trunk after the prompt
-    seen    uint8    1: somewhere in the trunk
-    Not over the vocabulary, and None without bad words of several tokens:
-    words   int32 [seats, room]       as `flat_words` makes them
-    trunk   int32 [seats, positions]  the trunks' tokens; those up to the head are read
+    counts  int32    how often the token occurs in the trunk after the prompt
+    seen    uint8    1: the token occurs in the trunk
+    The next two have other shapes. They are None if no bad word has several tokens:
+    words   int32 [seats, room]       bad words as `flat_words` makes them
+    trunk   int32 [seats, positions]  tokens of the trunks; only those up to the head are read
     """
 
     mask: torch.Tensor
@@ -109,13 +109,13 @@ def _shape_kernel(
     vocab,
     CHUNK: tl.constexpr,
     SLOTS: tl.constexpr,
-    HAS_IDS: tl.constexpr,  # else columns are tokens; the four above are over the tokens
+    HAS_IDS: tl.constexpr,  # False: column and token are the same
 ):
-    """One program per row and CHUNK tokens.  x <- masked; + bias; repetition; frequency; presence.
+    """One program per row and CHUNK tokens.  Steps: mask; + bias; repetition; frequency; presence.
 
-    x stays what it is if the row's sequence does not shape.
-    A row's ancestors, from its masks, are counted in addition to the trunk, so nothing has to be
-    undone.
+    If the row's sequence does not shape logits, x is only copied.
+    Penalties count the trunk and the row's own ancestors, which its masks name. So no count has to
+    be undone after a rejection.
     bytes = rows * vocab * (size + 4 + 10)
     """
     i_row = tl.program_id(0).to(tl.int64)
@@ -140,8 +140,8 @@ def _shape_kernel(
             count = tl.load(Counts + at, mask=m, other=0)
             seen = tl.load(Seen + at, mask=m, other=0) != 0
             extra = tl.zeros((CHUNK,), tl.int32)
-            # The root's bit need not be bit 0, because a draft's KV may lag the trunk. Later bits
-            # are nodes.
+            # The root's bit may be another than bit 0, because a draft's KV may lag the trunk. The
+            # bits after the root's are nodes.
             root = root_of(Block, Table, p_row)
             chain_low = load_unsigned(p_row + ROW_CHAIN, True)
             chain_high = load_unsigned(p_row + ROW_CHAIN + 1, True)
@@ -181,14 +181,15 @@ def shape_logits(
     first_row: int = 0,
     ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """out = logits as the request wants them, each row with its own ancestors counted.
+    """Set `out` to the logits as each row's request shapes them.
 
     logits   [rows, vocab]  float16, bfloat16 or float32; row i is row first_row + i of the table
-    sequence  int32 words of the sequences, one for each seat; table those of the Batch of this
-             forward
+    sequence  int32 words of the sequences, one for each seat
+    table    int32 words of the Batch of this forward
     out      [rows, vocab]  float32, written, except rows from the table's n on
-    ids      int32 [vocab]: the tokens of the columns; `shaping` is over tokens then
-    A row whose sequence does not shape is copied.
+    ids      int32 [vocab]: the token of each column; lists in `shaping` are by token
+    Penalties of a row also count the row's own ancestors. A row whose sequence does not shape
+    logits is copied.
 
     Returns `out`. Allocates nothing. Raises ValueError on invalid tensors.
     """
@@ -222,7 +223,7 @@ def shape_logits_torch(
     first_row: int = 0,
     ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The twin of `shape_logits` in plain torch: same arguments, effects and errors, any device."""
+    """Plain-torch twin of `shape_logits`: same arguments, effects and errors, any device."""
     _check(logits, sequence, table, shaping, out, ids)
     given, sequences = struct(Batch, table), cache(lambda s: struct(Sequence, of_seat(sequence, s)))
     tokens = torch.arange(logits.shape[1], device=logits.device) if ids is None else ids.long()
@@ -244,7 +245,7 @@ def shape_logits_torch(
 
 
 def _path(c: Sequence, table_head: int, row: Row) -> list[int]:
-    """Tokens after the root that a row sees."""
+    """Return the tokens after the root that a row sees, by ascending depth."""
     root, chain, tail = c.head - table_head, mask_bits(row.chain), mask_bits(row.tail)
     nodes = [bit - root for bit in range(root + 1, SLOTS) if chain >> bit & 1]
     hung, certain = c.chain.token, c.branches[0].token
@@ -257,7 +258,7 @@ def _penalised(
 ) -> torch.Tensor:
     s, extra = c.shaping, torch.zeros_like(shaping.counts)
     for token in path:
-        if token < len(extra):  # a looked-up chain may have tokens that a draft does not know
+        if token < len(extra):  # a chain from look-up may have tokens beyond the draft's vocabulary
             extra[token] += 1
     extra = extra[tokens]
     count = shaping.counts[tokens] + extra
@@ -267,7 +268,7 @@ def _penalised(
 
 
 def check_ids(ids: torch.Tensor | None, columns: int) -> None:
-    """Raises ValueError unless `ids` is None or has one int32 id for each column."""
+    """Raise ValueError unless `ids` is None or has one int32 id for each column."""
     if ids is not None and (ids.dtype != torch.int32 or tuple(ids.shape) != (columns,)):
         raise ValueError(
             f"ids: expected torch.int32 ({columns},) but got {ids.dtype} {tuple(ids.shape)}"

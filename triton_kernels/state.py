@@ -1,7 +1,7 @@
-"""The state of an engine (csrc/state) as the kernels read it: 32-bit words in device memory.
+"""Access to the structs of csrc/state, which kernels read as 32-bit words in device memory.
 
-fields.py has the structs. An op takes the words of the struct that it reads: a view into an
-engine's memory, or a separate struct.
+fields.py defines the structs. An op takes the words of the struct that it reads. They are a view
+into an engine's memory, or a separate copy.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ S = TypeVar("S", bound=Structure)
 
 
 def words(block: Structure, device: str | torch.device = "cpu") -> torch.Tensor:
-    """A copy of a struct as int32 words on `device`, 16-byte aligned there."""
+    """Return a copy of a struct as int32 words on `device`. The copy is 16-byte aligned."""
     return torch.frombuffer(bytearray(block), dtype=torch.int32).to(device)
 
 
 def struct(kind: type[S], tensor: torch.Tensor) -> S:
-    """A copy of the words of a struct, read on the host. For twins and tests, never in a round."""
+    """Return a copy of the words as a struct on the host. For twins and tests, never in a round."""
     return kind.from_buffer_copy(tensor.contiguous().cpu().numpy().tobytes())
 
 
 def offset(kind: type[Structure], *fields: str) -> int:
-    """Words from the start of a struct to a field: offset(Sequence, "chain", "token")."""
+    """Return the number of words from the start of a struct to a field.
+
+    Nested fields are named in order: offset(Sequence, "chain", "token").
+    """
     total = 0
     for field in fields:
         total += getattr(kind, field).offset
@@ -41,28 +44,28 @@ def offset(kind: type[Structure], *fields: str) -> int:
 
 
 def size(kind: type[Structure]) -> int:
-    """Words of a struct."""
+    """Return the number of words of a struct."""
     return ctypes.sizeof(kind) // WORD
 
 
 def view(words: torch.Tensor, kind: type[Structure], field: str) -> torch.Tensor:
-    """The words of one field of a struct, shared with it."""
+    """Return the words of one field of a struct. They share memory with `words`."""
     start = offset(kind, field)
     return words[start : start + ctypes.sizeof(dict(kind._fields_)[field]) // WORD]
 
 
 def of_seat(words: torch.Tensor, seat: int) -> torch.Tensor:
-    """The words of one seat's Sequence, and of those after it."""
+    """Return the words from one seat's Sequence on."""
     return words[seat * size(Sequence) :]
 
 
 def mask_bits(mask: ctypes.Array[c_uint32]) -> int:
-    """The 64 bits of a mask."""
+    """Return a mask as an int of 64 bits."""
     return int(mask[0]) | int(mask[1]) << 32
 
 
 def mask_of(bits: int) -> ctypes.Array[c_uint32]:
-    """A mask of 64 bits."""
+    """Return the mask with these 64 bits."""
     return Mask(bits & 0xFFFFFFFF, bits >> 32)
 
 

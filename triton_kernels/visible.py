@@ -1,12 +1,12 @@
-"""The keys that the rows of a forward see, computed once for all layers.
+"""Computes which keys the rows of a forward see, once for all layers.
 
-The public op is `see`, its plain-torch twin `see_torch`. A row's keys are ordered by absolute
-position: the trunk, its ancestors in flight, its own tail. For the positions in flight, from the
-head on, a depth-to-slot table is made of the row's masks. If a row's table is the beginning of
-another's, it follows that row, its leader. A path has one leader, a tree one per leaf. Attention
-reads the slots in flight once per leader and tile of rows. Rows of several sequences are cut into
-members (Workspace). Each has an extent of its own, and the schedule says how many items of work it
-has.
+The public op is `see`. Its twin in plain torch is `see_torch`. A row sees the trunk, its ancestors
+in the chain, and its branch's tail up to itself, in this order. The positions from the head on are
+in flight: they are not committed. For them a table, made from the row's masks, maps depth to slot.
+If a row's table is the beginning of another row's table, the other row is its leader. A path has
+one leader, a tree has one per leaf. Attention reads the slots in flight once per leader and tile of
+rows. The rows of one sequence are a member (Workspace). Each member has its own range of keys. The
+schedule tells how many items of work a member has (attention.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .words import (
 
 @triton.jit
 def _smear(word):
-    """All bits up to the highest one that is set."""
+    """Returns `word` with all bits set up to the highest one that is set."""
     word |= word >> 1
     word |= word >> 2
     word |= word >> 4
@@ -44,7 +44,8 @@ def _smear(word):
 
 @triton.jit
 def _is_beginning(low, high):
-    """[64, 64]: True if the set bits of row a (axis 0) are the lowest ones of row b (axis 1)."""
+    """Returns [64, 64]: True if the set bits of row a (axis 0) are the lowest set bits of row b
+    (axis 1)."""
     upto_high = _smear(high)
     upto_low = tl.where(high != 0, tl.full(low.shape, 0xFFFFFFFF, tl.uint32), _smear(low))
     same_low = (low[None, :] & upto_low[:, None]) == low[:, None]
@@ -53,7 +54,8 @@ def _is_beginning(low, high):
 
 @triton.jit
 def _most(is_mine, x):
-    """[64]: for every member the largest x of its rows; is_mine [members, rows]."""
+    """Returns [64]: for every member the largest x of its rows. is_mine: [members, rows], True if
+    the row belongs to the member."""
     least = tl.full((), -1 << 62, tl.int64)
     return tl.max(tl.where(is_mine, x.to(tl.int64)[None, :], least), axis=1)
 
@@ -61,26 +63,29 @@ def _most(is_mine, x):
 @triton.jit
 def _see_kernel(
     Table,  # [words] Batch
-    Slots,  # [64, 128] written, and all that follow
+    Slots,  # [64, 128] written; the next four are written, too
     Firsts,  # [2, 64]
     Meta,  # [4, 64]
     Members,  # [9, 64]
     Items,  # [64]
-    first_row,  # its table row is row 0 of the result
+    first_row,  # row of the table that row 0 of the result belongs to
     capacity,  # positions of the ring
-    reach,  # positions a row sees
-    tail_slots,  # per branch
-    seat_slots,  # from the storage of one seat to that of the next
+    reach,  # most positions that a row sees
+    tail_slots,  # slots per branch
+    seat_slots,  # slots from one seat's storage to the next seat's storage
     rows,  # rows of the forward
     kv_heads,
-    short,  # splits of a span of which a program takes one, for all seats together
+    short,  # splits up to which an item has one split (AttentionPlan), for all members together
     TILE_ROWS: tl.constexpr,
     SPLIT: tl.constexpr,
     FAN: tl.constexpr,
     ROWS: tl.constexpr,  # 64
 ):
-    """One program.  slot[r][j] = slot of the j-th set bit of (chain, tail). leader(a) = the longest
-    row of a's tile whose slots begin with a's; the lowest of equals."""
+    """One program computes everything.
+
+    slot[r][j] is the slot of the j-th set bit of (chain, tail) of row r. leader(a) is the row of
+    a's tile whose slots begin with those of row a. Among several, it is the row with the most slots
+    and then the lowest."""
     o_row = tl.arange(0, ROWS)
     o_bit = tl.arange(0, ROWS)
     always = o_row >= 0
@@ -111,10 +116,10 @@ def _see_kernel(
     depth = nodes[:, None] + tl.cumsum(in_tail, axis=1) - 1
     tl.store(p_slots + depth, first_slot + own, mask=in_tail != 0)
 
-    # The members, and the first rows of every row's member and tile.
+    # The members, and for every row the first row of its member and of its tile.
     m_before = m_row & (o_row > 0)
     before = tl.where(m_before, seat_of(p_row - ROW_WORDS, m_before), -1)
-    is_after = (first_row + o_row == tl.load(Table + TABLE_N)) & (o_row < rows)  # first of padding
+    is_after = (first_row + o_row == tl.load(Table + TABLE_N)) & (o_row < rows)  # first padding row
     starts = ((m_row & (seat != before)) | is_after | (o_row == 0)).to(tl.int32)
     member = tl.where(o_row < rows, tl.cumsum(starts, axis=0) - 1, ROWS)
     begins = (starts[None, :] != 0) & (o_row[None, :] <= o_row[:, None])
@@ -143,7 +148,7 @@ def _see_kernel(
     tl.store(Meta + 2 * ROWS + tile + rank, o_row, mask=leads != 0)
     tl.store(Meta + 3 * ROWS + o_row, in_tile, mask=(o_row == tile) & (o_row < rows))
 
-    # The extent of every member's keys.
+    # The range of keys of every member.
     first = tl.maximum(position - reach + 1, 0)
     far = head + 2 * ROWS
     led = (leader[None, :] == o_row[:, None]) & m_row[None, :]
@@ -152,7 +157,7 @@ def _see_kernel(
     tl.store(Firsts + ROWS + o_row, led_first, mask=always)
     high = tl.where(m_row, head + count, head)
     low = tl.minimum(tl.where(m_row, first, head), head)
-    low = tl.maximum(low, head - reach)  # whatever a row says: the workspace holds no more
+    low = tl.maximum(low, head - reach)  # even for invalid rows: the workspace has no more room
     is_mine = member[None, :] == o_row[:, None]
     its_head = _most(is_mine, head)
     its_low = -_most(is_mine, -low)
@@ -184,15 +189,14 @@ def _see_kernel(
 def see(
     table: torch.Tensor, plan: AttentionPlan, work: Workspace, *, first_row: int = 0
 ) -> Workspace:
-    """Write into `work` the keys that rows first_row .. first_row + plan.rows - 1 of a row table
-    see.
+    """Write into `work` which keys the rows first_row .. first_row + plan.rows - 1 of a table see.
 
-    table  int32 words of a Batch (csrc/state); rows from its n on are padding. Rows of a sequence
-           follow each other
-    work   its first five tensors are written; returned
+    table  int32 words of a Batch (csrc/state); rows from its n on are padding. The rows of a
+           sequence must be adjacent
+    work   its first five tensors are written
 
-    Allocates nothing. A row's masks must not reach further than its window and the ring hold
-    (invariant 2 of csrc/README.md). Raises ValueError on invalid tensors.
+    Returns `work`. Allocates nothing. A row's masks must not reach further than its window and the
+    ring allow (invariant 2 of csrc/README.md). Raises ValueError on invalid tensors.
     """
     check_words("table", table, Batch)
     _see_kernel[(1,)](
@@ -211,7 +215,7 @@ def see(
 def see_torch(
     table: torch.Tensor, plan: AttentionPlan, work: Workspace, *, first_row: int = 0
 ) -> Workspace:
-    """The twin of `see` in plain torch: same arguments, effects and errors, any device."""
+    """Plain-torch twin of `see`: same arguments, effects and errors, any device."""
     check_words("table", table, Batch)
     given = struct(Batch, table)
     rows = list(given.row[first_row : min(given.n, first_row + plan.rows)])
@@ -246,7 +250,7 @@ def see_torch(
 
 
 def _members(rows: list[Row], count: int) -> list[tuple[int, int]]:
-    """First row of every member, and the row after its last."""
+    """Return for every member its first row and the row after its last."""
     seats = [row.seat for row in rows] + [-1] * (count - len(rows))
     starts = [i for i in range(count) if i == 0 or seats[i] != seats[i - 1]]
     return list(zip(starts, [*starts[1:], count], strict=True))
@@ -255,7 +259,10 @@ def _members(rows: list[Row], count: int) -> list[tuple[int, int]]:
 def _extent(
     mine: list[tuple[Row, int, int]], head: int, short: int, plan: AttentionPlan
 ) -> dict[str, int]:
-    """The keys of a member, from (row, first position, slots in flight) of each of its rows."""
+    """Return the fields of MEMBER that describe a member's keys.
+
+    mine: for each of its rows (row, first position seen, number of slots in flight).
+    """
     low = max(min([head, *(first for _, first, _ in mine)]), head - plan.reach)
     high = max([head, *(head + seen for _, _, seen in mine)])
     first_split = low // plan.split_length
@@ -271,7 +278,8 @@ def _extent(
 
 
 def _put_members(found: list[list[int]], plan: AttentionPlan, work: Workspace) -> None:
-    """Writes members and items; members that are not there are left alone."""
+    """Write the members and the items into `work`. Entries beyond the last member keep their
+    values."""
     total, items = 0, []
     for _, _, first, splits, taken, _, row, end, _ in found:
         pieces = (first + splits - 1) // taken - first // taken + 1
@@ -283,7 +291,7 @@ def _put_members(found: list[list[int]], plan: AttentionPlan, work: Workspace) -
 
 
 def _slots_of(row: Row, head: int, plan: AttentionPlan) -> list[int]:
-    """Slots in flight that a row sees, by depth."""
+    """Return the slots in flight that a row sees, by ascending depth."""
     chain, tail, storage = mask_bits(row.chain), mask_bits(row.tail), row.seat * plan.seat_slots
     nodes = [(head + bit) % plan.capacity for bit in range(SLOTS) if chain >> bit & 1]
     own = plan.capacity + row.branch * plan.tail_slots
@@ -292,8 +300,10 @@ def _slots_of(row: Row, head: int, plan: AttentionPlan) -> list[int]:
 
 
 def _leaders(seen: list[list[int]], tiles: list[int]) -> list[int]:
-    """For every row, the longest row of its tile whose slots begin with this row's; the lowest of
-    equals."""
+    """Return for every row its leader: the row of its tile whose slots begin with its own.
+
+    Among several, it is the row with the most slots and then the lowest.
+    """
     leaders = []
     for a, slots in enumerate(seen):
         tile = [b for b in range(len(seen)) if tiles[b] == tiles[a]]
@@ -305,7 +315,7 @@ def _leaders(seen: list[list[int]], tiles: list[int]) -> list[int]:
 def _meta(
     seen: list[list[int]], leaders: list[int], tiles: list[int], meta: torch.Tensor
 ) -> torch.Tensor:
-    """The words of Workspace.meta; entries without a leader keep their old value."""
+    """Return the new words of Workspace.meta. Entries without a leader keep their old values."""
     out = meta.cpu().clone()
     out[0] = torch.tensor([len(slots) for slots in seen] + [-1] * (MAX_ROWS - len(seen)))
     out[1] = torch.tensor(leaders + [-1] * (MAX_ROWS - len(seen)))

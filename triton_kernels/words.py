@@ -1,5 +1,5 @@
-"""Helpers that the kernels share: words of the state, the last program to arrive, the
-interpreter."""
+"""Helpers that the kernels share: they read words of structs and detect the last program to
+arrive."""
 
 from __future__ import annotations
 
@@ -15,59 +15,61 @@ ROW_WORDS = tl.constexpr(size(Row))
 ROW_TOKEN = tl.constexpr(offset(Row, "token"))
 ROW_SLOT = tl.constexpr(offset(Row, "slot"))
 ROW_BRANCH = tl.constexpr(offset(Row, "branch"))
-ROW_SEAT = tl.constexpr(offset(Row, "seat"))  # the upper half of the word; `node` is the other
+ROW_SEAT = tl.constexpr(offset(Row, "seat"))  # upper half of the word; the lower is `node`
 ROW_CHAIN = tl.constexpr(offset(Row, "chain"))
 ROW_TAIL = tl.constexpr(offset(Row, "tail"))
-SEQUENCE_WORDS = tl.constexpr(size(Sequence))  # from one seat to the next
+SEQUENCE_WORDS = tl.constexpr(size(Sequence))  # int32 words from one seat to the next
 
-TWO_PROGRAMS = 128  # registers of a thread: then two programs of eight warps fit a multiprocessor
-MAX_REGISTERS = 255  # per thread; without a bound the assembler spills to run more threads
+TWO_PROGRAMS = 128  # registers per thread, so that two programs of eight warps fit a multiprocessor
+MAX_REGISTERS = 255  # per thread; without this bound the assembler spills to fit more threads
 
 
 @triton.jit
 def load_unsigned(p_word, mask):
-    """A word as uint32; 0 where the mask is false."""
+    """Loads a word as uint32; 0 where the mask is false."""
     return tl.load(p_word, mask=mask, other=0).to(tl.uint32, bitcast=True)
 
 
 @triton.jit
 def load_int64(p_word, mask):
-    """Two words, the low one first, as int64; 0 where the mask is false."""
+    """Loads two words, the low one first, as int64; 0 where the mask is false."""
     low = load_unsigned(p_word, mask).to(tl.int64)
     return (tl.load(p_word + 1, mask=mask, other=0).to(tl.int64) << 32) | low
 
 
 @triton.jit
 def seat_of(p_row, mask):
-    """The seats of rows; 0 where the mask is false."""
+    """Loads the seats of rows; 0 where the mask is false."""
     return tl.load(p_row + ROW_SEAT, mask=mask, other=0) >> 16
 
 
 @triton.jit
 def head_of(Table, seat, mask):
-    """The first positions in flight of seats; 0 where the mask is false."""
+    """Loads the first positions after the trunk of seats; 0 where the mask is false."""
     return load_int64(Table + TABLE_HEAD + 2 * seat, mask)
 
 
 @triton.jit
 def sequence_of(Block, Table, row):
-    """The words of the sequence that a table's row belongs to."""
+    """Returns a pointer to the words of the sequence that a table's row belongs to."""
     seat = seat_of(Table + TABLE_ROWS + row.to(tl.int64) * ROW_WORDS, True)
     return Block + seat.to(tl.int64) * SEQUENCE_WORDS
 
 
 @triton.jit
 def has_bit(low, high, bit):
-    """Bit 0 .. 63 of a mask kept as two words, as int32 0 or 1."""
+    """Returns a bit, 0 .. 63, of a mask of two words as int32 0 or 1."""
     word = tl.where(bit < 32, low, high)
     return ((word >> (bit & 31).to(tl.uint32)) & 1).to(tl.int32)
 
 
 @triton.jit
 def arrived_last(p_counter, expected):
-    """Counts this program in, after all that it has written. True if it completes `expected`; then
-    it resets the counter for the next launch."""
-    tl.debug_barrier()  # every thread's stores come before the one atomic
+    """Counts this program's arrival; all its earlier writes are visible to later arrivals.
+
+    Returns True if it is the last of `expected` programs. Then it resets the counter for the next
+    launch."""
+    tl.debug_barrier()  # the stores of all threads come before the atomic
     is_last = tl.atomic_add(p_counter, 1, sem="acq_rel", scope="gpu") == expected - 1
     if is_last:
         tl.store(p_counter, 0)

@@ -1,1 +1,1 @@
-"""Clients that people point at a server, each unmodified and in its own environment."""
+"""Third-party clients of `sbrt serve`, each unmodified and in its own Python environment."""

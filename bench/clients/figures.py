@@ -1,4 +1,4 @@
-"""Figures of a run of requests: as a client counts them, and as the server's /metrics do."""
+"""Counts of requests and tokens, as a client reports them or as the server's /metrics do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COUNTERS = {
 class Figures:
     """Finished requests, tokens of prompts and answers, rounds, drafted and accepted tokens.
 
-    None: the client does not count it.
+    A figure is None if the client does not count it.
     """
 
     requests: int | None = None
@@ -31,7 +31,7 @@ class Figures:
     accepted: int | None = None
 
     def differences(self, other: Figures) -> Mapping[str, tuple[int, int]]:
-        """By name, the two values of every figure that both count and that differs."""
+        """Return {name: (own value, other value)} of figures that both count and that differ."""
         mine, theirs = asdict(self), asdict(other)
         both = {k: (mine[k], theirs[k]) for k in mine if None not in (mine[k], theirs[k])}
         return {k: pair for k, pair in both.items() if pair[0] != pair[1]}
@@ -55,6 +55,6 @@ def parse(text: str) -> Figures:
 
 
 def between(before: Figures, after: Figures) -> Figures:
-    """The counts between two scrapes."""
+    """Return how much the counts grew between two scrapes."""
     first, last = asdict(before), asdict(after)
     return Figures(**{name: last[name] - first[name] for name in last})

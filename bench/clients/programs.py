@@ -1,4 +1,4 @@
-"""How each client is run, and how its report is read. A report is the client's own file."""
+"""Runs each client, and reads the figures from the report that the client itself writes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sbrt import Engine, InvalidInputError, SamplingParams
 from ..models.served import served
 from .figures import Figures
 
-Likelihood = tuple[float, bool]  # the logarithm of a text's end, and whether that end is greedy
+Likelihood = tuple[float, bool]  # log-likelihood of an ending; True if greedy decoding gives it
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".venv-clients"
-SECONDS = 600  # for one run of a client
+SECONDS = 600  # time limit of one run of a client
 SHOWN = 400  # characters to show of the output of a client that failed
 
 
@@ -27,7 +27,8 @@ SHOWN = 400  # characters to show of the output of a client that failed
 class Run:
     """A run of a client: the server, the size of the load, and a folder for its output.
 
-    tokenizer: the folder of the target. tokens: length of a prompt and of an answer.
+    base: the server's address. tokenizer: the target's folder, which has the tokenizer. tokens: the
+    length of each prompt and of each answer.
     """
 
     base: str
@@ -43,7 +44,10 @@ def python_of(client: str) -> Path:
 
 
 def call(client: str, words: Sequence[object], run: Run, **environment: str) -> str:
-    """The output of a program of a client's environment. Raises InvalidInputError if it fails."""
+    """Run a program of a client's environment, and return its standard output.
+
+    words: the program and its arguments. Raises InvalidInputError if the program fails.
+    """
     program, *rest = words
     command = [str(python_of(client).with_name(str(program))), *map(str, rest)]
     home = {"HOME": str(run.folder), "HF_HOME": str(run.folder / "hf")}
@@ -62,14 +66,14 @@ def call(client: str, words: Sequence[object], run: Run, **environment: str) -> 
 
 
 def openai(run: Run) -> Figures:
-    """openai-python: every kind of request in turn."""
+    """Run openai-python, which sends every kind of request in turn."""
     script = Path(__file__).with_name("workers") / "openai_chat.py"
     found = json.loads(call("openai", ["python", script, run.base, run.requests, run.tokens], run))
     return Figures(**found)
 
 
 def vllm(run: Run) -> Figures:
-    """`vllm bench serve`. It reads the speculative counters of /metrics itself."""
+    """Run `vllm bench serve`. It reads the speculative counters from the server's /metrics."""
     words = [
         *("vllm", "bench", "serve", "--backend", "openai", "--base-url", run.base),
         *("--model", "demo", "--tokenizer", run.tokenizer, "--dataset-name", "random"),
@@ -90,7 +94,7 @@ def vllm(run: Run) -> Figures:
 
 
 def guidellm(run: Run) -> Figures:
-    """guidellm, one request after the other. It has no speculative figures."""
+    """Run guidellm, one request after the other. It reports no speculative figures."""
     words = [
         *("guidellm", "run", "--profile", "kind=synchronous", "--disable-console"),
         *("--backend", f"kind=openai_http,target={run.base},model=demo"),
@@ -111,7 +115,7 @@ def guidellm(run: Run) -> Figures:
 
 
 def aiperf(run: Run) -> Figures:
-    """AIPerf, two requests at a time. It reads the figures of each answer."""
+    """Run AIPerf with two requests at a time. It sums the usage that the answers report."""
     words = [
         *("aiperf", "profile", "--model", "demo", "--url", run.base, "--streaming"),
         *("--endpoint-type", "completions", "--tokenizer", run.tokenizer, "--concurrency", 2),
@@ -167,16 +171,20 @@ ENDINGS = ("(self, other):\n", "(x, y):\n    return x", " and the other ones are
 
 
 def lm_eval(run: Run) -> Figures:
-    """lm-eval's local-completions on a task of its generations and on one of log-likelihoods.
+    """Run lm-eval's local-completions on a task of generations and on a task of choices.
 
-    Each is scored without and with speculation. Raises InvalidInputError where an answer, a score
-    or a log-likelihood differs, or is not the one of an engine in this process.
+    A choice is scored by its log-likelihood. Both tasks run with and without speculation. Raises
+    InvalidInputError if an answer, a score or a log-likelihood differs between the two runs. The
+    log-likelihoods must also be those of an engine in this process.
     """
     return Figures(requests=_generations(run) + _likelihoods(run))
 
 
 def _likelihoods(run: Run) -> int:
-    """Requests to the server for a task of choices; as many go to a server without speculation."""
+    """Run the task of choices, also on a second server, which does not speculate.
+
+    Returns the number of requests to the server of `run`.
+    """
     docs = [
         {"prompt": f"def f{i}", "choices": ENDINGS, "label": i % len(ENDINGS)}
         for i in range(run.requests)
@@ -195,7 +203,10 @@ def _likelihoods(run: Run) -> int:
 
 
 def _chosen(run: Run, docs: Sequence[Mapping[str, Any]]) -> tuple[float, list[list[Likelihood]]]:
-    """The score of a task of choices, and what lm-eval was told of each choice."""
+    """Return the score of the task of choices, and the likelihoods that lm-eval received.
+
+    The likelihoods are one list per document, with one entry per choice.
+    """
     score, samples = _scored(run, CHOICES, docs, ())
     return score, [
         [(float(value), str(is_greedy) == "True") for [(value, is_greedy)] in sample["resps"]]
@@ -204,7 +215,7 @@ def _chosen(run: Run, docs: Sequence[Mapping[str, Any]]) -> tuple[float, list[li
 
 
 def _likelihood(engine: Engine, prompt: str, end: str) -> Likelihood:
-    """The log-likelihood of the end of a text, and whether greedy decoding would give it."""
+    """Return the log-likelihood of `end` after `prompt`, and whether greedy decoding gives it."""
     whole, before = engine.encode(prompt + end), len(engine.encode(prompt))
     params = SamplingParams(max_tokens=0, prompt_logprobs=0)
     [output] = engine.generate([whole], params)
@@ -214,11 +225,14 @@ def _likelihood(engine: Engine, prompt: str, end: str) -> Likelihood:
 
 
 def _generations(run: Run) -> int:
-    """Requests to the server for a task of generations."""
+    """Run the task of generations with and without speculation.
+
+    Returns the number of requests to the server.
+    """
     prompts = [{"prompt": f"def f{i}(", "answer": "x"} for i in range(run.requests)]
     plain = _evaluated(run, prompts, "none")
     for prompt, answer in list(zip(prompts, plain[1], strict=True))[::2]:
-        prompt["answer"] = answer  # so that the score is neither 0 nor 1
+        prompt["answer"] = answer  # only half of the answers are right: the score is not 0 or 1
     plain, fast = (_evaluated(run, prompts, m) for m in ("none", "draft_model"))
     if plain != fast:
         raise InvalidInputError(
@@ -228,7 +242,7 @@ def _generations(run: Run) -> int:
 
 
 def _evaluated(run: Run, prompts: list[dict[str, str]], method: str) -> tuple[float, list[str]]:
-    """The score of a task of generations, and the answers in order."""
+    """Return the score of the task of generations by `method`, and the answers in order."""
     more = ("--gen_kwargs", f"speculative={method}")
     score, samples = _scored(run, TASK, prompts, more)
     return score, [sample["resps"][0][0] for sample in samples]
@@ -237,9 +251,9 @@ def _evaluated(run: Run, prompts: list[dict[str, str]], method: str) -> tuple[fl
 def _scored(
     run: Run, task: str, docs: Sequence[Mapping[str, Any]], more: Sequence[object]
 ) -> tuple[float, list[dict[str, Any]]]:
-    """The score of a task, and lm-eval's samples in order. more: words of the command.
+    """Run a task on `docs`. Returns its score, and lm-eval's samples in the order of `docs`.
 
-    lm-eval tokenises by the server's own routes.
+    more: additional words for the command line. lm-eval tokenises through the server's routes.
     """
     folder = run.folder / f"lm-eval-{len(list(run.folder.iterdir()))}"
     folder.mkdir()

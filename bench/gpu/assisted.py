@@ -2,9 +2,9 @@
 
     python -m bench.gpu.assisted [--pair demo-1g] [--prompts 4] [--max-tokens 64] [--json OUT]
 
-Greedy, in bfloat16, on one device. Three are measured: transformers alone, transformers with
-`assistant_model`, and this engine by `none` and specbranch. Tokens/s of generated tokens, prefill
-included for all.
+All decode greedily, in bfloat16, on one device: transformers alone, transformers with
+`assistant_model`, and this engine by `none` and `specbranch`. Tokens/s counts the generated tokens;
+the time includes prefill for all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..models import pairs
 from .device import expect_cuda
 
 OURS = ("none", "specbranch")
-Answer = Callable[[list[int]], int]  # prompt's ids -> number of tokens
+Answer = Callable[[list[int]], int]  # maps a prompt's ids to the number of generated tokens
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,8 +54,10 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def timed(name: str, prompts: Sequence[list[int]], answer: Answer) -> dict[str, Any]:
-    """Tokens/s of each prompt: the median, the least and the greatest. The first prompt warms
-    up."""
+    """Print and return the median, least and greatest tokens/s of the prompts.
+
+    The first prompt runs once more before, to warm up.
+    """
     answer(prompts[0])
     rates = []
     for ids in prompts:
@@ -78,7 +80,10 @@ def _ours(engine: Engine, method: str, args: argparse.Namespace) -> Answer:
 
 
 def _theirs(folder: Path, args: argparse.Namespace) -> list[tuple[str, Answer]]:
-    """transformers without and with the draft. Raises EngineError if it is not installed."""
+    """Return (name, generation) of transformers without and with the draft.
+
+    Raises EngineError if transformers is not installed.
+    """
     try:
         import torch
         from transformers import AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""The choice that follows a forward, recorded for a lane that no engine runs."""
+"""Records the choice of tokens after a forward, for a lane that no engine runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from sbrt.triton_kernels.choose_plan import ChoosePlan
 def record_choice(
     lane: GpuLane, table: torch.Tensor, rows: int
 ) -> tuple[Piece, tuple[torch.Tensor, ...]]:
-    """Record the choice of a token for each of `rows` rows; in a draft's lane, its distribution.
+    """Record the op that chooses a token for each of `rows` rows.
 
-    table: int32 words of a Batch. Greedy, unfiltered, over the lane's logits. Returns the piece and
-    the tensors that must live as long as it does.
+    In a draft's lane, the op writes each row's distribution instead. The choice is greedy and
+    unfiltered, from the lane's logits. table: int32 words of a Batch. Returns the piece, and the
+    tensors that must live as long as the piece.
     """
     columns, device = lane.vocab, table.device
     plan = ChoosePlan(rows, columns, lane.shape.is_draft)

@@ -1,4 +1,4 @@
-"""A cost file from the times of a pair's forwards, estimated or measured by bench.lanes."""
+"""Makes a cost file from the times of a pair's forwards: estimates, or figures of bench.lanes."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from typing import Any
 from sbrt import check
 from sbrt.errors import InvalidInputError
 
-TARGET_ROWS = (16, 32, 64)  # rows of a target's graph: the smallest that holds a chain
+TARGET_ROWS = (16, 32, 64)  # rows of the target's graphs; a chain takes the smallest that holds it
 
-LEAST_US = 0.1  # a shorter forward is no measurement
+LEAST_US = 0.1  # a measured time below this is refused
 
-# us that a round costs in addition to forwards and choices. The ops of a round have one warp for
-# each seat: these are estimates from their loops and their compiled code.
-TARGET_OPS = 20.0  # rows, gather, select, attach the chain, with a fence to the host's memory
-LAUNCHES = 12.0  # settle, verify and select are three graphs: three beginnings of 4 us
-DRAFT_OPS = 12.0  # settle, plan and the distributions of the chain, before a burst
-STEP_OPS = 5.0  # extend and gather after a step
-FENCE = 2.0  # from one lane's record to the other lane's first kernel
+# us that a round costs in addition to forwards and choices. The ops of a round run one warp per
+# seat. These times are estimates from the ops' loops and compiled code.
+TARGET_OPS = 20.0  # make rows, gather, select, attach the chain; a memory fence towards the host
+LAUNCHES = 12.0  # settle, verify and select are three graphs, which take 4 us each to start
+DRAFT_OPS = 12.0  # settle, plan, and the distributions of the chain's nodes, before a burst
+STEP_OPS = 5.0  # extend and gather, after a draft step
+FENCE = 2.0  # from one lane's event to the other lane's first kernel
 LINK = 10.0  # a copy of up to 90 KB to another device, and an event across devices
 
-# Share of the memory's rate that two lanes reach together: a kernel that fills the device is not
-# preempted, and blocks of both lanes wait for each other's registers.
+# Share of the memory bandwidth that two lanes reach together. They do not reach all of it: a kernel
+# that fills the device is not preempted, and each lane's thread blocks wait for free registers.
 SHARING = 0.9
 
 
 @dataclass(frozen=True)
 class Forward:
-    """A forward and its choice. us; busy: share of this time in which memory is read at full rate.
+    """The time of a forward of `rows` rows and of the choice after it.
 
-    overlapped: us while the other lane works; None: to be estimated.
+    us: microseconds while the other lane is idle. busy: share of `us` that reading memory at the
+    full rate takes. memory: bytes read. nodes: nodes of the graph. overlapped: us while the other
+    lane works; None if it has to be estimated.
     """
 
     rows: int
@@ -52,7 +54,7 @@ class Lanes:
 
 
 def cost_file(lanes: Lanes, devices: int, about: str) -> dict[str, Any]:
-    """The object of a cost file of lanes on one device or two, us to a tenth."""
+    """Return the object of a cost file for lanes on one device or two; us are rounded to 0.1."""
     target, draft = lanes.target, _with_ops(lanes.draft)
     file: dict[str, Any] = {"about": about, "T": _steps(target), "t": _steps(draft)}
     if devices == 1:
@@ -67,12 +69,12 @@ def cost_file(lanes: Lanes, devices: int, about: str) -> dict[str, Any]:
 
 
 def _overlapped(target: list[Forward], draft: list[Forward]) -> tuple[list[Forward], list[Forward]]:
-    """Both lanes while they share one memory.
+    """Return the forwards of both lanes, slowed down because the lanes share one memory.
 
-    Together they are slowed down by the share by which their demands exceed what the memory gives.
-    That holds as long as both work. A cost file has one figure for a forward of a lane, whatever
-    gamma is. So it is that of the shortest burst which lasts as long as the target's forward: the
-    target is slowed down all the time, the draft while the target works.
+    While both lanes work, both slow down by the ratio of the bandwidth they want to the bandwidth
+    they get. A cost file has one time for a forward of a lane, whatever gamma is. That time assumes
+    the shortest burst that lasts as long as the target's forward. So the target is slowed down all
+    the time, and the draft only while the target works.
     """
     whole, step = forward_of(target, 16), forward_of(draft, 16)
     steps = math.ceil(whole.us / step.us)
@@ -84,7 +86,10 @@ def _overlapped(target: list[Forward], draft: list[Forward]) -> tuple[list[Forwa
 
 
 def _slowed(one: Forward, other: Forward, share: float) -> Forward:
-    """A forward that the other lane's forwards slow down for this share of its time."""
+    """Return the forward `one`, slowed down by `other`, the other lane's, for `share` of its time.
+
+    A measured overlapped time replaces the estimate.
+    """
     if one.overlapped is not None:
         return replace(one, us=one.overlapped)
     slower = max(1.0, (one.busy + other.busy) / SHARING)
@@ -92,7 +97,7 @@ def _slowed(one: Forward, other: Forward, share: float) -> Forward:
 
 
 def _with_ops(draft: Sequence[Forward]) -> list[Forward]:
-    """The same steps with what follows each of them."""
+    """Return the draft's forwards, with the time of the ops after each draft step added."""
     found = []
     for one in draft:
         both = None if one.overlapped is None else one.overlapped + STEP_OPS
@@ -107,7 +112,10 @@ def forward_of(lane: Sequence[Forward], rows: int) -> Forward:
 
 
 def _steps(lane: Sequence[Forward]) -> dict[str, float]:
-    """Rows -> us: a launch takes the smallest graph that holds the rows."""
+    """Return {rows: us} for the least and the most rows of each graph.
+
+    A launch takes the smallest graph that holds its rows.
+    """
     found = {}
     least = 1
     for one in lane:
@@ -117,7 +125,7 @@ def _steps(lane: Sequence[Forward]) -> dict[str, float]:
 
 
 def measured(report: Any) -> Lanes:
-    """Forwards from the JSON of bench.lanes. Raises InvalidInputError."""
+    """Return the forwards in a report of bench.lanes. Raises InvalidInputError if it is invalid."""
     lines = report.get("lines") if isinstance(report, dict) else None
     if not isinstance(lines, list) or not lines:
         raise InvalidInputError(f"--lanes: expected lines of bench.lanes, got {check.show(report)}")

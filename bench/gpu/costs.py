@@ -5,9 +5,9 @@
     python -m bench.gpu.costs h200-8b-1b --lanes LANES.json --out COSTS.json
 
 The first form estimates forwards and rounds of the pairs in PAIRS. --write puts the cost files into
-the package, where `--costs NAME` and `--simulate NAME` find them. --graph prints the nodes of one
-forward instead: T or t and its rows. --lanes estimates nothing: it takes the times of forwards from
-the figures of bench.lanes on a device. The file has the same form.
+the package, where `--costs NAME` and `--simulate NAME` find them. --graph prints instead the nodes
+of one forward: T (target) or t (draft), and its rows. --lanes estimates nothing. It makes a cost
+file of the same form from the times that bench.lanes measured on a device.
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ if TYPE_CHECKING:
 
 CONTEXT = 1024  # tokens of one sequence, whose keys and values every forward reads
 GAMMA = 4  # draft steps of the printed rounds
-MOST_BYTES = 1 << 24  # largest file of bench.lanes
+MOST_BYTES = 1 << 24  # largest report of bench.lanes that is read
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A target and a draft, sizes of bench.models.real or the demo pair, and how many devices they
-    are on. dtype, draft_dtype: storage of their matrices."""
+    """A target, a draft, and the number of devices that they run on.
+
+    target, draft: sizes of bench.models.real, or models of the demo pair. dtype, draft_dtype:
+    storage of their matrices.
+    """
 
     target: str
     draft: str
@@ -127,7 +130,7 @@ def _config(model: str) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Model:
-    """One of a pair: a size, its lane, the storage of its matrices."""
+    """One model of a pair: its size, its lane and the storage of its matrices."""
 
     name: str
     is_draft: bool
@@ -166,9 +169,10 @@ def _text(file: dict[str, Any]) -> bytes:
 
 
 def summary(name: str, pair: Pair, lanes: Lanes) -> str:
-    """One line: a forward of each lane, and a round of GAMMA steps in ms, serial and overlapped.
+    """Return one line: us of a forward of each lane, ms of a round of GAMMA steps.
 
-    The last figure is what the bytes of an overlapped round take alone: no schedule is faster.
+    The round is given serial and overlapped. The last figure is the time in which memory delivers
+    the bytes of an overlapped round: no schedule is faster.
     """
     from .nodes import H200
 
@@ -195,7 +199,7 @@ def _print_graph(name: str, lane: str, rows: int) -> None:
 
 
 def graph_lines(found: Sequence[Node]) -> Iterator[str]:
-    """A line for every different node, in order, then the sum."""
+    """Yield a line for every distinct node, in order of first launch, then a line with the sum."""
     from .nodes import H200, SCHEDULERS
 
     rate = H200.multiprocessors * SCHEDULERS * H200.clock / 1e6

@@ -3,10 +3,10 @@
     python -m bench.gpu.decode [--device cuda] [--methods specbranch] [--max-tokens 32] [--nvtx]
         [--profile] [--trace F.json]
 
-It decodes plainly once, so that everything is compiled and warm. Then it runs each method, whose
-tokens must be the same. With --profile only the methods are captured (Engine.start_profile).
-compute-sanitizer, Nsight Systems and Nsight Compute run it (tests.device.sanitize,
-bench.gpu.nsight).
+It decodes plainly once, so that everything is compiled and warm. Then it runs each method, which
+must generate the same tokens. With --profile, profilers capture only the second part
+(Engine.start_profile). compute-sanitizer, Nsight Systems and Nsight Compute run this command
+(tests.device.sanitize, bench.gpu.nsight).
 """
 
 from __future__ import annotations

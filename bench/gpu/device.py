@@ -1,4 +1,4 @@
-"""The check that device benches make for a CUDA device."""
+"""The check with which device benches begin: torch can use a CUDA device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from sbrt.errors import EngineError
 
 
 def expect_cuda() -> None:
-    """Raise EngineError, one sentence, if there is no CUDA device that torch can use."""
+    """Raise EngineError if there is no CUDA device that torch can use."""
     try:
         import torch
     except ImportError:

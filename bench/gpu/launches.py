@@ -1,7 +1,7 @@
-"""The kernels that a recorded lane launches, compiled for a device that is not here.
+"""Compiles the kernels that a recorded lane launches, for a device that this machine lacks.
 
-The lane itself makes the launches, over tensors of the device `meta`, which have no memory. So
-nodes, grids and arguments are those of a capture on a device.
+The lane's own code makes the launches, on tensors of the device `meta`, which have no memory. So
+nodes, grids and arguments are the same as in a capture on a real device.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ TAILS = 64  # slots of a branch's tail in a draft's ring
 class Binary:
     """A compiled kernel.
 
-    warps  of a program
-    fit    programs that a multiprocessor holds at once
-    local  bytes of a thread's local memory: spills
+    warps  warps of a program
+    fit    programs that a multiprocessor holds at the same time
+    local  bytes of local memory per thread, which hold spilled registers
     found  instructions; labels: as sass.instructions gives them
     """
 
@@ -54,7 +54,10 @@ class Binary:
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """One node of a graph: the kernel's name without underscores, its grid and its arguments."""
+    """One node of a graph. kernel: the kernel's name without `_` around it and without `_kernel`.
+
+    programs: programs in the grid.
+    """
 
     kernel: str
     programs: int
@@ -64,7 +67,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class _NoDevice:
-    """Triton's driver of a device that only compiles."""
+    """A driver for Triton that has no device, but an architecture to compile for."""
 
     architecture: int
 
@@ -79,19 +82,21 @@ class _NoDevice:
 
 
 class Compiler:
-    """Compiles launches instead of running them, and keeps them in order. A process has one
-    architecture: kernels keep what they were first compiled for."""
+    """Compiles kernels instead of running them, and keeps their launches in order.
+
+    A process can compile for one architecture only, because a kernel caches what it first compiled.
+    """
 
     def __init__(self, architecture: int) -> None:
         self._driver = _NoDevice(architecture)
         if triton.knobs.runtime.interpret:
             raise EngineError("costs: expected Triton's compiler, got TRITON_INTERPRET=1")
         self.launches: list[Launch] = []
-        self._binaries: dict[int, tuple[Any, Binary]] = {}  # by identity of the compiled kernel
+        self._binaries: dict[int, tuple[Any, Binary]] = {}  # keys: id() of the compiled kernel
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Inside, a launch of a kernel is compiled and kept."""
+        """In this context a launch of a kernel is compiled and kept, but does not run."""
         run = JITFunction.run
 
         def compiled(function: Any, *args: Any, grid: Any, warmup: bool, **given: Any) -> Any:
@@ -100,7 +105,7 @@ class Compiler:
             self._keep(function.fn.__name__, grid, arguments, kernel)
             return kernel
 
-        driver.set_active(self._driver)  # stays so: without a device there is none to go back to
+        driver.set_active(self._driver)  # never restored: without a device there is no other driver
         JITFunction.run = compiled
         try:
             yield
@@ -137,10 +142,10 @@ def _binary(kernel: Any) -> Binary:
 
 
 class OfflineLane:
-    """A lane of a model's sizes in bfloat16, without memory.
+    """A lane with the shapes of a model, in bfloat16, without memory.
 
-    multiprocessors: of the device, which decide the grid of attention. rows: of a target's
-    verification graph. storage: int8 or int4 for quantised matrices.
+    multiprocessors: number of the device's multiprocessors, which decides the grid of attention.
+    rows: rows of a target's verification graph. storage: int8 or int4 for quantised matrices.
     """
 
     def __init__(
@@ -170,8 +175,11 @@ class OfflineLane:
         return self._lane.sizes
 
     def launches(self, rows: int) -> list[Launch]:
-        """The nodes of a forward of `rows` rows and of the choice that follows it: a token each or,
-        in a draft, its distribution. Greedy, unfiltered."""
+        """Return the nodes of a forward of `rows` rows and of the choice after it.
+
+        The choice gives a token for each row or, in a draft, its distribution. It is greedy and
+        unfiltered.
+        """
         self._compiler.launches.clear()
         table = torch.zeros(state.size(state.Batch), dtype=torch.int32, device=META)
         self._lane.record_forward(table, rows, True)

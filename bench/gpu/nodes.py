@@ -1,13 +1,13 @@
-"""The time of a kernel on a device that is not here, from its bytes and its instructions.
+"""Estimates a kernel's time on a device that this machine lacks, from bytes and instructions.
 
-A node of a graph begins a fixed time after the one before it. It then takes
+A node of a graph begins a fixed time after the end of the node before it. It then takes
 
     its chain of dependent accesses
     + the longest of: bytes from memory, bytes from L2, issue slots, one program's own path
 
-Instructions are counted in the compiled code. Loops that matter count as often as they run, and
-every other instruction once, also of a branch that is not taken. Nothing here was measured on a
-device. `python -m bench.gpu.costs --lanes` replaces all of it by measured times.
+Instructions are counted in the compiled code. An instruction of a loop that matters counts as often
+as the loop runs. Every other instruction counts once, even in a branch that is not taken. No time
+here was measured. `python -m bench.gpu.costs --lanes` uses measured times instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Device:
     """Constants of a device.
 
     multiprocessors
-    memory        bytes/s that products read: 0.885 of the peak
+    memory        bytes/s that matrix products read: 0.885 of the peak
     l2            bytes/s from L2 to the multiprocessors
     clock         cycles/s, the lowest under load
     gap           s between the end of a node and the start of the next one in a graph
@@ -41,9 +41,9 @@ class Device:
     gap: float
 
 
-# H200: 132 multiprocessors and a peak of 4.8 TB/s are of the data sheet. Good kernels read 0.885 of
-# a peak. L2 delivers 5.5 to 6 TB/s. Clocks under load are 1.755 to 1.98 GHz. 1.3 us a node is what
-# others measured in graphs on an H200.
+# H200: 132 multiprocessors and a peak of 4.8 TB/s are from the data sheet. Good kernels read at
+# 0.885 of the peak. L2 delivers 5.5 to 6 TB/s. Clocks under load are 1.755 to 1.98 GHz. The gap of
+# 1.3 us per node was measured by others, in graphs on an H200.
 H200 = Device("h200", 132, 0.885 * 4.8e12, 5.75e12, 1.755e9, 1.3e-6)
 
 SCHEDULERS = 4  # per multiprocessor: each issues an instruction of a warp in a cycle
@@ -51,8 +51,8 @@ SCHEDULERS = 4  # per multiprocessor: each issues an instruction of a warp in a 
 # Assumptions about latency. An access to L2 takes some 270 cycles on an idle H100, one to memory
 # 480; both take about twice as long on a busy one.
 L2_ACCESS, MEMORY_ACCESS = 0.25e-6, 0.6e-6
-# Last program to arrive: its sums are written, a fence waits for them, an atomic, others' sums are
-# read: four accesses and the fence.
+# Seconds that the last program to arrive takes for the merge. It writes its sums, waits for them at
+# a fence, does an atomic and reads the others' sums: four accesses and the fence.
 ARRIVAL = 1.7e-6
 CYCLES = 1.5  # from one instruction of a warp to the next, in code with some independent work
 BARRIER = 30  # cycles
@@ -63,9 +63,10 @@ class Work:
     """The work of one kernel after the gap.
 
     memory, l2  bytes
-    chain       s of accesses that wait for one another, in one program
-    loops       (loop, times): how often a loop of the compiled code runs in one program
-    merged      of this many programs, only the last runs the code that follows the arrival
+    chain       seconds of accesses that wait for one another, in one program
+    loops       (loop, times): a loop of the compiled code, and how often one program runs it
+    merged      number of programs that merge; only the last to arrive runs the code after the
+                arrival
     """
 
     memory: float
@@ -77,7 +78,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Node:
-    """A kernel's estimate. us: gap included. slots: issue slots of all programs."""
+    """The estimate for one kernel.
+
+    us: time, including the gap. memory: bytes from memory. slots: issue slots of all programs.
+    fit: programs that a multiprocessor holds at the same time.
+    """
 
     kernel: str
     us: float
@@ -88,7 +93,7 @@ class Node:
 
 
 def node_of(launch: Launch, device: Device, context: int) -> Node:
-    """The estimate of a launch; `context` tokens of the trunk are read."""
+    """Return the estimate for a launch that reads `context` tokens of the trunk."""
     work, binary = WORK[launch.kernel](launch, context), launch.binary
     count = _times(binary, work)
     arrival = _arrival(binary) if work.merged > 1 else len(count)
@@ -108,7 +113,7 @@ def node_of(launch: Launch, device: Device, context: int) -> Node:
 
 
 def _times(binary: Binary, work: Work) -> list[int]:
-    """The most times that a program runs each instruction."""
+    """Return for each instruction the largest number of times that a program runs it."""
     count = [1] * len(binary.found)
     for loop, times in work.loops:
         for i in loop:
@@ -117,12 +122,12 @@ def _times(binary: Binary, work: Work) -> list[int]:
 
 
 def _arrival(binary: Binary) -> int:
-    """The instruction at which a program arrives: the first atomic."""
+    """Return the index of the instruction at which a program arrives: the first atomic."""
     return next(i for i, (name, _) in enumerate(binary.found) if name.startswith("ATOMG"))
 
 
 def _of(binary: Binary, count: Sequence[int], opcode: str) -> list[int]:
-    """The counts of an opcode's instructions."""
+    """Return the counts of the instructions that begin with `opcode`."""
     pairs = zip(count, binary.found, strict=True)
     return [times for times, (name, _) in pairs if name.startswith(opcode)]
 
@@ -133,7 +138,8 @@ def _linear(launch: Launch, context: int) -> Work:
     weights = given["W"].numel() * given["W"].element_size()
     inputs = given["BLOCK_M"] * given["k"] * given["X"].element_size()
     tiles = launch.programs / given["SPLITS"]
-    waits = given["NORM"] and given["BLOCK_M"] > 32  # for sums of squares, before its first weights
+    # Then a program waits for the sums of squares before it loads its first weights.
+    waits = given["NORM"] and given["BLOCK_M"] > 32
     chain = MEMORY_ACCESS + L2_ACCESS * (1 + waits) + ARRIVAL * (given["SPLITS"] > 1)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     loops = [(loop, given["SPLIT_TILES"])]
@@ -145,7 +151,8 @@ def _integer_linear(launch: Launch, context: int) -> Work:
     given = launch.arguments
     read = ("W", "Scale", *(["Minimum"] if given["MINIMUMS"] else []))
     weights = sum(_bytes(launch, name) for name in read)
-    numbers = 1 + (2 if given["MINIMUMS"] or given["ZERO"] else 0)  # of a row's group, 4 bytes each
+    # Values of 4 bytes in a group of a row.
+    numbers = 1 + (2 if given["MINIMUMS"] or given["ZERO"] else 0)
     inputs = given["rows"] * given["groups"] * (32 + 4 * numbers)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     turns = math.ceil(given["groups"] / given["TURN"])
@@ -154,13 +161,14 @@ def _integer_linear(launch: Launch, context: int) -> Work:
 
 
 def _round_rows(launch: Launch, context: int) -> Work:
-    """The row; the norm's weight; the end."""
+    """A program waits three times: for the row, for the norm's weight, for its last writes."""
     size = launch.arguments["X"].element_size()
     return Work(0, _bytes(launch, "X") * (1 + 1 / size), 3 * L2_ACCESS)
 
 
 def _attention(launch: Launch, context: int) -> Work:
-    """Items of one split each while the span is short, else of FAN; pieces are merged in levels."""
+    """A work item has one split if there are few splits, else FAN splits. Pieces are merged in
+    levels."""
     given = launch.arguments
     splits = context // given["SPLIT"] + 1
     taken = 1 if splits <= given["short"] else given["FAN"]
@@ -172,15 +180,15 @@ def _attention(launch: Launch, context: int) -> Work:
     read = units * context * one
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     tiles = turns * taken * given["SPLIT"] // given["BLOCK_N"]
-    # The schedule; the member; rows and leaders; the leader's count; its slots; the end. Then the
-    # first keys.
+    # A program waits for the schedule, the member, the rows and leaders, the leader's count, the
+    # leader's slots and, at its end, the writes. In each turn it waits for the first keys.
     chain = 6 * L2_ACCESS + turns * MEMORY_ACCESS + levels * ARRIVAL
     merged = min(pieces, given["FAN"])
     return Work(read * given["kv_heads"] / units, read, chain, [(loop, tiles)], merged)
 
 
 def _choose(launch: Launch, context: int) -> Work:
-    """Picks of a chunk and then, of distributions, of the merge."""
+    """Each program has a loop of picks in its chunk. For distributions, the merge has another."""
     given = launch.arguments
     logits = given["Logits"].numel() * given["Logits"].element_size()
     times = [given["PICKS"], *([CANDIDATES] if given["DISTS"] else [])]
@@ -192,17 +200,17 @@ def _choose(launch: Launch, context: int) -> Work:
 
 
 def _rope(launch: Launch, context: int) -> Work:
-    """The row; its slot and position; its numbers; their frequencies; the end."""
+    """A program waits for the row, slot and position, values, frequencies, its last writes."""
     return Work(0, 2 * _bytes(launch, "QKV"), 5 * L2_ACCESS)
 
 
 def _embed(launch: Launch, context: int) -> Work:
-    """The token; its row of the matrix; the end."""
+    """A program waits for the token, for its row of the matrix, and for its last writes."""
     return Work(_bytes(launch, "Out"), 0, 2 * L2_ACCESS + MEMORY_ACCESS)
 
 
 def _see(launch: Launch, context: int) -> Work:
-    """The number of rows; the rows; the end."""
+    """A program waits for the number of rows, for the rows, and for its last writes."""
     return Work(0, 0, 3 * L2_ACCESS)
 
 

@@ -2,10 +2,10 @@
 
     python -m bench.gpu.nsight nsys [--print] [-- flags of bench.gpu.decode]
 
-nsys shows both lanes over time, every node of every graph, under the ranges of the domain `sbrt`.
-ncu measures our own kernels in the graphs of a round, each in full. The report is
-build/sbrt.nsys-rep or build/sbrt.ncu-rep. `make nsys` and `make ncu` call this. `bench.kernels
---device cuda --ncu` measures the kernels alone.
+nsys shows every node of every graph of both lanes over time, inside the NVTX ranges of the domain
+`sbrt`. ncu measures our own kernels in the graphs of a round, with its full set of metrics. The
+report is build/sbrt.nsys-rep or build/sbrt.ncu-rep. `make nsys` and `make ncu` call this command.
+`bench.kernels --device cuda --ncu` measures the kernels outside of a round.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TRITON = (
     "integer_linear", "linear", "ring_settle", "rms_norm", "rope_kv_write", "round_rows", "see",
     "shape", "silu_mul",
 )  # fmt: skip
-# Lines of the table of a round's ops: the op's name and the shape of its kernel.
+# A line of the table of a round's ops. Groups: the op's name and the shape of its kernel.
 OP = re.compile(r"^SBRT_OP\(\w+, (\w+), \w+, \w+, (k\w+)", re.MULTILINE)
 TABLE = ROOT / "csrc" / "round" / "op_table.inc"
 ROUND = ("publish", *(name for name, shape in OP.findall(TABLE.read_text()) if shape != "kNone"))
@@ -80,7 +80,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def nsys_command(decode: Sequence[str] = ()) -> list[str]:
-    """The Nsight Systems command, from Engine.start_profile to stop_profile."""
+    """Return the Nsight Systems command. It captures from Engine.start_profile to stop_profile."""
     return [
         *("nsys", "profile", "--trace=cuda,nvtx", "--cuda-graph-trace=node", "--sample=none"),
         *("--capture-range=cudaProfilerApi", "--capture-range-end=stop"),
@@ -90,9 +90,10 @@ def nsys_command(decode: Sequence[str] = ()) -> list[str]:
 
 
 def ncu_command(decode: Sequence[str] = ()) -> list[str]:
-    """The Nsight Compute command for our kernels in the graphs of a round.
+    """Return the Nsight Compute command for our kernels in the graphs of a round.
 
-    A range of the domain is on top of the stack (`]`) while its graph is launched.
+    Each graph is launched inside an NVTX range of the domain `sbrt` that has the graph's name. In
+    the filter, `]` selects the kernels that are launched while that range is the innermost one.
     """
     ranges = [word for name in GRAPHS for word in ("--nvtx-include", f"sbrt@{name}]")]
     return [
@@ -104,7 +105,7 @@ def ncu_command(decode: Sequence[str] = ()) -> list[str]:
 
 
 def kernel_filter() -> str:
-    """ncu's pattern of our kernels' names."""
+    """Return ncu's pattern for the names of our kernels."""
     return f"regex:^(_({'|'.join(TRITON)})_kernel|{'|'.join(ROUND)})$"
 
 

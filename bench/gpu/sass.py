@@ -1,4 +1,4 @@
-"""A cubin read without a device: registers, programs that fit a multiprocessor, instructions."""
+"""Reads a cubin without a device: registers, programs that fit a multiprocessor, instructions."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def resources(cubin: bytes) -> tuple[int, int]:
 
 
 def fitting(warps: int, registers: int, shared: int, architecture: int) -> int:
-    """Programs that a multiprocessor holds at once. Registers of a thread are allocated in
-    eights."""
+    """Return how many programs a multiprocessor holds at the same time.
+
+    registers: per thread; they are allocated in multiples of eight. shared: bytes.
+    """
     by_registers = REGISTERS // (32 * warps * -(-registers // 8) * 8)
     return min(by_registers, SHARED[architecture] // (shared + 1024), WARPS // warps)
 
@@ -52,9 +54,10 @@ def instructions(cubin: bytes) -> tuple[Instructions, Labels]:
 
 
 def loops(found: Instructions, labels: Labels) -> list[range]:
-    """Indices of each loop: from the target of a branch back to the branch, by address of its end.
+    """Return the instruction indices of each loop, sorted by the address of the loop's end.
 
-    An instruction that branches to itself ends a program and is no loop.
+    A loop reaches from the target of a backward branch to the branch. An instruction that branches
+    to itself ends a program and is no loop.
     """
     made = []
     for i, (opcode, operands) in enumerate(found):
@@ -66,7 +69,7 @@ def loops(found: Instructions, labels: Labels) -> list[range]:
 
 
 def product_loop(found: Instructions, labels: Labels) -> range:
-    """The shortest loop that holds a product of tensor cores."""
+    """Return the shortest loop that has a tensor core's product."""
     return min(
         (loop for loop in loops(found, labels) if any("MMA" in found[i][0] for i in loop)),
         key=len,

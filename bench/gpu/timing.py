@@ -1,8 +1,8 @@
-"""Time of captured graphs on a CUDA device: variants compared, medians, cold L2.
+"""Times captured graphs on a CUDA device and compares variants: medians, with a cold L2 cache.
 
-A variant is recorded as one graph of many launches. Their data together exceed the L2 cache by four
-times, so that every launch reads memory. After a second of warming up, variants are replayed in
-turn. Each keeps the median of its replays.
+A variant is recorded as one graph of many launches. Their data together are four times as large as
+the L2 cache, so that every launch reads memory. After half a second of warming up, the variants are
+replayed in turn. The result of a variant is the median of its replays.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 WARM_SECONDS = 0.5
-L2_TIMES = 4  # data of a graph, in sizes of the L2 cache
+L2_TIMES = 4  # size of a graph's data, in multiples of the L2 cache
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,16 @@ class Timing:
 
 
 def copies(bytes_of_one: int, device: torch.device) -> int:
-    """Number of data sets that keep the L2 cache cold: at least 8."""
+    """Return how many data sets of this size keep the L2 cache cold: at least 8."""
     l2 = torch.cuda.get_device_properties(device).L2_cache_size
     return max(8, -(-L2_TIMES * l2 // max(1, bytes_of_one)))
 
 
 def record(launch: Callable[[int], None], launches: int) -> Callable[[], None]:
-    """A graph of launch(0) .. launch(launches - 1), run twice before it is captured."""
+    """Capture launch(0) .. launch(launches - 1) as one graph, and return its replay.
+
+    The first two launches run before the capture, so that their kernels are compiled.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -71,7 +74,7 @@ def read_bandwidth(device: torch.device) -> float:
 
 
 def product_rate(device: torch.device) -> float:
-    """FLOP per second of bfloat16 products here: the best of square products of size 8192."""
+    """FLOP/s of bfloat16 products on this device: the best of 20 square products of size 8192."""
     n = 8192
     a, b = torch.randn(2, n, n, device=device, dtype=torch.bfloat16)
     out = torch.empty_like(a)

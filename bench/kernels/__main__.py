@@ -1,4 +1,4 @@
-"""`python -m bench.kernels`: every op of a forward, in its place, and the roofs of the machine.
+"""`python -m bench.kernels`: times every op inside a forward, and the roofs of the machine.
 
     python -m bench.kernels --checkpoints m37 --dtypes bfloat16,int8,int4 --rows 1,8 --threads 2
     python -m bench.kernels --checkpoints smollm2 --dtypes auto --rows 1,8,16
@@ -11,10 +11,11 @@ Roofs are measured in the same run by the same team:
 - reading data that lie in a core's cache;
 - fma in registers, and integer dot products in registers.
 
-The roof of an op is the longer of two times: its bytes at the second or third of these rates, and
-its operations. Operations are integer operations if its products are integers. Everything is
-interleaved. Times are medians over all forwards and include the team's synchronisation after the
-op. Nine of ten forwards exceed `best`. The weights of m37 and m2 are random, drawn from a seed.
+The roof of an op is the longer of two times. One is the time to read its bytes: weights at the
+second rate, other data at the third. The other is the time of its operations, at the rate of fma or
+of integer products. All measurements are interleaved. Times are medians over all forwards and
+include the team's synchronisation after the op. One forward in ten is faster than `best`. The
+weights of m37 and m2 are random, drawn from a seed.
 """
 
 from __future__ import annotations
@@ -41,15 +42,19 @@ from sbrt.tools import flags
 from sbrt.tools.progress import Progress
 from sbrt.tools.table import aligned
 
-MEMORY, CACHE = 256 << 20, 512 << 10  # bytes read for the roofs; for the cache, per thread
+MEMORY, CACHE = 256 << 20, 512 << 10  # bytes that the roofs read; CACHE is per thread
 DTYPES = ("float32", "bfloat16", "int8", "int4")
-BURST = 0.05  # seconds of forwards at a time
+BURST = 0.05  # seconds of forwards between two measurements of the roofs
 COLUMNS = ("op", "shape", "calls", "us", "best us", "GB/s", "GFLOP/s", "roof")
 
 
 @dataclass
 class Machine:
-    """The team's best figures so far: bytes/s of reads, operations/s of fma and integers."""
+    """The highest rates that the team has reached so far.
+
+    memory, again, cache: bytes/s of reads from memory, of the weights again and again, from a
+    core's cache. fma, integers: operations/s.
+    """
 
     roofs: Roofs
     threads: int
@@ -61,7 +66,7 @@ class Machine:
     integers: float = 0.0
 
     def look(self) -> None:
-        """Measure once more."""
+        """Measure every rate once more."""
         self.memory = max(self.memory, self.roofs.read(MEMORY, 2))
         self.again = max(self.again, self.roofs.read(self.weights, 8))
         self.cache = max(self.cache, self.roofs.read(CACHE * self.threads, 50))
@@ -74,7 +79,7 @@ class Machine:
         return max(read, op.flops / (self.integers if op.is_integer else self.fma))
 
     def json(self) -> dict[str, float]:
-        """In GB/s and GFLOP/s."""
+        """Return the rates in GB/s, GFLOP/s and giga integer operations/s."""
         read = {"memory": self.memory, "weights": self.again, "cache": self.cache}
         return {f"{name}_gb_per_second": value / 1e9 for name, value in read.items()} | {
             "fma_gflop_per_second": self.fma / 1e9,
@@ -84,8 +89,11 @@ class Machine:
 
 @dataclass
 class Op:
-    """The same op of all layers. bytes, weights, flops: of one layer. ns: one entry per forward,
-    all layers."""
+    """One op, in all layers that have it.
+
+    bytes, weights, flops: the op's bytes, bytes of weights and operations in one layer. calls:
+    number of layers. ns: per forward, the nanoseconds of all layers together.
+    """
 
     name: str
     shape: str
@@ -98,16 +106,16 @@ class Op:
 
     @property
     def us(self) -> float:
-        """Median of one call."""
+        """Microseconds of one call, the median over forwards."""
         return statistics.median(self.ns) / 1e3 / self.calls
 
     @property
     def best_us(self) -> float:
-        """Time per call that the fastest tenth of all forwards stays below."""
+        """Microseconds of one call that the fastest tenth of all forwards stays below."""
         return sorted(self.ns)[len(self.ns) // 10] / 1e3 / self.calls
 
     def line(self, roof: float) -> dict[str, Any]:
-        """As JSON; roof: seconds of one call at its roof."""
+        """Return the op as JSON. roof: seconds of one call at its roof."""
         return {
             "op": self.name,
             "shape": self.shape,
@@ -123,7 +131,10 @@ class Op:
 
 @dataclass
 class Case:
-    """A checkpoint at a number of rows."""
+    """The forward of a checkpoint with a given number of rows.
+
+    head: tokens of the trunk before the rows. ops: by name and shape. whole: all ops as one.
+    """
 
     checkpoint: str
     dtype: str
@@ -138,19 +149,19 @@ class Case:
     whole: Op | None = None
 
     def measure(self) -> None:
-        """A burst of forwards."""
+        """Time forwards for about BURST seconds."""
         run = (self.head, self.rows, self.machine.threads)
         once = self.bench.run(*run, 1, self.temperature)
         seconds = sum(op["ns"][0] for op in once) / 1e9
         times = max(2, min(500, int(BURST / seconds)))
         parts = self.bench.run(*run, times, self.temperature)
-        # A forward computes tokens or distributions. Both are timed, but distributions are not part
-        # of it.
+        # The bench times both kinds of choice. A target's forward ends with tokens, so the time of
+        # the distributions is left out of the whole forward.
         self._add([part for part in parts if "dist" not in part["op"]])
         self._gather(parts)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Every op, then the whole forward."""
+        """Return a JSON line for every op, then one for the whole forward."""
         roofs = {key: self.machine.seconds(op) for key, op in self.ops.items()}
         of_forward = [key for key in self.ops if "dist" not in key[0]]
         assert self.whole is not None
@@ -305,7 +316,10 @@ def _cases(args: argparse.Namespace) -> list[Case]:
 
 
 def _decoder(name: str, dtype: str, args: argparse.Namespace) -> tuple[Decoder, str]:
-    """A checkpoint in memory, and the dtype of its activations. Raises InvalidInputError."""
+    """Load a checkpoint; returns its decoder and the dtype of its activations.
+
+    Raises InvalidInputError if there is no such checkpoint.
+    """
     if name in SIZES:
         activations = activations_of(dtype, args.activation_dtype)
         return decoder_of(name, dtype, args.isa, activations), activations
@@ -334,7 +348,7 @@ def _write(cases: Sequence[Case], to: str | None) -> None:
 
 
 def _put(lines: list[dict[str, Any]], tables: str, to: str | None) -> None:
-    """JSON to a file or, "-", to stdout instead of the tables."""
+    """Print the tables, and write JSON to the file `to`. If that is "-", print only JSON."""
     if to == "-":
         print(json.dumps(lines, indent=1))
         return

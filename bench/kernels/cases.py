@@ -1,7 +1,8 @@
 """The ops of sbrt.triton_kernels under load, each compared with its usual alternatives.
 
-A case has data for many launches (cold L2), our launch, baselines, the bytes that one launch must
-move, and a check. A case whose results are wrong has no figures.
+A case has separate data for many launches, so that the L2 cache is cold. It also has our launch,
+baselines, the bytes that one launch must move, and a check. If its results are wrong, it gets no
+figures.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ DTYPE = torch.bfloat16
 
 @dataclass
 class Case:
-    """One op at one shape. `launch` and each baseline take the number of the data to use.
+    """One op at one shape. `launch` and each baseline take the index of the data set to use.
 
-    check   returns the largest difference to a baseline, relative to the larger of 1 and the value,
-            and the allowed difference; None where only the tests compare
+    check   returns the largest difference to a baseline, relative to max(1, value), and the allowed
+            difference; None if only the tests check the results
+    bytes   bytes that one launch must move
     limit   expected seconds, as a function of the read bandwidth (bytes per second)
     ratio   how many times faster than each named baseline it is expected to be
     """
@@ -53,14 +55,14 @@ class Case:
 
 
 def cases(device: torch.device, only: str) -> Iterator[Case]:
-    """Every case whose op's name contains `only`, built when it is needed."""
+    """Yield every case whose op's name contains `only`. Each is built when it is needed."""
     for op, make in MAKERS.items():
         if only in op:
             yield from make(device)
 
 
 def path_table(head: int, rows: int, device: torch.device) -> torch.Tensor:
-    """A table of a root and its chain, as words."""
+    """Return the row table of a root and a path as chain, `rows` rows in all, as int32 words."""
     table = state.Batch(head=(head,), n=rows)
     for i in range(rows):
         row = table.row[i]
@@ -70,7 +72,7 @@ def path_table(head: int, rows: int, device: torch.device) -> torch.Tensor:
 
 
 def attention_cases(device: torch.device) -> Iterator[Case]:
-    """Chains of a target of 32 heads and 8 KV heads, head_dim 128."""
+    """Attention of chains in a target with 32 heads and 8 KV heads, head_dim 128."""
     for rows, keys in ((1, 8192), (8, 2048), (16, 2048), (16, 8192), (16, 32768), (64, 8192)):
         yield _attention(device, rows, keys)
 
@@ -119,7 +121,7 @@ def _attention(device: torch.device, rows: int, keys: int) -> Case:
 def _installed_attention(
     q: torch.Tensor, kv: torch.Tensor, keys: int
 ) -> dict[str, Callable[[int], None]]:
-    """flash_attn_with_kvcache and FlashInfer if installed; both can do only a path."""
+    """Return flash_attn_with_kvcache and FlashInfer if installed. Both support only paths."""
     found: dict[str, Callable[[int], None]] = {}
     if importlib.util.find_spec("flash_attn"):
         from flash_attn import flash_attn_with_kvcache
@@ -141,8 +143,10 @@ def _installed_attention(
 
 
 def choose_cases(device: torch.device) -> Iterator[Case]:
-    """16 rows and 1 row of a vocabulary of 128k: greedy, sampled, filtered, and a draft's
-    distributions."""
+    """Choices in 16 rows or 1 row of a vocabulary of 128k.
+
+    They are greedy, sampled, filtered by top_p, or a draft's distributions.
+    """
     for rows, kind in (
         (16, "greedy"),
         (16, "sampled"),
@@ -194,7 +198,7 @@ def _choose(device: torch.device, rows: int, kind: str, vocab: int = 128_256) ->
 
 
 def row_cases(device: torch.device) -> Iterator[Case]:
-    """Norm with the residual, gate and rope over 16 rows of a target 4096 wide."""
+    """Norm with the residual, and gate, over 16 rows of a target with hidden size 4096."""
     rows, hidden, inner, n = 16, 4096, 14336, 64
     x, residual = (torch.randn(n, rows, hidden, device=device, dtype=DTYPE) for _ in range(2))
     weight, out = torch.ones(hidden, device=device, dtype=DTYPE), torch.empty_like(x[0])
@@ -309,7 +313,7 @@ def _linear(device: torch.device, name: str, n: int, k: int, how: str) -> Case:
 
 
 def settle_cases(device: torch.device) -> Iterator[Case]:
-    """A tree's path of 8 nodes, 32 layers x 8 heads x 128."""
+    """Moves of the KV of an accepted path of 8 nodes of a tree, 32 layers x 8 heads x 128."""
     layers, kv_heads, capacity, d, depth = 32, 8, 4096, 128, 8
     kv = torch.randn(2, layers, kv_heads, capacity, d, device=device, dtype=DTYPE)
     block = state.Sequence(head=1000 + depth + 1)
@@ -347,4 +351,4 @@ def _difference(got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 def _ignore(_: object) -> None:
-    """Discard a result: a launch returns nothing."""
+    """Discard a result, because a launch must return None."""

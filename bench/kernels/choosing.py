@@ -1,9 +1,9 @@
-"""The sampling pass alone, by vocabulary, rows and filters: `python -m bench.kernels --choose`.
+"""`python -m bench.kernels --choose`: times the sampling pass alone.
 
-There are two kinds of logits, drawn from a seed. "wide" is normal with deviation 3, and its nucleus
-is thousands of tokens. "sharp" is the same with twenty tokens far above the rest, like a language
-model's. The roof is reading the logits once, as fast as the team reads as many bytes again and
-again.
+It varies the vocabulary, the rows and the filters. There are two kinds of logits, drawn from a
+seed. "wide" is normal with standard deviation 3, so top_p keeps thousands of tokens. "sharp" is the
+same with twenty tokens far above the rest, as in a language model. The roof is the time to read the
+logits once. Its rate is measured on reads of as many bytes again and again.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "min_p=0.05": {"min_p": 0.05},
     "top_k=50,top_p=0.95": {"top_k": 50, "top_p": 0.95},
 }
-BURST = 0.02  # seconds of choices at a time
+BURST = 0.02  # seconds of choices between two measurements of the roof
 COLUMNS = ("vocabulary", "rows", "logits", "sampling", "us", "best us", "GB/s", "roof")
 
 
 @dataclass
 class Choosing:
-    """One setting of the sampling pass over the same rows of logits. ns: time of each call, with
-    the team's synchronisation."""
+    """One setting of the sampling pass, over rows of logits that other settings share.
+
+    shape: (rows, vocab). ns: nanoseconds of each call, with the team's synchronisation.
+    """
 
     bench: ChooseBench
     shape: tuple[int, int]
@@ -49,14 +51,14 @@ class Choosing:
     ns: list[int] = field(default_factory=list)
 
     def measure(self) -> None:
-        """A burst of choices."""
+        """Time choices for about BURST seconds."""
         sampling = Sampling(**{"temperature": 0.8, "seed": 7, **SAMPLINGS[self.sampling]})
         once = self.bench.run(sampling, self.threads, 1)[0]
         times = max(2, min(500, int(BURST * 1e9 / once[0])))
         self.ns += self.bench.run(sampling, self.threads, times)[0]
 
     def line(self, read: float) -> dict[str, Any]:
-        """As JSON; read: bytes per second at the roof."""
+        """Return the figures as JSON. read: bytes per second at the roof."""
         rows, vocab = self.shape
         us, size = statistics.median(self.ns) / 1e3, 4 * rows * vocab
         return {
@@ -75,7 +77,7 @@ class Choosing:
 
 
 def logits_of(kind: str, rows: int, vocab: int) -> NDArray[np.float32]:
-    """Rows [rows, vocab] of a kind."""
+    """Return random logits [rows, vocab] of the kind "wide" or "sharp"."""
     rng = np.random.default_rng(vocab)
     x = rng.normal(scale=3, size=(rows, vocab)).astype(np.float32)
     if kind == "sharp":

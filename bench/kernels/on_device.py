@@ -1,4 +1,4 @@
-"""`python -m bench.kernels --device cuda`: each kernel, its roof and its usual alternatives.
+"""`python -m bench.kernels --device cuda`: times each kernel, its roof and its alternatives.
 
 python -m bench.kernels --device cuda [--only attention] [--seconds 1] [--json OUT] [--ncu]
 """
@@ -79,7 +79,7 @@ def measured(only: str, seconds: float) -> dict[str, Any]:
 
 
 def _line(case: Any, bandwidth: float, seconds: float) -> dict[str, Any]:
-    """A case without figures if its result is wrong."""
+    """Check a case and measure it. The line has no figures if the case's result is wrong."""
     from ..gpu import timing
 
     line: dict[str, Any] = {"op": case.op, "shape": case.shape, "right": True, "kept": True}

@@ -3,18 +3,19 @@
     python -m bench.lanes --device cuda [--models 8b,1b] [--context 1024] [--positions 8192]
         [--rows 1,16,32,64] [--seconds 1] [--products fused|cublas] [--json OUT]
 
-Models are Llama-shaped, with random weights in bfloat16. The first is the target. T(rows) is the
-time of its verification graphs, and of a graph with one row. A verification graph's time is also
-the cost of a token of plain decoding. The second model is the draft. t(rows) is the time of its
-steps.
+Models are Llama-shaped, with random weights in bfloat16. The first is the target, the second the
+draft. T(rows) is the time of a target's verification graph, or of a graph with one row. Plain
+decoding replays a verification graph for each token. t(rows) is the time of a draft step.
 
-Each graph is measured alone, and while the other lane works on its own stream. Bytes are those of
-weights, without the embedding that is looked up, and of the keys and values of the context. Then
-come the prompt pieces that follow the context, compared with products of large matrices.
+Each graph is measured alone, and while the other lane works on its own stream. Bytes count the
+weights and the context's keys and values, but not the embedding, of which only some rows are read.
+Then prompt pieces that follow the context are measured. Their rate of operations is compared with
+products of large matrices.
 
---positions: capacity of the rings. An engine takes 131072 for a Llama 3.x by default. That is a
-ring of 17 GB for each of the target's --rows.
---products: six nodes a layer with our `linear`, or nine around torch's products.
+--positions: capacity of the rings. By default an engine uses 131072 for a Llama 3.x. With that
+value, each of the target's --rows needs a ring of 17 GB.
+--products: `fused` has six nodes per layer, with our `linear`. `cublas` has nine, with torch's
+products.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ COLUMNS = (
     "| target first | nodes | a layer"
 )
 FEEDS = "lane | rows of a prompt | us (spread) | tokens/s | TFLOP/s | % of measured products"
-PRODUCTS = ("fused", "cublas")  # names of sbrt.gpu.lane
+PRODUCTS = ("fused", "cublas")  # ways to compute a forward's layers, as sbrt/gpu/lane.py has them
 MOST_POSITIONS = 131_072
-VERIFIED = ("1", "16", "32", "64")  # rows of a target's graphs
+VERIFIED = ("1", "16", "32", "64")  # rows of the target's graphs that can be measured
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +99,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
-    """One line for every graph, and the figures that they are compared with."""
+    """Measure and print; returns a line for every graph, and the figures it is compared with."""
     print(bench.describe(), file=sys.stderr)
     print(COLUMNS)
     lines = []
@@ -137,7 +138,7 @@ def render(line: dict[str, Any]) -> str:
 
 
 def render_feed(line: dict[str, Any]) -> str:
-    """One line of the table of prompts."""
+    """Return one line of the table FEEDS."""
     least, most = line["spread"]
     return (
         f"{line['lane']} | {line['rows']} | {line['us']:.1f} ({least:.1f}-{most:.1f}) | "

@@ -1,5 +1,4 @@
-"""The lanes that bench.lanes measures: two, with random weights on a device, alone and
-overlapped."""
+"""The two lanes that bench.lanes measures, alone and overlapped. Their weights are random."""
 
 from __future__ import annotations
 
@@ -25,8 +24,9 @@ from sbrt.triton_kernels import state
 from ..gpu import timing
 from ..gpu.choice import record_choice
 
-VERIFIED = (1, *ROWS)  # rows of a target's graphs: `none` replays those of ROWS, 1 is an extra
-WARM, LEAST = 5, 10  # replays
+# Rows of the target's graphs. Engines replay those of ROWS, also for `none`; 1 is an extra.
+VERIFIED = (1, *ROWS)
+WARM, LEAST = 5, 10  # replays that warm up, and the least that are timed
 URGENT = -1  # priority of an urgent stream; others have 0
 BESIDE = {"T": 16, "t": 16}  # rows of the other lane while a lane is measured
 
@@ -35,8 +35,10 @@ Launch = Callable[[torch.cuda.Stream], None]
 
 
 def launcher(piece: Piece) -> Launch:
-    """Launch a captured graph as the core does, because torch's own replay adds kernels before
-    it."""
+    """Return a function that launches a captured graph as the core does.
+
+    torch's own replay would add kernels before the graph.
+    """
     made = ctypes.c_void_p()
     driver(
         "cuGraphInstantiateWithFlags", ctypes.byref(made), ctypes.c_void_p(piece.graph),
@@ -46,7 +48,10 @@ def launcher(piece: Piece) -> Launch:
 
 
 class Bench:
-    """A target and a draft, a row table each, and their recorded forwards."""
+    """A target and a draft with their recorded forwards.
+
+    products: "fused" or "cublas". verified: rows of the target's graphs. storage: of the matrices.
+    """
 
     def __init__(
         self,
@@ -100,35 +105,39 @@ class Bench:
             self._feeds[name, rows] = launcher(piece or lane.record_prefill(table, rows))
 
     def config(self, lane: str) -> ModelConfig:
-        """The sizes of "T", the target, or "t", the draft."""
+        """Return the config of lane "T", the target, or "t", the draft."""
         return self._configs[lane]
 
     def graphs(self) -> Iterator[tuple[str, int]]:
-        """(lane, rows) of everything to measure."""
+        """Yield (lane, rows) of every forward to measure."""
         yield from sorted(self._pieces)
 
     def feeds(self) -> Iterator[tuple[str, int]]:
-        """(lane, rows) of the prompt pieces."""
+        """Yield (lane, rows) of every prompt piece to measure."""
         yield from sorted(self._feeds)
 
     def feed_line(self, lane: str, rows: int, seconds: float) -> dict[str, Any]:
-        """Microseconds of one prompt piece that follows the context."""
+        """Return the time in us and the tokens/s of one prompt piece that follows the context."""
         times = self._times(self._feeds[lane, rows], 0, None, seconds / 3)
         us = statistics.median(times)
         return {"lane": lane, "rows": rows, "us": us, "spread": [min(times), max(times)],
                 "tokens_per_s": rows / us * 1e6}  # fmt: skip
 
     def line(self, lane: str, rows: int, seconds: float) -> dict[str, Any]:
-        """Microseconds of one graph: alone, and while the other lane works. The latter twice: first
-        the draft's stream is urgent, as in engines, then the target's. us_choice: of the choice
-        that follows the forward, alone."""
+        """Return the times of one graph in us.
+
+        us: the graph runs alone. us_overlapped: the other lane works meanwhile, and the draft's
+        stream has the higher priority, as in engines. us_overlapped_target_first: the same, but the
+        target's stream has the higher priority. us_choice: only the choice after the forward runs.
+        """
         piece, launch = self._pieces[lane, rows], self._launches[lane, rows]
         name = "t" if lane == "T" else "T"
         other = self._launches[name, BESIDE[name]]
         alone = self._times(launch, 0, None, seconds / 3)
         us = statistics.median(alone)
         choice = statistics.median(self._times(self._choices[lane, rows], 0, None, 0))
-        times = 2 + math.ceil(4 * us / self._alone(name, other))  # outlasts two of our launches
+        # The other lane's launches must last longer than two launches of this lane.
+        times = 2 + math.ceil(4 * us / self._alone(name, other))
         beside = [
             statistics.median(self._times(launch, priority, (other, times), seconds / 3))
             for priority in (URGENT * (lane == "t"), URGENT * (lane == "T"))
@@ -146,7 +155,7 @@ class Bench:
         }
 
     def _alone(self, lane: str, launch: Launch) -> float:
-        """Microseconds of the other lane's graph when it runs alone, measured once."""
+        """Return the us of a lane's graph when it runs alone. It is measured only once."""
         if lane not in self._beside_us:
             self._beside_us[lane] = statistics.median(self._times(launch, 0, None, 0))
         return self._beside_us[lane]
@@ -154,12 +163,12 @@ class Bench:
     def _times(
         self, launch: Launch, priority: int, beside: tuple[Launch, int] | None, seconds: float
     ) -> list[float]:
-        """Microseconds of each launch.
+        """Return the microseconds of each launch.
 
-        `beside`: another graph and how many times it is launched, on a stream of the other
-        priority. That stream works from before the first kernel until after the last.
-        The clock starts after an earlier launch of the same graph. So the host has finished its
-        work for the launch before the device gets to it.
+        `beside`: the other lane's graph, and how often it is launched before each measurement. Its
+        stream has the other priority, and works until after the measured launch has ended. The
+        clock starts after an earlier launch of the same graph. So the host has enqueued the
+        measured launch before the device gets to it.
         """
         mine = torch.cuda.Stream(self.device, priority)
         its = torch.cuda.Stream(self.device, URGENT - priority)
@@ -180,11 +189,11 @@ class Bench:
         return found[WARM:]
 
     def describe(self) -> str:
-        """Sentences on the memory of every lane."""
+        """Return sentences on the memory of every lane."""
         return "\n".join(lane.describe() for lanes in self._lanes.values() for lane in lanes)
 
     def environment(self) -> dict[str, Any]:
-        """The device and its read bandwidth."""
+        """Return the device, torch's version, and the measured read bandwidth and product rate."""
         return {
             "device": torch.cuda.get_device_name(self.device),
             "torch": torch.__version__,
@@ -194,7 +203,7 @@ class Bench:
 
 
 def path_table(lane: GpuLane, rows: int, head: int) -> state.Batch:
-    """`rows` rows of a path that follows a trunk of `head` tokens."""
+    """Return the row table of a path of `rows` rows after a trunk of `head` tokens."""
     table = state.Batch(head=(head,), n=rows)
     for i in range(rows):
         row = table.row[i]

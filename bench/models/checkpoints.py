@@ -1,7 +1,8 @@
-"""Checkpoints that benches measure: Hugging Face folders that every engine can read, or any file.
+"""Checkpoints that benches measure: Hugging Face folders, or the user's own models.
 
-`m37` and `m2` are random (`sizes`). `demo` is the demo pair, `demo-75m` and `demo-1g` are the demo
-pair with an inflated target (`inflate`). Written checkpoints are kept under build/checkpoints.
+`m37` and `m2` are random (`sizes`). `demo` is the demo pair. `demo-75m` and `demo-1g` are the demo
+pair with an inflated target (`inflate`). Folders that this module writes are kept under
+build/checkpoints.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sbrt.model.safetensors_file import bfloat16
 
 BUILD = Path(__file__).parents[2] / "build"
 DEMO, INFLATED = "demo", "demo-75m"
-INFLATED_TO = {INFLATED: 75_000_000, "demo-1g": 10**9}  # parameters
+INFLATED_TO = {INFLATED: 75_000_000, "demo-1g": 10**9}  # number of parameters
 NAMES = (*SIZES, DEMO, *INFLATED_TO)
 USUAL = tuple(name for name in NAMES if INFLATED_TO.get(name, 0) < 10**9)  # these fit any machine
 
@@ -43,7 +44,10 @@ class Given:
 
 
 def given(name: str, build: Path = BUILD) -> Given:
-    """The folders of a checkpoint, written if they do not exist. Raises InvalidInputError."""
+    """Return the checkpoint `name`. Its folders are written first if they do not exist.
+
+    Raises InvalidInputError if the name is unknown.
+    """
     if name not in NAMES:
         raise InvalidInputError(f"checkpoint: expected one of {', '.join(NAMES)}, got {name!r}")
     if name in SIZES:
@@ -56,12 +60,18 @@ def given(name: str, build: Path = BUILD) -> Given:
 
 
 def of_models(target: Path, draft: Path | None) -> Given:
-    """The user's own folder or file, under its own name. Raises InvalidInputError."""
+    """Return the user's own folder or file as a checkpoint named after it.
+
+    Raises InvalidInputError if it cannot be read.
+    """
     return _keyed(target.stem if is_gguf(target) else target.name, target, draft)
 
 
 def cached(build: Path, name: str, write: Callable[[Path], object]) -> Path:
-    """build/checkpoints/NAME, written as a whole or not at all."""
+    """Return the folder build/checkpoints/NAME.
+
+    `write` fills it if it does not exist. An interrupted write leaves no folder of this name.
+    """
     folder = build / "checkpoints" / name
     if not folder.is_dir():
         part = folder.with_name(f"{name}.part")

@@ -21,7 +21,10 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json"
 def write_folder(
     folder: Path, config: dict[str, Any], weights: Iterable[tuple[str, NDArray[np.uint16]]]
 ) -> None:
-    """A Hugging Face folder of bfloat16 weights (as bits), with the demo pair's tokenizer."""
+    """Write a Hugging Face folder with the demo pair's tokenizer.
+
+    weights: (name, bits of bfloat16 values).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = demo_pair.demo_folder(demo_pair.TARGET)
     for name in TOKENIZER:

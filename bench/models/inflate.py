@@ -1,8 +1,9 @@
-"""`python -m bench.models.inflate --to 75M OUT`: the same function at a larger cost.
+"""`python -m bench.models.inflate --to 75M OUT`: enlarges a model without changing its logits.
 
 It widens MLPs and adds layers whose output projections are zero. Every other new weight is random.
-A zero column of down_proj only appends products that are zero to each sum, and a new layer adds
-zero to the residual stream. So logits stay bitwise the same in an engine that adds in order of k.
+A new zero column of down_proj only appends zero products to each sum, and a new layer adds zero to
+the residual stream. So logits stay bitwise the same in an engine that adds products in the order of
+the columns.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ if TYPE_CHECKING:
     Bits = NDArray[np.uint16]
 
 MOST_LAYERS = 24
-STEP = 64  # neurons are added in this unit: whole groups of every quantised format
-CLOSE = 0.02  # share of the requested parameters
+STEP = 64  # neurons are added in multiples of this: whole groups of every quantised format
+CLOSE = 0.02  # largest relative difference to the requested number of parameters
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 
 
 def inflate(source: Path, parameters: int, out: Path, seed: int = 0) -> ModelConfig:
-    """Write the checkpoint `source` at a cost of about `parameters`, within 2 %, to `out`.
+    """Write `source`, inflated to `parameters` parameters within 2 %, to the folder `out`.
 
-    Returns its sizes. Raises InvalidInputError for weights that are not bfloat16, for a size below
-    the source's, and for one that no number of neurons gives.
+    Returns the config of the new model. Raises InvalidInputError for weights that are not bfloat16,
+    for a size below the source's, and for a size that no number of neurons gives.
     """
     checkpoint = open_checkpoint(source)
     if checkpoint.storage("auto") != "bfloat16":
@@ -59,7 +60,10 @@ def inflate(source: Path, parameters: int, out: Path, seed: int = 0) -> ModelCon
 
 
 def larger(config: ModelConfig, parameters: int) -> ModelConfig:
-    """Add as many layers as fit, then as many neurons. Raises InvalidInputError."""
+    """Return the config with as many layers as fit, then as many neurons as fit.
+
+    Raises InvalidInputError if no such config has about this number of parameters.
+    """
     fitting = [
         n
         for n in range(config.layers, max(config.layers, MOST_LAYERS) + 1)
@@ -80,7 +84,7 @@ def larger(config: ModelConfig, parameters: int) -> ModelConfig:
 
 
 def count(config: ModelConfig) -> int:
-    """Parameters of a checkpoint, a tied embedding once."""
+    """Return the number of parameters of a checkpoint. A tied embedding counts once."""
     return sum(math.prod(shape) for shape in expected_shapes(config).values())
 
 

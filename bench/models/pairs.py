@@ -1,9 +1,9 @@
-"""Pairs that are measured on a device: the demo pair, the same at a larger cost, and sizes of real
-models with weights drawn there.
+"""Pairs that are measured on a device.
 
-The draft of a random target is the target's own first layers. The contributions of its other layers
-are damped. So the draft is often right and often wrong, at the costs of real models. Both share one
-memory.
+They are the demo pair, the demo pair with an inflated target, and random pairs. A random target has
+the sizes of a real model, and weights that are drawn on the device. Its draft is the target's own
+first layers, in the same memory. The contributions of the target's other layers are scaled down. So
+the draft is right often but not always, and both cost as much as real models.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 DEMO = "demo"
 INFLATED = "demo-1g"  # a name of bench.models.checkpoints
 NAMES = (DEMO, INFLATED, *MODELS)
-DRAFT_LAYERS = 3  # in an 8B target: a 1B reads as many bytes
-DAMPED = 0.03  # then about three tokens in four are the draft's first choice
-POSITIONS = 131_072  # in a random pair: the value in configurations of Llama 3.x, which engines use
+DRAFT_LAYERS = 3  # of an 8B target: they read as many bytes as a 1B model
+# Scale of the other layers. With it the target's token is the draft's first choice in about three
+# of four cases.
+DAMPED = 0.03
+POSITIONS = 131_072  # context of a random pair, as in the configurations of Llama 3.x
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +47,10 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_of(args: argparse.Namespace, seed: int) -> SamplingParams:
-    """Sampling parameters from the flags of `add_sampling` and --max-tokens. Raises
-    InvalidInputError."""
+    """Return the sampling parameters that the flags of `add_sampling` and --max-tokens give.
+
+    Raises InvalidInputError if one is invalid.
+    """
     return SamplingParams(
         temperature=args.temperature, top_p=args.top_p, top_k=args.top_k, seed=seed,
         max_tokens=args.max_tokens, ignore_eos=True,
@@ -54,12 +58,15 @@ def sampling_of(args: argparse.Namespace, seed: int) -> SamplingParams:
 
 
 def is_random(name: str) -> bool:
-    """True if the pair has neither a checkpoint nor a tokenizer."""
+    """Return True for a random pair, which has neither a checkpoint nor a tokenizer."""
     return name in MODELS
 
 
 def engine_config(name: str, device: str, method: str, **more: object) -> EngineConfig:
-    """The config of an engine for a pair of NAMES. Raises InvalidInputError on another name."""
+    """Return the config of an engine for a pair of NAMES.
+
+    more: other fields of EngineConfig. Raises InvalidInputError for an unknown name.
+    """
     if name not in NAMES:
         raise InvalidInputError(f"--pair: expected one of {', '.join(NAMES)}, got {name}")
     if is_random(name):
@@ -76,7 +83,7 @@ def engine_config(name: str, device: str, method: str, **more: object) -> Engine
 
 
 def pair_of(name: str, config: EngineConfig) -> Pair | None:
-    """Weights of a random pair on the config's device; None if the engine reads a checkpoint.
+    """Return a random pair on the config's device, or None if the engine reads a checkpoint.
 
     Raises InvalidInputError for a random pair on a CPU.
     """
@@ -95,7 +102,7 @@ def pair_of(name: str, config: EngineConfig) -> Pair | None:
 
 
 def shape_of(name: str) -> ModelConfig:
-    """Sizes of a random target."""
+    """Return the config of a random target."""
     return replace(config_of(name), max_positions=POSITIONS)
 
 
@@ -107,9 +114,10 @@ def random_pair(
     early: bool = False,
     rows: int | None = 16,
 ) -> Pair:
-    """A target of these sizes, and a draft made of its first layers. The same weights each time.
+    """Return a target of these sizes, and a draft made of its first layers.
 
-    rows: of the verification graph; None: of several sizes.
+    The weights are the same in each call. rows: rows of the verification graph; None: there are
+    graphs of several sizes.
     """
     import torch
 
@@ -136,13 +144,13 @@ def damp(weights: Weights, kept: int) -> None:
 
 
 def first_layers(weights: Weights, layers: int) -> Weights:
-    """The same weights with fewer layers."""
+    """Return a model that shares the weights but has only the first `layers` layers."""
     fewer = replace(weights.config, layers=layers)
     return replace(weights, config=fewer, layers=weights.layers[:layers])
 
 
 def prompts_of(name: str) -> Callable[[int], str | list[int]]:
-    """The i-th prompt of a pair: text, or ids if there is no tokenizer."""
+    """Return a function that gives the i-th prompt: text, or ids if there is no tokenizer."""
     if not is_random(name):
         return lambda i: f"# {i}\n{BUILT_IN[i % len(BUILT_IN)]}"
     import random

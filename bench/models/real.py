@@ -1,5 +1,4 @@
-"""Sizes of real models that are measured on a device, and the bytes and operations of their
-forwards."""
+"""Sizes of real models for device benches, and the bytes and operations of their forwards."""
 
 from __future__ import annotations
 
@@ -7,26 +6,28 @@ from sbrt.model.config import ModelConfig
 
 from .sizes import llama_of
 
-MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # see sizes
-SIZES = MODELS | {"70b": (8192, 80, 28672, 64, 8, 128)}  # too large to be measured with a draft
+# Sizes in the order of bench.models.sizes.NAMES.
+MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}
+SIZES = MODELS | {"70b": (8192, 80, 28672, 64, 8, 128)}  # 70b and a draft do not fit on one device
 VOCAB, POSITIONS = 128_256, 8192
 
 
 def config_of(name: str) -> ModelConfig:
-    """Sizes of a model of SIZES."""
+    """Return the config of a model of SIZES."""
     return llama_of(
         SIZES[name], vocab=VOCAB, max_positions=POSITIONS, rope_theta=5e5, tied=name == "1b"
     )
 
 
-# Bytes of a weight, and of one of the head, with scales and minimums as a device has them.
+# Bytes per weight of a layer's matrices and of the LM head, with scales and minimums, on a device.
 STORED = {"bfloat16": (2.0, 2.0), "int8": (1.0625, 1.0625), "int4": (0.75, 1.125)}
 
 
 def moved_bytes(config: ModelConfig, context: int, size: int, storage: str = "bfloat16") -> int:
-    """Bytes that a forward of few rows reads: weights without the embedding, keys, values.
+    """Return the bytes that a forward of few rows reads: weights, keys and values.
 
-    size: bytes of an element that is not quantised. storage: of matrices, a key of STORED.
+    The embedding does not count. size: bytes of an element that is not quantised. storage: storage
+    of the matrices, a key of STORED.
     """
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     layer, head = STORED[storage] if storage != "bfloat16" else (float(size), float(size))
@@ -36,9 +37,9 @@ def moved_bytes(config: ModelConfig, context: int, size: int, storage: str = "bf
 
 
 def prefill_flops(config: ModelConfig, context: int, rows: int) -> int:
-    """Operations of a prompt piece that follows `context` tokens: products and attention.
+    """Return the operations of a prompt piece that follows `context` tokens.
 
-    The last layer ends with its keys and values.
+    Matrix products and attention count. In the last layer only the keys and values are computed.
     """
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     taken_in = config.hidden * (queries + 2 * keys)

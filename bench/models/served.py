@@ -15,14 +15,20 @@ from sbrt import InvalidInputError
 
 @contextmanager
 def served(words: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """The address of a server with these flags. Raises InvalidInputError."""
+    """Run a server with these flags; yields its host and port.
+
+    Raises InvalidInputError if the server does not start.
+    """
     with serving(words) as (_, host, port):
         yield host, port
 
 
 @contextmanager
 def serving(words: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
-    """A server with these flags: its process, host and port. Raises InvalidInputError."""
+    """Run a server with these flags; yields its process, host and port.
+
+    Raises InvalidInputError if the server does not start.
+    """
     command = [sys.executable, "-m", "sbrt", "serve", "--port", "0", "--no-access-log", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         try:
@@ -30,7 +36,7 @@ def serving(words: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str, 
             said = ""
             for said in child.stderr:
                 if found := re.search(r"at http://([\d.]+):(\d+)$", said.rstrip()):
-                    # A full pipe would stop the server.
+                    # The thread empties the pipe. A full pipe would block the server.
                     threading.Thread(target=_pass_on, args=(child.stderr,), daemon=True).start()
                     yield child, found.group(1), int(found.group(2))
                     return

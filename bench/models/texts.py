@@ -5,5 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 # 32 beginnings of Python programs, of several lines each. No two begin alike, so no prompt can
-# reuse the key-value cache of another. None is answered by its own repetition.
+# reuse another's KV cache. None has a continuation that merely repeats the prompt, which would
+# favour look-up.
 TEXTS = Path(__file__).parent / "prompts.jsonl"

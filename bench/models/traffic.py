@@ -19,7 +19,7 @@ from sbrt.sampling import SamplingParams
 
 @dataclass(frozen=True)
 class Load:
-    """Arrival of requests: `concurrency` of them in flight at any time, or `rate` of them a second.
+    """How requests arrive: `concurrency` are in flight at any time, or `rate` arrive per second.
 
     Exactly one of the two is set. Arrivals at a rate are a Poisson process.
     """
@@ -35,7 +35,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Work:
-    """Prompts as token ids, and the parameters of every request. seed: for the arrivals."""
+    """Prompts as token ids, and the parameters of every request. seed: seed of the arrivals."""
 
     prompts: Sequence[list[int]]
     params: SamplingParams
@@ -44,9 +44,11 @@ class Work:
 
 @dataclass
 class Answer:
-    """One request. prompt: its index. is_ballast: it only keeps the load up. Times: perf_counter().
+    """The tokens of one request and when they arrived, in seconds of perf_counter().
 
-    times, counts: when each output arrived, and its number of tokens; only outputs with tokens.
+    prompt: the prompt's index. arrived: when the request was sent. is_ballast: the request only
+    keeps the load up and is not counted. times, counts: when each output with tokens arrived, and
+    its number of tokens.
     """
 
     prompt: int
@@ -76,8 +78,8 @@ class Answer:
         return [gap / count for gap, count in pairs for _ in range(count)]
 
     def agrees(self, expected: Sequence[int]) -> bool:
-        """True if these are the expected tokens: all of them, or the first ones if the answer was
-        cut."""
+        """Return True if the tokens are the expected ones. An aborted answer needs only the first
+        of them."""
         return self.ids == list(expected if self.finished else expected[: len(self.ids)])
 
 
@@ -90,7 +92,7 @@ class Played:
 
     @property
     def counted(self) -> list[Answer]:
-        """The answers whose latencies count."""
+        """The answers whose latencies count: those that are no ballast."""
         return [answer for answer in self.answers if not answer.is_ballast]
 
     @property
@@ -118,10 +120,10 @@ class Played:
         return percentile([gap for a in self.counted for gap in a.token_gaps], share)
 
     def shared(self) -> tuple[int, float]:
-        """Tokens that arrived while all requests were decoding, and these seconds; (0, 0.0) if
-        there were none.
+        """Return (tokens, seconds) of the time in which all requests were decoding.
 
-        The time begins when all have their first token and ends when one of them has its last.
+        This time begins when all requests have their first token. It ends when the first of them
+        has its last token. Returns (0, 0.0) if there was no such time.
         """
         begin = max(a.times[0] for a in self.counted)
         end = min(a.times[-1] for a in self.counted)
@@ -136,14 +138,14 @@ class Played:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The least value that `share` of the values do not exceed; 0.0 if there are none."""
+    """Return the least value that at least `share` of the values do not exceed, or 0.0 for none."""
     if not values:
         return 0.0
     return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
 
 
 def arrivals(rate: float, count: int, seed: int) -> list[float]:
-    """Seconds at which `count` requests arrive: a Poisson process, the first one at 0."""
+    """Return the seconds at which `count` requests arrive: a Poisson process that begins at 0."""
     chance = random.Random(seed)
     times = [0.0]
     while len(times) < count:
@@ -152,10 +154,11 @@ def arrivals(rate: float, count: int, seed: int) -> list[float]:
 
 
 def play(engine: Engine, method: Method, load: Load, work: Work) -> Played:
-    """Send every prompt once under this load; its latencies count.
+    """Send every prompt once under this load, and wait for the answers.
 
-    A closed loop repeats the prompts until all that count have ended, so that the load stays the
-    same. Then it aborts the requests that still run. Raises EngineError if a generation fails.
+    With `concurrency`, more requests repeat the prompts until those that count have ended, so that
+    the load stays the same. Then the other requests are aborted. Raises EngineError if a generation
+    fails.
     """
     player = _Player(engine, method, work)
     if load.concurrency is not None:
@@ -165,7 +168,7 @@ def play(engine: Engine, method: Method, load: Load, work: Work) -> Played:
 
 
 class _Player:
-    """The requests of one run. `live` holds them by id."""
+    """Sends the requests of one run. `_live` has the requests in flight, by id."""
 
     def __init__(self, engine: Engine, method: Method, work: Work) -> None:
         self._engine, self._method, self._work = engine, method, work

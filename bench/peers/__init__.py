@@ -1,7 +1,7 @@
-"""Decoding here compared with other engines, in one run: `python -m bench.peers`.
+"""`python -m bench.peers` compares our decoding with that of other engines, in one run.
 
-- `settings` lists the peers and their lines.
-- `lines` defines a line and when it is correct.
-- `process` speaks to a peer in its own environment (`workers`); `ours` is sbrt.
-- `run` measures, `report` prints the table.
+- `settings` lists the peers (other engines), and the lines of the table that each has.
+- `lines` defines a line, and when its answers are correct.
+- `process` talks to a peer that runs in its own environment (`workers`). `ours` is sbrt.
+- `run` measures, and `report` prints the table.
 """

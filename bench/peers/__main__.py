@@ -1,21 +1,21 @@
-"""`python -m bench.peers`: decoding here and in other engines, same weights, prompts and threads.
+"""`python -m bench.peers`: compares us with other engines: same weights, prompts, threads.
 
     python -m bench.peers --checkpoints m37,demo --prompts F --limit 8 --max-tokens 128 --json OUT
     python -m bench.peers --target FILE.gguf --methods lookup,auto --chatml --prompts F
 
-Every peer runs in its own process and environment (`make peers`). Decoding is greedy and continues
-to max_tokens whatever token comes. Prefill and warm-up are left out. Engines are interleaved prompt
-by prompt; figures are medians over prompts.
+Every peer (another engine) runs in its own process and environment (`make peers`). Decoding is
+greedy and always continues to max_tokens. Times leave out prefill and warm-up. Engines are
+interleaved prompt by prompt; figures are medians over prompts.
 
---concurrency N also measures batches of N prompts: ours with N seats, llama.cpp with N sequences in
-one llama_batch. Engines that do not fit in memory together are measured one after another. An
-engine that does not fit alone is refused.
+--concurrency N also measures batches of N prompts. Our engine then has N seats; llama.cpp has N
+sequences in one llama_batch. Engines that do not fit in memory together are measured one after
+another. An engine that does not fit alone is refused.
 
-An incorrect line (Line.json) has no figures. A checkpoint without a draft (m37, m2) has no lines
-that need one.
+A line of the table is one engine in one dtype and mode. If its answers are incorrect (Line.json),
+it has no figures. A checkpoint without a draft (m37, m2) has no lines that need a draft.
 
---target takes the user's own models. We and llama.cpp read the same weights from a GGUF file.
-Engines that cannot read such files are left out.
+--target takes the user's own models. sbrt and llama.cpp read the same weights from a GGUF file.
+Engines that cannot read GGUF files are left out.
 """
 
 from __future__ import annotations
@@ -92,7 +92,10 @@ def _names(flag: str, text: str, known: Sequence[str]) -> list[str]:
 
 
 def _models(args: argparse.Namespace) -> list[Callable[[], checkpoints.Given]]:
-    """One function per checkpoint that makes it, in order. Raises InvalidInputError."""
+    """Return one function per checkpoint, in order, that makes or opens the checkpoint.
+
+    Raises InvalidInputError for flags that contradict each other.
+    """
     if args.target is None:
         if args.draft is not None:
             raise InvalidInputError("--draft: expected --target with it, got none")

@@ -1,5 +1,7 @@
-"""A line is one engine on one checkpoint, in one dtype and mode. This module says when it is
-correct."""
+"""Lines of the table of bench.peers. A line is one engine on one checkpoint, in one dtype and mode.
+
+This module decides when a line's answers are correct.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,15 @@ from typing import Any, Protocol
 
 from sbrt.outputs import ratio
 
-# TIES are the limits of a near-tie: the gap between a peer's best logit and that of our token,
-# relative to the best. Below it either token is right, because rounding can move the logits that
-# much. Quantised weights are exact, but activations are rounded to 8 bits.
-GGUF = "gguf"  # the dtype of a line that reads a GGUF file: the file's own weights
+# TIES has the limits of a near-tie. The gap is the distance of our token's logit from the peer's
+# best logit, relative to the best. Below the limit either token is right, because rounding can move
+# the logits that much. With quantised weights the rounding is that of activations to 8 bits.
+GGUF = "gguf"  # dtype of a line that reads a GGUF file and keeps the file's own weights
 TIES = {"float32": 1e-4, "float16": 2**-6, "bfloat16": 2**-4, "q8_0": 2**-4, GGUF: 2**-4}
 FLOATS = ("float32", "float16", "bfloat16")
 OURS = "sbrt"
-PLAIN = ("plain", "none")  # modes that use no draft: those of the peers, ours
-ROWS = (1, 2, 4, 8, 16)  # in the timed forwards
+PLAIN = ("plain", "none")  # modes without a draft: the name in the peers' lines, the name in ours
+ROWS = (1, 2, 4, 8, 16)  # rows of the timed forwards
 
 
 class PeerError(Exception):
@@ -28,9 +30,9 @@ class PeerError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """ids of one generation; `timed` of them took `seconds`, prefill left out.
+    """The ids of one generation. `timed` of them took `seconds`; prefill is left out.
 
-    picking: the part of the seconds in which a bench's own loop picked tokens and drafts.
+    picking: the part of `seconds` in which the bench's own loop picked tokens and drafts.
     """
 
     ids: list[int]
@@ -41,10 +43,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Batch:
-    """ids of several prompts decoded at once. `total`: seconds, prefill included.
+    """The ids of several prompts that were decoded together. total: seconds with prefill.
 
-    `timed` of the tokens took `seconds`: the time in which all prompts were decoding, prefill left
-    out.
+    seconds: the time in which all prompts were decoding, without prefill. timed: number of tokens
+    that were generated in this time.
     """
 
     ids: list[list[int]]
@@ -60,13 +62,15 @@ class Source(Protocol):
         """Decode greedily after `ids`."""
 
     def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
-        """Decode greedily after all `prompts` at once; called only on a line with in_batches."""
+        """Decode greedily after all `prompts` together. Called only for lines with in_batches."""
 
     def gap(self, ids: list[int], token: int) -> float:
-        """Distance of `token`'s logit after `ids` from the best one, relative to the best."""
+        """Return how far the logit of `token` after `ids` is below the best, relative to the
+        best."""
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
-        """Microseconds of each of `times` forwards over `rows` rows, or why they are missing."""
+        """Return the microseconds of each of `times` forwards of `rows` rows after `context`
+        tokens, or a sentence that says why there are none."""
 
     def close(self) -> None:
         """End the process or the engine."""
@@ -74,11 +78,12 @@ class Source(Protocol):
 
 @dataclass
 class Line:
-    """One engine. reference: the line whose ids it must give; None: itself.
+    """One engine on one checkpoint, in one dtype and mode.
 
-    parts: for each prompt, the index of the first token that differs from the reference's, or None.
-    rates: tokens/s of each prompt. us: by rows, microseconds of forwards. error: why there are no
-    figures: it could not be set up, opened or run.
+    reference: the line whose ids this line must reproduce; None: it is compared with no other line.
+    parts: for each prompt, the index of the first token that differs from the reference, or None.
+    rates: tokens/s of each prompt. us: microseconds of forwards, by number of rows. error: why the
+    engine could not be set up, opened or run; then there are no figures.
     """
 
     peer: str
@@ -97,11 +102,11 @@ class Line:
     rates: list[float] = field(default_factory=list)
     us: dict[int, list[float]] = field(default_factory=dict)
     different: int = 0  # prompts whose ids differ from the reference's
-    ties: int = 0  # those of `different` that part at a near-tie of the peer's own logits
-    short: int = 0  # prompts with another number of tokens than asked for
-    in_batches: bool = False  # it can decode several prompts at once
+    ties: int = 0  # those of `different` whose first difference is at a near-tie
+    short: int = 0  # prompts whose number of tokens is not max_tokens
+    in_batches: bool = False  # the engine can decode several prompts together
     batches: list[Batch] = field(default_factory=list)
-    batch_different: int = 0  # like `different`, for prompts decoded at once
+    batch_different: int = 0  # like `different`, for prompts decoded together
     batch_ties: int = 0
 
     @property
@@ -111,7 +116,7 @@ class Line:
 
     @property
     def is_correct(self) -> bool:
-        """True if it ran, gave as many tokens as asked for, and differs only at ties; see
+        """True if the engine ran, all answers have max_tokens tokens, and differ only at ties; see
         `json`."""
         judged = self.reference is None or self.reference.is_correct
         ran = self.error is None and bool(self.rates)
@@ -123,7 +128,10 @@ class Line:
         print(f"{self.checkpoint}, {self.name}: {sentence}", file=sys.stderr)
 
     def ask(self, op: str, *arguments: Any) -> Any:
-        """The source's answer; None if it has none or fails, which is said once."""
+        """Call the method `op` of the source and return its result.
+
+        Returns None if there is no source or it fails. The failure is printed once.
+        """
         if self.error is not None or self.source is None:
             return None
         try:
@@ -138,7 +146,10 @@ class Line:
         self.say(sentence)
 
     def add(self, prompt: list[int], answer: Answer, wanted: list[int], max_tokens: int) -> None:
-        """Count an answer; `wanted`: the reference's ids. May ask the peer for its logits."""
+        """Add the answer to `prompt`. wanted: the reference's ids.
+
+        If the ids differ, it asks the source for its logits.
+        """
         self.tokens += len(answer.ids)
         self.seconds += answer.seconds
         self.picking += answer.picking
@@ -153,7 +164,8 @@ class Line:
     def add_batch(
         self, prompts: list[list[int]], batch: Batch, wanted: list[list[int]], max_tokens: int
     ) -> None:
-        """Count answers of one batch; `wanted`: the reference's ids of each, decoded alone."""
+        """Add the answers of one batch. wanted: the reference's ids of each prompt, decoded
+        alone."""
         self.batches.append(batch)
         for prompt, ids, alone in zip(prompts, batch.ids, wanted, strict=True):
             self.short += len(ids) != max_tokens
@@ -170,28 +182,31 @@ class Line:
             self.say(f"no forward of {rows} rows: {us}")
 
     def _is_tie(self, prompt: list[int], wanted: list[int], at: int) -> bool:
-        """True if the wanted token at this index is nearly the best. Ours are exact: no ties."""
+        """Return True if the wanted token at index `at` has nearly the best logit.
+
+        Our own lines must be exact, so no difference counts as a tie.
+        """
         if self.peer == OURS or at >= len(wanted):
             return False
         gap = self.ask("gap", prompt + wanted[:at], wanted[at])
         return gap is not None and gap < TIES[self.dtype]
 
     def json(self, threads: int) -> dict[str, Any]:
-        """The line as JSON.
+        """Return the line as JSON. An incorrect line has no figures.
 
         tokens_per_second: median over prompts, from the first token after prefill to the last.
-        forward_us_N: median of a forward of N rows that follow 64 tokens.
-        correct: every answer has as many tokens as asked for, and the ids of our `none` at the same
-        weights. A peer may part from them where its own logits of both tokens are nearly equal;
-        ours may not. Quantised weights differ from engine to engine. So a quantised line must give
-        the ids of its own plain mode, and a quantised plain line is compared with nothing. On a
-        GGUF file all engines have the same weights, and must give our ids.
-        parts_at: where each answer parts from the reference's; null: nowhere. picking_share: share
-        of the seconds that Answer calls picking.
-        batch: prompts decoded at once, null if that was not measured. batch_tokens_per_second: of
-        all of them, median over batches, while all were decoding. _best_: of one batch. _total_:
-        prefill included. These answers are compared with the reference's of one prompt at a time.
-        An incorrect line has no figures.
+        forward_us_N: median time of a forward of N rows that follow 64 tokens.
+        correct: every answer has max_tokens tokens, and the ids of our `none` with the same
+        weights. A peer's ids may differ where its own logits of both tokens are nearly equal; ours
+        may not. Quantised weights differ from engine to engine. So a quantised line must reproduce
+        its own plain mode, and a quantised plain line is compared with nothing. On a GGUF file all
+        engines have the same weights, and must reproduce our ids.
+        parts_at: index of each answer's first difference from the reference; null: none.
+        picking_share: share of `seconds` that is Answer.picking.
+        batch: number of prompts decoded together; null if that was not measured.
+        batch_tokens_per_second: rate of all prompts together while all were decoding, median over
+        batches. _best_: the best batch. _total_: with prefill. The answers are compared with those
+        that the reference gives to each prompt alone.
         """
         shown = self.is_correct
         return {
@@ -237,9 +252,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Unit:
-    """Lines whose engine is opened and closed at once. needs: bytes of memory.
+    """Lines that share one engine, or several that are opened and closed together.
 
-    `open` gives every line its source, or a sentence that says why it has none.
+    needs: bytes of memory that they take. `open` gives every line its source, or the error that
+    says why it has none.
     """
 
     lines: list[Line]
@@ -254,8 +270,11 @@ class Unit:
 
 
 def set_references(lines: Sequence[Line]) -> None:
-    """Set each line's reference: our `none`, or on a GGUF file our line that reads it as such. A
-    quantised line of any other checkpoint has its own plain line. The first line is our `none`."""
+    """Set the reference of each line.
+
+    It is our `none` for lines of floats, and our plain line of the GGUF file for lines of a GGUF
+    file. For other quantised lines it is the plain line of the same engine and dtype.
+    """
     plain = {(x.peer, x.dtype): x for x in reversed(lines) if x.mode in PLAIN}
     full = [x for x in lines if x.peer == OURS and x.mode == "none" and x.dtype in FLOATS]
     for line in lines:
@@ -269,11 +288,11 @@ def set_references(lines: Sequence[Line]) -> None:
 
 
 def forward_key(rows: int) -> str:
-    """The key of a forward's time in a line's JSON."""
+    """Return the key of the time of a forward of `rows` rows in a line's JSON."""
     return f"forward_us_{rows}"
 
 
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int:
-    """The first index at which two lists differ, or the length of the shorter."""
+    """Return the first index at which two lists differ, or the length of the shorter list."""
     pairs = zip(a, b, strict=False)
     return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))

@@ -1,4 +1,4 @@
-"""Free memory, the memory that engines need, and the engines that can be open at once."""
+"""Decides which engines can be open together, from free memory and what each engine needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SIZES = {
     "int4": 20 / 32,
 }  # fmt: skip
 STORED = 2.0  # bytes per parameter in these benches' folders: bfloat16
-# Names of a cgroup's files in version 2 and version 1: its limit, its usage, a line of memory.stat.
+# Names in cgroups of version 2 and version 1: the file of the limit, the file of the usage, and the
+# line of memory.stat that counts file pages.
 FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -24,16 +25,17 @@ FILES = (
 
 
 def free(root: Path = Path("/")) -> float | None:
-    """Bytes that this process may still take: the machine's, or its cgroups' if they are less.
+    """Return the bytes that this process may still take.
 
-    None if nothing tells. `root` holds proc and sys.
+    That is the least of the machine's free memory and what its cgroups' limits leave. Returns None
+    if the system does not tell. root: the folder that has proc and sys.
     """
     found = [*_of_the_machine(root), *_of_cgroups(root)]
     return min(found, default=None)
 
 
 def needed(given: Given, dtype: str, has_draft: bool, copies: float, process: float) -> float:
-    """Bytes that an engine needs: its weights `copies` times, and `process` for everything else.
+    """Return the bytes that an engine needs: `copies` copies of its weights, plus `process`.
 
     Weights of a GGUF file keep their size, and so does its draft.
     """
@@ -51,21 +53,21 @@ def _kept(model: Path, storage: str) -> float:
 
 
 def groups(units: Sequence[Unit], room: float | None) -> list[list[Unit]]:
-    """The units that are open at once: all if they fit together, else each alone."""
+    """Group the units that are open together: all if they fit in `room` bytes, else each alone."""
     if room is None or sum(unit.needs for unit in units) <= room:
         return [list(units)]
     return [[unit] for unit in units]
 
 
 def shortage(unit: Unit, room: float | None) -> str | None:
-    """The reason why a unit is not opened; None if it fits."""
+    """Return the reason why a unit is not opened, or None if it fits in `room` bytes."""
     if room is None or unit.needs <= room:
         return None
     return f"memory: expected {shown(unit.needs)} free, got {shown(room)}"
 
 
 def shown(size: float) -> str:
-    """Bytes in GiB."""
+    """Return a number of bytes as text in GiB."""
     return f"{size / GIB:.1f} GiB"
 
 
@@ -77,14 +79,14 @@ def _of_the_machine(root: Path) -> Iterator[float]:
 
 
 def _of_cgroups(root: Path) -> Iterator[float]:
-    """The rest of each memory limit of the process's cgroup and of its parents."""
+    """Yield what each memory limit of the process's cgroup and of its parents leaves, in bytes."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
         top = root / "sys/fs/cgroup"
         own = PurePosixPath(path.lstrip("/"))
-        for part in (own, *own.parents):  # in a container only the last may exist
+        for part in (own, *own.parents):  # in a container only the last folder may exist
             for folder in (top, top / "memory"):
                 yield from _left(folder / part)
 
@@ -95,7 +97,7 @@ def _left(folder: Path) -> Iterator[float]:
         now = _text(folder / used).strip()
         if not (most.isdecimal() and now.isdecimal()):  # "max", or the file does not exist
             continue
-        freed = 0.0  # file pages are freed first
+        freed = 0.0  # bytes of inactive file pages: the kernel frees them before memory runs out
         for line in _text(folder / "memory.stat").splitlines():
             name, _, value = line.partition(" ")
             freed = float(value) if name == cache else freed

@@ -19,19 +19,19 @@ from sbrt.model.gguf import is_gguf
 # STORAGE or STORAGE/ACTIVATIONS. With quantised weights activations are int8 by default.
 DTYPES = ("float32", "bfloat16", "int8", "int8/float32", "int4", "int4/float32")
 FILE_DTYPES = (GGUF, f"{GGUF}/float32")
-COPIES, PROCESS = 1.5, 0.3 * GIB  # copies of the weights while read; bytes of all else
+COPIES, PROCESS = 1.5, 0.3 * GIB  # copies of the weights while they are read; other bytes
 
 
 @dataclass
 class Ours:
-    """A method, on an engine that lines of one dtype share."""
+    """The source of one of our lines: a method, on an engine that all lines of a dtype share."""
 
     engine: Engine
     method: str
     bench: KernelBench | None = None
 
     def generate(self, ids: list[int], max_tokens: int) -> Answer:
-        """Decode greedily to max_tokens whatever token comes; the seconds begin after both
+        """Decode greedily to max_tokens, past any stop token. The seconds begin after both lanes'
         prefills."""
         output = self.engine.generate(ids, _greedy(max_tokens), method=self.method)[0]
         tokens = output.outputs[0].token_ids
@@ -39,8 +39,10 @@ class Ours:
         return Answer(tokens, seconds, timed=len(tokens))
 
     def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
-        """Decode greedily, all requests at once. Raises PeerError if they never decode at the same
-        time."""
+        """Decode all prompts greedily, as concurrent requests.
+
+        Raises PeerError if they never decode at the same time.
+        """
         work = Work(prompts, _greedy(max_tokens))
         played = play(self.engine, methods.parse(self.method), Load(rate=math.inf), work)
         timed, seconds = played.shared()
@@ -52,11 +54,11 @@ class Ours:
         return Batch([answer.ids for answer in played.answers], seconds, timed, played.seconds)
 
     def gap(self, ids: list[int], token: int) -> float:
-        """Never called, because ours are exact."""
+        """Never called: only answers that differ need it, and our answers never differ."""
         raise NotImplementedError
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
-        """The sum of a forward's ops, each in its place, greedy choice included."""
+        """Return the microseconds of forwards: sums of all ops, with the greedy choice."""
         if self.method != "none":
             return "a forward is that of none"
         width = self.engine.num_threads
@@ -76,20 +78,26 @@ def _greedy(max_tokens: int) -> SamplingParams:
 
 
 def is_part(op: str) -> bool:
-    """True for an op of a forward. A forward computes tokens or distributions; both are timed, and
-    distributions are not part of it."""
+    """Return True if the op is part of a target's forward.
+
+    KernelBench times both the choice of tokens and the distributions. A target's forward has only
+    the former.
+    """
     return "dist" not in op
 
 
 def dtypes(given: Given) -> tuple[str, ...]:
-    """The dtypes that our lines may have on a checkpoint."""
+    """Return the dtypes that our lines may have on a checkpoint."""
     return FILE_DTYPES if is_gguf(given.target) else DTYPES
 
 
 def units(
     given: Given, dtypes: Sequence[str], names: Sequence[str], threads: int, seats: int
 ) -> Iterator[Unit]:
-    """One for each dtype: `none`, and every method that works with this draft or without one."""
+    """Yield one unit per dtype. Its lines are `none` and every method that is possible.
+
+    Without a draft, the methods that need one are left out.
+    """
     usable = (m for m in names if given.draft or not methods.parse(m).needs_draft)
     modes = list(dict.fromkeys(["none", *usable]))
     for dtype in dtypes:
@@ -100,7 +108,7 @@ def units(
             activation_dtype=activations or "auto",
             num_threads=threads,
             max_num_seqs=seats,
-            enable_prefix_caching=False,  # prompts come again, and other engines feed them again
+            enable_prefix_caching=False,  # prompts repeat, and other engines compute them again
             # A method of the lines. The default, `auto`, would measure for seconds at the start.
             speculative=SpeculativeConfig(modes[-1], given.draft) if given.draft else None,
         )

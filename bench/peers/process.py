@@ -1,4 +1,4 @@
-"""A peer in its own process and environment; bench/peers/workers/serve.py lists the requests."""
+"""Talks to a peer in its own process and environment, by the requests of workers/serve.py."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from bench.peers.lines import Answer, Batch, PeerError
 
 
 class Worker:
-    """Runs `script` with `python` and asks it. Its output is kept for the error message if it dies.
+    """Runs `script` with the interpreter `python`, and sends it requests.
 
-    Raises PeerError.
+    The process's standard error is kept: its last line goes into the error message if the process
+    ends. Raises PeerError if it cannot be started.
     """
 
     def __init__(self, python: Path, script: Path) -> None:
@@ -35,7 +36,7 @@ class Worker:
             raise PeerError(f"{python}: expected to run, got {error.strerror}") from None
 
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
-        """Send one request and return its answer. Raises PeerError."""
+        """Send one request and return its answer. Raises PeerError if the peer fails or ends."""
         into, out = self._process.stdin, self._process.stdout
         assert into is not None
         assert out is not None
@@ -51,21 +52,21 @@ class Worker:
         return answer
 
     def generate(self, ids: list[int], max_tokens: int) -> Answer:
-        """Decode greedily to max_tokens whatever token comes. Raises PeerError."""
+        """Decode greedily to max_tokens, past any stop token. Raises PeerError as `ask` does."""
         found = self.ask("generate", ids=ids, max_tokens=max_tokens)
         return Answer(found["ids"], found["seconds"], found["timed"], found.get("picking", 0.0))
 
     def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
-        """Decode all prompts at once, as `generate` does. Raises PeerError."""
+        """Decode all prompts together, each as in `generate`. Raises PeerError as `ask` does."""
         found = self.ask("generate_batch", prompts=prompts, max_tokens=max_tokens)
         return Batch(found["ids"], found["seconds"], found["timed"], found["total"])
 
     def gap(self, ids: list[int], token: int) -> float:
-        """Distance of the token's logit after `ids` from the best one. Raises PeerError."""
+        """Return how far the token's logit after `ids` is below the best. Raises PeerError."""
         return float(self.ask("gap", ids=ids, token=token)["gap"])
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
-        """Microseconds of each forward, or why they are missing. Raises PeerError."""
+        """Return the us of each forward, or why there are none. Raises PeerError as `ask` does."""
         found = self.ask("forward", rows=rows, context=context, times=times)
         return found["us"] if found["us"] is not None else str(found["why"])
 

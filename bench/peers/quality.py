@@ -2,11 +2,11 @@
 
     python -m bench.peers.quality --target FILE.gguf --text F --positions 20000 --json OUT
 
-The reference is float32 arithmetic here on exactly the weights of the file. Two engines are
-compared with it: ours with int8 activations, and llama.cpp on the same file (`make peers`). The
-text is read in windows of 512 tokens. At each position the bench computes KL(reference || other) in
-nats, and notes if both have the same best token. A text is any UTF-8 file; from JSON lines the
-bench takes each prompt.
+The reference is our engine with float32 arithmetic on exactly the weights of the file. Two engines
+are compared with the reference: ours with int8 activations, and llama.cpp on the same file (`make
+peers`). The text is read in windows of 512 tokens. At each position the bench computes
+KL(reference || other) in nats, and notes if both have the same best token. The text is any UTF-8
+file. From a file of JSON lines the bench takes each prompt.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from sbrt.tools.progress import Progress
 from sbrt.tools.prompts import read_prompts
 from sbrt.tools.table import aligned
 
-WINDOW = 512  # tokens that see each other
+WINDOW = 512  # tokens of a window; attention does not reach beyond it
 ROWS = 64  # rows of one of our forwards
 POSITIONS = 20_000
 COLUMNS = ("engine", "activations", "positions", "mean KL", "+-", "99 %", "same top 1", "s")
@@ -51,17 +51,18 @@ Read = Callable[[list[int]], Logits]  # ids -> [ids, vocab]
 
 @dataclass
 class Distance:
-    """An engine's distributions compared with the reference's."""
+    """How far an engine's next-token distributions are from those of the reference."""
 
     engine: str
     activations: str
     read: Read
-    kl: list[NDArray[np.float64]] = field(default_factory=list)  # nats, by position
-    same: list[NDArray[np.bool_]] = field(default_factory=list)  # same best token, by position
+    kl: list[NDArray[np.float64]] = field(default_factory=list)  # of each position, in nats
+    # For each position: True if both have the same best token.
+    same: list[NDArray[np.bool_]] = field(default_factory=list)
     seconds: float = 0.0
 
     def add(self, reference: Logits, ids: list[int]) -> None:
-        """Compare one window."""
+        """Run the engine on one window, and compare. reference: the logits, [ids, vocab]."""
         begin = time.perf_counter()
         found = self.read(ids)
         self.seconds += time.perf_counter() - begin
@@ -69,7 +70,11 @@ class Distance:
         self.same.append(reference.argmax(1) == found.argmax(1))
 
     def json(self, model: str) -> dict[str, Any]:
-        """mean_kl in nats, kl_error its standard error; top1_agreement a share of positions."""
+        """Return the figures as JSON.
+
+        mean_kl: in nats. kl_error: its standard error. kl_99: 99th percentile of the KL.
+        top1_agreement: share of the positions with the same best token.
+        """
         kl, same = np.concatenate(self.kl), np.concatenate(self.same)
         return {
             "model": model,
@@ -85,17 +90,20 @@ class Distance:
 
 
 def error_of(windows: Sequence[NDArray[np.float64]]) -> float:
-    """Standard error of the mean, from the spread of the windows' means; 0.0 for one window.
+    """Return the standard error of the mean, from the spread of the windows' means.
 
-    Positions of a window share keys and values, so their errors are not independent.
+    Positions in a window share keys and values, so their errors are not independent. Returns 0.0
+    for one window.
     """
     means = [window.mean() for window in windows]
     return float(np.std(means, ddof=1) / np.sqrt(len(means))) if len(means) > 1 else 0.0
 
 
 def compared(ours: Distance, theirs: Distance) -> str:
-    """A sentence that compares ours with another engine, position by position, with standard
-    errors."""
+    """Return a sentence on the differences between ours and another engine.
+
+    They are means of differences position by position, with standard errors.
+    """
     kl = [a - b for a, b in zip(ours.kl, theirs.kl, strict=True)]
     same = [a * 1.0 - b for a, b in zip(ours.same, theirs.same, strict=True)]
     return (
@@ -105,7 +113,7 @@ def compared(ours: Distance, theirs: Distance) -> str:
 
 
 def divergences(reference: Logits, other: Logits) -> NDArray[np.float64]:
-    """KL(reference || other) of each row's softmax, in nats; both [rows, vocab]."""
+    """Return KL(reference || other) in nats for each row's softmax. Both are [rows, vocab]."""
     found = np.empty(len(reference))
     for i, (a, b) in enumerate(zip(reference, other, strict=True)):
         p, q = log_softmax(a), log_softmax(b)
@@ -114,14 +122,14 @@ def divergences(reference: Logits, other: Logits) -> NDArray[np.float64]:
 
 
 def log_softmax(row: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logarithm of the softmax of a row, in float64."""
+    """Return the logarithm of the softmax of a row, in float64."""
     x = row.astype(np.float64) - row.max()
     x -= np.log(np.exp(x).sum())
     return x
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, 1 if llama.cpp could not be asked, 2 for bad input."""
+    """Run the command; returns 0, 1 if llama.cpp could not be run, 2 for bad input."""
     return flags.guarded("bench.peers.quality", lambda: _main(argv))
 
 
@@ -171,7 +179,10 @@ def _load(args: argparse.Namespace, target: Path, activations: str) -> Pair:
 
 
 def windows_of(path: Path, pair: Pair, positions: int) -> list[list[int]]:
-    """As many ids of the text as asked for, in windows. Raises InvalidInputError."""
+    """Return the first `positions` ids of the text, cut into windows.
+
+    Raises InvalidInputError if the text has fewer.
+    """
     if path.suffix == ".jsonl":
         text = "\n\n".join(read_prompts(path))
     else:
@@ -185,12 +196,15 @@ def windows_of(path: Path, pair: Pair, positions: int) -> list[list[int]]:
 
 
 def window_of(model: Model) -> int:
-    """Tokens of a window: WINDOW, or fewer if the context is shorter."""
+    """Return the tokens of a window: WINDOW, or fewer if the model's context is shorter."""
     return min(WINDOW, model.max_positions)
 
 
 def reader(model: Model, threads: int) -> Read:
-    """Our reader: forwards of ROWS rows, each a path that follows the tokens in the ring."""
+    """Return a function that computes the logits of all ids by our engine.
+
+    It runs forwards of ROWS rows. Each continues the tokens that are already in the ring.
+    """
     lane = LaneProbe(model, window_of(model), ROWS, 0, 0, threads)
 
     def forward(head: int, ids: list[int]) -> Logits:
@@ -206,7 +220,7 @@ def reader(model: Model, threads: int) -> Read:
 
 
 def _llama(target: Path, args: argparse.Namespace) -> tuple[Worker | None, str | None]:
-    """llama.cpp's worker, or why there is none."""
+    """Return llama.cpp's worker and None, or None and the reason why there is no worker."""
     if not is_gguf(target):
         return None, f"expected a GGUF file, got {target}"
     worker = None

@@ -1,4 +1,4 @@
-"""The table of the lines, and answers to questions about our figures and the best of the peers."""
+"""The table of the lines, and sentences that compare our figures with the best of each peer."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ LLAMA = "llama-cpp-python"
 
 @dataclass(frozen=True)
 class Question:
-    """Compares our line at `dtype`, `mode` with the best line of `peer` at `dtypes`, `modes`.
+    """Compares our line of `dtype` and `mode` with the best line of `peer` in `dtypes` and `modes`.
 
-    checkpoints: those that it concerns; empty: GGUF files, which alone have lines of that dtype.
-    figure: a key of the JSON. For a time, the ratio says how many times faster ours is.
+    checkpoints: those to compare on. It is empty for questions on GGUF files, whose lines have a
+    dtype of their own. figure: a key of the JSON, a rate or a time. at_least: how many times faster
+    ours should be.
     """
 
     checkpoints: tuple[str, ...]
@@ -41,7 +42,7 @@ class Question:
     at_least: float
 
     def sentence(self, lines: Sequence[Found]) -> str | None:
-        """None if one of the two has no figure."""
+        """Return the answer, or None if one of the two lines has no figure."""
         is_rate = self.figure in RATES
         ours = self._best(lines, OURS, (self.dtype,), (self.mode,))
         theirs = self._best(lines, self.peer, self.dtypes, self.modes)
@@ -71,7 +72,7 @@ RATE, ONE, EIGHT = "tokens_per_second", forward_key(1), forward_key(8)
 BATCH = "batch_tokens_per_second"
 RATES = (RATE, BATCH)
 LOOKUPS = ("prompt_lookup", "prompt_lookup_bare")
-# By rows, the most that a forward may cost, in forwards of one row.
+# rows -> the most that a forward of these rows should cost, in forwards of one row.
 ROW_RATIOS = {8: 1.5, 16: 2.5}
 PAIRS = (DEMO, INFLATED)
 QUESTIONS = (
@@ -102,7 +103,7 @@ QUESTIONS = (
 
 
 def render(lines: Sequence[Found]) -> str:
-    """A table for each checkpoint, and the answers to the questions about it."""
+    """Return a table for each checkpoint, with the answers to the questions about it."""
     parts = []
     for name in dict.fromkeys(line["checkpoint"] for line in lines):
         mine = [line for line in lines if line["checkpoint"] == name]
@@ -126,7 +127,7 @@ def _answers(name: str, lines: Sequence[Found]) -> Iterator[str]:
 
 
 def _rows_of_files(lines: Sequence[Found]) -> Iterator[str]:
-    """The cost of rows in units of one row, for every plain line on a GGUF file."""
+    """Yield for plain lines on GGUF files how many times one row a forward of more rows costs."""
     for line in lines:
         if line["dtype"] != GGUF or line["mode"] not in PLAIN or not line[ONE]:
             continue
@@ -137,7 +138,7 @@ def _rows_of_files(lines: Sequence[Found]) -> Iterator[str]:
 
 
 def _parts(lines: Sequence[Found]) -> Iterator[str]:
-    """Places where answers of other engines part from ours on the same GGUF file."""
+    """Yield where answers of other engines first differ from ours on the same GGUF file."""
     for line in lines:
         at = line["parts_at"]
         found = sorted(i for i in at if i is not None)

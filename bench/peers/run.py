@@ -14,15 +14,18 @@ from sbrt import InvalidInputError, SamplingParams
 from sbrt.tools.measure import WARM_TOKENS, fitting
 from sbrt.tools.progress import Progress
 
-CONTEXT = 64  # tokens before the forwards that are timed
-BURSTS, TIMES = 5, 8  # rounds over all lines, forwards of a line in each
+CONTEXT = 64  # tokens of the trunk in the timed forwards
+BURSTS, TIMES = 5, 8  # turns over all lines; forwards of a line in each turn
 
 
 @dataclass(frozen=True)
 class Case:
-    """The work of a run. methods: our methods in addition to `none`. threads: per engine.
-    dtypes: only these; None: all. concurrency: also decode this many prompts at once; None:
-    none."""
+    """The work of a run.
+
+    dtypes: the only ones to measure; None: all. methods: our methods in addition to `none`.
+    threads: per engine. concurrency: number of prompts to decode together, in addition to one at a
+    time; None: no such runs.
+    """
 
     peers: Sequence[Peer]
     dtypes: Sequence[str] | None
@@ -36,7 +39,8 @@ class Case:
         return self.dtypes is None or dtype in self.dtypes
 
     def our_dtypes(self, given: Given) -> list[str]:
-        """Our dtypes, always with one that the others can be compared with."""
+        """Return our dtypes. One of them is always the reference of the other lines, even if the
+        user did not name it."""
         known = ours.dtypes(given)
         found = [dtype for dtype in known if self.keeps(dtype)]
         if known == ours.FILE_DTYPES:
@@ -45,8 +49,11 @@ class Case:
 
 
 def measured(given: Given, case: Case, prompts: Sequence[str]) -> list[Line]:
-    """Every line of a checkpoint. Raises InvalidInputError if no prompt fits, or not even our
-    engine."""
+    """Measure and return every line of a checkpoint.
+
+    Raises InvalidInputError if no prompt fits the context, or our own engine does not fit in
+    memory.
+    """
     units = _units(given, case)
     lines = [line for unit in units for line in unit.lines]
     set_references(lines)
@@ -78,8 +85,7 @@ def measured(given: Given, case: Case, prompts: Sequence[str]) -> list[Line]:
 
 
 def _units(given: Given, case: Case) -> list[Unit]:
-    """All units. Ours come first, because every other line is compared with one of them or with its
-    own plain line."""
+    """Return all units. Ours come first, because other lines are compared with our lines."""
     dtypes, seats = case.our_dtypes(given), case.concurrency or 1
     found = list(ours.units(given, dtypes, case.methods, case.threads, seats))
     for peer in case.peers:
@@ -116,7 +122,7 @@ def _fitting(line: Line, prompts: Sequence[str], case: Case) -> list[list[int]]:
 
 
 def _generate(lines: Sequence[Line], prompts: Sequence[list[int]], max_tokens: int) -> None:
-    """Run every line on every prompt; the order changes from prompt to prompt."""
+    """Run every line on every prompt. The order of lines changes from prompt to prompt."""
     bar = Progress(f"{lines[0].checkpoint}: generating")
     for line in lines:
         line.ask("generate", prompts[0], min(WARM_TOKENS, max_tokens))
@@ -138,7 +144,10 @@ def _generate(lines: Sequence[Line], prompts: Sequence[list[int]], max_tokens: i
 def _generate_batches(
     lines: Sequence[Line], prompts: Sequence[list[int]], max_tokens: int, size: int
 ) -> None:
-    """Run every line that can on every full batch of `size` prompts; the order changes."""
+    """Run the lines with in_batches on every full batch of `size` prompts.
+
+    The order of lines changes from batch to batch.
+    """
     bar = Progress(f"{lines[0].checkpoint}: {size} at once")
     able = [line for line in lines if line.in_batches]
     for line in able:
@@ -163,6 +172,6 @@ def _time_forwards(lines: Sequence[Line]) -> None:
         bar.update(burst, BURSTS)
         for line in lines:
             for rows in ROWS if line.mode in PLAIN else ():
-                if line.us.get(rows) != []:  # refused once already
+                if line.us.get(rows) != []:  # the engine has not refused this number of rows
                     line.add_forwards(rows, line.ask("forward", rows, CONTEXT, TIMES))
     bar.close()

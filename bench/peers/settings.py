@@ -17,18 +17,18 @@ from sbrt.model.gguf import is_gguf
 
 ENVIRONMENTS = Path(__file__).parents[2] / ".venv-peers"
 WORKERS = Path(__file__).parent / "workers"
-DRAFTING = ("assistant_model", "draft_model")  # modes that open the draft too
+DRAFTING = ("assistant_model", "draft_model")  # modes that also load the draft
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another engine, and the lines that it has.
+    """Another engine, and the lines of the table that it has.
 
-    plain: dtypes of plain decoding. speculative: (mode, dtypes), only with a draft. in_batches:
-    modes that can decode several prompts at once. file_modes: modes on a GGUF file, with dtype
-    gguf; empty: it cannot read one. environment: a folder that `make peers` makes; None: the one
-    that runs the bench. copies: the most copies of its weights that it holds while it reads or
-    converts them. process: bytes of everything else.
+    worker: the script that runs it. environment: a folder that `make peers` makes; None: the
+    environment of this process. plain: dtypes of plain decoding. speculative: (mode, dtypes), for
+    checkpoints with a draft. file_modes: modes on a GGUF file, with dtype gguf; empty: the engine
+    cannot read such files. in_batches: modes that can decode several prompts together. copies: the
+    most copies of the weights in memory while the engine loads. process: bytes of everything else.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Peer:
     process: float = 0.5 * GIB
 
     def units(self, given: Given, dtypes: Sequence[str], threads: int) -> Iterator[Unit]:
-        """One unit for each line of a checkpoint in these dtypes."""
+        """Yield one unit for each line of a checkpoint in these dtypes."""
         for line in self._lines(given):
             if line.dtype in dtypes:
                 has_draft = line.mode in DRAFTING
@@ -50,11 +50,11 @@ class Peer:
                 yield Unit([line], size, partial(self.open, line, given, threads))
 
     def reads(self, given: Given) -> bool:
-        """True if it can open this kind of checkpoint."""
+        """Return True if the engine can open this kind of checkpoint."""
         return bool(self.file_modes) or not is_gguf(given.target)
 
     def dtypes(self, given: Given) -> tuple[str, ...]:
-        """The dtypes of its lines on a checkpoint."""
+        """Return the dtypes of the engine's lines on a checkpoint."""
         return tuple(dict.fromkeys(line.dtype for line in self._lines(given)))
 
     def _lines(self, given: Given) -> Iterator[Line]:
@@ -73,7 +73,10 @@ class Peer:
         return Line(self.name, given.name, dtype, mode, in_batches=mode in self.in_batches)
 
     def python(self) -> Path:
-        """The interpreter of its environment. Raises PeerError, naming the missing part."""
+        """Return the interpreter of the engine's environment.
+
+        Raises PeerError, which names what is missing, if the environment is not set up.
+        """
         if self.environment is None:
             for module in ("torch", "transformers"):
                 if importlib.util.find_spec(module) is None:
@@ -87,7 +90,7 @@ class Peer:
         return folder / "bin" / "python"
 
     def open(self, line: Line, given: Given, threads: int) -> None:
-        """Give the line its source, or a sentence that says why it has none."""
+        """Start the worker as the line's source. If that fails, set the line's error."""
         worker = None
         try:
             worker = Worker(self.python(), WORKERS / self.worker)
@@ -123,7 +126,7 @@ PEERS = (
         None,
         ("float32", "bfloat16"),
         (("assistant_model", ("float32", "bfloat16")),),
-        copies=1.5,  # a dtype that differs from the file's is converted from it
+        copies=1.5,  # the file's weights, and half of them again while they are converted
         process=0.8 * GIB,
     ),
     LLAMA,
@@ -134,7 +137,7 @@ PEERS = (
         ("float32", "bfloat16"),
         (("draft_model", ("float32", "bfloat16")),),
         file_modes=("plain", "prompt_lookup"),
-        copies=3.0,  # the model as read, the compiled one, and the one for its forwards
+        copies=3.0,  # the model as read, the compiled one, and another for timed forwards
         process=0.8 * GIB,
     ),
 )

@@ -3,9 +3,10 @@
     python -m bench.sweep --c 8,4,16 --draft demo,demo-poor --prompts humaneval.jsonl,gsm8k.jsonl
         --temperature 0,0.8 --limit 24 --ignore-eos --json sweep.json --png sweep.png
 
-A cell is one c, draft, file of prompts and temperature. Each method's parameters are tuned for
-speed on the prompts of even number and reported on those of odd number. Every run is written to the
-JSON file when it ends. The same command continues where an earlier one stopped.
+A cell is one combination of c, draft, file of prompts and temperature. In each cell the parameters
+of each method are tuned for speed on the prompts with even numbers. The figures reported are those
+on the prompts with odd numbers. Every run is written to the JSON file when it ends. The same
+command continues where an earlier one stopped.
 """
 
 from __future__ import annotations
@@ -39,18 +40,21 @@ DRAFTS = ("demo", "demo-poor")
 
 @dataclass
 class Cell:
-    """One c, draft, file of prompts and temperature: tunes each entry, then reports it."""
+    """Tunes and reports each entry, for one c, draft, file of prompts and temperature.
+
+    chosen: the tuned setting of each entry, by name.
+    """
 
     runner: Runner
     c: int
     draft: str
     prompts: str
     temperature: float
-    folder: Path | None  # the draft's
+    folder: Path | None  # folder of the draft
     chosen: dict[str, Method] = field(default_factory=dict)
 
     def line(self, entry: Entry) -> dict[str, Any] | None:
-        """The entry's figures on odd prompts; None if time ran out before they were complete."""
+        """Return the entry's figures on odd prompts, or None if the time ran out before."""
         tuned = self._tuned(entry)
         if tuned is None:
             return None
@@ -60,7 +64,7 @@ class Cell:
         return None if run is None else _line(entry, method, run, self.c) | {"tuned_on_even": tried}
 
     def where(self) -> dict[str, Any]:
-        """The keys of this cell."""
+        """Return the keys by which this cell differs from others."""
         return {
             "c": self.c,
             "draft": self.draft,
@@ -127,7 +131,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _finish(cell: Cell, entries: Sequence[Entry], store: Store) -> None:
-    """Work through a cell. It counts only when every entry has its figures."""
+    """Measure every entry of a cell. The cell is kept only if all entries have figures."""
     begun = time.monotonic()
     lines = [cell.line(entry) for entry in entries]
     if any(line is None for line in lines):
@@ -236,7 +240,7 @@ def _number(word: str) -> float:
 
 
 def _split(args: argparse.Namespace) -> dict[tuple[str, str], list[str]]:
-    """Prompts by file and half; numbers of a file begin at 0."""
+    """Return the prompts by file and half. Numbers of prompts begin at 0."""
     found = {}
     for path in args.prompts:
         texts = read_prompts(path, args.limit)
@@ -269,7 +273,7 @@ def _entries(args: argparse.Namespace, at: int) -> tuple[Entry, ...]:
 
 
 def _one(args: argparse.Namespace, draft: str) -> argparse.Namespace:
-    """The flags of a command that takes one draft."""
+    """Return the flags that a command with this one draft would have."""
     return argparse.Namespace(
         target=args.target,
         draft=draft,

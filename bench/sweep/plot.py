@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Place = tuple[str, str, float]  # prompts, draft, temperature: a panel
+Place = tuple[str, str, float]  # prompts, draft, temperature: what a panel shows
 Panel = Callable[["Axes", Sequence[Cell]], None]
 
 DPI, COLUMNS = 80, 4
-CUTS = "specbranch, epsilon"  # first words of the names of entries with one epsilon
+CUTS = "specbranch, epsilon"  # beginning of the names of entries with a fixed epsilon
 MARKERS = "osD^v"
-OF_C = (picture.STANDS, picture.VERIFY, picture.INK, picture.MISS, picture.HIT)  # least c first
-# Colour and marker by the first words of a method's name: the first match counts.
+OF_C = (picture.STANDS, picture.VERIFY, picture.INK, picture.MISS, picture.HIT)  # by ascending c
+# (beginning of a method's name, colour, marker); the first that matches is used.
 STYLES = (
     ("draft_model", "#999999", "o"),
     ("adaedl", "#999999", "s"),
@@ -43,8 +43,10 @@ STYLES = (
 
 
 def draw(path: Path, cells: Sequence[Cell]) -> list[Path]:
-    """Write speed-ups to `path`, rollback next to it. Without a cell, no picture. Raises
-    OSError."""
+    """Write the picture of speed-ups to `path`, and that of rollback to a file next to it.
+
+    Returns the paths; without cells there are none. Raises OSError.
+    """
     if not cells:
         return []
     first = [cell for cell in cells if cell["c"] == cells[0]["c"]]
@@ -57,12 +59,12 @@ def draw(path: Path, cells: Sequence[Cell]) -> list[Path]:
 
 
 def beside(path: Path) -> Path:
-    """Path of the second picture."""
+    """Return the path of the second picture."""
     return path.with_name(f"{path.stem}-rollback{path.suffix}")
 
 
 def speedups(cells: Sequence[Cell]) -> Figure:
-    """A panel for each draft, prompts and temperature; one row per method, one mark per c."""
+    """Draw a panel for each draft, prompts and temperature: a row per method, a mark per c."""
     names = _names(cells)
     cs = sorted({cell["c"] for cell in cells})
 
@@ -88,7 +90,10 @@ def speedups(cells: Sequence[Cell]) -> Figure:
 
 
 def rollbacks(cells: Sequence[Cell]) -> Figure:
-    """The same panels at one c. A line joins the settings of specbranch that cut at epsilon."""
+    """Draw rollback against speed-up, in the same panels at one c.
+
+    A line joins the entries of specbranch with a fixed epsilon.
+    """
 
     def panel(axis: Axes, shown: Sequence[Cell]) -> None:
         for cell in shown:
@@ -113,12 +118,13 @@ def _mark(axis: Axes, line: dict[str, Any]) -> None:
     # Without branches and cuts specbranch is PEARL, so the smaller mark is above the larger one.
     size, above = (9.0 if "no branches" in name else 6.5), (3 + (name == "pearl"))
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
-    label = "specbranch" if name.startswith(CUTS) else name  # all epsilons share an entry
+    label = "specbranch" if name.startswith(CUTS) else name  # all epsilons share a label
     axis.plot(*_point(line), marker, color=color, label=label, ms=size, zorder=above, **edge)
 
 
 def _figure(cells: Sequence[Cell], panel: Panel, xlabel: str, shape: tuple[float, bool]) -> Figure:
-    """`shape`: height of a row of panels in inches, and whether panels share their y axis."""
+    """Draw a figure of panels. shape: height of a row of panels in inches; True if panels share
+    their y axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,9 +1,8 @@
-"""The runs of `bench.sweep`: each setting once over its prompts, written to a JSON file when it
-ends.
+"""The runs of `bench.sweep`. A run is one setting over its prompts, in simulated time.
 
-A target forward costs T(rows) = c, a draft forward t(rows) = 1. As long as the draft ends before
-the target, a round takes one unit more for each unit that c grows. So a run at one c gives the cost
-at others.
+Each run is written to a JSON file when it ends. A target forward costs T(rows) = c, a draft forward
+t(rows) = 1. If the draft ends before the target, a round lasts as long as the target's forward. So
+the time of a run at one c also gives the time at others.
 """
 
 from __future__ import annotations
@@ -40,8 +39,10 @@ Run = dict[str, Any]
 
 
 class Place(NamedTuple):
-    """The prompts that a setting runs on: the even ones of a file tune, the odd ones are
-    reported."""
+    """The draft, prompts and temperature of a run.
+
+    half: the prompts with even numbers, for tuning, or those with odd numbers, for the report.
+    """
 
     draft: str
     prompts: str
@@ -50,7 +51,7 @@ class Place(NamedTuple):
 
 
 class Key(NamedTuple):
-    """One run: `setting` is a preset with every option, at this c."""
+    """The key of a run. setting: a preset with every option."""
 
     draft: str
     prompts: str
@@ -61,10 +62,10 @@ class Key(NamedTuple):
 
 
 def says(method: Method, at: int, c: int) -> bool:
-    """True if a run at one c gives the cost at another: at both the draft must end before the
-    target.
+    """Return True if the run at cost ratio `at` also gives the time at `c`.
 
-    `auto` chooses by the cost of forwards, so it runs at every c.
+    At both the draft must end before the target. `auto` selects methods by the costs of forwards,
+    so it must run at every c.
     """
     if method.name == AUTO:
         return at == c
@@ -72,12 +73,18 @@ def says(method: Method, at: int, c: int) -> bool:
 
 
 def speedup(run: Run, c: int) -> float:
-    """Speed-up over plain decoding, which takes c per token; `run` is of a c that `says` allows."""
+    """Return the speed-up over plain decoding, which takes c per token.
+
+    run: a run at a cost ratio from which `says` allows to conclude.
+    """
     return ratio(run["tokens"] * c, run["seconds"] + run["target_passes"] * (c - run["c"]))
 
 
 def repeated(trunk: Sequence[int], begin: int) -> int:
-    """Number of tokens from `begin` on that end an n-gram of GRAM tokens which occurred before."""
+    """Return how many tokens from `begin` on end an n-gram that occurred before.
+
+    The n-grams have GRAM tokens.
+    """
     seen: set[tuple[int, ...]] = set()
     found = 0
     for end in range(GRAM, len(trunk) + 1):
@@ -89,7 +96,11 @@ def repeated(trunk: Sequence[int], begin: int) -> int:
 
 @dataclass
 class Store:
-    """Runs and shares of repeated text, by key; every change is written to `path`."""
+    """All runs so far, kept in the file `path`.
+
+    setup: flags that must not change between restarts. texts: share of repeated tokens in the
+    answers, by prompts, temperature and half. cells: finished cells.
+    """
 
     path: Path
     setup: dict[str, Any]
@@ -100,24 +111,30 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, setup: dict[str, Any]) -> Store:
-        """The store that a sweep of the same setup left in `path`. Raises InvalidInputError."""
+        """Return the store that an earlier sweep left in `path`, or an empty one.
+
+        Raises InvalidInputError if that sweep had another setup.
+        """
         store = cls(path, setup)
         if path.exists() and path.stat().st_size:
             store._read(_object(path))
         return store
 
     def same(self, name: str, digest: str) -> None:
-        """Remember what a name refers to. Raises InvalidInputError if it was something else."""
+        """Remember the digest of what `name` refers to.
+
+        Raises InvalidInputError if the file has another digest for this name.
+        """
         if self.names.setdefault(name, digest) != digest:
             raise InvalidInputError(f"--json {self.path}: expected the same {name}, got another")
 
     def add(self, key: Key, run: Run) -> None:
-        """Keep a run."""
+        """Keep a run and write the file."""
         self.runs[key] = run
         self.save()
 
     def save(self) -> None:
-        """Write the file, one run a line."""
+        """Write the file, with one run per line."""
         texts = [
             {"prompts": p, "temperature": t, "half": h, "repeated": share}
             for (p, t, h), share in self.texts.items()
@@ -156,14 +173,15 @@ class Store:
 class Runner:
     """Runs the settings that the store lacks; opens models and engines when they are first needed.
 
-    load: EngineConfig and weights by the name of a draft. methods: those that engines are built
-    for, by the same name. is_over: no further setting may begin.
+    cs: the values of c. params: by temperature. load: returns the config and the weights for the
+    name of a draft. methods: those that engines must be able to run, by the name of the draft.
+    is_over: returns True when no further run may begin.
     """
 
     store: Store
     cs: Sequence[int]
     params: dict[float, SamplingParams]
-    prompts: dict[tuple[str, str], list[str]]  # by file and half
+    prompts: dict[tuple[str, str], list[str]]  # keys: (file, half of its prompts)
     load: Callable[[str], tuple[EngineConfig, Pair]]
     methods: dict[str, list[Method]]
     is_over: Callable[[], bool] = lambda: False
@@ -179,7 +197,10 @@ class Runner:
         self._stack.close()
 
     def run(self, place: Place, method: Method, c: int) -> Run | None:
-        """Figures of a setting, from the store or measured now; None once the time is over."""
+        """Return the run of a setting, from the store or measured now.
+
+        Returns None if it is not in the store and the time is over.
+        """
         known = {key.c for key in self.store.runs}
         for at in sorted({*known, *self.cs}, reverse=True):
             key = Key(*place, at, written(method))
@@ -233,7 +254,7 @@ class Runner:
 
 
 def digest(texts: Sequence[str]) -> str:
-    """A digest that differs for different lists of prompts."""
+    """Return a digest of a list of prompts."""
     return sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
 
 
@@ -248,7 +269,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _checked(run: Run) -> Run:
-    """The run's figures. Raises KeyError, TypeError, ValueError."""
+    """Return the figures of a run that was read. Raises KeyError or TypeError if it is invalid."""
     if not all(isinstance(run[name], (int, float)) for name in ("c", *FIGURES)):
         raise TypeError
     return {name: run[name] for name in ("c", *FIGURES, "chosen") if name in run}

@@ -1,5 +1,4 @@
-"""The search space of `bench.sweep`: methods and ablations, and the settings over which each is
-tuned."""
+"""The search space of `bench.sweep`: methods, ablations, and the settings tried for each."""
 
 from __future__ import annotations
 
@@ -13,22 +12,23 @@ from sbrt.model import hrad
 
 Group = tuple[Mapping[str, Option], ...]
 
-OVERLAPPED = (1, 2, 3, 5, 7, 11, 15, 23, 31, 47, MAX_GAMMA)  # gammas, used from c / 4 to c - 1
-SERIAL = (1, 2, 3, 4, 6, 8, 12, 16)  # gammas, used up to 2 c
+# Gammas. Overlapped methods try those from c / 4 to c - 1, serial methods those up to 2 c.
+OVERLAPPED = (1, 2, 3, 5, 7, 11, 15, 23, 31, 47, MAX_GAMMA)
+SERIAL = (1, 2, 3, 4, 6, 8, 12, 16)
 CUTS: Group = tuple({"epsilon": epsilon} for epsilon in (0.0, 0.1, 0.3, 0.5))
-# A verification of 64 rows and a draft step of 128 cost as much as one row, so both trees use them
-# all.
+# In simulated time, a verification of 64 rows and a draft step of 128 rows cost as much as one row.
+# So each of these shapes fills both.
 SHAPES: Group = ({"F": 64, "tree": 2}, {"F": 32, "tree": 4}, {"F": 16, "tree": 8})
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method or an ablation: a preset, and what is left to tune.
+    """A method or an ablation: a preset, and the options that are tuned.
 
-    gammas: values to choose from, none if the preset or its classifier sets gamma. last: try only
-    this many of the deepest overlapped gammas (a tree is slow to simulate). others: groups of
-    further options, tried one group after the other on the best so far. follows: the entry that was
-    tuned for it. It differs from that one in the options that its preset names.
+    gammas: values to try; empty if the preset or its classifier sets gamma. last: how many of the
+    largest gammas to try (a tree is slow to simulate). others: groups of further options. Each
+    group is tried on the best setting so far. follows: name of another entry. This one then takes
+    that entry's tuned setting, and changes only the options that its own preset names.
     """
 
     name: str
@@ -39,15 +39,18 @@ class Entry:
     follows: str | None = None
 
     def method(self, draft: Path | None) -> Method:
-        """The preset before tuning; with a classifier it has the gamma of the classifier's file."""
+        """Return the preset before tuning.
+
+        If it has a classifier, gamma comes from the classifier's file.
+        """
         return hrad.fitted(methods.parse(self.preset), None, draft)
 
     def like(self, tuned: Method) -> Method:
-        """The tuned setting of the entry that it follows, with its own options."""
+        """Return the setting `tuned` with the options that this entry's preset names."""
         return having(tuned, {k: self.method(None).options[k] for k in self.method(None).named})
 
     def settings(self, c: int, draft: Path | None) -> list[Method]:
-        """The settings where tuning begins: one for each gamma that makes sense at this c."""
+        """Return the settings with which tuning begins: one per gamma that makes sense at c."""
         method = self.method(draft)
         if not self.gammas:
             return [method]
@@ -83,8 +86,11 @@ ENTRIES = (
 
 
 def with_classifier(file: str) -> tuple[Entry, ...]:
-    """Entries of an H-RAD file: with confidence in its middle class, without, and without
-    branches."""
+    """Return the entries for an H-RAD file.
+
+    The first also cuts by confidence, in the classifier's middle class. The second does not. The
+    third is like the first, without branches.
+    """
     preset = f"specbranch:hrad={file},epsilon=0"
     return (
         Entry("specbranch, H-RAD", preset, others=(CUTS,)),
@@ -94,20 +100,20 @@ def with_classifier(file: str) -> tuple[Entry, ...]:
 
 
 def having(method: Method, options: Mapping[str, Option]) -> Method:
-    """The same method with these options set."""
+    """Return the method with these options set."""
     for key, value in options.items():
         method = method.having(key, value)
     return method
 
 
 def written(method: Method) -> str:
-    """A setting as a preset with every option: the key of its runs."""
+    """Return a setting as a preset with every option. It is part of the key of its runs."""
     options = ",".join(f"{key}={value}" for key, value in method.options.items())
     return f"{method.name}:{options}" if options else method.name
 
 
 def widest(entries: Iterable[Entry], cs: Iterable[int], draft: Path | None) -> list[Method]:
-    """The methods for which an engine must be built to run all of them."""
+    """Return methods such that an engine built for them can run every setting of the entries."""
     return list(_widest(entries, max(cs), draft))
 
 

@@ -1,4 +1,4 @@
-"""Figures of a sweep as the Markdown tables of docs/measured."""
+"""Renders the figures of a sweep as Markdown tables, for docs/measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from sbrt.outputs import ratio
 Cell = dict[str, Any]
 
 PATHS, TREES, SERIAL_TREE, PEARL = "hedge, paths", "hedge, trees", "tree", "pearl"
-LETTERS = {"gamma": "g", "epsilon": "e", "theta": "t", "width": "w", "F": "F"}  # tuned options
+# Short names of tuned options.
+LETTERS = {"gamma": "g", "epsilon": "e", "theta": "t", "width": "w", "F": "F"}
 COMPARED = (
     (PATHS, PEARL, "paths / pearl"),
     (TREES, PEARL, "trees / pearl"),
@@ -21,7 +22,7 @@ COMPARED = (
 
 
 def render(cells: Sequence[Cell]) -> str:
-    """A table for each c and file of prompts, then comparisons between methods."""
+    """Return a table for each c and file of prompts, then a table that compares methods."""
     if not cells:
         return "No cell is complete yet."
     places = dict.fromkeys((cell["c"], cell["prompts"]) for cell in cells)
@@ -33,12 +34,12 @@ def render(cells: Sequence[Cell]) -> str:
 
 
 def heading(cell: Cell) -> str:
-    """The heading of a column: the draft and the temperature."""
+    """Return the heading of a column: the draft and the temperature."""
     return f"{cell['draft']}, {cell['temperature']:g}"
 
 
 def of(cell: Cell, name: str) -> dict[str, Any] | None:
-    """The line of a method; None if the sweep had none."""
+    """Return the line of a method in a cell, or None if there is none."""
     return next((line for line in cell["methods"] if line["method"] == name), None)
 
 
@@ -52,7 +53,7 @@ def _table(c: int, prompts: str, cells: Sequence[Cell]) -> str:
 
 
 def _figures(line: dict[str, Any] | None) -> str:
-    """Speed-up; tokens a pass, rollback, hits; the tuned options."""
+    """Return one entry: speed-up, tokens per pass, rollback, hit rate, tuned options."""
     if line is None:
         return "-"
     hits = f" {line['hit_rate']:.0%}" if line["branch_rounds"] else ""
@@ -86,7 +87,10 @@ def _times(cell: Cell, name: str, other: str) -> str:
 
 
 def _of_trees(cell: Cell) -> str:
-    """Speed-up of the overlapped trees over the serial one, as shorter rounds x tokens a pass."""
+    """Return the ratio of the overlapped trees' speed-up to the serial tree's.
+
+    It is split into two factors: rounds per unit of time, and tokens per pass.
+    """
     trees, tree = of(cell, TREES), of(cell, SERIAL_TREE)
     if trees is None or tree is None:
         return "-"
@@ -96,7 +100,7 @@ def _of_trees(cell: Cell) -> str:
 
 
 def _rollback(cell: Cell) -> str:
-    """PEARL's rollback, and the least of a specbranch at PEARL's speed or better."""
+    """Return PEARL's rollback, and the least rollback of any specbranch that is as fast."""
     pearl = of(cell, PEARL)
     if pearl is None:
         return "-"

@@ -16,7 +16,7 @@ void check_capabilities(const RuntimeConfig& c) {
   refuse(c.rejection, can.rejects, "acceptance rejection");
 }
 
-// Refuses what needs both lanes' state in one memory.
+// Refuses what needs the state of both lanes in one memory, if the draft has its own device.
 void check_apart(const RuntimeConfig& c) {
   check_within("draft_device", -1, 1023, c.draft_device);
   const auto refuse = [&c](bool asked, const char* what) {
@@ -86,7 +86,7 @@ void check_policy(const Policy& p, const RuntimeConfig& c, bool has_draft) {
   check_within("theta", -100.0f, 1.0f, p.theta);
   check<InvalidInput>(!p.rejection || c.rejection,
                       "acceptance: expected coupled, as the engine was built for, got rejection");
-  // A tree has no last node.
+  // Such branches continue the last node of a path. A tree has no last node.
   check<InvalidInput>(makes_paths(p) || p.gamma == 0 || p.ranking == kLikely,
                       "method: branches at the chain's end need chains that are paths");
   check_within("lookup", 0, 1, p.lookup);

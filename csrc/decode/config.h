@@ -18,38 +18,38 @@ struct RuntimeConfig {
   int64_t max_model_len = 0;  // longest trunk, tokens
   int32_t vocab = 0;  // number of the target's logits in use, 0: none; a draft may have fewer
   std::vector<int32_t> holes;  // ids below vocab that no token has: masked in every row
-  int32_t num_threads = 1;     // in total
-  int32_t draft_threads = 1;   // of these, the draft's while the lanes overlap
+  int32_t num_threads = 1;     // threads of both lanes together
+  int32_t draft_threads = 1;   // number of these that the draft uses while the lanes overlap
   int32_t max_gamma = 4;
   int32_t max_branches = 8;
-  int32_t max_width = 1;         // most nodes that a branch grows in a step
-  int32_t max_num_seqs = 1;      // sequences at once
-  bool reuses_prefixes = false;  // a prompt reuses KV that a seat has for its beginning
+  int32_t max_width = 1;         // most nodes that a draft step adds to a branch
+  int32_t max_num_seqs = 1;      // number of seats
+  bool reuses_prefixes = false;  // a prompt's beginning may reuse the KV that a seat has for it
   int32_t max_piece = kMaxRows;  // most tokens of a prompt between two rounds
-  int64_t first_round = 1;       // counters are 64-bit: tests start them high
+  int64_t first_round = 1;       // number of the first round; tests begin with a large one
   Backend backend = Backend::cpu;
-  int32_t device = 0;         // of the cuda backend
-  int32_t draft_device = -1;  // the draft's; its state has a memory of its own; -1: the target's
-  bool draft_first = true;    // on a device: the draft's stream is the more urgent one
-  bool nvtx = false;          // ranges of rounds, graphs and prefill, for profilers
-  bool debug = false;         // poison memory that must not be read, check every slot's position
+  int32_t device = 0;         // number of the CUDA device
+  int32_t draft_device = -1;  // the draft's own device, which has its own state; -1: the target's
+  bool draft_first = true;    // on a device: the draft's stream has the higher priority
+  bool nvtx = false;          // mark rounds, graphs and prefill as NVTX ranges, for profilers
+  bool debug = false;         // write NaN to unused memory, check every slot's position
   std::shared_ptr<const Costs> costs;   // virtual time, only on the sim backend
   std::vector<Policy> tuned;            // candidates of `auto`, plain decoding first
-  std::shared_ptr<const Costs> tuning;  // costs by which `auto` chooses; null: they are measured
-  std::shared_ptr<const Hrad> hrad;     // for policies that use it
-  bool keep_features = false;           // for features(); implied by hrad
-  bool rejection = false;               // memory for policies with that rule
+  std::shared_ptr<const Costs> tuning;  // costs that `auto` uses; null: they are measured
+  std::shared_ptr<const Hrad> hrad;     // null: no policy may use H-RAD
+  bool keep_features = false;           // for Engine::features(); implied by hrad
+  bool rejection = false;               // allocate memory for policies with the rejection rule
 
   Capabilities can() const { return capabilities_of(backend); }
-  // The lanes' state is in two memories.
+  // True if each lane has its own device and its own copy of the state.
   bool is_apart() const { return draft_device >= 0; }
-  // Threads of the target while the draft works too.
+  // Number of threads that the target uses while the lanes overlap.
   int32_t target_share() const {
     return num_threads > draft_threads ? num_threads - draft_threads : 1;
   }
 };
 
-// All throw InvalidInput, with the thing, the expected and the given value.
+// These throw InvalidInput. The message names the setting, the expected and the given value.
 void check_config(const RuntimeConfig& config, const Model& target);
 void check_policy(const Policy& policy, const RuntimeConfig& config, bool has_draft);
 // target_vocab: number of the target's logits, of which config.vocab are used.

@@ -17,11 +17,11 @@ struct LaneCosts {
 };
 
 struct Costs {
-  LaneCosts alone;           // in rounds in which the lanes take turns, or the target is alone
-  LaneCosts overlapped;      // in rounds whose lanes overlap, for each forward of both
-  int64_t round = 0;         // time of the host in a round
+  LaneCosts alone;           // forwards in rounds without overlap of the lanes
+  LaneCosts overlapped;      // forwards in rounds whose lanes overlap
+  int64_t round = 0;         // time of the host per round
   int64_t turns = 0;         // added if the target waits for a burst before its forward
-  int64_t side_by_side = 0;  // added if a burst runs during it
+  int64_t side_by_side = 0;  // added if a burst runs during the target's forward
 
   const LaneCosts& of(bool overlaps) const { return overlaps ? overlapped : alone; }
   int64_t overhead(bool serial_burst, bool overlaps) const {

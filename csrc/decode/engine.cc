@@ -79,7 +79,7 @@ void Engine::prepare(const Policy& policy) {
     for_each(all, [&](int seat) {
       Sequence& c = resources_.at(seat);
       c.policy = normalised(policy);
-      c.shaping = {};  // that of a request which shapes nothing
+      c.shaping = {};  // as for a request that does not shape logits
       c.shaping.active = !resources_.config.holes.empty();
       c.sampling.temperature = 1;
       c.sampling.top_p = top_p;
@@ -100,9 +100,10 @@ int Engine::admit(const Request& request) {
   check(seat >= 0, "engine: expected a free seat, all ", seats(), " are taken");
   const bool feeds_all = request.logprobs.prompt >= 0;
   const Kept kept = feeds_all ? Kept{} : pump_.kept(seat, request.prompt);
-  pump_.seat(seat).keeps = false;  // if this throws, the seat's trunk and rings no longer match
+  pump_.seat(seat).keeps = false;  // if start_sequence throws, the old KV is not reused
   resources_.start_sequence(seat, request, kept.target, kept.draft);
-  if (resources_.config.can().captures && seats() == 1) {  // else rounds of others may be in flight
+  // With more seats, rounds of other sequences may be in flight.
+  if (resources_.config.can().captures && seats() == 1) {
     pump_.idle(Exec::kForever);
     if (request.max_tokens > 0) pump_.fuse(bit(seat));
   }
@@ -110,7 +111,8 @@ int Engine::admit(const Request& request) {
   return seat;
 }
 
-// The first tuner that no sequence has. Requests one by one all have the same, which knows most.
+// Returns the first tuner that no sequence uses. So requests that come one at a time all use the
+// same tuner, which has learnt most.
 Tuner* Engine::free_tuner() const {
   for (const auto& tuner : tuners_) {
     bool is_free = true;
@@ -122,7 +124,7 @@ Tuner* Engine::free_tuner() const {
 }
 
 void Engine::begin(const Request& request) {
-  check_admissible(request);  // a refused request drops no sequence
+  check_admissible(request);  // so that a refused request drops no sequence
   start_over();
   admit(request);
 }
@@ -138,7 +140,7 @@ void Engine::run(int64_t max_rounds, double seconds) {
       HostSeat& seat = pump_.seat(i);
       seat.keeps = false;
       seat.sequence.end();
-      seat.sequence.drop_tokens();  // the caller gets the exception, and no further token
+      seat.sequence.drop_tokens();  // the caller gets the exception and no more tokens
       resources_.logprobs[i].drop();
     }
     pump_.settle_down();
@@ -148,7 +150,7 @@ void Engine::run(int64_t max_rounds, double seconds) {
 
 bool Engine::idle(double seconds) {
   const int64_t until = end_of(Trace::now(), seconds);
-  if (is_forked() || !resources_.target.stream) return true;  // a fork has no threads
+  if (is_forked() || !resources_.target.stream) return true;  // a fork has no worker threads
   return pump_.idle(until);
 }
 

@@ -1,4 +1,5 @@
-// Two lanes and the sequences in their seats: admit, run, take what was committed, release.
+// The engine: two lanes and the sequences in their seats. A caller admits requests, runs rounds,
+// takes the committed tokens and releases the seats.
 #pragma once
 
 #include <memory>
@@ -21,27 +22,26 @@ class Engine {
   ~Engine();
   Engine(const Engine&) = delete;
 
-  // On a device: makes the launches of requests with such a policy in advance. Launches for
-  // requests that shape are made for the first of them. Drops the sequence in flight. Throws
+  // On a device: fuses the graphs for requests with this policy in advance. Graphs for requests
+  // that shape logits are fused when the first such request comes. Drops all sequences. Throws
   // InvalidInput.
   void prepare(const Policy& policy);
-  int fused_graphs() const { return graphs_.fused(); }  // made so far and still kept
+  int fused_graphs() const { return graphs_.fused(); }  // number of fused graphs that are kept
   // True if a sequence can be admitted.
   bool has_free_seat() const { return pump_.has_free_seat(); }
   // Starts a sequence next to those in flight; returns its seat, which is taken until it is
   // released. Throws InvalidInput; Error if no seat is free.
   int admit(const Request& request);
-  // Drops everything in flight, then starts a sequence: waits for the last round. Throws
-  // InvalidInput.
+  // Drops all sequences, waits for the round in flight, and starts a sequence. Throws InvalidInput.
   void begin(const Request& request);
   // Feeds prompts and runs rounds until a sequence ends, `max_rounds` are done, `seconds` have
-  // passed (0: no limit) or interrupt() is called. A prefill or round that takes longer goes on by
-  // itself. The round after the last one read may be in flight when this returns; the next call
-  // reads it. If an op throws, all sequences end, and this throws, too.
+  // passed (0: no limit) or interrupt() is called. A prefill or round that takes longer continues
+  // after this has returned. The round after the last one read may also be in flight then; the next
+  // call reads it. If an op throws, all sequences end, and this throws the op's error.
   void run(int64_t max_rounds, double seconds);
   // The tokens committed since the last take() or admit(); valid until the next call.
   const std::vector<int32_t>& take(int seat) { return at(seat).sequence.take(); }
-  // Log-probs that the request asked for: of the tokens of take(), and of the prompt.
+  // The log-probs that the request wants: of the tokens of take(), and of the prompt.
   LogprobStore& logprobs(int seat) {
     check_seat(seat);
     return resources_.logprobs[seat];
@@ -50,12 +50,13 @@ class Engine {
     check_seat(seat);
     return pump_.prompts().done(seat);
   }
-  // True if nothing runs any more, after at most `seconds` (0: no limit).
+  // Waits until nothing runs any more. Returns false if that takes longer than `seconds` (0: no
+  // limit).
   bool idle(double seconds);
-  void release(int seat);                  // drops its sequence and frees the seat
+  void release(int seat);                  // drops the seat's sequence and frees the seat
   void end();                              // drops all sequences
-  void close();                            // drops them and joins every thread
-  void interrupt() { pump_.interrupt(); }  // from any thread: run() returns soon
+  void close();                            // drops all sequences and joins every thread
+  void interrupt() { pump_.interrupt(); }  // makes run() return soon; may be called from any thread
 
   int seats() const { return resources_.count(); }
   const HostSequence& sequence(int seat) const {
@@ -63,27 +64,29 @@ class Engine {
     return pump_.seat(seat).sequence;
   }
   void check_usable() const;  // throws Error once closed, and in a fork
-  bool is_forked() const;     // this process is a fork of the engine's
+  bool is_forked() const;     // true in a fork of the process that made the engine
   // Null if there is no such lane.
   const Trace* target_trace() const { return trace_of(resources_.target); }
   const Trace* draft_trace() const { return trace_of(resources_.draft); }
-  // A device keeps times only while told to. Both wait for the last round, and then call exec.
+  // Start or stop a trace or a profile, after the round in flight has ended. A device notes times
+  // only while a trace is kept.
   void keep_trace(bool is_on);
   void profile(bool is_on);
-  // Times of forwards on this machine, alone and overlapped, measured for about `seconds`. Drops
-  // the sequence in flight. temperature: for sampling at the end of a forward. Throws InvalidInput
-  // in virtual time.
+  // Measures the times of forwards on this machine, alone and overlapped, for about `seconds`.
+  // Drops all sequences. temperature: that of the sampling after a forward. Throws InvalidInput in
+  // virtual time.
   Costs measure(double seconds, float temperature = 0);
-  // The tuner of a seat for `auto`; null if the engine was not built for it.
+  // The tuner that a seat uses for `auto`; null if the engine was not built for `auto`.
   const Tuner* tuner(int seat) const {
     check_seat(seat);
     const Tuner* own = pump_.seat(seat).tuner;
     return own || tuners_.empty() ? own : tuners_[0].get();
   }
-  // H-RAD's inputs at the last outcome of a seat: [Hrad::inputs(hidden)]. Throws InvalidInput while
-  // a round is in flight, and if they are not kept: H-RAD alone does not keep them on a device.
+  // H-RAD's inputs at the last outcome of a seat, [Hrad::inputs(hidden)]. Throws InvalidInput while
+  // a round is in flight, and if the engine does not keep them. On a device it keeps them only with
+  // RuntimeConfig::keep_features.
   std::vector<float> features(int seat) const;
-  int64_t now() const { return resources_.exec->now(); }  // ns, of the clock of traces and stats
+  int64_t now() const { return resources_.exec->now(); }  // ns on the clock of traces and stats
   const OrderBook* order() const { return resources_.exec->order(); }  // dry backend; else null
 
  private:
@@ -99,11 +102,12 @@ class Engine {
     return pump_.seat(seat);
   }
 
-  int64_t process_;  // threads do not survive a fork
+  int64_t process_;  // id of the process that has the engine's threads; a fork has none
   Resources resources_;
   Graphs graphs_;
   Pump pump_;
-  // One per seat, if the engine was built for them. They learn from one sequence to the next.
+  // One per seat, if the engine was built for `auto`. A tuner keeps what it learns from sequence to
+  // sequence.
   std::vector<std::unique_ptr<Tuner>> tuners_;
 };
 

@@ -1,5 +1,5 @@
-// Feeds prompts to a lane in pieces; each uses the graph of fewest rows that holds the rest. The
-// pieces depend on the prompt alone, so that equal prompts leave equal KV.
+// Cuts prompts into pieces for a lane. A piece uses the smallest graph that holds the rest of the
+// prompt, or else the largest. Pieces depend only on the prompt, so equal prompts leave equal KV.
 #pragma once
 
 #include <algorithm>
@@ -10,19 +10,19 @@
 
 namespace sbrt {
 
-// The graphs of a lane, and the number of pieces given to it.
+// A lane's graphs for prompt pieces, and the number of pieces that the lane was given.
 struct Feed {
   std::vector<int32_t> rows;  // rows of the graphs, ascending; the graphs hold pointers to them
   std::vector<Graph> graphs;
   int64_t capacity = 0;    // slots of a seat's ring
-  int64_t pieces = 0;      // enqueued so far
+  int64_t pieces = 0;      // number of pieces enqueued so far
   Event fed{"prefilled"};  // counts finished pieces
   // Copies of the beginnings of prompts between seats, of a lane that has its KV in a block.
   std::vector<Mail> copies;  // [seats] the last one to each seat
   int64_t sent = 0;          // enqueued so far
   Event copied{"copied"};    // counts finished copies
 
-  // Powers of two from `least` on, up to `most`.
+  // Makes graphs of `least` rows, twice as many, and so on up to `most`. positions: see capacity.
   void size(int32_t least, int32_t most, int64_t positions) {
     rows.push_back(least);
     for (int32_t n = 2 * least; n <= most; n *= 2) rows.push_back(n);
@@ -30,8 +30,9 @@ struct Feed {
     capacity = positions;
   }
 
-  // The graph for the next piece of a prompt of `all` tokens, of which `from` are fed. All graphs
-  // but the first read the trunk as one contiguous part: such pieces end before the ring wraps.
+  // Returns the index of the graph for the next piece of a prompt. The prompt has `all` tokens, of
+  // which `from` are fed. All graphs but the first read the ring as one contiguous range, so their
+  // pieces must end before the ring wraps.
   size_t next(int64_t from, int64_t all) const {
     const int64_t left = all - from;
     size_t at = 0;
@@ -42,22 +43,23 @@ struct Feed {
   }
 };
 
-// The progress of a lane with the prompt of one sequence.
+// How much of one sequence's prompt a lane has been fed.
 struct Fed {
   Fed() = default;
   explicit Fed(int64_t there) : tokens(there) {}
 
-  int64_t tokens = 0;  // fed or enqueued
+  int64_t tokens = 0;  // number of tokens whose pieces are enqueued or done
   int64_t copy = 0;    // number of the copy from another seat; 0: none
 
-  // Registers the piece with that number, which ends before token `end`.
+  // Notes that the lane's piece `number` feeds this prompt up to, but without, token `end`.
   void took(int64_t number, int64_t end) {
     before_ = last_;
     last_ = {number, tokens};
     tokens = end;
   }
   int64_t last_piece() const { return last_.number; }  // 0: none yet
-  // Tokens that a lane has fed after `pieces` pieces, of any prompts; at most two are in flight.
+  // Returns how many tokens are done once the lane has finished `pieces` pieces, of any prompts. At
+  // most two pieces are in flight.
   int64_t done(int64_t pieces) const {
     if (last_.number <= pieces) return tokens;
     return before_.number <= pieces ? last_.begin : before_.begin;

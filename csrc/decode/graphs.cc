@@ -11,7 +11,8 @@ unsigned seats_of(const Args& args) {
   return static_cast<unsigned>(args.seats.count);
 }
 
-// `clock`: gives the number of the round, or of the piece of a prompt.
+// Adds an op to a graph. clock: the part of the state that has the number of the round, or of the
+// prompt piece.
 template <class Args>
 void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock = Part::round) {
   Graph::Node& node = graph.add(step.call, args, step.once).says(step.name, step.effects);
@@ -23,7 +24,8 @@ void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock
 
 int64_t* ended_at(const LaneUnit& unit, int at) { return unit.memory->ended.device() + at; }
 
-// The arguments of a lane's choice: tokens, or distributions of a draft.
+// Returns the arguments of the op that samples a lane's tokens or, in the draft's lane, computes
+// distributions.
 ChooseArgs choose_args(const Resources& r, LaneUnit& unit, const Batch* batch, Choice* choice,
                        Dist* dist) {
   Lane& lane = *unit.lane;
@@ -37,7 +39,7 @@ ChooseArgs choose_args(const Resources& r, LaneUnit& unit, const Batch* batch, C
 
 }  // namespace
 
-// A lane's own ops, all with these `effects`.
+// Adds a lane's own ops to graphs. forward, choose, moves: the effects of these ops.
 struct LaneOps {
   Lane& lane;
   const Batch* batch;
@@ -55,7 +57,8 @@ struct LaneOps {
     lane.add_forward(graph, batch, with_logits);
     graph.say(first, "forward", forward);
   }
-  // A forward and its distributions; its cost is in the table at `cost`.
+  // Adds a forward and its distributions. In virtual time the forward costs what `cost` has for the
+  // batch's rows.
   void put_dists(Graph& graph, const int64_t* const* cost) const {
     put_gather(graph);
     graph.cost_by(&batch->n, cost);
@@ -76,14 +79,14 @@ struct LaneOps {
 
 namespace {
 
-// Differences between the lanes in a piece of a prompt.
+// The steps of a prompt piece that differ between the lanes.
 struct FeedSteps {
   LaneStep rows;
   RoundStep<EndArgs> end;
-  int64_t* fed;  // finished pieces, in the ops' memory
+  int64_t* fed;  // number of finished pieces, in the ops' memory
 };
 
-// The pieces of a prompt. `expect` gives the lane the rows of the next one.
+// Records the graphs of prompt pieces. expect(rows) tells the lane the rows of the next graph.
 template <class Expect>
 void record_feed(Feed& feed, int32_t least, const FeedSteps& steps, LaneArgs args,
                  const LaneOps& ops, const Expect& expect) {
@@ -109,7 +112,7 @@ Graphs::Graphs(Resources& resources) : r_(resources) {
   prepare();
 }
 
-// Everything added to the lane's graphs from now on has at most `rows` rows at run time.
+// Tells a lane that everything added to its graphs from now on has at most `rows` rows at run time.
 void Graphs::expect(Lane& lane, const int32_t& rows) const {
   lane.expect({&rows, &r_.launches.kind});
 }
@@ -146,7 +149,7 @@ void Graphs::record_target() {
   ops.put_choice(unit.timed_forward);
 }
 
-// The smallest piece of a prompt once more, with logits of all its rows.
+// Records the graph of the smallest prompt piece again, with logits and log-probs of all rows.
 void Graphs::record_logprobs(LaneArgs args, const LaneOps& ops) {
   Graph& graph = prefill_logprobs_;
   const int32_t& rows = r_.target.feed.rows[0];
@@ -225,7 +228,7 @@ void Graphs::record_draft() {
   put(settle_draft_, kSettleDraft, args);
   ops.put_moves(settle_draft_, Moves::path_and_tail);
   put(plan_certain_, kPlanCertain, args);
-  SelectArgs bursts{};  // the other fields are in the target's memory
+  SelectArgs bursts{};  // only the seats are set: the other fields point to the target's memory
   bursts.seats = args.seats;
   put(attach_burst_, kAttachBurst, bursts);
   put(attach_burst_, kMoveBurst, args);
@@ -249,7 +252,8 @@ void Graphs::record_draft() {
   if (!r_.config.tuned.empty()) record_looks(args, ops);
 }
 
-// Pieces of a prompt, or of tokens that the draft lacks, that leave the draft's distributions.
+// Records pieces that also keep the draft's distributions: the last piece of a prompt, and tokens
+// of the trunk that the draft lacks.
 void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
   expect(*r_.draft.lane, look_rows_);
   LaneArgs few = args;
@@ -281,12 +285,12 @@ void Graphs::prepare() {
     prepare(draft, *graph);
 }
 
-// Refuses a graph whose ops touch the other lane's part of the state, except what the lanes tell each
-// other (state/mail.h).
+// Refuses a graph whose ops read or write the other lane's part of the state, except what the lanes
+// send to each other (state/mail.h). Prepares other graphs.
 void Graphs::prepare(LaneUnit& unit, const Graph& graph) const {
   const Effects allowed = allowed_to(&unit == &r_.draft);
   for (const Graph::Node& node : graph.nodes()) {
-    if (node.name == kFollowTrunk.name) continue;  // it repeats what the target wrote
+    if (node.name == kFollowTrunk.name) continue;  // this op repeats the target's writes
     const uint64_t reads = node.effects.reads.bits & ~allowed.reads.bits;
     const uint64_t writes = node.effects.writes.bits & ~allowed.writes.bits;
     if ((reads | writes) == 0) continue;
@@ -324,16 +328,17 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
           r_.is_apart() ? &mails_.offer : nullptr};
 }
 
-// The place of a round of this shape; it depends on whether `settle` and `select` are in it, and on
-// which `select`.
+// Returns the key in `verifications_` for a round of this shape. It depends on whether the launch
+// includes `settle` and `select`, and on which `select`.
 int Graphs::verification_at(const RoundShape& shape) const {
   const bool selects = shape.gamma == 0;
   return 4 * (selects && shape.has_logprobs) + 2 * (r_.launches.moves_kv && shape.burst == 0) +
          selects;
 }
 
-// The launches of a round on the target's stream. `settle` is part of the forward's launch unless
-// the target waits for a burst between them. So is `select` unless the target waits for the draft.
+// Returns all that the target does in a round of this shape without waiting, as one graph. `settle`
+// is part of it unless the target waits for a burst between `settle` and the forward. `select` is
+// part of it unless the target waits for the draft.
 const Graph& Graphs::verification(const RoundShape& shape) {
   Graph& whole = verifications_.try_emplace(verification_at(shape), "verify").first->second;
   if (whole.nodes().empty()) {
@@ -362,9 +367,10 @@ void Graphs::fuse(const RoundShape& shape) {
 }
 
 bool Graphs::may_fuse() {
-  constexpr int64_t kPatience = 64;  // calls
+  constexpr int64_t kPatience = 64;  // every 64th refused call is granted
   const auto has_room = [](const LaneUnit& unit) {
-    return !unit.stream || unit.stream->fused() + 1 < Stream::kMostFused;  // two in a round at most
+    // A round fuses up to two graphs.
+    return !unit.stream || unit.stream->fused() + 1 < Stream::kMostFused;
   };
   return (has_room(r_.target) && has_room(r_.draft)) || ++refused_ % kPatience == 0;
 }
@@ -376,7 +382,8 @@ int Graphs::fused() const {
   return count;
 }
 
-// The graph of this number of steps, if it was fused for the next round's request.
+// Returns the burst of this number of steps, or null if it was not fused for the next round's
+// requests.
 const Graph* Graphs::fused(const std::map<int, Graph>& bursts, int steps) const {
   const auto at = bursts.find(steps);
   return at != bursts.end() && r_.draft.stream->is_fused(at->second) ? &at->second : nullptr;

@@ -1,5 +1,5 @@
-// The graphs of both lanes, made once. On a device whole rounds of them are fused into one launch
-// each.
+// The graphs of both lanes, made once. On a device, graphs of a round that follow one another are
+// fused into one launch.
 #pragma once
 
 #include <map>
@@ -12,11 +12,11 @@
 
 namespace sbrt {
 
-struct LaneOps;  // graphs.cc
+struct LaneOps;  // defined in graphs.cc
 
 class Graphs {
  public:
-  // Records and prepares all of them, those of the lanes too.
+  // Records and prepares all graphs, with the ops of the lanes.
   explicit Graphs(Resources& resources);
   Graphs(const Graphs&) = delete;
 
@@ -25,14 +25,14 @@ class Graphs {
   DraftLane draft(const RoundShape& shape) const;
 
   const Graph& prefill_dists() const { return prefill_dists_; }
-  // The smallest piece of a prompt, with log-probs.
+  // The smallest prompt piece, with log-probs.
   const Graph& prefill_logprobs() const { return prefill_logprobs_; }
   const Graph& look() const { return look_; }
 
-  // On a device: fuses the graphs of a round of this shape, by the launches in force. No round may be
-  // in flight. A full store drops its oldest graph.
+  // On a device: fuses the graphs of a round of this shape, for the launches that are selected now.
+  // No round may be in flight. A stream that already keeps the most it can drops its oldest graph.
   void fuse(const RoundShape& shape);
-  // True if fuse() would drop no graph, and now and then if it would.
+  // True if fuse() would drop no graph. If it would, this is true only now and then.
   bool may_fuse();
   int fused() const;  // number of fused graphs that are kept
 
@@ -55,16 +55,16 @@ class Graphs {
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
 
   Resources& r_;
-  Mails mails_;          // of two memories
-  int64_t refused_ = 0;  // calls of may_fuse() that found a full store
+  Mails mails_;          // used if each lane has its own memory
+  int64_t refused_ = 0;  // calls of may_fuse() when fuse() would drop a graph
   const int32_t look_rows_ = kMaxRows;
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, attach_burst_{"attach_burst"};
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};
-  Graph prefill_dists_{"prefill"}, look_{"look"};  // with distributions; look_ runs between rounds
-  std::map<int, Graph> bursts_, serial_bursts_;    // by number of steps, for a device
-  std::map<int, Graph> verifications_;             // by verification_at(), for a device
+  Graph prefill_dists_{"prefill"}, look_{"look"};  // keep distributions; look_ runs between rounds
+  std::map<int, Graph> bursts_, serial_bursts_;    // keys: number of steps; used on a device
+  std::map<int, Graph> verifications_;             // keys: verification_at(); used on a device
 };
 
 }  // namespace sbrt

@@ -1,4 +1,4 @@
-// The classifier in memory of the ops' device: weights, inputs, outputs of the first layer.
+// Memory of H-RAD's classifier on the ops' device: weights, inputs, outputs of the first layer.
 #pragma once
 
 #include "exec/exec.h"
@@ -10,7 +10,7 @@ namespace sbrt {
 class HradMemory {
  public:
   HradMemory() = default;
-  // `hrad` may be null: then there is only what it would read, which the host sees if it is `shown`.
+  // If `hrad` is null, only the classifier's inputs have memory. shown: the host can read them.
   HradMemory(Exec& exec, const Hrad* hrad, int64_t hidden, size_t seats, bool shown);
 
   bool is_there() const { return x_.size() > 0; }

@@ -1,5 +1,5 @@
-// The state that the ops of a lane reach, in the memory of the lane's device. Both lanes share one
-// unless the draft has a device of its own.
+// The state that the ops of a lane can access, in the memory of the lane's device. Both lanes share
+// one LaneMemory unless the draft has its own device.
 #pragma once
 
 #include <vector>
@@ -10,11 +10,11 @@
 namespace sbrt {
 
 struct LaneMemory {
-  int place = 0;  // of the backend's memories
+  int place = 0;  // number of this memory in the backend
   Cells<Sequence> sequences;
   Cells<int32_t> trunks;  // [seats, room] tokens of a seat's trunk
-  Cells<uint8_t> ranks;   // the same
-  Cells<int64_t> ended;   // Seats::ended: of rounds, of the target's pieces, of the draft's
+  Cells<uint8_t> ranks;   // [seats, room] ranks of these tokens in the draft's distributions
+  Cells<int64_t> ended;   // Seats::ended: for rounds, the target's pieces, the draft's pieces
   ShapingMemory dense_shaping;
   std::vector<ShapingStore> shaping;  // [seats]
 

@@ -1,5 +1,5 @@
-// Selects the captured graphs that the launches of a lane take. The host changes it while no round
-// is in flight. So all rounds in flight take the same graphs.
+// The values that select captured graphs for the launches of a lane. The host changes them only
+// while no round is in flight. So all rounds in flight use the same graphs.
 #pragma once
 
 #include "decode/row_bounds.h"
@@ -9,8 +9,8 @@ namespace sbrt {
 
 struct Launches {
   RowBounds most;
-  ChoiceKind kind;       // the choice that covers all requests
-  bool moves_kv = true;  // chains may be trees, whose accepted path the target's KV is moved to
+  ChoiceKind kind;       // kind of choice that all requests together need
+  bool moves_kv = true;  // a chain may be a tree, so the target may have to move its KV
 
   bool operator==(const Launches&) const = default;
 };

@@ -8,11 +8,11 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kUnread = 2 * kSlots;  // positions of an unread round, and of the next one
-constexpr int64_t kReserved = 1 << 22;   // entries between two take() without an allocation
+constexpr int64_t kUnread = 2 * kSlots;  // most positions of an unread round and of the next one
+constexpr int64_t kReserved = 1 << 22;   // entries between two calls of take() without allocation
 constexpr size_t kKept = 1 << 20;        // entries that a seat keeps for the next request
 
-// The host's list, with memory for it.
+// Returns a list with the host's addresses, and allocates memory for it if needed.
 LogprobList list_of(Exec& exec, int32_t top, int64_t positions, Cells<TokenLogprob>& entries) {
   if (top < 0) {
     if (entries.size() > kKept) entries = {};
@@ -25,7 +25,7 @@ LogprobList list_of(Exec& exec, int32_t top, int64_t positions, Cells<TokenLogpr
   return list;
 }
 
-// The same list as ops reach it.
+// Returns the same list with the addresses that ops use.
 LogprobList for_ops(LogprobList list, const Cells<TokenLogprob>& entries) {
   if (list.top >= 0) list.entries = entries.device();
   return list;

@@ -1,4 +1,4 @@
-// The host's part of log-probs: their memory, and the entries of committed tokens.
+// The host's part of log-probs: it owns their memory and collects the entries of committed tokens.
 #pragma once
 
 #include <vector>
@@ -8,20 +8,20 @@
 
 namespace sbrt {
 
-// The log-probs of one seat. The first request that asks allocates the lists. The next request that
-// does not ask frees large lists. Ops write entries into memory that the host reads.
+// The log-probs of one seat. A request that wants log-probs allocates lists. The next request that
+// does not want any frees large lists. Ops write entries into memory that the host reads.
 class LogprobStore {
  public:
-  // Returns the lists of a request for ops, with memory for them. Called between sequences. limit:
-  // longest trunk.
+  // Returns the lists of a request with the addresses for ops, and allocates memory if needed.
+  // Called between sequences. limit: tokens of the longest trunk.
   Logprobs start(Exec& exec, const Request& request, int64_t limit, int32_t vocab);
   bool has_prompt() const { return prompt_.top >= 0; }
   bool has_output() const { return output_.top >= 0; }
-  // True if a row of the prompt was not a number. Called after its last piece.
+  // True if a row of the prompt had a NaN. Called after the prompt's last piece.
   bool prompt_failed() const;
-  // Takes the entries of `count` tokens that a round committed, from position `first` on.
+  // Copies the entries of the `count` tokens that a round committed from position `first` on.
   void commit(int64_t first, int64_t count);
-  // [tokens committed since the last take(), width()]; valid until the next.
+  // Entries [tokens committed since the last take(), width()]; valid until the next call.
   const std::vector<TokenLogprob>& take();
   // Drops the entries that take() would return.
   void drop() { committed_.clear(); }
@@ -29,7 +29,7 @@ class LogprobStore {
   const LogprobList& prompt() const { return prompt_; }
 
  private:
-  LogprobList prompt_, output_;  // with the host's addresses
+  LogprobList prompt_, output_;  // their entries are at host addresses
   Cells<TokenLogprob> prompt_entries_, ring_;
   std::vector<TokenLogprob> committed_, taken_;
 };

@@ -5,7 +5,7 @@
 namespace sbrt {
 namespace {
 
-// Adds a range of every sequence.
+// Adds to a mail the copies of a range of every sequence.
 void put(Mail& mail, const MailRange& range, const Cells<Sequence>& from,
          const Cells<Sequence>& to) {
   mail.parts.bits |= range.parts.bits;
@@ -22,7 +22,8 @@ Mails mails_of(const Resources& r) {
   const LaneMemory &target = *r.target.memory, &draft = *r.draft.memory;
   Mails mails;
   put(mails.verdict, verdict_range(), target.sequences, draft.sequences);
-  mails.verdict.parts.bits |= parts(Part::round).bits;  // the draft finds its seats by it
+  // The draft finds the roll of its round with the number of rounds that have ended.
+  mails.verdict.parts.bits |= parts(Part::round).bits;
   mails.verdict.copies.push_back({target.ended.device(), draft.ended.device(), sizeof(int64_t)});
   put(mails.burst, burst_range(), draft.sequences, target.sequences);
   put(mails.offer, offer_range(r.config.max_branches), draft.sequences, target.sequences);

@@ -1,4 +1,4 @@
-// The mail between the lanes of an engine, if each has its own memory.
+// Messages between the lanes of an engine, if each lane has its own memory.
 #pragma once
 
 #include "decode/resources.h"
@@ -7,12 +7,12 @@
 namespace sbrt {
 
 struct Mails {
-  Mail verdict{"verdict", 0, 1, {}};  // before `verify_done`
-  Mail burst{"burst", 1, 0, {}};      // before `chain_ready`
-  Mail offer{"offer", 1, 0, {}};      // before `draft_ready`
+  Mail verdict{"verdict", 0, 1, {}};  // sent before the fence `verify_done`
+  Mail burst{"burst", 1, 0, {}};      // sent before the fence `chain_ready`
+  Mail offer{"offer", 1, 0, {}};      // sent before the fence `draft_ready`
 };
 
-// They point into the memories of these resources.
+// Returns messages that point into the memories of these resources.
 Mails mails_of(const Resources& resources);
 
 }  // namespace sbrt

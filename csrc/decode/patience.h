@@ -14,14 +14,14 @@ class Patience {
  public:
   explicit Patience(Exec& exec) : exec_(exec) {}
 
-  // Blocks until the event is reached: true. False if `until`, by Trace::now(), or an interruption
-  // comes first.
+  // Blocks until the event reaches `value`, and returns true. Returns false if the time `until` (by
+  // Trace::now()) or an interruption comes first.
   bool reach(Event& event, int64_t value, int64_t until) {
     while (!exec_.reach(event, value, std::min(until, Trace::now() + kLook)))
       if (Trace::now() >= until || is_interrupted()) return false;
     return true;
   }
-  void interrupt() { interrupted_.store(true); }  // from any thread
+  void interrupt() { interrupted_.store(true); }  // may be called from any thread
   void forget() { interrupted_.store(false); }
   bool is_interrupted() const { return interrupted_.load(std::memory_order_relaxed); }
 

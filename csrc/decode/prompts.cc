@@ -8,7 +8,7 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kWorthCopying = 8;  // positions
+constexpr int64_t kWorthCopying = 8;  // fewer positions are not worth a copy
 
 }  // namespace
 
@@ -43,7 +43,7 @@ const Graph& Prompts::graph_of(const LaneUnit& unit, SeatSet seats, size_t at,
   return keeps_dists ? graphs_.prefill_dists() : unit.feed.graphs[at];
 }
 
-// Enqueues a piece for these seats.
+// Enqueues a prompt piece of these seats.
 void Prompts::launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int width) {
   Feed& feed = unit.feed;
   unit.fed_roll->word[++feed.pieces % kRecords] = seats;
@@ -51,8 +51,8 @@ void Prompts::launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int widt
   unit.stream->record(feed.fed, feed.pieces);
 }
 
-// For several seats, a piece feeds all tokens that each lacks, which must fit its share of the
-// rows.
+// Enqueues the next piece of these seats. For several seats the piece feeds all that their prompts
+// lack. That must fit each seat's share of the rows.
 void Prompts::feed_piece(LaneUnit& unit, SeatSet seats, int width) {
   if (is_one(seats)) {
     const int i = __builtin_ctzll(seats);
@@ -69,7 +69,8 @@ void Prompts::feed_piece(LaneUnit& unit, SeatSet seats, int width) {
   launch(unit, fed, graph_of(unit, fed, 0, keeps_dists(unit, fed)), width);
 }
 
-// The seat whose prompt came first, and the seats after it while a piece holds all that they lack.
+// Returns the waiting seat whose request came first. Later seats are added in order as long as one
+// piece holds all that their prompts lack.
 SeatSet Prompts::next_to_feed() const {
   const SeatSet waiting = seats_.live() & ~seats_.decoding();
   SeatSet found = 0;
@@ -86,12 +87,13 @@ SeatSet Prompts::next_to_feed() const {
   }
 }
 
-// If another seat holds the beginning of a prompt, copies its KV before the prompt's first piece.
+// If another seat has the KV of the prompt's beginning, copies that KV. Does so only before the
+// prompt's first piece.
 void Prompts::copy_prefix(int i) {
   if (!r_.config.reuses_prefixes || seats_[i].fed[0].last_piece() || seats_[i].fed[1].last_piece())
     return;
   if (seats_[i].fed[0].copy || seats_[i].fed[1].copy) return;
-  if (r_.logprobs[i].has_prompt()) return;  // all of its prompt is fed
+  if (r_.logprobs[i].has_prompt()) return;  // log-probs need a forward of the whole prompt
   int from = -1;
   Kept most;
   for_each(seats_.live() & ~bit(i), [&](int other) {
@@ -158,8 +160,9 @@ bool Prompts::feed(int64_t until) {
   return true;
 }
 
-// Feeds all of a prompt, or several short ones. Two pieces of a lane are in flight: so no lane is
-// idle, and no caller waits for more than these.
+// Feeds a prompt, or several short ones, to the end. Returns false if the time ends first. Each
+// lane has at most two pieces in flight. So no lane is idle, and few pieces are left when the time
+// ends.
 bool Prompts::feed_alone(SeatSet seats, int64_t until) {
   LaneUnit &target = r_.target, &draft = r_.draft;
   const NvtxRange range(r_.config.nvtx, "prefill");
@@ -179,8 +182,8 @@ bool Prompts::feed_alone(SeatSet seats, int64_t until) {
   return true;
 }
 
-// Feeds a piece of it between two rounds of others. A sequence decodes once all its pieces are
-// enqueued.
+// Feeds one piece between two rounds of other sequences. A sequence takes part in rounds once all
+// pieces of its prompt are enqueued.
 void Prompts::feed_beside(SeatSet seats) {
   const RoundShape width = seats_.shape(seats_.decoding() | seats);
   const auto has_room = [](const Feed& feed) { return feed.pieces - feed.fed.reached() < 2; };
@@ -191,7 +194,7 @@ void Prompts::feed_beside(SeatSet seats) {
   });
 }
 
-// All pieces of a prompt are enqueued.
+// Called when all pieces of a prompt are enqueued.
 void Prompts::end_prompt(int i) {
   seats_[i].prefilling = false;
   if (seats_[i].feeds_draft) r_.took_draft_to(i, r_.at(i).head);

@@ -15,28 +15,28 @@ class Prompts {
   Prompts(Resources& resources, Graphs& graphs, SeatTable& seats, Patience& patience)
       : r_(resources), graphs_(graphs), seats_(seats), patience_(patience) {}
 
-  // Feeds waiting prompts. False if the time ends first. At least one sequence decodes after it, if
-  // any is alive.
+  // Feeds waiting prompts. Returns false if the time ends first. Otherwise at least one sequence
+  // can decode, if any is live.
   bool feed(int64_t until);
-  // Enqueues the next piece of a seat's prompt. A last one of few rows may keep the draft's
-  // distributions.
+  // Enqueues the next piece of a seat's prompt. keeps_dists: if this is the last piece and has few
+  // rows, it keeps the draft's distributions.
   void feed_piece(LaneUnit& unit, int i, int width, bool keeps_dists);
-  // Tokens of its prompt that are enqueued.
+  // Number of tokens of a seat's prompt whose pieces are enqueued or done.
   int64_t fed(const LaneUnit& unit, int seat) const { return fed_of(unit, seat).tokens; }
-  // Begins with the part of the prompt that the seat's lanes have.
+  // Begins a seat's prompt after the part whose KV the lanes have.
   void start(int i);
-  // Notes when prompts were through.
+  // Sets the prefill time of sequences whose prompts are done.
   void see();
   // Returns true if all enqueued pieces of a seat, and copies to it, have ended.
   bool has_fed(int i) const;
   // Waits until they have.
   void wait_fed(int i);
-  // Lets the draft read the trunk tokens that it lacks, and store their ranks. False if the time
-  // ends first. Nothing may be in flight.
+  // Lets the draft read the trunk tokens that it lacks, and store their ranks. Returns false if the
+  // time ends first. Nothing may be in flight.
   bool catch_draft_up(int i, int64_t until);
-  // Does the same for a policy that drafts, if the draft lacks more than a burst can read.
+  // Does the same if the seat's policy drafts and the draft lacks more than a burst can read.
   bool prepare_draft(int i, int64_t until);
-  // Tokens of a seat's prompt that both lanes have; its last token is never fed.
+  // Number of tokens of a seat's prompt that all lanes have processed. The last token is never fed.
   int64_t done(int i) const;
 
  private:
@@ -49,7 +49,7 @@ class Prompts {
   // needed.
   const Graph& graph_of(const LaneUnit& unit, SeatSet seats, size_t at, bool keeps_dists) const;
   bool has_logprobs(const LaneUnit& unit, SeatSet seats) const;
-  // True if the draft's distributions are needed.
+  // True if `auto` needs the draft's distributions of these seats.
   bool keeps_dists(const LaneUnit& unit, SeatSet seats) const {
     return &unit == &r_.draft && seats_.tuned_of(seats) != 0;
   }

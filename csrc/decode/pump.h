@@ -1,5 +1,5 @@
-// Keeps the lanes busy: feeds prompts, enqueues rounds, reads their records. Only this class knows
-// fences and round numbers.
+// Keeps the lanes busy: it feeds prompts, enqueues rounds and reads their records. No other class
+// uses fences and numbers of rounds.
 #pragma once
 
 #include <cstdint>
@@ -17,29 +17,29 @@ class Pump {
   Pump(Resources& resources, Graphs& graphs);
   Pump(const Pump&) = delete;
 
-  // Waits for work that sequences left, and drops its errors.
+  // Waits for work that is still in flight, and drops the errors of that work.
   void settle_down();
-  void start_over();  // the same, and drops all state of sequences
-  // A seat that is not in use any more, or -1 if all are taken: the one that has most of the
-  // prompt, else the one that was left first. It may wait for a round.
+  void start_over();  // does the same, and drops all sequences
+  // Returns a free seat, or -1 if all are taken. It is the seat that has most of the prompt's KV
+  // or, among equals, the one that was used longest ago. The call may wait for a round.
   int free_seat(const std::vector<int32_t>& prompt);
-  // The part of a prompt that a free seat has, without its last token.
+  // The part of a prompt, without its last token, whose KV a free seat has.
   Kept kept(int i, const std::vector<int32_t>& prompt) const;
-  // True if free_seat() would not be -1.
+  // True if some seat is not taken.
   bool has_free_seat() const;
-  // Starts a sequence that the host has just put into its seat. `tuner`: chooses the policy, or
-  // null.
+  // Starts a sequence that the host has just put into its seat. tuner: selects the policy; null:
+  // the policy never changes.
   void begin(int i, const Request& request, Tuner* tuner);
   // Feeds prompts and runs rounds until a sequence ends, `max_rounds` are done (0: any number), the
   // time is `until` by Trace::now(), or interrupt() is called.
   void run(int64_t max_rounds, int64_t until);
-  void interrupt() { patience_.interrupt(); }  // from any thread
+  void interrupt() { patience_.interrupt(); }  // may be called from any thread
 
   Prompts& prompts() { return prompts_; }
-  // On a device: fuses the graphs of rounds of these seats, which hold their sequences already.
+  // On a device: fuses the graphs of rounds of these seats, whose sequences are in place already.
   // Nothing may be in flight.
   void fuse(SeatSet members);
-  // True if nothing runs any more, by `until` at the latest.
+  // Waits until nothing runs any more. Returns false if the time `until` comes first.
   bool idle(int64_t until);
 
   HostSeat& seat(int i) { return seats_[i]; }
@@ -76,14 +76,14 @@ class Pump {
   Together together_;
   Fences fences_;
   int64_t round_;                  // last round enqueued
-  int64_t fed_round_ = -1;         // the same when the last piece of a prompt was enqueued
+  int64_t fed_round_ = -1;         // value of round_ when the last prompt piece was enqueued
   int64_t committed_round_;        // last round whose record was read
   int64_t admitted_ = 0;           // sequences admitted so far
-  int64_t enqueued_[2] = {};       // times of the last two rounds, by number
-  int64_t seen_[2] = {};           // when the host saw the last two end, by number; 0: it was away
-  int64_t overhead_ = 0;           // ns of virtual time that the last round costs besides forwards
+  int64_t enqueued_[2] = {};       // when the last two rounds were enqueued, at [number % 2]
+  int64_t seen_[2] = {};           // when the host saw these rounds end; 0: it was not waiting
+  int64_t overhead_ = 0;           // ns of virtual time of the last round without its forwards
   int32_t chain_nodes_ = 0;        // most nodes of the chain that the last round left
-  DraftLag lag_ = DraftLag::none;  // the lag that the launches in force allow
+  DraftLag lag_ = DraftLag::none;  // largest lag of the draft that the selected graphs allow
 };
 
 }  // namespace sbrt

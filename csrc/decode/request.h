@@ -1,4 +1,4 @@
-// A caller's request, and the memory that the sequence points to while it is in flight.
+// A caller's request, and the memory that a sequence points to while its request runs.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace sbrt {
 
-// The host's form of Shaping; the defaults change nothing.
+// How a request shapes logits, as the host has it. The defaults change no logit.
 struct ShapingRequest {
   float repetition = 1;
   float presence = 0;
@@ -28,8 +28,8 @@ struct ShapingRequest {
   }
 };
 
-// Number of most likely tokens whose log-probs are kept at each position, in addition to the token's
-// own. -1: none at all, not even the token's own.
+// How many of the most probable tokens have their log-probs kept at each position, in addition to
+// the position's own token. -1: no log-probs are kept.
 struct LogprobRequest {
   int32_t output = -1;
   int32_t prompt = -1;
@@ -48,42 +48,45 @@ struct Request {
   int64_t max_tokens = 16;
   std::vector<int32_t> stop_tokens;
   ShapingRequest shaping;
-  bool tuned = false;  // the engine chooses the policy before every round
+  bool tuned = false;  // `auto`: the engine selects the policy of every round
   LogprobRequest logprobs;
 };
 
-// Throws InvalidInput: a value out of range, or a token without a logit.
+// Throws InvalidInput if a value is out of range or a token has no logit.
 void check_shaping(const ShapingRequest& shaping, int32_t vocab);
 
-// Throws InvalidInput unless they are ids of `vocab` logits and leave at least one.
+// Throws InvalidInput unless holes are ids below `vocab` and leave at least one token.
 void check_holes(const std::vector<int32_t>& holes, int32_t vocab);
 
-// Arrays over the vocabulary, [seats, vocab] each: the counts of Sequence::counts and, on a device, the
-// lists of Sequence::shaping; bad words of several tokens are a list there, too (DenseShaping::words).
+// Arrays over the vocabulary, [seats, vocab] each. They have the counts of Sequence::counts. On a
+// device they also have the lists of Sequence::shaping, and bad words of several tokens
+// (DenseShaping::words).
 struct ShapingMemory {
-  static constexpr int64_t kWordsRoom = 1 << 15;
+  static constexpr int64_t kWordsRoom = 1 << 15;  // int32 words of `words` per seat
 
   ShapingMemory() = default;
   ShapingMemory(Exec& exec, int32_t vocab, int32_t seats, int place = 0);
-  // For a device's ops; null pointers on other backends.
+  // The arrays for a device's ops; null pointers on other backends.
   DenseShaping dense() const;
 
   int32_t vocab = 0;
   Cells<int32_t> token, output;
-  Cells<uint8_t> seen, mask;  // mask and bias: only on a device
+  Cells<uint8_t> seen, mask;  // mask, bias and words: only on a device
   Cells<float> bias;
   Cells<int32_t> words;
 };
 
-// The memory that one seat's Sequence::shaping and Sequence::counts point at.
+// The memory that one seat's Sequence::shaping and Sequence::counts point to.
 class ShapingStore {
  public:
-  // holes: ids below the vocabulary that no token has; every sequence masks them. `memory` outlives this.
+  // holes: ids below the vocabulary's size that no token has; every sequence masks them. `memory`
+  // must outlive this.
   ShapingStore(Exec& exec, const ShapingMemory& memory, int32_t seat, std::vector<int32_t> holes);
 
-  // Throws InvalidInput for what a device has no room for.
+  // Throws InvalidInput if a device has no room for the request's bad words.
   void check_request(const ShapingRequest& shaping) const;
-  // Between sequences: fills both for a checked request; `sequence` is the host's copy.
+  // Called between sequences: fills sequence.shaping and sequence.counts for a checked request.
+  // sequence: the host's copy.
   void start(const Request& request, Sequence& sequence);
 
  private:

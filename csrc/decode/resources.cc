@@ -17,8 +17,8 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   shape.max_rows = kMaxRows;
   shape.seats = c.max_num_seqs;
   if (drafts) {
-    // The last drafted nodes take no slot: the draft does not process them.
-    const int uneven = c.max_width > 1 ? 2 : 1;  // likely branches grow more than others
+    // The draft does not process the last drafted nodes, so these need no slot.
+    const int uneven = c.max_width > 1 ? 2 : 1;  // probable branches grow more
     const int slots = 1 + uneven * c.max_width * (c.max_gamma - 1);
     shape.branches = c.max_branches;
     shape.tail_slots = std::clamp(slots, 1, kMaxTail);
@@ -37,7 +37,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
     unit.scratch.emplace_back(std::max(model.vocab(), c.vocab));
 }
 
-// The chain of a root only.
+// Makes a chain that has only a root.
 void start_chain(Chain& chain, int32_t root) {
   chain.size = chain.depth = 0;
   chain.known = Mask::none();
@@ -63,7 +63,7 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   exec = make_exec(config.backend,
                    {config.device, config.draft_device, config.costs != nullptr, part_table()});
   make_memory();
-  make_streams();  // lanes on a device capture on their streams
+  make_streams();  // before the lanes, which on a device capture on their streams
   bind_unit(target, *models[0], config, config.max_model_len, false);
   check<InvalidInput>(!target.columns.ids, "target: expected a head of all tokens but got one of ",
                       target.columns.n);
@@ -78,6 +78,8 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
       at(seat).draft_vocab = models[1]->vocab();
     }
   }
+  // A recorded lane may compute a prompt's KV with other bits if the pieces differ. Then it shows no
+  // KV, and no prompt reuses it.
   for (LaneUnit* unit : {&target, &draft}) {
     unit->feed.copies.resize(count());
     if (unit->lane && !unit->lane->ring() && !unit->lane->kv().at) config.reuses_prefixes = false;
@@ -216,7 +218,7 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   memories[0].shaping[seat].start(r, c);
   c.policy = r.tuned ? config.tuned[0] : normalised(r.policy);
   c.prices.known = 0;
-  if (c.rank)  // the length of the last sequence
+  if (c.rank)  // c.head is still that of the last sequence
     std::fill_n(memories[0].ranks.host() + seat * room(),
                 std::min<int64_t>(room(), c.head + kSlots), kUnknownRank);
   c.trunk_hash = 0;
@@ -241,7 +243,7 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   if (is_apart()) start_elsewhere(seat, r);
 }
 
-// The same in the draft's memory.
+// Starts the sequence in the draft's own memory, too.
 void Resources::start_elsewhere(int seat, const Request& r) {
   const LaneMemory& memory = *draft.memory;
   Sequence& c = memory.at(seat);
@@ -256,7 +258,8 @@ void Resources::start_elsewhere(int seat, const Request& r) {
   exec->upload(memory.sequences, seat, 1);
 }
 
-// The host's copy has the host's addresses except while it is sent: the tuner reads it.
+// Sends the host's copy of a sequence. While it is sent, its pointers are the device's. Otherwise
+// they are the host's, because the tuner reads the copy.
 void Resources::send_sequence(int seat) {
   Sequence& c = at(seat);
   const LaneMemory& own = memories[0];
@@ -268,7 +271,7 @@ void Resources::send_sequence(int seat) {
   c.rank = ranks_it ? own.ranks.host() + seat * room() : nullptr;
 }
 
-// Sends a part of the host's copy, from one of its addresses to another.
+// Sends the part of the host's copy that is between two of its addresses.
 void Resources::send_fields(int seat, const void* begin, const void* end) {
   send_fields(memories[0], seat, begin, end);
 }
@@ -308,7 +311,7 @@ void Resources::take_in(int seat, const Record& record, int64_t round) {
   const int n = static_cast<int>(record.get(0, round) >> 8 & 255);
   for (int i = 0; i <= n; ++i) c.trunk[++c.head] = static_cast<int32_t>(record.get(2 + i, round));
   const uint32_t lacking = record.get(1, round) >> kDiscardedBits;
-  if (lacking < kMostLacking) c.draft_have = c.head - lacking;  // else it sits out for long
+  if (lacking < kMostLacking) c.draft_have = c.head - lacking;  // else the draft sat out for long
 }
 
 void Resources::leave() {

@@ -1,4 +1,4 @@
-// The resources of an engine: models, lanes with their streams, and the memory of the ops.
+// An engine's resources: models, lanes with their streams, and the memory that ops use.
 #pragma once
 
 #include <algorithm>
@@ -24,22 +24,22 @@ namespace sbrt {
 // One model bound to one stream, one KV ring and its graphs.
 struct LaneUnit {
   std::unique_ptr<Lane> lane;
-  Columns columns;  // columns of its logits that are tokens of the engine
+  Columns columns;  // columns of the lane's logits that are tokens of the engine
   std::vector<ChooseScratch> scratch;
   std::unique_ptr<Stream> stream;
   LaneMemory* memory = nullptr;
-  Batch* batch = nullptr;                // the host's copy
-  const Block* scratch_block = nullptr;  // its location, at the beginning of the block
-  Graph timed_forward{"timed_forward"};  // for any number of rows, with its sampling
+  Batch* batch = nullptr;                // the host's copy of the batch
+  const Block* scratch_block = nullptr;  // the memory block that begins with the batch
+  Graph timed_forward{"timed_forward"};  // a forward of timed_rows rows, with sampling
   int width = 1;                         // members of the team when the lane runs alone
-  int32_t max_rows = 0;                  // rows of its largest forward
+  int32_t max_rows = 0;                  // rows of the largest forward
   int32_t timed_rows = 0;                // rows of timed_forward
-  const int64_t* cost = nullptr;         // virtual time of its forwards by rows: the current table
+  const int64_t* cost = nullptr;         // virtual time of forwards by rows, in the next round
   Feed feed;
   Event timed{"timed"};
-  Roll* roll = nullptr;      // seats that take part in a round of it
-  Roll* fed_roll = nullptr;  // seats of a piece of a prompt
-  int fed_at = 0;            // of LaneMemory::ended: finished pieces, counted by its ops
+  Roll* roll = nullptr;      // seats that take part in a round of this lane
+  Roll* fed_roll = nullptr;  // seats that a prompt piece feeds
+  int fed_at = 0;            // index in LaneMemory::ended of the number of finished pieces
 };
 
 struct Resources {
@@ -50,68 +50,69 @@ struct Resources {
   bool has_draft() const { return draft.lane != nullptr; }
   int count() const { return config.max_num_seqs; }  // number of seats
   bool is_apart() const { return config.is_apart(); }
-  // The host's copy of a sequence; with two memories that of the target's.
+  // The host's copy of a sequence. If each lane has its own memory, this copies the target's.
   Sequence& at(int seat) const { return memories[0].at(seat); }
-  // The sequences, for the ops of a lane: those in a round, or in a piece of a prompt.
+  // The sequences for the ops of a lane: seats() of a round, fed_seats() of a prompt piece.
   Seats seats(const LaneUnit& unit) const;
   Seats fed_seats(const LaneUnit& unit) const;
-  // Fills a seat for a checked request, and sends it. No round or piece in flight uses that seat.
-  // target_have, draft_have: positions whose KV exists.
+  // Fills a seat for a checked request, and sends it to the ops' memory. No round and no piece in
+  // flight may use the seat. target_have, draft_have: number of positions whose KV exists.
   void start_sequence(int seat, const Request& request, int64_t target_have = 0,
                       int64_t draft_have = 0);
   // Sends target_have and draft_have of the host's copy, before a piece of the seat's prompt is fed.
   void send_have(int seat);
-  // How many of the first `most` tokens of a seat's trunk are these.
+  // Returns how many of the first `most` tokens agree with a seat's trunk, up to the first that
+  // differs.
   int64_t same_tokens(int seat, const int32_t* tokens, int64_t most) const;
   int32_t* trunk(int seat) const { return memories[0].trunks.host() + seat * room(); }
-  // The lanes count rounds from this one on, and pieces from those enqueued so far. Nothing may be in
-  // flight.
+  // Sets the counters of finished rounds to `round`, and those of pieces to the pieces enqueued so
+  // far. Nothing may be in flight.
   void count_from(int64_t round);
 
-  // For `auto`. Between rounds: `change` sets policy and prices of a seat in the host's copy, which
-  // are then sent.
+  // For `auto`, between rounds: lets `change` set the policy and the prices of a seat in the host's
+  // copy, and sends them.
   template <class Change>
   void change_policy(int seat, const Change& change) {
     Sequence& c = at(seat);
     const Policy policy = c.policy;
     const Prices prices = c.prices;
     change(c);
-    // Equal values of other bits are sent, too, which does no harm.
+    // Floats that are equal but have other bits are sent, too. That does no harm.
     // NOLINTBEGIN(bugprone-suspicious-memory-comparison)
     if (std::memcmp(&policy, &c.policy, sizeof policy) != 0 ||
         std::memcmp(&prices, &c.prices, sizeof prices) != 0)
       send_fields(seat, &c.policy, &c.prices + 1);
     // NOLINTEND(bugprone-suspicious-memory-comparison)
   }
-  // Between rounds: the draft of a seat sits out the next one, so it has nothing of its chain, and no
-  // branch of a later one.
+  // Between rounds: makes the draft of a seat sit out. Then no node of the chain has draft KV, and
+  // there are no branches.
   void sit_out(int seat);
-  // Adds a round's tokens to the host's copy of a sequence, where ops do not write that copy.
+  // Adds a round's tokens to the host's copy of a sequence, if ops do not write that copy.
   void take_in(int seat, const Record& record, int64_t round);
-  // The same for positions that the draft was fed.
+  // Notes in the host's copy how many positions the draft has been fed, if ops do not write it.
   void took_draft_to(int seat, int64_t have) {
     if (!config.can().has_host_memory) at(seat).draft_have = std::min(have, at(seat).head);
   }
 
   void close();  // joins every thread, then drops the models
-  void leave();  // in a fork: there is no thread to join, so nothing is freed
+  void leave();  // in a fork: frees nothing, because the threads to join do not exist
 
   RuntimeConfig config;
   std::shared_ptr<const Model> models[2];
   std::unique_ptr<Exec> exec;
   LaneMemory memories[2];  // the second one only if is_apart()
-  Cells<Roll> rolls;       // for rounds and for pieces: the target's two, then the draft's
+  Cells<Roll> rolls;       // of rounds: target, draft; then of prompt pieces: target, draft
   Cells<TargetScratch> target_scratch;
   Cells<DraftScratch> draft_scratch;
   Cells<Records> records;
-  Buffer<float> features, hrad_scratch;  // on the host; a device has
+  Buffer<float> features, hrad_scratch;  // used on the CPU; a device uses hrad_memory
   HradMemory hrad_memory;
   std::vector<LogprobStore> logprobs;  // [seats]
-  Cells<Logprobs> asked;               // [seats] the same, for ops
-  Cells<uint8_t> hole;                 // [vocab] 1: no token has this id; none without such ids
-  std::vector<AcceptMemory> accept;    // [seats]; none unless the engine was built for rejection
+  Cells<Logprobs> asked;               // [seats] the lists of requests, for ops
+  Cells<uint8_t> hole;                 // [vocab] 1: no token has this id; empty without such ids
+  std::vector<AcceptMemory> accept;    // [seats]; empty unless the engine was built for rejection
   LaneUnit target, draft;
-  Launches launches;                                              // in force: Expected
+  Launches launches;  // the launches that are selected now; see Expected in model/lane.h
   int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk
 
  private:

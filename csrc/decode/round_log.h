@@ -1,4 +1,5 @@
-// The decisions of the last rounds: a fixed ring that the host fills when it reads records.
+// The results of the last rounds, in a ring buffer. The host adds an entry for each record it
+// reads.
 #pragma once
 
 #include <algorithm>
@@ -11,9 +12,9 @@ struct RoundEntry {
   int64_t round;
   int32_t depth;     // depth of the verified chain
   int32_t n;         // accepted tokens
-  int32_t branches;  // prepared, 0 in a serial round
-  bool hit;          // the outcome was among them and the sequence went on
-  int32_t tokens;    // added to the output: n + 1, fewer in the round that ends the sequence
+  int32_t branches;  // number of branches, 0 in a serial round
+  bool hit;          // the outcome was among the branches, and the sequence continued
+  int32_t tokens;    // tokens added to the output: n + 1, fewer if the sequence ended
 };
 
 class RoundLog {
@@ -21,9 +22,10 @@ class RoundLog {
   explicit RoundLog(size_t capacity) : ring_(capacity) {}
 
   void clear() { count_ = 0; }
-  const RoundEntry& last() const { return ring_[(count_ - 1) % ring_.size()]; }  // needs one
+  // Returns the newest entry; there must be one.
+  const RoundEntry& last() const { return ring_[(count_ - 1) % ring_.size()]; }
   void put(const RoundEntry& entry) { ring_[count_++ % ring_.size()] = entry; }
-  // Oldest first. A long sequence has only its last rounds here.
+  // Returns the entries, oldest first. Of a long sequence only the last rounds are kept.
   std::vector<RoundEntry> entries() const {
     std::vector<RoundEntry> out;
     const uint64_t kept = std::min<uint64_t>(count_, ring_.size());

@@ -1,5 +1,5 @@
-// Upper bounds of the rows of a round's forwards. They do not depend on the outcome of the previous
-// round, so the host can pick the smallest graph that holds the rows (model/lane.h, Expected).
+// Upper bounds for the rows of a round's forwards. They do not depend on the last round's outcome.
+// So the host can select the smallest graph that holds the rows (model/lane.h, Expected).
 #pragma once
 
 #include <algorithm>
@@ -10,20 +10,20 @@ namespace sbrt {
 
 struct RowBounds {
   int32_t verify = kMaxRows;    // root and chain
-  int32_t catch_up = kMaxRows;  // the part of trunk and chain that the draft lacks
-  int32_t step = kMaxStepRows;  // nodes of all branches; in a serial burst, missing tokens, too
+  int32_t catch_up = kMaxRows;  // tokens of trunk and chain that the draft lacks
+  int32_t step = kMaxStepRows;  // nodes of all branches; a serial burst also reads lacking tokens
 
   bool operator==(const RowBounds&) const = default;
 };
 
-// The largest lag of the draft when a round begins.
+// The largest number of tokens that the draft may lack when a round begins.
 enum class DraftLag {
   none,   // it took part in every round
-  chain,  // it skipped rounds near its context limit: it lacks at most one chain
+  chain,  // it skipped rounds near its context limit, and lacks at most one chain
   any,    // it may have skipped any number of rounds
 };
 
-// Most nodes of a chain under this policy.
+// Returns the most nodes of a chain under this policy.
 inline int32_t most_nodes(const Policy& p) {
   const int32_t nodes = most_drafted(p), found = p.lookup ? kMostFound : 0;
   const int32_t grown = p.gamma == 0 ? 0 : p.width > 1 ? nodes : p.gamma;
@@ -32,7 +32,8 @@ inline int32_t most_nodes(const Policy& p) {
   return std::min<int32_t>(kMaxChain, std::max(grown, burst) + found);
 }
 
-// Rows of a catch-up. Of a path the draft lacks the last node, or the root after a miss.
+// Returns the most rows of a catch-up. If the chain is a path that the draft made, it lacks only
+// one token: the last node, or the root after a miss.
 inline int32_t most_missing(const Policy& p, int32_t nodes, DraftLag lag) {
   const bool is_drafted_path = makes_paths(p) && p.on_miss != kLookup && !p.lookup;
   if (lag == DraftLag::any) return kMaxRows;
@@ -40,14 +41,15 @@ inline int32_t most_missing(const Policy& p, int32_t nodes, DraftLag lag) {
   return is_drafted_path ? 1 : 1 + nodes;
 }
 
-// Rows of the first step of a serial burst: the root, and the last node of an accepted path. The
-// draft may have skipped rounds with a looked-up chain.
+// Returns the most rows of the first step of a serial burst: the root, and the last node of an
+// accepted path. With look-ups the draft may also lack the tokens of rounds that it skipped.
 inline int32_t most_at_first(const Policy& p, int32_t nodes, DraftLag lag) {
   if (lag != DraftLag::none) return most_missing(p, nodes, lag);
   return 2 + (p.lookup ? kMostLag + kMostFound : 0);
 }
 
-// `nodes`: most nodes of the present chain, and of chains that the policy makes.
+// Returns the bounds for one seat. nodes: most nodes of the present chain, and of chains that the
+// policy makes.
 inline RowBounds row_bounds(const Policy& p, int32_t nodes, DraftLag lag) {
   RowBounds most;
   most.verify = 1 + nodes;
@@ -59,18 +61,19 @@ inline RowBounds row_bounds(const Policy& p, int32_t nodes, DraftLag lag) {
   return most;
 }
 
-// Adds the rows of one seat, `own`, to those of other seats. All seats share the lanes' forwards.
-// draft_rows: rows of the draft's largest forward. draft_share: least rows of it that a seat gets.
+// Returns the bounds `all` of other seats plus `own`, those of one more seat. All seats share the
+// lanes' forwards. draft_rows: rows of the draft's largest forward. draft_share: rows of it that
+// each seat is sure to get.
 inline RowBounds with_rows_of(const RowBounds& all, const Policy& p, const RowBounds& own,
                               int32_t draft_rows, int32_t draft_share) {
   const auto joined = [](int32_t rows, int32_t more, int32_t most) {
     return std::min(rows + more, most);
   };
-  // Rows beyond the seat's share wait, and more may join them.
+  // Rows beyond the seat's share wait for later rounds, where there may be more.
   const auto fed = [&](int32_t rows) { return rows <= draft_share ? rows : kMaxRows; };
   RowBounds found = all;
   found.verify = joined(all.verify, own.verify, kMaxRows);
-  // In the first step of others' serial burst a seat that awaits none catches up.
+  // In the first step of a serial burst of other seats, a seat that has no burst catches up.
   const int32_t lag = p.gamma > 0 ? fed(own.catch_up) : 0;
   found.catch_up = joined(all.catch_up, lag, draft_rows);
   if (p.gamma > 0 || p.on_miss == kBurst)

@@ -25,9 +25,11 @@ SeatSet SeatTable::tuned_of(SeatSet members) const {
   return tuned;
 }
 
-// Only the root of the last chain is at its position: the next round moves the accepted path. A
-// ring that has wrapped, or is about to, has lost the first positions. The next sequence has the bits
-// that it has alone: its prompt would not have been fed by rounds.
+// The KV of the last chain's nodes does not count, because only the next round would move the
+// accepted path to its positions. A ring that has wrapped, or may soon, has lost its first
+// positions.
+// On a device, KV that rounds computed does not count either: it may differ in the last bits from the
+// KV of a prompt, which a new sequence would have if it ran alone.
 Kept SeatTable::kept(int i) const {
   const HostSeat& seat = seats_[i];
   const auto has_wrapped = [&seat](const LaneUnit& unit) {
@@ -41,7 +43,8 @@ Kept SeatTable::kept(int i) const {
   return {ran ? c.head - c.outcome.n : c.target_have, std::min(c.draft_have, c.head)};
 }
 
-// New tokens follow the prompt, and overwrite it only if the ring wraps.
+// The prompt's KV of a running sequence stays valid: new tokens overwrite it only if the ring
+// wraps.
 Kept SeatTable::kept_prompt(int i) const {
   const HostSeat& seat = seats_[i];
   const int64_t prompt = seat.sequence.prompt() - 1;
@@ -53,10 +56,9 @@ Kept SeatTable::kept_prompt(int i) const {
   return {prompt, is_safe(r_.draft) ? std::min(prompt, seat.fed[1].tokens) : 0};
 }
 
-// A burst before the target's forward makes all members wait. A member that hit loses more by it
-// than one that missed gains. So a missed member that can continue without a burst waits until all
-// have missed. Under `rejection` tokens depend on the drafted ones, so other members must not
-// matter.
+// A serial burst makes all members wait. A member that hit loses more by it than one that missed
+// gains. So a member that can continue without a burst gets one only if all members missed. Under
+// `rejection` tokens depend on the drafted ones. There a member's burst must not depend on others.
 RoundShape SeatTable::shape(SeatSet members) const {
   RoundShape shape{};
   bool all_missed = true;

@@ -1,4 +1,4 @@
-// The host's data of the seats: their requests, and the progress of each sequence.
+// The host's data about the seats: requests, and the progress of each sequence.
 #pragma once
 
 #include <cstdint>
@@ -13,27 +13,27 @@
 
 namespace sbrt {
 
-// The host's data of one seat.
+// The host's data about one seat.
 struct HostSeat {
   HostSequence sequence;
-  bool taken = false;        // its request has not been released
-  bool prefilling = false;   // its prompt is not enqueued, or has not ended
+  bool taken = false;        // the seat has not been released
+  bool prefilling = false;   // some prompt pieces are not enqueued yet
   bool is_timed = false;     // prefill_ns is set
-  bool drafts = false;       // it may draft
-  bool feeds_draft = false;  // its prompt is fed to the draft, too
-  bool drafted = false;      // the draft takes part in its last round
-  bool sat_out = false;      // Resources::sit_out was called since
-  int trees = 0;             // rounds from the next one on that may settle the path of a tree
-  bool keeps = false;        // its rings match the trunk of its Sequence
-  Fed fed[2];                // for the target's lane, for the draft's
-  int64_t order = 0;         // number of its admission
-  int64_t first_round = 0;   // the first round that may include it
-  int64_t last_round = 0;    // the last one that was enqueued with it
-  int64_t begun = 0;         // time, Exec::now()
-  Tuner* tuner = nullptr;    // chooses the policy; null: none
+  bool drafts = false;       // the sequence may draft
+  bool feeds_draft = false;  // the prompt is fed to the draft, too
+  bool drafted = false;      // the draft takes part in the seat's last round
+  bool sat_out = false;      // Resources::sit_out was called since the draft last took part
+  int trees = 0;             // number of next rounds that may settle the path of a tree
+  bool keeps = false;        // the KV in the seat's rings matches the trunk of its Sequence
+  Fed fed[2];                // prompt progress of the target's lane and of the draft's
+  int64_t order = 0;         // number of the admission
+  int64_t first_round = 0;   // first round that may include the sequence
+  int64_t last_round = 0;    // last round that was enqueued with the seat
+  int64_t begun = 0;         // time of the start, by Exec::now()
+  Tuner* tuner = nullptr;    // selects the policy; null: the policy is fixed
 };
 
-// The number of first positions of a trunk whose KV the lanes have.
+// How many positions at the beginning of a trunk have KV in each lane.
 struct Kept {
   int64_t target = 0, draft = 0;
 };
@@ -41,7 +41,7 @@ struct Kept {
 constexpr SeatSet bit(int seat) { return SeatSet{1} << seat; }
 constexpr bool is_one(SeatSet seats) { return seats && (seats & (seats - 1)) == 0; }
 
-// Calls f(seat) for all of them, ascending.
+// Calls f(seat) for all seats of the set, in ascending order.
 template <class F>
 void for_each(SeatSet seats, F f) {
   for (; seats; seats &= seats - 1) f(__builtin_ctzll(seats));
@@ -49,8 +49,8 @@ void for_each(SeatSet seats, F f) {
 
 inline int burst_after_miss(const Policy& p) { return p.on_miss == kBurst ? p.burst : 0; }
 
-// Choosing a policy reads and writes these parts of a seat. csrc/README.md names the other parts
-// that the tuner reads.
+// The parts of a seat that are read and written when a policy is selected. csrc/README.md names
+// what else the tuner reads.
 inline constexpr Effects kTunes{parts(Part::trunk, Part::outcome, Part::draft_have),
                                 parts(Part::settings)};
 
@@ -65,13 +65,14 @@ class SeatTable {
   auto begin() const { return seats_.begin(); }
   auto end() const { return seats_.end(); }
 
-  SeatSet live() const;                     // seats whose sequence goes on
-  SeatSet decoding() const;                 // live seats whose prompt is fed
-  SeatSet tuned_of(SeatSet members) const;  // seats whose policy is chosen here
-  // The reusable part of a seat: after its last sequence, or the prompt of the one that goes on.
+  SeatSet live() const;                     // seats whose sequence has not ended
+  SeatSet decoding() const;                 // live seats whose prompt pieces are all enqueued
+  SeatSet tuned_of(SeatSet members) const;  // members that have a tuner
+  // The KV that can be reused: kept() after a seat's sequence has ended, kept_prompt() of the
+  // prompt of a running sequence.
   Kept kept(int i) const;
   Kept kept_prompt(int i) const;
-  // The shape of a round of these seats: the longest bursts that any of them wants.
+  // The shape of a round of these seats, with the longest bursts that any of them needs.
   RoundShape shape(SeatSet members) const;
 
  private:

@@ -6,7 +6,7 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kReserved = 1 << 20;  // tokens between two take() without an allocation
+constexpr int64_t kReserved = 1 << 20;  // tokens between two calls of take() without allocation
 
 }  // namespace
 
@@ -44,7 +44,7 @@ int64_t HostSequence::commit(const Record& record, int64_t round) {
   const uint32_t word = record.get(0, round);
   const uint32_t error = word >> 28;
   const int n = static_cast<int>(word >> 8 & 255);
-  // Tokens before a failed row are valid; that of the failed row is not.
+  // Tokens before a failed row are valid. The failed row has no valid token.
   const int tokens = error ? n : n + 1;
   const int64_t before = emitted_;
   for (int i = 0; i < tokens && examine(static_cast<int32_t>(record.get(2 + i, round))); ++i) {
@@ -61,8 +61,8 @@ void HostSequence::fail(std::string_view error) {
   error_ = error;
 }
 
-// Adds one token to the output; false if it ends the sequence. A stop takes precedence over the
-// length.
+// Adds one token to the output. Returns false if the token ends the sequence. A stop takes
+// precedence over the length.
 bool HostSequence::examine(int32_t token) {
   committed_.push_back(token);
   ++emitted_;

@@ -1,5 +1,5 @@
-// The host's data of a sequence: its prompt's length, its output, and why it ended. All of it comes
-// from the request and from records.
+// The host's data about a sequence: the prompt's length, the output, and why the sequence ended.
+// All of it comes from the request and from records.
 #pragma once
 
 #include <cstdint>
@@ -22,21 +22,22 @@ enum class Finish { none, stop, length, error };
 
 class HostSequence {
  public:
-  void reset();  // no sequence
-  // limit: longest trunk. The sequence is live from here on, unless it may emit nothing.
+  void reset();  // after it there is no sequence
+  // limit: tokens of the longest trunk. The sequence is live from now on, unless max_tokens is 0.
   void begin(const Request& request, int64_t limit);
   void end() { live_ = false; }
-  void fail(std::string_view error);  // ends it
-  // Takes the tokens of a round, until one ends the sequence; returns their number.
+  void fail(std::string_view error);  // ends the sequence with an error
+  // Takes the tokens of a round up to one that ends the sequence; returns how many it took.
   int64_t commit(const Record& record, int64_t round);
   // The tokens committed since the last take() or begin(); valid until the next call.
   const std::vector<int32_t>& take();
   void drop_tokens() { committed_.clear(); }  // for a sequence that failed
 
   bool live() const { return live_; }
-  bool missed() const { return missed_; }  // the last outcome was not prepared
+  bool missed() const { return missed_; }  // the last outcome was not among the branches
   int64_t prompt() const { return prompt_; }
-  int64_t head() const { return prompt_ - 1 + emitted_; }       // at the last record that was read
+  // Position of the root after the last record that was read.
+  int64_t head() const { return prompt_ - 1 + emitted_; }
   int64_t left() const { return limit_ - prompt_ - emitted_; }  // tokens that may still be emitted
   Finish finish() const { return finish_; }
   int32_t stop_token() const { return stop_token_; }  // -1 unless finish() is stop

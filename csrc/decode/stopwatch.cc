@@ -11,8 +11,8 @@ namespace sbrt {
 namespace {
 
 constexpr int kShort = 2;           // draft steps of timed rounds
-constexpr double kLong = 0.01;      // seconds: a long forward takes all threads in any case
-constexpr double kVeryLong = 0.05;  // seconds: such a forward is measured as few times as possible
+constexpr double kLong = 0.01;      // seconds; a longer forward always uses all threads
+constexpr double kVeryLong = 0.05;  // seconds; a longer forward is measured as rarely as possible
 
 double median(std::vector<double> values) {
   const auto at = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -20,8 +20,8 @@ double median(std::vector<double> values) {
   return *at;
 }
 
-// A burst for a forward that takes `seconds`. A lane that has slept is slow at first, so a burst
-// keeps it busy for some milliseconds.
+// Returns how many forwards to time together, if one takes `seconds`. A lane that was idle is slow
+// at first, so the forwards keep it busy for some milliseconds.
 Burst burst_of(double seconds) {
   const int counted = static_cast<int>(std::clamp(0.02 / seconds, 1.0, 16.0));
   return {seconds < kLong ? std::max(1, counted / 2) : 0, counted};
@@ -34,7 +34,8 @@ std::vector<int> up_to(int most) {
   return rows;
 }
 
-// Linear between measurements, never falling; beyond the last the line through the last two.
+// Returns a cost table from measured times: linear between measurements, and along the last two
+// beyond the end. A time larger than that of more rows is lowered, so that times never fall.
 CostTable table_of(const std::vector<int>& rows, std::vector<double> seconds) {
   for (size_t i = seconds.size() - 1; i > 0; --i)
     seconds[i - 1] = std::min(seconds[i - 1], seconds[i]);
@@ -51,13 +52,13 @@ CostTable table_of(const std::vector<int>& rows, std::vector<double> seconds) {
   return table;
 }
 
-// Nanoseconds of all forwards in rounds whose chains are paths.
+// Returns the ns that the costs predict for rounds whose chains are paths.
 int64_t forwards_of(const std::vector<RoundEntry>& rounds, const Policy& policy,
                     const Costs& costs) {
   const LaneCosts& of = costs.of(policy.gamma > 0);
   const int steps = std::max(policy.gamma, policy.burst);
   int64_t sum = 0;
-  bool whole = true;  // the last chain was accepted: its last node is fed with the tokens after it
+  bool whole = true;  // the last chain was accepted, so the draft must also read its last node
   for (const RoundEntry& round : rounds) {
     const int64_t target = of.target[1 + round.depth];
     const int64_t first = of.draft[whole ? 2 : 1], step = of.draft[1];
@@ -80,7 +81,7 @@ void Stopwatch::choose_widths() {
   if (r_.has_draft()) choose_width(r_.draft);
 }
 
-// Makes `n` rows of a path after a trunk of `head` tokens.
+// Fills a lane's batch with `n` rows of a path after a trunk of `head` tokens.
 void Stopwatch::set_rows(LaneUnit& unit, int n, int64_t head) {
   const RingShape& ring = unit.lane->ring_shape();
   Batch& rows = *unit.batch;
@@ -98,7 +99,7 @@ void Stopwatch::set_rows(LaneUnit& unit, int n, int64_t head) {
   r_.exec->copy_over(*unit.scratch_block, 0, sizeof(Batch));
 }
 
-// A short prompt, for plain decoding.
+// Returns a request with a short prompt, by plain decoding.
 Request Stopwatch::short_request(float temperature) const {
   constexpr int64_t kTokens = 128;  // the trunk, and one token that is never fed
   Request request;
@@ -110,7 +111,7 @@ Request Stopwatch::short_request(float temperature) const {
   return request;
 }
 
-// Makes its trunk in both lanes.
+// Feeds the prompt of short_request() to both lanes.
 void Stopwatch::make_trunk(float temperature) {
   r_.start_sequence(0, short_request(temperature));
   const auto prefill = [this](LaneUnit& unit) {
@@ -123,7 +124,7 @@ void Stopwatch::make_trunk(float temperature) {
   if (r_.has_draft() && r_.at(0).head < r_.at(0).draft_limit) prefill(r_.draft);
 }
 
-// The prompt is always the same one, so its KV is fed once.
+// Begins a request. All requests have the same prompt, so its KV is computed only once.
 void Stopwatch::begin(const Request& request) {
   pump_.settle_down();
   const Kept kept = pump_.kept(0, request.prompt);
@@ -140,7 +141,7 @@ void Stopwatch::choose_width(LaneUnit& unit) {
   unit.width = r_.config.num_threads;
   if (r_.config.num_threads == 1 || !r_.config.can().has_teams) return;
   set_rows(unit, 1, 0);
-  seconds_of(unit, unit.width, kOne);  // the first touches all memory
+  seconds_of(unit, unit.width, kOne);  // the first forward touches all memory
   if (seconds_of(unit, unit.width, kOne) > kVeryLong) return;
   std::vector<double> best(r_.config.num_threads + 1, std::numeric_limits<double>::infinity());
   for (int burst = 0; burst < kBursts; ++burst)
@@ -151,8 +152,8 @@ void Stopwatch::choose_width(LaneUnit& unit) {
   unit.width = static_cast<int>(std::min_element(best.begin() + 1, best.end()) - best.begin());
 }
 
-// Seconds per forward of a short burst; on a traced lane without the host's part. The first
-// forwards of a burst find the caches full of other data and do not count.
+// Returns the seconds per forward of a series of forwards; without the host's part, if the lane has
+// a trace. The first forwards find the caches full of other data, and do not count.
 double Stopwatch::seconds_of(LaneUnit& unit, int width, const Burst& burst) {
   const int64_t begin = Trace::now(), value = unit.timed.reached() + 1;
   const int launches = burst.first + burst.counted;
@@ -168,12 +169,13 @@ double Stopwatch::seconds_of(LaneUnit& unit, int width, const Burst& burst) {
   return static_cast<double>(ns) * 1e-9 / burst.counted;
 }
 
-// Measures the row counts in turn, so that a disturbance affects all of them.
+// Returns the seconds of a forward for each row count. They are measured in turn, so that a
+// disturbance affects all of them.
 std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>& rows,
                                           double seconds) {
   constexpr size_t kLeast = 4, kMost = 25;
   std::vector<std::vector<double>> found(rows.size());
-  constexpr double kLate = 2;  // seconds: after this time no further pass
+  constexpr double kLate = 2;  // seconds after which no further pass begins
   const int64_t begin = Trace::now();
   const auto within = [&](size_t passes, double time) {
     return found.back().size() < passes && static_cast<double>(Trace::now() - begin) * 1e-9 < time;
@@ -192,7 +194,7 @@ std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>
   return costs;
 }
 
-// Seconds per forward of `timed` while the other lane works all the time.
+// Returns the seconds per forward of `timed` while the other lane works all the time.
 double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
                               int other_width) {
   constexpr int kTimes = 5;
@@ -211,20 +213,21 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
   found.reserve(times);
   for (int i = 0; i < times; ++i) {
     const double seconds = seconds_of(timed, width, each);
-    if (i > 0 && other.timed.reached() >= value) break;  // it was alone for a part
+    if (i > 0 && other.timed.reached() >= value) break;  // then `timed` ran partly alone
     found.push_back(seconds);
   }
   r_.exec->wait(other.timed, value);
   return median(std::move(found));
 }
 
-// Seconds of a round in addition to its forwards. They are the host's part, and the time until a
-// lane sees that the other is done. A draft also reloads its weights, which the target's displaced
-// from the cache.
+// Returns the seconds that a round takes in addition to its forwards. They are the host's part, and
+// the time until a lane notices that the other is done. A draft also reloads its weights, which the
+// target's weights displaced from the cache.
 double Stopwatch::overhead(const Policy& policy, const Costs& costs, float temperature) {
-  constexpr double kMedium = 0.002, kMost = 0.006;  // seconds of a target's forward
+  constexpr double kMedium = 0.002, kMost = 0.006;  // seconds of the target's forward
   const double forward = static_cast<double>(costs.alone.target[1]) * 1e-9;
-  const bool is_medium = forward > kMedium;  // fewer rounds then; plain ones would add nothing
+  // For a medium forward few rounds suffice. Rounds of plain decoding would tell nothing.
+  const bool is_medium = forward > kMedium;
   if (forward > kMost || (is_medium && policy.gamma == 0 && policy.burst == 0)) return 0;
   const int kRounds = is_medium ? 6 : 16, kTimes = is_medium ? 3 : 12;
   Request request = short_request(temperature);
@@ -232,7 +235,7 @@ double Stopwatch::overhead(const Policy& policy, const Costs& costs, float tempe
   request.max_tokens = r_.config.max_model_len;
   std::vector<double> found;
   for (int time = 0; time < kTimes; ++time) {
-    begin(request);  // again: rounds become slower as the trunk grows
+    begin(request);  // from the start, because rounds become slower as the trunk grows
     pump_.run(kRounds / 4, Exec::kForever);
     const size_t before = pump_.seat(0).sequence.log().entries().size();
     const int64_t start = Trace::now();

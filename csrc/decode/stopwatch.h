@@ -1,5 +1,5 @@
-// Measurements before the first sequence, and on demand: the best number of threads of a lane, and
-// the cost of forwards. No result depends on them.
+// Measures the best number of threads of a lane before the first sequence, and the costs of
+// forwards on demand. Measurements change no token.
 #pragma once
 
 #include <vector>
@@ -11,7 +11,7 @@
 
 namespace sbrt {
 
-// Forwards that are timed together: first `first` that do not count, then `counted`.
+// A series of forwards: the first `first` do not count, the next `counted` are timed.
 struct Burst {
   int first, counted;
 };
@@ -21,7 +21,8 @@ class Stopwatch {
   Stopwatch(Resources& resources, Pump& pump) : r_(resources), pump_(pump) {}
 
   void choose_widths();
-  // No sequence may be in flight; this leaves one in its seat. seconds: approximate time.
+  // No sequence may be in flight. This leaves a sequence in seat 0. seconds: the approximate time
+  // that it takes.
   Costs measure(double seconds, float temperature);
 
  private:

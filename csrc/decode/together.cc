@@ -5,7 +5,7 @@
 
 namespace sbrt {
 
-// Adds up the expected results of each policy for all sequences.
+// Lets the tuner of each sequence predict the rate of every policy.
 void Together::look(SeatSet tuned, int others) {
   const int alike = __builtin_popcountll(tuned);
   for_each(tuned, [&](int i) {
@@ -14,9 +14,9 @@ void Together::look(SeatSet tuned, int others) {
   });
 }
 
-// The policy with the best expectation for all of them.
+// Returns the policy with the largest sum of predicted rates over all sequences.
 int Together::best_of(SeatSet tuned) const {
-  // A change between two policies that draft nothing is free.
+  // A change costs something only if one of the policies drafts.
   const auto is_dear = [&tuned = r_.config.tuned](int arm, int other) {
     return std::max(kind_of(tuned[arm]), kind_of(tuned[other])) >= ArmKind::serial;
   };
@@ -40,9 +40,9 @@ int Together::best_of(SeatSet tuned) const {
 }
 
 bool Together::next(SeatSet tuned, int others, int64_t until) {
-  constexpr int kStay = 16;  // rounds
+  constexpr int kStay = 16;  // rounds between two comparisons
   if (!patience_.reach(r_.draft.feed.fed, r_.draft.feed.pieces, until))
-    return false;  // of an earlier call
+    return false;  // the pieces are of an earlier call
   look(tuned, others);
   arm_ = best_of(tuned);
   tuned_ = tuned;

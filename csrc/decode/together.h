@@ -1,5 +1,5 @@
-// `auto` for sequences that share rounds: one policy for all of them, by their summed expectations.
-// A burst before the target's forward makes all sequences wait, so they have it in the same rounds.
+// `auto` for sequences that share rounds: all have the same policy, that with the largest sum of
+// predicted rates. A serial burst makes all sequences wait, so all have it in the same rounds.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,14 @@ class Together {
   Together(Resources& resources, SeatTable& seats, Prompts& prompts, Patience& patience)
       : r_(resources), seats_(seats), prompts_(prompts), patience_(patience) {}
 
-  bool is_in_force() const { return tuned_ != 0; }  // next() has set the current policy
+  bool is_in_force() const { return tuned_ != 0; }  // true if next() has set the current policy
   void end() { tuned_ = 0; }
-  // True if the policy that it set last drafts.
+  // True if the policy that next() set last drafts.
   bool drafts() const { return kind_of(r_.config.tuned[arm_]) >= ArmKind::serial; }
-  // Between rounds, with nothing enqueued: sets the policy of these seats. Rounds are shared by
-  // `others`, too. False if the time ends first.
+  // Sets the policy of the seats in `tuned`. Called between rounds, with nothing enqueued. others:
+  // number of other sequences in the same rounds. Returns false if the time ends first.
   bool next(SeatSet tuned, int others, int64_t until);
-  // True if the next round may be enqueued under the same policy, with one in flight.
+  // True if, while a round is in flight, another may be enqueued with the same policy.
   bool stays(SeatSet tuned, int others);
 
  private:

@@ -1,24 +1,24 @@
-// The backends by name, and what each can do. Code outside this folder asks for a capability and
-// never which backend it has.
+// The backends by name, and what each can do. Code outside this folder tests for a capability,
+// never for a certain backend.
 #pragma once
 
 #include <string>
 
 namespace sbrt {
 
-// `dry` is sim and records what was enqueued. `dry_cuda` does so too, and imitates cuda.
+// `dry` is `sim` and also records all commands. `dry_cuda` does so too, and imitates `cuda`.
 enum class Backend { cpu, sim, dry, dry_cuda, cuda };
 
 struct Capabilities {
-  const char* name;      // of the backend, or of the one that it imitates, in messages
-  bool has_host_memory;  // ops run in the host's memory: they reach lists, KV and features there
-  bool has_teams;        // several members of a team run an op
-  bool captures;         // ops are captured graphs and kernels, and it launches several as one
-  bool runs_ahead;       // a round may be enqueued before the record of the last one is read
-  bool can_be_timed;     // its clock measures the time of real work
-  bool grows_lazily;     // memory of a seat is committed when a sequence reaches it
+  const char* name;           // name in messages; that of the imitated backend, if there is one
+  bool has_host_memory;       // ops access lists, KV and features in the host's memory
+  bool has_teams;             // several members of a team run an op
+  bool captures;              // ops are captured graphs and kernels; several are launched as one
+  bool runs_ahead;            // a round may be enqueued before the record of the last one is read
+  bool can_be_timed;          // the clock measures real work
+  bool grows_lazily;          // pages of a seat's memory are committed when a sequence reaches them
   bool rounds_match_prompts;  // a token has the same KV whether a round or a prompt's piece fed it
-  bool rejects;               // acceptance rejection
+  bool rejects;               // the rejection rule is supported
 };
 
 constexpr Capabilities capabilities_of(Backend backend) {

@@ -1,5 +1,4 @@
-// Deliberate faults, in sanitizer builds only. They prove that a sanitizer's run would report a
-// real one.
+// Deliberate faults, only in sanitizer builds. They prove that the sanitizer reports real faults.
 #pragma once
 
 #if defined(SBRT_CANARY)
@@ -19,9 +18,9 @@ struct CanaryArgs {
 
 inline void canary_add(const CanaryArgs& a, Worker) { *a.cell += a.step; }
 
-// race: two streams without a fence. overflow: one cell past an allocation. undefined: a sum that
-// no int holds. leak: an allocation to which no pointer is left. Like all ops, they run on workers
-// of the cpu backend.
+// race: two streams write without a fence. overflow: an op writes one cell past an allocation.
+// undefined: a sum overflows an int. leak: no pointer to an allocation is left. Like all ops, the
+// faults run on workers of the cpu backend.
 inline void plant_canary(const std::string& name) {
   constexpr int kCells = 1000, kTurns = 1000;
   const auto exec = make_cpu_exec();

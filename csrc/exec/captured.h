@@ -1,6 +1,6 @@
-// Work that other code captured for a device: one or more graphs of the same work. At each launch
-// the host picks one of them, and reads nothing that is in flight to do so. Without graphs, a
-// function enqueues the same work call by call.
+// Work that other code captured for a device: one or more graphs that do the same work for
+// different sizes. At each launch the host picks one of them, from host memory only. If there are
+// no graphs, functions (players) enqueue the same work call by call.
 #pragma once
 
 #include <algorithm>
@@ -12,14 +12,14 @@ namespace sbrt {
 
 // The code that captured the graphs owns them; they outlive every launch.
 struct Captured {
-  std::vector<void*> graphs;  // cudaGraph_t, none of them null; players if `play` is given
-  int (*pick)(const void* asked) = nullptr;  // index of one of them; null: the first
+  std::vector<void*> graphs;  // cudaGraph_t, none of them null; if `play` is given: players
+  int (*pick)(const void* asked) = nullptr;  // returns the index of the graph to launch; null: 0
   const void* asked = nullptr;
-  // For players: enqueues all work of one player on a cudaStream_t, from the host's thread. Throws
-  // Error.
+  // Enqueues all work of one player on a cudaStream_t, from the host's thread. Null: there are no
+  // players. Throws Error.
   void (*play)(void* player, void* stream) = nullptr;
 
-  // Index of the graph to launch, below the size of `graphs`. Throws Error otherwise.
+  // Returns the index of the graph to launch. Throws Error if that is not below graphs.size().
   int picked() const {
     const int at = pick ? pick(asked) : 0;
     check(at >= 0 && at < static_cast<int>(graphs.size()), "captured: expected a graph below ",

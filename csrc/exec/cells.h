@@ -1,6 +1,6 @@
-// Memory that the ops of a backend can reach. The host writes it between sequences. If the device
-// has its own memory, the host writes a copy and uploads it (Exec::upload); elsewhere both are the
-// same memory.
+// Memory that the ops of a backend can access. The host writes it between sequences. If the device
+// has its own memory, the host writes a copy and uploads the copy (Exec::upload). On other backends
+// the host's memory and the device's are the same.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 namespace sbrt {
 
 enum class Where {
-  device,  // device memory: the host writes its copy, and never reads what ops wrote
-  pinned,  // host memory that the device can reach: each sees what the other writes
+  device,  // device memory: the host writes its own copy, and never reads what ops wrote
+  pinned,  // host memory that the device can access: each sees what the other writes
 };
 
 struct Block {
@@ -18,7 +18,7 @@ struct Block {
   void* host = nullptr;
   void* device = nullptr;
   size_t bytes = 0;
-  int place = 0;  // which of the backend's memories it is in
+  int place = 0;  // number of the backend's memory that has the block
 };
 
 // `count` elements of T, zeroed. host() and device() differ only if the backend is a device.

@@ -1,5 +1,4 @@
-// The commands that a host thread enqueues on a stream, and the code for them that all backends
-// share.
+// The commands that the host thread enqueues on a stream, and code for them that backends share.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +16,13 @@ struct Command {
   const Graph* graph = nullptr;
   Event* event = nullptr;
   int64_t value = 0;
-  SeatSet seats = kEverySeat;  // of a launch or mail
+  SeatSet seats = kEverySeat;  // seats of a launch or mail
   const Mail* mail = nullptr;
 };
 
 constexpr size_t kTraceEvents = 1 << 15;
 
-// A stream that handles every call as a command.
+// A stream that turns every call into a command.
 class CommandStream : public Stream {
  public:
   void launch(const Graph& graph, int width, SeatSet seats) final {
@@ -43,8 +42,8 @@ class CommandStream : public Stream {
   virtual void push(const Command& command) = 0;
 };
 
-// A queue of commands, with what a backend keeps of each. They stay on the host, in order, until
-// they can go on.
+// A queue of commands on the host. Each stays there, in order, until it can be executed. Kept: what
+// a backend stores for a command.
 template <class Kept = Command>
 class CommandQueue {
  public:
@@ -52,7 +51,7 @@ class CommandQueue {
 
   void push(Kept command) { commands_.push_back(std::move(command)); }
 
-  // Passes commands to `execute` until it refuses one. Returns true if it took any.
+  // Passes commands to `execute` until that returns false. Returns true if any was executed.
   template <class Execute>
   bool advance(const Execute& execute) {
     const size_t before = next_;

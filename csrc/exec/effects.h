@@ -1,7 +1,7 @@
-// An op's effects: the sets of parts of an engine's state that it reads and writes. The code that
-// records the ops defines the parts. No backend needs the sets to run. exec/order.h uses them to
-// check that concurrent ops use separate parts. Every seat has its own copy of
-// some parts, so an op also names its seats.
+// An op's effects: which parts of an engine's state the op reads and writes. The code that records
+// the ops defines the parts. No backend needs effects to run an op. exec/order.h uses them to check
+// that concurrent ops use separate parts. Every seat has its own copy of some parts, so an op also
+// names its seats.
 #pragma once
 
 #include <cstdint>
@@ -20,16 +20,16 @@ struct Effects {
   Parts reads, writes;
 };
 
-// A set of seats, a bit for each.
+// A set of seats, with one bit per seat.
 using SeatSet = uint64_t;
 constexpr SeatSet kEverySeat = ~SeatSet{0};
 constexpr int kMostSeats = 64;
 
-// Most memories that a backend keeps apart. The ops of a stream access one of them.
+// The most separate memories of a backend. The ops of a stream access one of them.
 constexpr int kMemories = 2;
 constexpr int kPartsOfMemory = kMostParts / kMemories;
 
-// The same parts of another memory, where each has its own bit.
+// Returns the bits of the same parts in the memory with this number.
 constexpr Parts of_memory(Parts parts, int memory) {
   return {parts.bits << (memory * kPartsOfMemory)};
 }
@@ -43,9 +43,9 @@ struct PartRange {
   int64_t begin, end;
 };
 
-// Memory whose writes are watched: `count` ranges, by offset. Bytes that no range covers are
-// padding. `seat`: the seat that owns the memory; -1 if all seats share it. `place`: which of the
-// backend's memories it is in.
+// Memory whose writes are watched, as `count` ranges in order of their offsets. Bytes that no range
+// covers are padding. seat: the seat that owns the memory; -1: all seats share it. place: number of
+// the backend's memory that has it.
 struct Watched {
   const void* memory;
   int64_t bytes;
@@ -58,8 +58,8 @@ struct Watched {
 // The meaning of the bits of Parts.
 struct PartTable {
   const char* (*name)(int part);
-  Parts of_seats;  // every seat has its own
-  Parts unsent;    // no mail copies them from one memory to the other
+  Parts of_seats;  // parts of which every seat has its own copy
+  Parts unsent;    // parts that no mail copies from one memory to the other
 
   constexpr bool is_of_seat(int part) const { return of_seats.has(part % kPartsOfMemory); }
 };

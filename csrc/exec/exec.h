@@ -1,9 +1,9 @@
-// One interface, several backends: streams, events, graphs. Nothing outside this folder knows what
-// runs an op.
+// One interface to several backends: streams, events, graphs. Code outside this folder does not
+// know what runs an op.
 //
 // A Graph is a flat list of (op, arguments by value) over fixed buffers. A Stream runs launched
 // graphs in order; inside a graph every op sees all that earlier ops wrote. An Event is a counter
-// that only grows. record(e, v) promises that all work before it on that stream is visible to every
+// that only grows. record(e, v) promises that all earlier work of that stream is visible to every
 // waiter for e >= v.
 #pragma once
 
@@ -48,8 +48,9 @@ class Graph {
     const std::type_info* kind = nullptr;  // type of the arguments
     bool single = false;
     alignas(16) std::byte args[kBytes] = {};
-    // On a device: a kernel whose only parameter is the arguments, or a captured graph.
-    const void* kernel = nullptr;  // also null in a build without CUDA
+    // On a device: either a kernel whose only parameter is the struct of arguments, or captured
+    // graphs. A build without CUDA has no kernels.
+    const void* kernel = nullptr;
     unsigned threads = 0, blocks = 1;
     const Captured* captured = nullptr;
     const char* name = nullptr;
@@ -61,7 +62,7 @@ class Graph {
       blocks = of_grid;
       return *this;
     }
-    // On a device these captured graphs do the same work; they outlive the launches.
+    // On a device these captured graphs do the same work. They must outlive the launches.
     Node& on_device(const Captured& graphs) {
       captured = &graphs;
       return *this;
@@ -76,8 +77,8 @@ class Graph {
 
   explicit Graph(const char* name) : name_(name) {}
 
-  // Appends an op. Every member of the team calls `fn(args, worker)`, or rank 0 alone if `single`.
-  // The team synchronises after each op. Args is copied now: pointers and scalars.
+  // Appends an op. Every member of the team calls `fn(args, worker)`; if `single`, only rank 0
+  // does. The team synchronises after each op. The arguments, pointers and scalars, are copied now.
   template <class Args>
   Node& add(void (*fn)(const Args&, Worker), const Args& args, bool single = false) {
     static_assert(std::is_trivially_copyable_v<Args> && sizeof(Args) <= kBytes);
@@ -93,28 +94,28 @@ class Graph {
     return node;
   }
 
-  // Appends all nodes of another graph, `times` times, without its cost in virtual time.
+  // Appends all nodes of another graph, `times` times, but not the other's cost in virtual time.
   Graph& append(const Graph& other, int times = 1) {
     for (int i = 0; i < times; ++i)
       nodes_.insert(nodes_.end(), other.nodes_.begin(), other.nodes_.end());
     return *this;
   }
 
-  // Sets name and effects of the nodes from `first` on that have none.
+  // Sets name and effects of those nodes from `first` on that have no name.
   void say(size_t first, const char* what, const Effects& what_they_do) {
     for (size_t i = first; i < nodes_.size(); ++i)
       if (!nodes_[i].name) nodes_[i].says(what, what_they_do);
   }
 
-  // Cost of a launch in virtual time: (*ns)[*rows], read just before the op at `at` runs.
+  // Cost of a launch in virtual time: (*ns)[*rows], read just before op number `at` runs.
   struct Cost {
-    size_t at = ~size_t{0};  // past every op: nothing
+    size_t at = ~size_t{0};  // as initialised, no op has this number and there is no cost
     const int32_t* rows = nullptr;
-    const int64_t* const* ns = nullptr;  // the table in force
+    const int64_t* const* ns = nullptr;  // the current table of costs by rows
   };
 
-  // Call this just before appending a forward over *rows rows. That forward is all that the graph
-  // costs. Only the sim backend uses it.
+  // Call this just before a forward over *rows rows is appended. The cost of that forward is the
+  // cost of the graph. Only the sim backend uses it.
   void cost_by(const int32_t* rows, const int64_t* const* ns) { cost_ = {nodes_.size(), rows, ns}; }
 
   const char* name() const { return name_; }
@@ -134,11 +135,11 @@ class Event {
   int64_t reached() const { return word_->load(std::memory_order_acquire); }
 
   std::atomic<int64_t>& counter() { return *word_; }
-  // Virtual ns of the last record; no earlier one is kept. Only the sim backend sets it.
+  // Virtual time in ns of the last record. Only the sim backend sets it.
   int64_t time() const { return time_; }
   void set_time(int64_t ns) { time_ = ns; }
-  // Time in ns of Trace::now() at which `value` was reached; the last few records are kept. A device
-  // does not stamp them.
+  // Time by Trace::now() at which `value` was reached. Only the last few times are kept. On a
+  // device they are 0, because events have no times there.
   int64_t reached_at(int64_t value) const {
     return times_[value % kStamps].load(std::memory_order_relaxed);
   }
@@ -146,8 +147,8 @@ class Event {
     times_[value % kStamps].store(ns, std::memory_order_relaxed);
   }
 
-  // State that a backend keeps for an event, from the first wait or record on. On a device the word
-  // is where the device writes it.
+  // State that a backend keeps for an event, from the first wait or record on. A device writes the
+  // event's value to `word`.
   void* body() const { return body_.get(); }
   void keep(std::shared_ptr<void> body, std::atomic<int64_t>* word) {
     body_ = std::move(body);
@@ -160,7 +161,7 @@ class Event {
   std::atomic<int64_t> own_{0};
   std::atomic<int64_t>* word_ = &own_;
   int64_t time_ = 0;
-  // The host reads the time of one round while at most two later ones are recorded.
+  // When the host reads the time of a round, at most two later rounds have been recorded.
   static constexpr int64_t kStamps = 4;
   std::atomic<int64_t> times_[kStamps] = {};
   std::shared_ptr<void> body_;
@@ -168,13 +169,13 @@ class Event {
 
 class Stream {
  public:
-  static constexpr int kMostFused = 32;  // graphs that a stream keeps fused
+  static constexpr int kMostFused = 32;  // most fused graphs that a stream keeps
 
   virtual ~Stream() = default;
-  // Runs `graph` with `width` members of the team. The graph must outlive the launch. `seats`: the
-  // seats that its ops read and write.
+  // Runs `graph` with `width` members of the team. The graph must outlive the launch. seats: those
+  // whose parts of the state the ops may read and write.
   virtual void launch(const Graph& graph, int width, SeatSet seats = kEverySeat) = 0;
-  // Makes the copies of these seats. The mail must outlive the command.
+  // Makes the copies of a mail, for these seats. The mail must outlive the command.
   virtual void send(const Mail& mail, SeatSet seats) = 0;
   virtual void wait(Event& event, int64_t value) = 0;
   virtual void record(Event& event, int64_t value) = 0;
@@ -184,75 +185,77 @@ class Stream {
   // Called before the first launch, so that no launch allocates. Throws InvalidInput if the backend
   // cannot run one of the ops.
   virtual void prepare(const Graph&) {}
-  // On a device, makes all of `graph` one launch, for what its captured ops pick now. Call it with
-  // nothing in flight. On other backends it does nothing.
+  // On a device, makes all of `graph` one launch, with the captured graphs that are picked now.
+  // Call it with nothing in flight. On other backends it does nothing.
   virtual void fuse(const Graph&) {}
-  // True if `graph` is fused for what it picks now. Then it may be launched without prepare().
+  // True if `graph` is fused with the captured graphs that are picked now. Then it may be launched
+  // without prepare().
   virtual bool is_fused(const Graph&) const { return false; }
-  virtual int fused() const { return 0; }           // how many fused graphs are kept
+  virtual int fused() const { return 0; }           // number of fused graphs that are kept
   virtual void* handle() const { return nullptr; }  // cudaStream_t
 };
 
 struct StreamKind {
   const char* name = "stream";
-  bool urgent = false;  // has priority if the device could run both streams
+  bool urgent = false;  // the stream has priority on a device
   bool nvtx = false;    // put an NVTX range around each graph, for profilers
-  int place = 0;        // the memory of its ops
+  int place = 0;        // number of the memory that the ops use
 };
 
 // A backend. One host thread enqueues.
 class Exec {
  public:
   virtual ~Exec() = default;
-  // A stream whose team has up to `threads` members.
+  // Makes a stream whose team has up to `threads` members.
   std::unique_ptr<Stream> stream(int threads, const StreamKind& kind = {}) {
     return make_stream(threads, kind);
   }
-  // Blocks the host until event >= value and returns true, or until Trace::now() is at `until` and
-  // returns false. Also returns true if no event will be reached any more: rethrow() gives the
-  // reason.
+  // Blocks the host until event >= value, and returns true. Returns false if Trace::now() reaches
+  // `until` first. After a failure that stops all events it returns true, too: rethrow() then
+  // throws the reason.
   virtual bool reach(Event& event, int64_t value, int64_t until) = 0;
-  // Returns true if event >= value. Then the host sees what the event promises.
+  // Returns true if event >= value. Then the host sees the work that the event stands for.
   virtual bool has_reached(Event& event, int64_t value) { return event.reached() >= value; }
-  // Rethrows the first exception of any op, once all streams are idle. Work enqueued after it was
-  // skipped, but its events have fired.
+  // Rethrows the first exception of any op, once all streams are idle. Later launches were skipped,
+  // but their events have been reached.
   virtual void rethrow() = 0;
-  // Drops that exception; all streams are idle. An error that broke a device stays.
+  // Drops that exception. All streams must be idle. An error that broke a device is kept.
   virtual void forget() = 0;
   void wait(Event& event, int64_t value) {
     reach(event, value, kForever);
     rethrow();
   }
-  // The time in ns of the clock that traces use: the steady clock or, in virtual time, the host's
-  // own clock.
+  // Time in ns on the clock of traces. That is the steady clock or, in virtual time, the host's
+  // virtual clock.
   virtual int64_t now() const { return Trace::now(); }
-  // Advances virtual time by `ns` of work of the host. Without effect on the steady clock.
+  // Advances the host's virtual clock by `ns`. It has no effect on other backends.
   virtual void spend(int64_t) {}
 
-  // A device times its streams' commands from now on, or stops; all streams are idle. The other
-  // backends always do.
+  // Makes a device note the times of commands from now on, or stop. All streams must be idle. Other
+  // backends always note times.
   virtual void keep_trace(bool /*is_on*/) {}
-  // Starts or stops the recording of a device profiler that waits for this call.
+  // Starts or stops the recording of an external profiler that waits for this call.
   virtual void profile(bool /*is_on*/) {}
 
   virtual Capabilities can() const = 0;
-  // place: the memory, for ops of its streams. Pinned memory is in reach of all.
+  // Allocates `count` elements. place: number of the memory. Only ops on streams with the same
+  // place can access it; pinned memory can be accessed by ops on all streams.
   template <class T>
   Cells<T> cells(size_t count, Where where, int place = 0) {
     return Cells<T>(allocate(count * sizeof(T), where, place));
   }
-  // Copies `count` elements, from `first` on, from the host's copy to the device. No op in flight
-  // may use them; ops enqueued later see them.
+  // Copies elements first .. first + count - 1 from the host's copy to the device. No op in flight
+  // may use these elements. Ops enqueued later see them.
   template <class T>
   void upload(const Cells<T>& cells, size_t first, size_t count) {
     copy_over(cells.block(), first * sizeof(T), count * sizeof(T));
   }
-  // Copies `bytes` of a block in the same way, from byte `begin` on.
+  // Copies `bytes` bytes of a block in the same way, from byte `begin` on.
   virtual void copy_over(const Block&, size_t /*begin*/, size_t /*bytes*/) {}
 
-  // Only on dry backends: the recorded order of commands. note() adds what the host itself reads
-  // and writes of some seats. In memory passed to watch(), an op may only write what its effects
-  // declare, of the seats of its launch.
+  // Only dry backends have the next three. order() returns the recorded commands. note() adds what
+  // the host itself reads and writes of some seats. In memory passed to watch(), an op may write
+  // only what its effects declare, and only for the seats of its launch.
   virtual const OrderBook* order() const { return nullptr; }
   virtual void note(const char* /*what*/, const Effects&, SeatSet /*seats*/ = kEverySeat) {}
   virtual void watch(const Watched&) {}
@@ -265,28 +268,28 @@ class Exec {
 };
 
 struct ExecOptions {
-  int device = 0;           // of cuda, for the first memory
-  int second = -1;          // the same for the second memory; -1: there is one memory
-  bool is_virtual = false;  // sim in virtual time
-  PartTable parts{};        // of the dry backends
+  int device = 0;           // cuda: device of the first memory
+  int second = -1;          // device of the second memory; -1: there is one memory
+  bool is_virtual = false;  // sim: run in virtual time
+  PartTable parts{};        // dry backends: the parts of the state
 };
 std::unique_ptr<Exec> make_exec(Backend backend, const ExecOptions& options);
 
 std::unique_ptr<Exec> make_cpu_exec();  // one worker thread and a team of cores per stream
-std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence
+std::unique_ptr<Exec> make_sim_exec();  // runs all on the host's thread, in an order events allow
 std::unique_ptr<Exec> make_virtual_exec();  // like sim, but in virtual time and with a trace
-// Like sim, and records every command for order(). With two memories, an op that accesses the other
+// Like sim, and records every command for order(). With two memories, an op that accesses the wrong
 // one faults.
 std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, bool has_two_memories);
-// A dry backend that imitates cuda. Device memory is separate, and an access by the host faults. An
-// op without a form for a device is refused.
+// A dry backend that imitates cuda. Device memory is separate: if the host accesses it, that
+// faults. An op that cannot run on a device is refused.
 std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts, bool has_two_memories);
 
-// One sentence that says why this machine or this build cannot run the cuda backend; empty if it
-// can.
+// Returns one sentence that says why this machine or this build cannot run the cuda backend. It is
+// empty if it can.
 std::string why_no_cuda();
-// `second`: the device of the second memory; -1: there is one memory. Throws InvalidInput with that
-// sentence.
+// second: device of the second memory; -1: there is one memory. Throws InvalidInput with a sentence
+// like that of why_no_cuda().
 std::unique_ptr<Exec> make_cuda_exec(int device, int second = -1);
 
 }  // namespace sbrt

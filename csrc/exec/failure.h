@@ -1,4 +1,4 @@
-// The first exception of any op of a backend, kept until the host asks.
+// Keeps the first exception of any op of a backend until the host takes it.
 #pragma once
 
 #include <atomic>

@@ -1,5 +1,5 @@
-// Whole graphs fused into one launch on a device, one for each combination of graphs that captured
-// ops pick. The streams of a device and of its stand-in both use this.
+// Graphs that are fused into one launch on a device. There is one for each combination of captured
+// graphs that was picked. The streams of cuda and of dry_cuda use this.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,8 @@
 
 namespace sbrt {
 
-// Indices of the captured graphs that a launch takes now, one for each captured op, in order.
+// Returns the indices of the captured graphs that a launch would pick now, one per captured op, in
+// order.
 inline std::vector<int> picks_of(const Graph& graph) {
   std::vector<int> picked;
   for (const Graph::Node& node : graph.nodes())
@@ -18,7 +19,7 @@ inline std::vector<int> picks_of(const Graph& graph) {
   return picked;
 }
 
-// True if a launch takes exactly these now. Allocates nothing.
+// Returns true if a launch would pick exactly these captured graphs now. Allocates nothing.
 inline bool does_pick(const Graph& graph, const std::vector<int>& picked) {
   auto next = picked.begin();
   const auto& nodes = graph.nodes();
@@ -27,7 +28,7 @@ inline bool does_pick(const Graph& graph, const std::vector<int>& picked) {
   });
 }
 
-// True if a captured op of `graph` has players instead of graphs to launch. Such a graph is never
+// Returns true if a captured op of `graph` has players instead of graphs. Such a graph is never
 // fused.
 inline bool is_played(const Graph& graph) {
   const auto& nodes = graph.nodes();
@@ -35,17 +36,18 @@ inline bool is_played(const Graph& graph) {
                      [](const Graph::Node& node) { return node.captured && node.captured->play; });
 }
 
-// `Made`: what a backend keeps of each fused graph.
+// Made: what a backend keeps for each fused graph.
 template <class Made>
 class FusedGraphs {
  public:
-  // The fused form of `graph` for its present picks, null if there is none.
+  // Returns the fused form of `graph` for what is picked now, or null if there is none.
   const Made* find(const Graph& graph) const {
     for (const Entry& e : entries_)
       if (e.graph == &graph && does_pick(graph, e.picked)) return &e.made;
     return nullptr;
   }
-  // If the store is full, the oldest entry is dropped. Call it with nothing in flight.
+  // Adds a fused graph. If there are kMostFused already, the oldest is dropped. Nothing may be in
+  // flight.
   void put(const Graph& graph, Made made) {
     if (size() == Stream::kMostFused) entries_.erase(entries_.begin());
     entries_.push_back({&graph, picks_of(graph), std::move(made)});

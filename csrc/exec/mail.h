@@ -1,5 +1,5 @@
-// Copies on a device, as one command of a stream. Between two memories of a backend they are the only
-// way in which the ops of one see what those of the other wrote.
+// Copies, as one command of a stream: between two places of a memory, or from one memory of a backend
+// to another. Only so can ops that use one memory see what ops wrote to the other.
 #pragma once
 
 #include <cstddef>
@@ -15,19 +15,19 @@ struct Mail {
     const void* from;
     void* to;
     size_t bytes;
-    int seat = -1;    // copied if it takes part; -1: always
+    int seat = -1;    // the copy is made only if this seat takes part; -1: always
     size_t rows = 1;  // the same copy again, `pitch` bytes further on; only within a memory
     size_t pitch = 0;
 
     bool is_of(SeatSet seats) const { return seat < 0 || (seats >> seat & 1); }
   };
   const char* name;
-  int from, to;  // memories
-  Parts parts;   // read in `from`, written in `to`
+  int from, to;  // numbers of the memories
+  Parts parts;   // parts that are read in `from` and written in `to`
   std::vector<Copy> copies = {};
 };
 
-// Makes the copies where the host can access both memories.
+// Makes the copies on the host, which can access both memories.
 inline void deliver(const Mail& mail, SeatSet seats) {
   for (const Mail::Copy& copy : mail.copies)
     for (size_t row = 0; copy.is_of(seats) && row < copy.rows; ++row)

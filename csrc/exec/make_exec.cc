@@ -8,7 +8,7 @@ namespace sbrt {
 namespace {
 
 constexpr const char* kBackends[] = {"cpu", "sim", "dry", "dry_cuda",
-                                     "cuda"};  // as Backend has them
+                                     "cuda"};  // in the order of Backend
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// Ranges of the domain `sbrt` for profilers (NVTX), for engines that ask for them. Without a
-// profiler a range costs one test of a pointer.
+// NVTX ranges in the domain `sbrt`, for profilers, if the engine's config enables them. While no
+// profiler runs, a range costs one test of a pointer.
 #pragma once
 
 #if defined(SBRT_WITH_CUDA) && SBRT_WITH_CUDA
@@ -62,7 +62,7 @@ inline constexpr bool kHasNvtx = false;  // the NVTX headers come with a CUDA co
 struct NvtxRange {
   NvtxRange(bool, const char*) {}
   NvtxRange(bool, const char*, int64_t) {}
-  ~NvtxRange() {}  // not defaulted, so that a variable of this type is not reported as unused
+  ~NvtxRange() {}  // not defaulted, so that compilers do not report variables as unused
 };
 
 }  // namespace sbrt

@@ -1,10 +1,10 @@
-// Checks with vector clocks that concurrent ops use separate parts, for any list of ops that
-// declare what they read and write. It needs no backend and no driver.
+// Checks with vector clocks that concurrent ops use separate parts of the state. It works on any
+// list of ops that declare what they read and write. It needs no backend and no driver.
 //
-// Two accesses of one part of one seat, at least one of them a write, are ordered if the second can
-// only begin after the first has ended. Order comes from a common stream, from a wait for an event recorded
-// after the first, or from the host. The host enqueues nothing until it has seen the event it waits
-// for.
+// Two accesses to one part of one seat conflict if at least one is a write. They must be ordered:
+// the second must begin only after the first has ended. Order comes from a common stream, from a
+// wait for an event recorded after the first, or from the host. The host enqueues nothing while it
+// waits for an event.
 #pragma once
 
 #include <cstdint>
@@ -21,28 +21,28 @@ class OrderBook {
 
   static constexpr int kHost = 0;  // the stream number of the thread that enqueues
 
-  // Adds a new stream, or an event whose value is `initial`, and returns its number. Names are
-  // kept.
+  // Adds a stream, or an event whose value is `initial`, and returns its number.
   int stream(const std::string& name);
   int event(const std::string& name, int64_t initial);
 
-  // `seats`: whose parts the op accesses. `graph`: the picked graph of a captured op.
+  // Adds an op. seats: the seats whose parts the op accesses. graph: the picked graph of a captured
+  // op.
   void run(int stream, const char* name, const Effects& effects, SeatSet seats = kEverySeat,
            const void* graph = nullptr);
-  // A copy between memories.
+  // Adds a copy between memories.
   void send(int stream, const char* name, const Effects& effects, SeatSet seats);
   void wait(int stream, int event, int64_t value);
   void record(int stream, int event, int64_t value);
-  // The next ops were launched together. For callers that count launches.
+  // Notes that the next ops belong to one launch. For callers that count launches.
   void launch(int stream, const char* graph) { launches_.push_back({stream, name(graph)}); }
 
-  // One sentence for each pair of ops, by name, part and seat, that nothing orders; empty if there
-  // is none. Also one for each op that reads a part of one memory although ops of the other wrote it
-  // since the last mail. `without`: waits of streams for events of these names, and mail of these names,
-  // are ignored. `host`: waits of the host count.
+  // Returns one sentence for each pair of ops, by name, part and seat, that conflict and that
+  // nothing orders. Also returns one for each op that reads a part in one memory after ops wrote it
+  // in the other, without a mail in between. without: names of events and mail. Streams' waits for
+  // these events, and these mails, are ignored. host: also count waits of the host.
   std::vector<std::string> conflicts(const std::vector<std::string>& without, bool host) const;
 
-  // The name of a part, with its memory unless that is the first.
+  // The name of a part, with the number of its memory if that is the second.
   std::string name_of(int part) const;
   // All parts that ops on a stream may write.
   Parts written_by(int stream) const;
@@ -51,10 +51,10 @@ class OrderBook {
   struct Op {
     Kind kind;
     int32_t stream;
-    int32_t name;   // for a run
-    int32_t event;  // for a wait or record
+    int32_t name;   // number of the op's name, if the kind is run
+    int32_t event;  // number of the event, if the kind is wait or record
     int64_t value;
-    int64_t issued;  // number of the host's ops before this one
+    int64_t issued;  // number of ops of the host before this op
     Effects effects;
     SeatSet seats = kEverySeat;
     const void* graph = nullptr;

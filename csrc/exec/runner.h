@@ -1,4 +1,4 @@
-// Runs graphs one after the other on a team of the cpu backend, without an engine.
+// Runs graphs one after another on a team of the cpu backend, without an engine.
 #pragma once
 
 #include <memory>
@@ -11,7 +11,7 @@ class Runner {
  public:
   explicit Runner(int threads) : exec_(make_cpu_exec()), stream_(exec_->stream(threads)) {}
 
-  // Runs the graph `times` times to its end; an op's exception is thrown here.
+  // Runs the graph `times` times and waits for the end. Throws the exception of an op.
   void run(const Graph& graph, int width, int times = 1) {
     for (int i = 0; i < times; ++i) stream_->launch(graph, width);
     stream_->record(done_, ++runs_);
@@ -19,7 +19,7 @@ class Runner {
   }
 
  private:
-  Event done_{"runner.done"};  // first, because the stream's thread may signal it until it ends
+  Event done_{"runner.done"};  // destroyed last, because the stream's thread may still record it
   std::unique_ptr<Exec> exec_;
   std::unique_ptr<Stream> stream_;
   int64_t runs_ = 0;

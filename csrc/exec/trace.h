@@ -1,5 +1,5 @@
-// A fixed ring of events: what a stream ran and when. The stream writes it; it is read when the
-// stream is idle.
+// A ring buffer of trace events: what a stream ran, and when. The stream writes it. Others may read
+// it only while the stream is idle.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace sbrt {
 
 struct TraceEvent {
-  const char* name;    // name of a graph, or of the event waited for
+  const char* name;    // name of the graph, or of the event that was waited for
   int64_t begin, end;  // ns of the steady clock
   bool wait;
 };
@@ -27,8 +27,8 @@ class Trace {
   void put(const char* name, int64_t begin, int64_t end, bool wait) {
     ring_[count_++ % ring_.size()] = {name, begin, end, wait};
   }
-  // Events that began at `since` or later and are still in the ring, oldest first. Older events are
-  // overwritten.
+  // Returns the events that began at `since` or later, oldest first. Those that were overwritten by
+  // newer ones are missing.
   std::vector<TraceEvent> events(int64_t since) const {
     const uint64_t oldest = count_ - std::min<uint64_t>(count_, ring_.size());
     uint64_t first = count_;

@@ -1,5 +1,5 @@
-"""Contract under test: bench.auto compares `auto` with fixed methods run by run. Ratios are within
-one run. Bad input gives one sentence."""
+"""Contract under test: bench.auto compares `auto` with fixed methods. A ratio compares figures of
+the same run. Bad input gives one sentence."""
 
 import json
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ def test_ratios_are_of_the_same_run_and_intervals_leave_out_the_extremes():
     assert none["speedup"] == 1
     assert found["speedup"] == 2.0  # the median of 2, 3, 2, 2.1, 1
     assert found["interval"] == (2.0, 2.1)
-    assert found["best"] == "pearl"  # median 90, that of none 50
+    assert found["best"] == "pearl"  # its median is 90, that of none 50
     assert found["of_best"] == pytest.approx(100 / 90)
     assert pearl["of_best"] == 1
 

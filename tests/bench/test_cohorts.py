@@ -1,4 +1,5 @@
-"""Contract under test: bench.cohorts prices both ways to run a serial round by the same costs."""
+"""Contract under test: bench.cohorts computes the times with and without cohorts from the same
+costs."""
 
 import json
 
@@ -9,14 +10,15 @@ from sbrt.tools.costs import cost_model, read_costs
 
 
 def test_without_rows_that_cost_two_turns_never_beat_one():
-    """With flat costs, 2 max(T, D) >= T + D."""
+    """If costs do not depend on rows, 2 max(T, D) >= T + D."""
     for text in ("c=2", "c=8", "c=20"):
         for sequences in cohorts.SEQUENCES:
             assert cohorts.line(read_costs(text), sequences, 0.8)["ratio"] <= 1.001
 
 
 def test_rows_that_cost_their_share_are_won_back():
-    """Halves cost half, and both lanes work at once: twice the rate, if the lanes are equal."""
+    """If costs are proportional to rows, half the sequences cost half. Both lanes work in parallel,
+    so with equal lanes the rate doubles."""
     table = {"T": {"1": 10, "64": 640}, "t": {"1": 20, "64": 1280}, "devices": "separate"}
     model = cost_model("x", table)
     assert cohorts.serial(model, 8, 1) == pytest.approx(320e-6)

@@ -1,5 +1,5 @@
-"""Contract under test: estimates for a device come from compiled kernels. One command makes the
-cost files that are shipped. Figures of bench.lanes make a file of the same form; bad figures are
+"""Contract under test: estimates for a device come from compiled kernels. One command makes all the
+cost files of the package. Figures of bench.lanes give a file of the same form. Bad figures are
 refused in one sentence."""
 
 import json
@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def ran(*words):
-    """stdout of the command in a process that compiles kernels. Earlier binaries are kept."""
+    """Run the command in a process that can compile kernels, and return stdout. Compiled kernels
+    are cached."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(ROOT / "build" / "triton")
     command = [sys.executable, "-m", "bench.gpu.costs", *map(str, words)]
@@ -35,7 +36,8 @@ def ran(*words):
 
 @pytest.fixture
 def same_compiler():
-    """The files count the instructions of one compiler, the one in constraints.txt."""
+    """Skip the test with another compiler. The cost files count the instructions that the Triton of
+    constraints.txt makes."""
     [made_by] = re.findall(r"^triton==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     if version("triton") != made_by:
         pytest.skip(f"triton: expected {made_by}, whose instructions the cost files count")
@@ -43,8 +45,10 @@ def same_compiler():
 
 @pytest.mark.usefixtures("same_compiler")
 def test_a_shipped_figure_is_that_of_the_kernels():
-    """The demo draft's step of one row, compiled now. If kernels have changed since the files were
-    written: python -m bench.gpu.costs --write."""
+    """The demo draft's step of one row is compiled and compared with the cost file.
+
+    If a kernel has changed, run `python -m bench.gpu.costs --write`.
+    """
     *_, total = ran("h200-demo", "--graph", "t1").splitlines()
     us = float(total.rpartition("|")[2])
     file = json.loads((SHIPPED / "h200-demo.json").read_text())
@@ -63,9 +67,9 @@ def test_every_pair_has_a_file():
     assert shipped() == sorted(costs.PAIRS)
     for name, pair in costs.PAIRS.items():
         model = read_costs(name)
-        assert model.target(1) == model.target(16)  # one graph
+        assert model.target(1) == model.target(16)  # both run the same graph
         assert 0 < model.draft(1) <= model.draft(4) <= model.draft(16) < model.draft(512)
-        if name == "h200-demo":  # latency alone: lanes do not slow each other down
+        if name == "h200-demo":  # limited by latency, so lanes do not slow each other down
             assert model.target_overlapped(1) == model.target(1)
             continue
         assert model.target(16) < model.target(17) < model.target(64)
@@ -74,9 +78,11 @@ def test_every_pair_has_a_file():
 
 
 def test_rounds_of_an_8b_agree_with_an_earlier_estimate():
-    """That one was made by hand from figures of single kernels, before attention and norms were
-    mended: 9.1 ms for a serial round of gamma 4, 7.0 to 7.6 for an overlapped one, of which the
-    bytes alone take 6.5. The mended kernels take at most a tenth less."""
+    """The earlier estimate was made by hand from figures of single kernels.
+
+    It was 9.1 ms for a serial round of gamma 4 and 7.0 to 7.6 ms for an overlapped round. Reading
+    the bytes alone takes 6.5 ms. Since then attention and norms became faster, by a tenth at most.
+    """
     model = read_costs("h200-8b-1b")
     serial = model.target(5) + 4 * model.draft(1) + model.round_cost + model.turns_cost
     assert 0.9 * 9.1e-3 <= serial <= 9.1e-3
@@ -88,7 +94,7 @@ def test_rounds_of_an_8b_agree_with_an_earlier_estimate():
 
 
 def launch(programs, instructions=100, warps=4, fit=4, **arguments):
-    """A launch of `see`, which reads next to nothing."""
+    """Return a launch of the kernel `see`, which reads almost no bytes."""
     found = [("MOV", "")] * (instructions - 1) + [("BAR.SYNC", "")]
     return Launch("see", programs, arguments, Binary(warps, fit, 0, found, {}))
 
@@ -98,7 +104,8 @@ CHAIN = 3 * nodes.L2_ACCESS * 1e6  # us
 
 
 def test_a_node_takes_the_longest_of_its_parts():
-    """One program waits for its own instructions; many wait for issue slots."""
+    """A single program takes the time of its own instructions. Many programs are limited by issue
+    slots."""
     one = nodes.node_of(launch(1), DEVICE, 0)
     path = (nodes.CYCLES * 100 + nodes.BARRIER) / 1e3
     assert one.us == pytest.approx(1 + CHAIN + path)
@@ -122,8 +129,8 @@ LANES = cost_file.Lanes(
 def test_lanes_share_the_memory_of_one_device():
     file = cost_file.cost_file(LANES, 1, "x")
     assert file["T"] == {"1": 100.0, "16": 100.0, "17": 120.0, "32": 120.0}
-    assert file["t"] == {"1": 20.0, "2": 25.0, "64": 25.0}  # with the ops that follow a step
-    busy = 0.2 * 20 / 25  # of the draft's 16 rows
+    assert file["t"] == {"1": 20.0, "2": 25.0, "64": 25.0}  # including the ops after a step
+    busy = 0.2 * 20 / 25  # share of time in which the draft's forward of 16 rows reads memory
     slower = (0.9 + busy) / cost_file.SHARING
     assert file["T_overlapped"]["1"] == round(100 * slower, 1)
     own = (0.9 + 0.4 * 15 / 20) / cost_file.SHARING  # four steps of 25 us last as long as T

@@ -1,5 +1,5 @@
-"""Contract under test: checkpoints of benches. A random one has the same weights as the one in
-memory. An inflated one costs more and computes the same bits."""
+"""Contract under test: checkpoints of benches. A random checkpoint in a folder has the same weights
+as the one in memory. An inflated checkpoint costs more and gives the same bits."""
 
 import numpy as np
 import pytest
@@ -19,14 +19,14 @@ TOKENS = 24
 
 
 class Probe:
-    """Logits of a decoder, row by row, after the tokens that it has read."""
+    """Computes a decoder's logits, and keeps the KV of the tokens it has read."""
 
     def __init__(self, decoder):
         self.lane = _probe.LaneProbe(decoder, 512, 64, 0, 0, 1, debug=False)
         self.head = 0
 
     def logits(self, tokens):
-        """[tokens, vocab] for a path of at most 64 rows."""
+        """Return the logits [tokens, vocab] of at most 64 more tokens, as a path."""
         rows = [
             (token, self.head + j, self.lane.slot(self.head + j), -1, (2 << j) - 1, 0)
             for j, token in enumerate(tokens)
@@ -36,7 +36,7 @@ class Probe:
 
 
 def greedy(decoder, prompt):
-    """(logits of the prompt and of TOKENS tokens after it, those tokens)."""
+    """Return the logits of the prompt and of TOKENS greedy tokens after it, and those tokens."""
     probe = Probe(decoder)
     found = [probe.logits(prompt[at : at + 64]) for at in range(0, len(prompt), 64)]
     tokens = []

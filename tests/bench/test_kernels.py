@@ -1,4 +1,5 @@
-"""Contract under test: bench.kernels names every op of a forward, with its bytes and flops."""
+"""Contract under test: bench.kernels reports every op of a forward, with the right bytes and
+operations."""
 
 import json
 
@@ -27,7 +28,8 @@ def test_every_op_of_a_forward(capsys):
     flops = gate["gflop_per_second"] * gate["us"] * 1e3
     assert flops == pytest.approx(2 * 3 * 192 * 1024)
     moved = gate["gb_per_second"] * gate["us"] * 1e3
-    assert moved == pytest.approx(192 * 1024 * 2 + 4 * 3 * (192 + 512))  # bf16; x and result
+    # bfloat16 weights; x and the result are float32
+    assert moved == pytest.approx(192 * 1024 * 2 + 4 * 3 * (192 + 512))
     assert all(line["best_us"] <= line["us"] for line in lines)
     assert all(line["share_of_roof"] >= 0 for line in lines)
 

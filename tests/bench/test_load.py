@@ -1,5 +1,5 @@
-"""Contract under test: bench.decode --concurrency and --rate keep the requested load, time every
-output, and compare every answer with plain decoding of its prompt alone."""
+"""Contract under test: bench.decode --concurrency and --rate. The bench keeps the requested load,
+times every output, and compares every answer with plain decoding of its prompt alone."""
 
 import json
 from dataclasses import replace
@@ -27,13 +27,13 @@ options""".split()
 
 @pytest.fixture
 def work(folders):
-    """Seven prompts of different lengths, and an engine of four seats."""
+    """An engine with four seats, and seven prompts of different lengths."""
     with Engine.from_pretrained(folders[0], num_threads=1, max_num_seqs=4) as engine:
         yield engine, traffic.Work([[n + 1] * (n + 2) for n in range(7)], PARAMS)
 
 
 class Watched:
-    """An engine that records the number of its requests at the beginning of a round."""
+    """An engine that records how many requests it has at the beginning of each round."""
 
     def __init__(self, engine):
         self.engine, self.sizes = engine, []
@@ -67,7 +67,7 @@ def test_at_a_rate_every_prompt_comes_once(work, rate):
     wanted = traffic.arrivals(rate, 7, given.seed)
     begin = played.answers[0].arrived
     assert [a.arrived - begin for a in played.answers] == pytest.approx(wanted, abs=1e-9)
-    # no output precedes its request, and queueing is part of the latency
+    # no output comes before its request, and waiting in the queue is part of the latency
     assert all(answer.times[0] > answer.arrived for answer in played.answers)
 
 
@@ -77,7 +77,7 @@ def test_arrivals_are_a_poisson_process_of_the_seed():
     mean = sum(gaps) / len(gaps)
     assert times[0] == 0
     assert times == traffic.arrivals(4.0, 4001, seed=3) != traffic.arrivals(4.0, 4001, seed=4)
-    # exponential: mean 1/4 and an equal deviation; the bounds are four standard errors
+    # an exponential distribution has mean 1/4 and the same deviation; bounds: four standard errors
     assert mean == pytest.approx(0.25, abs=4 * 0.25 / 4000**0.5)
     squares = sum(gap**2 for gap in gaps) / len(gaps)
     assert squares == pytest.approx(2 / 16, abs=4 * (20 / 16**2 / 4000) ** 0.5)
@@ -89,7 +89,7 @@ def test_figures_of_a_run_are_those_of_its_requests():
     extra = traffic.Answer(0, 14.0, is_ballast=True, times=[20.0], counts=[1], ids=[1])
     played = traffic.Played([first, other, extra], seconds=3.0)
     assert (played.tokens, played.rate) == (9, 3.0)
-    assert played.request_rate == 1.0  # the mean of 6 tokens in 4 s and 2 in 4
+    assert played.request_rate == 1.0  # the median of 6 tokens in 4 s and 2 tokens in 4 s
     assert (played.first(0.5), played.first(0.99)) == (1.0, 4.0)
     assert first.token_gaps == [0.5, 0.5, 0.5, 0.5, 1.0]
     assert (played.between_tokens(0.5), played.between_tokens(0.99)) == (0.5, 1.0)
@@ -132,7 +132,7 @@ def test_an_error_of_a_request_ends_the_bench(work):
 
 @pytest.fixture
 def run(capsys, folders):
-    """Run bench.decode on the tiny pair: (exit code, stdout, stderr)."""
+    """Run bench.decode on the tiny pair; returns (exit code, stdout, stderr)."""
 
     def call(*flags):
         words = ["--target", folders[0], "--draft", folders[1], "--threads", 1, "--limit", 6]
@@ -179,7 +179,8 @@ def test_the_baseline_runs_even_if_it_was_not_asked_for(run):
 
 @pytest.mark.parametrize("extra", [[], ["--temperature", 0.9, "--seed", 5]])
 def test_a_wrong_token_is_a_defect(run, monkeypatch, extra):
-    """Sampled tokens are compared, too: they equal plain decoding's with the same seed."""
+    """Sampled tokens are compared, too, because plain decoding with the same seed gives the same
+    ones."""
     flags = ["--methods", "none,lookup", "--concurrency", "2", "--runs", 1, *extra]
     assert run(*flags)[0] == 0
     before = traffic.Answer.add

@@ -1,5 +1,5 @@
-"""Contract under test: bench.long_prompts feeds only the new tokens of a chat's turn, and reports a
-token that reuse changes. It refuses sizes below 1."""
+"""Contract under test: bench.long_prompts. With prefix reuse a turn of the chat feeds only its new
+tokens. A token that reuse changes is reported. Sizes below 1 are refused."""
 
 import json
 
@@ -23,7 +23,8 @@ def test_a_turn_feeds_its_new_tokens_only(given, capsys):
     code, lines = lines_of(capsys, given, "--turns", "3", "--long", "130", "--company", "2")
     assert code == 0
     turns = [line for line in lines if line["part"] == "chat"]
-    # The last token of the text before was never fed, and neither is the last one of a prompt.
+    # The previous turn never fed its last token, so that one is fed now. The last token of the
+    # prompt is not fed.
     new = long_prompts.WORDS + 1
     assert [line["prompt"] - line["reused"] for line in turns] == [long_prompts.WORDS, new, new]
     assert [line["prompt"] for line in turns] == [20, 64, 108]

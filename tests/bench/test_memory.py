@@ -1,4 +1,5 @@
-"""Contract under test: bench.peers knows the memory that an engine needs, and the free memory."""
+"""Contract under test: bench.peers computes the memory that an engine needs, and finds out how much
+memory is free."""
 
 import pytest
 
@@ -26,7 +27,7 @@ MEMINFO = "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: {kib} kB\n"
 
 
 def machine(root, kib=None, cgroup="", files=()):
-    """A tree of the files that `memory.free` reads."""
+    """Write the files that `memory.free` reads under `root`, and return `root`."""
     texts = {"proc/self/cgroup": cgroup, **dict(files)}
     if kib is not None:
         texts["proc/meminfo"] = MEMINFO.format(kib=kib)
@@ -45,7 +46,7 @@ TWO, ONE = "sys/fs/cgroup", "sys/fs/cgroup/memory"
         ("", {}, 8000 * 1024),
         ("0::/a/b", {f"{TWO}/a/memory.max": "max\n", f"{TWO}/a/memory.current": "5"}, 8000 * 1024),
         ("0::/a/b", {f"{TWO}/a/b/memory.max": "900\n", f"{TWO}/a/b/memory.current": "500\n"}, 400),
-        # a parent group is fuller
+        # the parent group has less room left
         (
             "0::/a/b",
             {
@@ -55,7 +56,7 @@ TWO, ONE = "sys/fs/cgroup", "sys/fs/cgroup/memory"
             },
             110,
         ),
-        # a container sees its own group at the top
+        # in a container the process's own group is at the top
         ("0::/elsewhere", {f"{TWO}/memory.max": "70", f"{TWO}/memory.current": "90"}, 0),
         (
             "9:cpu:/x\n4:memory:/x\n0::/",

@@ -1,6 +1,6 @@
 """Contract under test: the profilers' command lines capture from start_profile on, node by node,
-and name all of our kernels. Without tool or device there is one sentence. The profiled command
-decodes."""
+and name all of our kernels. Without the profiler or a device, an error of one sentence is printed.
+The command that is profiled really decodes."""
 
 import json
 import os
@@ -61,7 +61,8 @@ def test_every_kernel_of_ours_is_named():
     kernel = r"__global__ void(?:\s+__launch_bounds__\(.*\))?\s+(\w+)\("
     texts = [file.read_text() for file in (ROOT / "csrc").rglob("*.cu")]
     cuda = {name for text in texts for name in re.findall(kernel, text)}
-    # kernels.cu makes a kernel called `name` for every line of the table of ops.
+    # A macro in kernels.cu makes a kernel for every line of the table of ops. In the source it is
+    # called `name`.
     assert cuda == {"name", "publish"}
     table = (ROOT / "csrc" / "round" / "op_table.inc").read_text()
     lines = [line.split(",") for line in re.findall(r"^SBRT_OP\(([^()]+)", table, re.MULTILINE)]

@@ -1,5 +1,5 @@
-"""Contract under test: without a GPU its benches say so in one sentence and fail. Their report of a
-case is right, and a wrong result has no figures."""
+"""Contract under test: without a GPU, the device benches say so in one sentence and fail. They
+report a case correctly, and a case with a wrong result has no figures."""
 
 import json
 import subprocess
@@ -39,7 +39,7 @@ COMMANDS = [
     ("bench.gpu.assisted",),
     *(("tests.device.check", "--part", part) for part in PARTS),
 ]
-# Programs run in one process, like `python -m`, because each process would import torch.
+# Runs the commands as `python -m` would, but all in one process, because importing torch is slow.
 DRIVER = """
 import contextlib, io, json, runpy, sys
 found = []
@@ -61,7 +61,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def ended():
-    """{command: (exit code, stdout, stderr)}."""
+    """{command: (exit code, stdout, stderr)} of all COMMANDS."""
     command = [sys.executable, "-c", DRIVER, json.dumps(COMMANDS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

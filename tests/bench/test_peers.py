@@ -1,6 +1,6 @@
-"""Contract under test: bench.peers compares tokens before it measures, leaves no peer out without a
-message, and its JSON has the promised keys. The peers here are fakes: processes that speak the
-workers' protocol."""
+"""Contract under test: bench.peers gives no figures to a peer whose tokens are wrong, and prints a
+message for each peer it leaves out. Its JSON has the promised keys. The peers here are fakes:
+processes that speak the workers' protocol."""
 
 import json
 import sys
@@ -60,7 +60,7 @@ FAKE = """
 
 @pytest.fixture(scope="module")
 def ours():
-    """The tokens of our `none`."""
+    """The tokens that our engine generates by `none`."""
     with Engine.from_pretrained(demo_pair.demo_folder(demo_pair.TARGET), num_threads=1) as engine:
         params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
         return engine.generate(PROMPT, params)[0].outputs[0].token_ids
@@ -68,7 +68,7 @@ def ours():
 
 @pytest.fixture
 def bench(tmp_path, capsys, monkeypatch):
-    """Run the bench with a fake peer: (exit code, JSON lines by name, stderr)."""
+    """Run the bench with a fake peer; returns (exit code, JSON lines by name, stderr)."""
     monkeypatch.setattr(settings, "WORKERS", tmp_path)
     prompts = tmp_path / "prompts.jsonl"
 
@@ -97,7 +97,7 @@ def bench(tmp_path, capsys, monkeypatch):
 
 
 def python_of(real):
-    """A fake that needs no environment does not need torch, either."""
+    """Return a Peer.python that accepts this process's interpreter, even if torch is missing."""
     return lambda peer: real(peer) if peer.environment else settings.Path(sys.executable)
 
 
@@ -263,7 +263,7 @@ def test_a_peer_that_cannot_run_is_named(bench, ours, how, said):
         (["--concurrency", "1"], "--concurrency: expected"),
         (["--max-tokens", "1"], "--max-tokens: expected at least 2, got 1"),
         (
-            # int4 has no peer, so none is opened.
+            # No peer has int4, so none is started.
             ["--max-tokens", "5000", "--checkpoints", "m2", "--dtypes", "int4"],
             "prompts: expected one of at most -",
         ),
@@ -281,7 +281,7 @@ def test_bad_input_is_one_sentence(capsys, argv, said):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Records in order what is opened and closed."""
+    """A list of the workers' calls of `ask` and `close`, in order."""
     noted = []
 
     def note(kind, word):
@@ -301,7 +301,7 @@ def opened(monkeypatch):
 def test_engines_that_do_not_fit_together_are_open_one_after_another(
     bench, ours, opened, monkeypatch
 ):
-    """The answers are the same; a line is compared with one that is closed by then."""
+    """The results are the same, although a line's reference is closed before the line runs."""
     kinds = {"speculative": (("good", ("bfloat16",)), ("bad", ("bfloat16",)))}
     answers = {"plain": ours, "bfloat16 bad": wrong(ours, 2)}
     found = []

@@ -1,5 +1,5 @@
-"""Contract under test: bench.predict compares predictions from costs with the clock, method by
-method, and refuses bad input in one sentence."""
+"""Contract under test: bench.predict compares predicted with measured figures, method by method. It
+refuses bad input in one sentence."""
 
 import json
 

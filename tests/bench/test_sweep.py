@@ -1,6 +1,6 @@
-"""Contract under test: bench.sweep. Settings are tuned on even prompts and reported on odd ones. A
-run at one c predicts the results at another c exactly. Finished runs are stored and read back. The
-JSON has every figure of every method. Bad input is one sentence."""
+"""Contract under test: bench.sweep. Settings are tuned on prompts with even numbers and reported on
+those with odd numbers. A run at one c gives the results at another c exactly. Finished runs are
+stored and read back. The JSON has every figure of every method. Bad input gives one sentence."""
 
 import json
 
@@ -24,7 +24,7 @@ FIGURES = {
 
 @pytest.fixture
 def run(capsys, folders, tmp_path):
-    """run(*words, texts): the JSON file's object after a sweep of the tiny pair."""
+    """run(*words, texts): run a sweep on the tiny pair and return the object in its JSON file."""
 
     def call(*words, texts=TEXTS, name="sweep.json"):
         prompts = tmp_path / "tiny.jsonl"
@@ -64,7 +64,7 @@ def test_every_method_and_ablation_has_every_figure(run, tmp_path, capsys):
 
 
 def test_a_run_at_one_c_says_what_it_costs_at_others(run):
-    """Settings included: both sweeps choose the same."""
+    """The tuned settings are the same, too."""
     priced = run("--c", "8,3", "--temperature", "0.8", name="priced.json")
     measured = run("--c", "3", "--temperature", "0.8", name="measured.json")
     assert {r["c"] for r in priced["runs"] if not r["setting"].startswith("auto")} == {8}
@@ -77,7 +77,7 @@ def test_a_run_at_one_c_says_what_it_costs_at_others(run):
 
 @pytest.mark.usefixtures("few")
 def test_even_prompts_tune_and_odd_ones_are_reported(run):
-    """Other odd prompts leave the choice as it is, other even ones a setting's figures."""
+    """With other odd prompts, the runs on even prompts, and so the settings, stay the same."""
     found = run("--c", "4", "--temperature", "0")
     [cell] = found["cells"]
     tuned = [r["setting"] for r in found["runs"] if r["half"] == "even"]
@@ -112,7 +112,7 @@ def test_finished_runs_are_kept(run, monkeypatch):
 
 
 def _instead(name, found):
-    """A Path.read_text that returns another object for the file of this name, once."""
+    """Return a Path.read_text that gives the object `found` for the file `name`, but only once."""
     left, plain = [json.dumps(found)], type(sweep.Path()).read_text
 
     def read(path, *given):
@@ -123,7 +123,8 @@ def _instead(name, found):
 
 @pytest.mark.usefixtures("few")
 def test_a_classifier_adds_specbranch_at_its_gamma(run, make, folders, tmp_path):
-    """Its gamma is too deep to predict another c at c = 2, and fits at 8."""
+    """The classifier's gamma of 3 is below c = 8. At c = 2 the draft would not end before the
+    target, so there must be runs at both."""
     path = tmp_path / "h.safetensors"
     make.classifier(path, hrad.origin_of(3, *folders))
     found = run("--c", "8,2", "--temperature", "0", "--hrad", path)

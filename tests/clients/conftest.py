@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def free_port():
-    """free_port(): a free port below 32768, because Dynamo stores one in 16 bits."""
+    """free_port(): return a free port below 32768, because Dynamo stores ports in 16 bits."""
 
     def find():
         while True:

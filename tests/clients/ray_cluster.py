@@ -1,7 +1,7 @@
-"""A local Ray cluster that serves the demo pair at a port; run in an environment that has Ray.
+"""Starts a local Ray cluster that serves the demo pair. Runs in an environment that has Ray.
 
 Its arguments are the port, then the options of `sbrt.server.ray:app` as KEY=VALUE. It prints
-"ready" and ends when its input ends.
+"ready", and ends when its standard input ends.
 """
 
 import sys

@@ -1,5 +1,5 @@
-"""Contract under test: every client runs unpatched against `sbrt serve`, and its report has the
-same figures as the server's counters."""
+"""Contract under test: every client runs unchanged against `sbrt serve`. The client's report has
+the same figures as the server's counters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.clients import __main__ as bench
 from bench.clients.programs import PROGRAMS, python_of
 
 pytestmark = pytest.mark.clients
-SPECULATIVE = {"openai", "vllm", "aiperf"}  # these read drafted and accepted tokens
+SPECULATIVE = {"openai", "vllm", "aiperf"}  # these clients report drafted and accepted tokens
 
 
 @pytest.mark.parametrize("client", PROGRAMS)

@@ -1,5 +1,6 @@
-"""Contract under test: a worker with NVIDIA Dynamo's frontend gives the engine's answers, and
-refuses unsupported requests. It frees the seat of a client that leaves, and ends on a signal."""
+"""Contract under test: a worker with NVIDIA Dynamo's frontend gives the same answers as the engine,
+and refuses unsupported requests. It frees the seat of a client that disconnects. It ends on
+SIGTERM."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def until(condition, seconds=60):
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory, free_port):
-    """A worker and a frontend that find each other by a folder."""
+    """A worker and a frontend, which find each other through a folder."""
     folder = tmp_path_factory.mktemp("dynamo")
     (folder / "chat.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
     port, own = free_port(), free_port()

@@ -1,5 +1,5 @@
-"""Contract under test: two replicas on a local Ray cluster stream through one endpoint. When one is
-killed under load, clients that retry get the answers that the engine gives alone."""
+"""Contract under test: two replicas on a local Ray cluster stream through one endpoint. If one is
+killed under load, clients that retry still get the same answers as from an engine alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory, free_port):
-    """The endpoint of two replicas."""
+    """The address of an endpoint with two replicas."""
     port = free_port()
     script = [PYTHON, Path(__file__).with_name("ray_cluster.py"), str(port)]
     options = ["min_replicas=2", "max_replicas=2", "served_model_name=demo", "max_model_len=512"]
@@ -52,26 +52,27 @@ def url(tmp_path_factory, free_port):
 
 @pytest.fixture(scope="module")
 def wanted():
-    """wanted(prompt): the engine's own answer."""
+    """wanted(prompt): return the answer of an engine in this process."""
     with Engine.from_pretrained("demo", num_threads=1, max_model_len=512) as engine:
         params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
         yield lambda prompt: engine.generate(prompt, params)[0].outputs[0].text
 
 
 def replicas():
-    """Process ids of the replicas."""
+    """Return the process ids of the replicas."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if path.read_bytes().startswith(b"ray::ServeReplica:default:sbrt"):
                 found.append(int(path.parent.name))
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
     return sorted(found)
 
 
 def stream(client, prompt):
-    """The streamed text, and the number of its parts. Raises httpx2.HTTPError."""
+    """Return the streamed text and the number of its parts. Raises httpx2.HTTPError if the stream
+    fails or stops early."""
     body = {"prompt": prompt, "temperature": 0, "max_tokens": TOKENS, "ignore_eos": True}
     parts, is_done = [], False
     with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as response:
@@ -86,7 +87,7 @@ def stream(client, prompt):
 
 
 def served_by(url, count=40):
-    """Number of replicas that answer."""
+    """Return how many replicas answer `count` requests."""
     with httpx2.Client(base_url=url, timeout=60) as client:
         texts = [client.get("/metrics").text for _ in range(count)]
     lines = [line for text in texts for line in text.splitlines()]
@@ -129,6 +130,6 @@ def test_a_replica_killed_under_load_loses_no_answer_of_who_retries(url, wanted)
         os.kill(victim, signal.SIGKILL)
         texts = [found.result() for found in answers]
     assert texts == [wanted(prompt) for prompt in prompts]
-    assert failures  # from the streams that were cut
+    assert failures  # the streams of the killed replica were cut
     assert victim not in replicas()
     assert other in replicas()

@@ -1,8 +1,8 @@
 """Short generations on the cpu backend, to be run under a sanitizer: `generation.py [CANARY]`.
 
-Every method, greedy and sampled; hits, misses and aborts; an exception in a worker; two engines at
-once; the demo pair. Ends with "fine". With CANARY it runs a few of them, then that fault of
-csrc/exec/canary.h.
+It runs every method, greedy and sampled, with hits, misses and aborts. It also runs an exception in
+a worker, two concurrent engines, and the demo pair. At the end it prints "fine". With CANARY it
+runs only some of these, and then that fault of csrc/exec/canary.h.
 """
 
 import itertools
@@ -31,7 +31,7 @@ SAMPLINGS = (
 )
 
 
-# It measures costs when it is made: no forward may fail then.
+# Without `auto`: an engine with it measures costs when it is made, and then no forward may fail.
 FIXED = tuple(method for method in PRESETS if method != "auto")
 
 

@@ -1,5 +1,6 @@
 """Contract under test: ThreadSanitizer, AddressSanitizer and UBSan report nothing in the C++
-programs and in generations of Python, and do report the canaries' faults."""
+programs and in generations from Python. They do report the deliberate faults of
+csrc/exec/canary.h."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ CANARIES = [
     ("asan", "undefined", "core error: signed integer overflow"),
 ]
 LEAK = ("asan", "leak", "LeakSanitizer: detected memory leaks")
-# Program, parts of csrc, arguments. Rounds are fewer than without a sanitizer: TSan is 20 times
-# slower.
+# program: (folders of csrc, arguments). There are fewer rounds than without a sanitizer, because
+# ThreadSanitizer makes them 20 times slower.
 PROGRAMS = {
     "exec_test": (["core", "exec"], [20]),
     "fuzz_ring": (["core", "ring"], ["fuzz", 20_000, 1]),
@@ -74,7 +75,7 @@ def test_a_fault_in_a_program_is_reported(programs, kind: str, fault: str, text:
 
 @cache
 def core(kind: str) -> Path:
-    """The extension built for a sanitizer, next to the installed one."""
+    """Build the extension for a sanitizer, apart from the installed one, and return its path."""
     folder = BUILDS / kind / "core"
     cmake = [shutil.which("cmake"), "-S", ROOT, "-B", folder, f"-DSBRT_SANITIZE={KINDS[kind]}"]
     cmake += ["-DSBRT_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Sanitize", "-DCMAKE_CXX_FLAGS_SANITIZE=-O1"]
@@ -93,7 +94,8 @@ def pybind11_folder() -> str:
 
 
 def python(programs, kind: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """`python arguments` with the sanitizer's runtime preloaded, and its build of the module."""
+    """Run `python arguments` with the sanitizer's runtime preloaded, and with the extension that
+    was built for it."""
     found = [
         programs.run(programs.compiler, f"-print-file-name={name}").stdout.strip()
         for name in RUNTIMES[kind]
@@ -103,7 +105,7 @@ def python(programs, kind: str, *arguments: object) -> subprocess.CompletedProce
         "PYTHONMALLOC": "malloc",  # Python's own pools would hide an overflow
         "PYTHONPATH": str(HERE / "site"),
         "SBRT_CORE": str(core(kind)),
-        "SBRT_EXAMPLES": "40",  # for a state machine
+        "SBRT_EXAMPLES": "40",  # number of examples of the state-machine test
     }
     return programs.run(sys.executable, *arguments, **environment)
 
@@ -128,7 +130,8 @@ def test_a_fault_beside_a_generation_is_reported(
     "tests",
     [
         "decode/test_engine_core.py",
-        "decode/test_auto.py::test_slices_and_backends_change_nothing",  # it runs next to the lanes
+        # Runs of the method `auto`, with one thread and with two.
+        "decode/test_auto.py::test_slices_and_backends_change_nothing",
         "engine/test_lifecycle.py",
         "engine/test_engine_machine.py",
         "engine/test_batch.py::test_seats_come_back",
@@ -136,7 +139,7 @@ def test_a_fault_beside_a_generation_is_reported(
     ],
 )
 def test_other_tests_have_nothing_to_report(programs, kind: str, tests: str) -> None:
-    """These contain deliberate errors: exceptions, interrupts, aborts, forgotten engines."""
+    """These tests make deliberate errors: exceptions, interrupts, aborts, engines left open."""
     done = python(
         programs, kind, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests" / tests
     )

@@ -1,5 +1,5 @@
-"""Contract under test: the JSON of the commands, exactly, with nothing else on stdout. Bad input is
-one sentence and exit code 2."""
+"""Contract under test: commands print exactly the promised JSON, and nothing else to stdout. Bad
+input gives one sentence and exit code 2."""
 
 import io
 import json
@@ -24,7 +24,7 @@ PROMPTS = [{"prompt": "def quick(items):"}, {"question": "für"}, {"turns": ["cl
 
 @pytest.fixture
 def run(capsys, folders):
-    """Run a command on the tiny pair, with one thread: (exit code, stdout, stderr)."""
+    """Run a command on the tiny pair with one thread; returns (exit code, stdout, stderr)."""
     pair = ["--target", str(folders[0]), "--draft", str(folders[1]), "--threads", "1"]
 
     def call(command, *flags, models=pair, main=cli.main):
@@ -49,7 +49,7 @@ def bench_decode(argv):
 
 
 def check_line(line):
-    """Relations between the figures of one object."""
+    """Check the relations between the figures of one JSON object."""
     assert line["tokens_per_second"] == pytest.approx(line["tokens"] / line["seconds"])
     assert line["tokens_per_pass"] == pytest.approx(line["tokens"] / line["target_passes"])
     assert line["rollback_rate"] == pytest.approx(line["rollback_tokens"] / line["tokens"])
@@ -96,7 +96,7 @@ def test_one_object_per_mention_and_none_always_runs(run):
 
 
 def test_every_method_feeds_the_whole_prompt(run, monkeypatch):
-    """Otherwise prefill_seconds would be those of the first method."""
+    """No method reuses another's KV. Otherwise only the first method would have prefill_seconds."""
     cached, add = [], measure.Tally.add
 
     def noted(self, output, plain):
@@ -254,7 +254,7 @@ def test_bad_input_is_one_sentence(run, folders, words, sentence):
 
 
 def parsers(parser, name="sbrt"):
-    """(name, parser) of a command and its subcommands."""
+    """Yield (name, parser) of a command and its subcommands."""
     yield name, parser
     for action in parser._actions:
         for word, inner in (action.choices or {}).items() if action.nargs == "A..." else ():
@@ -319,10 +319,10 @@ def test_bench_decode_is_compare(run, prompts, tmp_path):
     assert "tokens/pass" in table
     assert {line["placement"] for line in lines} == {"split"}
     alone = {line["method"] for line in lines if line["threads"] == 1}
-    assert alone == {"none", "lookup"}  # without a draft, only the target's share
+    assert alone == {"none", "lookup"}  # methods without a draft get only the target's share
     for line in lines:
         check_line(line)
-    longer = ("--methods", "lookup:gamma=7,pearl")  # longer than by the engine's own method
+    longer = ("--methods", "lookup:gamma=7,pearl")  # longer chains than the default
     assert run("", *flags, "--placement", "split", *longer, main=bench_decode)[0] == 0
     code, _, err = run("", *flags, "--placement", "split", "--threads", 1, main=bench_decode)
     assert code == 2
@@ -368,7 +368,7 @@ def test_as_a_module_with_a_broken_pipe_and_bad_input(folders):
 
 
 def test_import_is_fast_and_light():
-    """Processor seconds, because a busy machine would fail by the clock."""
+    """The test measures processor time. By wall-clock time it would fail on a busy machine."""
     script = (
         "import time, sys; t = time.process_time(); import sbrt; print(time.process_time() - t);"
         "print([m for m in ('torch', 'numpy', 'tokenizers', 'matplotlib') if m in sys.modules])"

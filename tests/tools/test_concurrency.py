@@ -1,6 +1,6 @@
-"""Contract under test: --concurrency. A closed loop keeps N sequences in flight in virtual time.
-Only rounds in which all N decode count. Answers are plain decoding's. One sequence in flight has
-the same figures as a run without the flag."""
+"""Contract under test: --concurrency. In virtual time, a closed loop keeps N sequences in flight.
+Only rounds in which all N decode count. Answers are the same as by plain decoding. With N = 1 the
+figures are the same as without the flag."""
 
 import json
 
@@ -14,12 +14,12 @@ from sbrt.tools.costs import read_costs
 
 TOY = ("plan", "--costs", "c=4", "--acceptance", "0.7")
 METHODS = "none,draft_model:gamma=3,pearl:gamma=3,hedge:gamma=3,F=4"
-PROMPTS = [list(range(1, 3 + 40 * i)) for i in range(3)]  # the last is fed in two pieces
+PROMPTS = [list(range(1, 3 + 40 * i)) for i in range(3)]  # the last one has two prompt pieces
 
 
 @pytest.fixture
 def run(capsys):
-    """run(*words): the JSON lines of a command of `sbrt`."""
+    """run(*words): run a command of `sbrt` and return its JSON lines."""
 
     def call(*words):
         code = cli.main([*map(str, words), "--json"])
@@ -32,7 +32,8 @@ def run(capsys):
 
 @pytest.fixture
 def loop(folders):
-    """loop(n, method, prompts, **params): the Load of N sequences of the tiny pair at c=4."""
+    """loop(n, method, prompts, **params): run a closed loop of n sequences on the tiny pair at c=4,
+    and return its result."""
 
     def call(n, method, prompts=PROMPTS, **params):
         given = methods.parse(method)
@@ -66,18 +67,20 @@ def test_one_sequence_in_flight_has_the_figures_of_a_run_without_the_flag(run):
 
 
 def test_a_round_of_many_lasts_as_long_as_a_round_of_one(run):
-    """With c=N 64 rows cost the same as one, so plain decoding gains a token per sequence."""
+    """In the cost models c=..., 64 rows cost as much as one. So N sequences by plain decoding
+    generate N tokens in the time of one."""
     lines = run(*TOY, "--methods", "none,pearl:gamma=3", "--concurrency", "1,4,16")
     assert [line["concurrency"] for line in lines] == [1, 1, 4, 4, 16, 16]
     plain, pearl = lines[::2], lines[1::2]
     assert [line["tokens_per_second"] for line in plain] == pytest.approx([0.25, 1, 4])
     assert all(line["identical_to_none"] for line in lines)
-    # gamma 3 = c - 1 fits into the target's time: the speedup stays that of one sequence
+    # gamma 3 = c - 1 fits into the target's time, so the speedup is that of one sequence
     assert [line["speedup"] for line in pearl] == pytest.approx([pearl[0]["speedup"]] * 3, rel=0.05)
 
 
 def test_only_rounds_of_all_sequences_count(loop):
-    """Every counted round of plain decoding gives N tokens in c = 4 draft forwards."""
+    """Every round of plain decoding that counts gives N tokens, in the time of c = 4 draft
+    forwards."""
     for n in (1, 2, 3):
         load = loop(n, "none")
         assert [len(output.outputs[0].token_ids) for output in load.outputs] == [24] * max(
@@ -115,7 +118,7 @@ def test_a_comparison_of_one_number(run, folders):
 
 
 def test_the_plot_has_a_line_for_each_method(run, tmp_path, monkeypatch):
-    """Speedup over plain decoding of the same number of sequences, over that number."""
+    """x: number of sequences. y: speedup over plain decoding of the same number of sequences."""
     axes, draw = [], plan._lines
     monkeypatch.setattr(
         plan, "_lines", lambda axis, reports: draw(axes.append(axis) or axis, reports)

@@ -1,5 +1,5 @@
-"""Contract under test: the demo streams an answer, compares every method by kind of prompt, and
-ends with one sentence. Its prompts are in the template of the target."""
+"""Contract under test: the demo streams an answer, compares the methods for each kind of prompt,
+and ends with one sentence. Its prompts follow the target's chat template."""
 
 import json
 import shutil
@@ -16,7 +16,8 @@ SHIPPED = demo_pair.FOLDER / real_pair.NAME
 
 @pytest.fixture
 def run(folders, tmp_path, monkeypatch, capsys):
-    """Run `sbrt demo` with the tiny pair in place of the real one: (code, stdout, stderr)."""
+    """Run `sbrt demo` with the tiny pair instead of the real models; returns (code, stdout,
+    stderr)."""
     draft = shutil.copytree(folders[1], tmp_path / "draft")
     texts = ["user\nwhy?<|im_end|>\n", "def f(x):", "class A:", "1 + 1 ="]
     lines = [{"category": k, "prompt": t} for k, t in zip(KINDS, texts, strict=True)]

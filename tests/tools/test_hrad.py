@@ -1,6 +1,6 @@
-"""Contract under test: H-RAD's files. A written file is read back, equal contents give equal bytes,
-and a wrong file is refused in one sentence. A label describes the full burst. Training is
-reproducible and learns."""
+"""Contract under test: H-RAD's files and training. A written file is read back, equal contents give
+equal bytes, and a wrong file is refused in one sentence. Labels come only from uncut chains.
+Training is reproducible and learns."""
 
 import json
 import os
@@ -24,7 +24,7 @@ HIDDEN = 32  # hidden size of the tiny pair
 
 
 def samples_of(labels_from, prompts=20, each=50, hidden=4):
-    """Features of five normal blocks; labels_from(features) -> labels."""
+    """Return samples with random features. labels_from maps features to labels."""
     rng = np.random.default_rng(1)
     features = rng.standard_normal((prompts * each, hrad.inputs(hidden))).astype(np.float16)
     labels = labels_from(features.astype(np.float32)).astype(np.uint8)
@@ -202,7 +202,7 @@ def test_a_classifier_is_no_samples_and_the_reverse(hrad_file, tmp_path, one_sen
 
 
 def rounds_of(*entries):
-    """Rounds of (depth, n, is_hit) or (depth, n, is_hit, tokens)."""
+    """Return the Rounds for entries (depth, n, is_hit) or (depth, n, is_hit, tokens)."""
     return [
         Round(i, depth, n, 3, bool(hit), more[0] if more else n + 1)
         for i, (depth, n, hit, *more) in enumerate(entries)
@@ -213,16 +213,16 @@ def rounds_of(*entries):
     ("rounds", "labels"),
     [
         ([], []),
-        ([(0, 0, 1)], []),  # the fate of the adopted tail is unknown
+        ([(0, 0, 1)], []),  # no round has verified the adopted tail
         ([(0, 0, 1), (4, 0, 0)], [(0, 0)]),
         ([(0, 0, 1), (4, 1, 0)], [(0, 1)]),
         ([(0, 0, 1), (4, 3, 0)], [(0, 1)]),
         ([(0, 0, 1), (4, 4, 0)], [(0, 2)]),
         ([(0, 0, 0), (0, 0, 1), (4, 4, 1), (4, 2, 0), (0, 0, 0)], [(1, 2), (2, 1)]),  # a miss
-        ([(0, 0, 1), (3, 3, 0)], []),  # the budget shortened the tail
+        ([(0, 0, 1), (3, 3, 0)], []),  # max_tokens shortened the tail
         ([(0, 0, 1), (4, 4, 0, 4)], []),  # the sequence ended inside the chain
         ([(0, 0, 1), (4, 2, 0, 1)], []),
-        ([(0, 0, 1), (4, 2, 0, 3)], [(0, 1)]),  # it ended with the target's own token
+        ([(0, 0, 1), (4, 2, 0, 3)], [(0, 1)]),  # the sequence ended with the target's own token
     ],
 )
 def test_labels_of_rounds(rounds, labels):
@@ -239,7 +239,7 @@ def test_labels_are_collected_with_uncut_chains():
 
 
 class Fake:
-    """An engine with given rounds; all features after round i are i + 1."""
+    """An engine with given rounds. After round i, counted from 0, all features are i + 1."""
 
     max_model_len = 100
 
@@ -292,7 +292,7 @@ def test_of_a_long_answer_the_last_rounds_are_known():
 
 
 def largest(x):
-    """Index of the largest of the first three features."""
+    """Return for each row the index of the largest of its first three features."""
     return x[:, :3].argmax(1)
 
 

@@ -1,6 +1,6 @@
-"""Contract under test: `sbrt plan`. It runs real rounds on the pair or on a toy draft whose first
-choice is right at the given rate. It prints a table, JSON and a choice. Bad input is refused in one
-sentence."""
+"""Contract under test: `sbrt plan`. It runs real rounds, on the pair or on a toy draft that is
+right at the given rate. It prints a table or JSON, and says which method to choose. Bad input is
+refused in one sentence."""
 
 import json
 
@@ -12,7 +12,7 @@ from sbrt.tools import cli
 
 @pytest.fixture
 def plan(capsys):
-    """plan(*words): (exit code, stdout, stderr)."""
+    """plan(*words): run `sbrt plan` and return (exit code, stdout, stderr)."""
 
     def call(*words):
         code = cli.main(["plan", *map(str, words)])
@@ -40,7 +40,8 @@ def test_acceptances_and_costs_are_enough(plan):
     assert [line["method"] for line in lines] == methods.split(",") * 2
     assert all(line["identical_to_none"] and line["device"] == "sim" for line in lines)
     worse, better = lines[:3], lines[3:]
-    # gamma 3 = c - 1, always right: four tokens per target forward, except at first
+    # gamma 3 = c - 1 and a draft that is always right: four tokens per target forward, except at
+    # the beginning
     assert better[2]["speedup"] == pytest.approx(4, rel=0.02)
     assert all(b["speedup"] > w["speedup"] for w, b in zip(worse[1:], better[1:], strict=True))
 

@@ -1,6 +1,6 @@
-"""Contract under test: a run's output for people. Progress goes to stderr only; a table has at most
-100 columns and names the best method; bad output files are refused before the work; the environment
-has no names."""
+"""Contract under test: a run's output for people. Progress goes only to stderr. A table has at most
+100 columns and names the best method. Bad output files are refused before the work begins. The
+report on the environment has no path and no person's name."""
 
 import getpass
 import json
@@ -43,7 +43,7 @@ def run(capsys, pair):
 
 
 def tally(name, rate, **figures):
-    """The tally of a method that generated a thousand tokens."""
+    """Return the tally of a method that generated a thousand tokens at `rate` tokens/s."""
     return Tally(methods.parse(name), 2, 1, prompts=1, tokens=1000, seconds=1000 / rate, **figures)
 
 
@@ -101,7 +101,8 @@ def test_the_conclusion_of_nothing_and_of_a_defect():
 
 
 def simulated_of(model, *others):
-    """Like report_of, in simulated time: plain decoding has 0.125 tokens per draft step."""
+    """Return a report as report_of does, in simulated time. Plain decoding makes 0.125 tokens per
+    draft step."""
     plain = tally("none", 0.125, passes=1000)
     return Report([plain, *others], plain, "shared", "float32", 0, simulated=model)
 
@@ -239,7 +240,8 @@ def test_ctrl_c_ends_a_comparison_with_one_line(pair, tmp_path):
     prompts.write_text('{"prompt": "def"}\n' * 5000)
     words = ["compare", *pair, "--prompts", prompts, "--max-tokens", 200, "--ignore-eos"]
     command = [sys.executable, "-m", "sbrt", *map(str, words), "--json", tmp_path / "x.json"]
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+    # A background job would ignore SIGINT.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     finally:
@@ -373,7 +375,7 @@ def test_collect_env_says_what_is_missing(monkeypatch):
 def test_collect_env_names_no_path_and_no_person():
     text = json.dumps(collect_env.collect()) + collect_env.render(collect_env.collect())
     forbidden = [str(Path.home()), os.getcwd(), sys.prefix, platform.node(), "/home", "/tmp"]
-    if getpass.getuser() != "root":  # a word of its own on other machines
+    if getpass.getuser() != "root":  # "root" also occurs for other reasons
         forbidden.append(getpass.getuser())
     assert [word for word in forbidden if len(word) > 2 and word in text] == []
 

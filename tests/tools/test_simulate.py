@@ -1,6 +1,6 @@
-"""Contract under test: --simulate. Tokens are real, and times depend on the cost model alone: each
-figure of the JSON follows from the counters. Every open gamma is tried and the best is reported. A
-bad cost file is refused in one sentence."""
+"""Contract under test: --simulate. Tokens are real, and times depend only on the cost model. So
+each figure of the JSON follows from the counters. If gamma is not given, every gamma is tried and
+the best is reported. A bad cost file is refused in one sentence."""
 
 import json
 from contextlib import closing
@@ -21,7 +21,7 @@ GOOD = {"T": {"1": 80, "5": 120}, "t": {"1": 10}}
 
 @pytest.fixture
 def decode(capsys, folders, tmp_path):
-    """decode(*flags): the JSON lines of `bench.decode` on the tiny pair."""
+    """decode(*flags): run `bench.decode` on the tiny pair and return its JSON lines."""
     path = tmp_path / "prompts.jsonl"
     path.write_text("\n".join(map(json.dumps, PROMPTS)))
 
@@ -39,13 +39,13 @@ def decode(capsys, folders, tmp_path):
 
 @pytest.fixture
 def simulate(decode):
-    """simulate(costs, *flags): the same lines in simulated time."""
+    """simulate(costs, *flags): return the lines of `decode` in simulated time."""
     return lambda costs, *flags: decode("--simulate", costs, *flags)
 
 
 @pytest.fixture
 def refused(capsys, folders):
-    """refused(words): the one sentence of a command that fails on bad input."""
+    """refused(*words): run a command that fails on bad input, and return its one sentence."""
 
     def call(*words):
         pair = ["--target", str(folders[0]), "--draft", str(folders[1])]
@@ -61,7 +61,8 @@ def refused(capsys, folders):
 
 
 def test_the_unit_is_a_draft_forward(simulate):
-    """c = 8 and gamma 7: whatever is accepted, a round takes the sum of its forwards."""
+    """Times are multiples of a draft forward, here with c = 8. They do not depend on how many
+    tokens a round accepts."""
     given = "none,draft_model:gamma=3,pearl:gamma=7,specbranch:gamma=2,epsilon=0"
     plain, serial, pearl, branches = simulate("c=8", "--methods", given)
     for line in (plain, serial, pearl, branches):
@@ -114,7 +115,8 @@ def test_a_gamma_that_was_named_is_not_swept(simulate):
 
 
 def test_then_simulate_repeats_the_methods_in_simulated_time(decode):
-    """Each setting is that of the clock's run, and has the figures that --simulate gives for it."""
+    """The settings are those of the timed run. The figures are those that --simulate gives for
+    these settings."""
     given = ["--methods", "draft_model,none,pearl:gamma=7,draft_model,specbranch:epsilon=0"]
     lines = decode("--then-simulate", "c=8", *given)
     clock, simulated = lines[:5], lines[5:]
@@ -187,8 +189,8 @@ def test_a_cost_file_end_to_end(simulate, tmp_path):
         path.write_text(json.dumps(file | {"devices": devices}))
         plain, serial, pearl, swept = simulate(path, "--methods", names)
         assert plain["seconds"] == pytest.approx(48 * 85e-6)
-        # All chains are full except those that the end cuts short: T grows by 10 us per row up to
-        # 5.
+        # All chains are full, except those that the end cuts short. T grows by 10 us per row, up to
+        # 5 rows.
         rounds = serial["target_passes"]
         wanted = rounds * (80 + 20 + 5) + 10 * serial["draft_tokens"]
         assert serial["seconds"] == pytest.approx(wanted / 1e6)
@@ -213,12 +215,12 @@ def test_the_table_picture_and_trace(capsys, folders, tmp_path):
     assert png.read_bytes().startswith(b"\x89PNG")
     events = [e for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"]
     assert {e["dur"] for e in events if e["name"] == "verify"} == {4e6}  # a unit is one second
-    # auto skips a draft that does not pay: a step without rows takes no time
+    # auto skips drafting if it does not pay; a step without rows takes no time
     assert {e["dur"] for e in events if e["name"] == "step"} == {0.0, 1e6}
 
 
 def test_a_setting_that_differs_from_none_is_told(folders):
-    """Any differing setting is reported, not only the best one."""
+    """A setting whose tokens differ is reported, even if it is not the best one."""
     config = EngineConfig(model=folders[0], speculative=SpeculativeConfig(model=folders[1]))
     model, sweep = read_costs("c=4"), Sweep(4)
     pearl, none = methods.parse("pearl"), methods.parse("none")
@@ -325,7 +327,7 @@ def test_a_file_that_is_not_json(refused, tmp_path, text):
 
 
 def test_a_shipped_file_is_known_by_its_name(simulate):
-    """The draft forward of an 8B and a 1B is dear: a round of pearl is bound by its burst."""
+    """With an 8B target and a 1B draft, drafting is costly: the burst limits a round of pearl."""
     methods = "none,draft_model:gamma=2,pearl:gamma=4"
     model = read_costs("h200-8b-1b")
     plain, serial, pearl = simulate("h200-8b-1b", "--methods", methods)
@@ -337,5 +339,5 @@ def test_a_shipped_file_is_known_by_its_name(simulate):
 
 def test_costs_that_grow_out_of_bounds():
     file = {"T": {"1": 0.001, "2": 1e9}, "t": {"1": 1}}
-    assert cost_model("f", file).costs() is not None  # 63e9 us of 64 rows
+    assert cost_model("f", file).costs() is not None  # 64 rows would cost 63e9 us
     assert issubclass(InvalidInputError, ValueError)

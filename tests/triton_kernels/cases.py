@@ -1,4 +1,4 @@
-"""Kernels as offline.py compiles them: sizes of models, dtypes, and one case."""
+"""The dtypes, sizes of models, and type of case that offline.py compiles."""
 
 from collections import namedtuple
 
@@ -6,8 +6,9 @@ import torch
 
 DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32}
 
-# A kernel as it is launched. types: of all arguments except strides. constants and warps of a
-# program, or functions that compute them for an architecture.
+# A kernel with everything that a launch gives the compiler. types: types of the arguments, without
+# strides. constants, warps: the values, or functions that return them for an architecture. fusion:
+# may the compiler fuse products and sums. core: True if the default tests compile the case.
 Case = namedtuple("Case", "kernel configuration dtype types constants warps fusion core")
 
 # hidden, inner, rows of q and of qkv, vocabulary
@@ -20,5 +21,5 @@ MODELS = {
 
 
 def ones(sizes):
-    """The sizes that are 1: a launch compiles them in."""
+    """Return the sizes that are 1, because a launch compiles that value in."""
     return {name: value for name, value in sizes.items() if value == 1}

@@ -1,4 +1,4 @@
-"""Rows of logits under one request, for the CPU's sampling pass and for that of the kernels."""
+"""Random rows of logits with a request, for the sampling pass of the CPU and of the kernels."""
 
 import ctypes
 
@@ -12,14 +12,18 @@ from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
 from sbrt.triton_kernels.shaping import ENDS, NO_TOKEN, Shaping, _path
 
 POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
-LONGEST_TRUNK = 1000  # for rows with bad words
-MANY_WORDS = SPLITS * WORDS + 1  # bad words: a program takes them in two turns
-ROOM = 2048  # numbers of a list of bad words
+LONGEST_TRUNK = 1000  # most tokens of a trunk if there are bad words
+MANY_WORDS = SPLITS * WORDS + 1  # number of bad words for which a program needs two turns
+ROOM = 2048  # int32 words of a list of bad words
 
 
 class Case:
-    """Rows of logits under one request. Its lists are in the form of the CPU and, dense, in that of
-    kernels."""
+    """Rows of logits of one request. The request's lists exist twice: as lists for the CPU, and as
+    dense tensors for the kernels.
+
+    kind: "greedy", "plain" (sampled) or "filtered". shaped: the request shapes its logits. heads:
+    positions of the root to draw from. words: least number of bad words.
+    """
 
     def __init__(
         self, seed, rows, vocab, *, kind, shaped=False, device="cpu", heads=POSITIONS, words=0
@@ -28,7 +32,7 @@ class Case:
         self.rng = rng = np.random.default_rng(seed)
         self.rows, self.vocab, self.device = rows, vocab, device
         self.filtered, self.ids = kind == "filtered", ()
-        self.kept = []  # arrays that the block points to
+        self.kept = []  # arrays that `block` points to
         self.block = state.Sequence()
         self.block.sharpness = float(rng.choice([1.0, 1.0, 2.5, 0.6]))
         self._sample(kind)
@@ -51,8 +55,10 @@ class Case:
             s.min_p = float(rng.choice([0.0, 0.001, 0.05, 1.0]))
 
     def _row(self):
-        """A row: normal or of few values, so that there are ties; some masked; sometimes without
-        any token."""
+        """Return a row of logits: normal, or with few values so that there are ties.
+
+        Some logits are -inf. A few rows have no token at all, or a NaN or +inf.
+        """
         rng = self.rng
         if rng.random() < 0.5:
             x = rng.normal(scale=rng.choice([0.5, 3.0, 10.0]), size=self.vocab)
@@ -67,7 +73,8 @@ class Case:
         return x.astype(np.float32)
 
     def _attach(self):
-        """Append a tree of nodes after the root, and tails of branch 1."""
+        """Make the rows a random tree of nodes after the root. Some rows also see a tail of branch
+        1."""
         rng, c = self.rng, self.block
         c.chain.size = int(rng.integers(min(59, self.rows) + 1))  # later nodes: branch 0
         for which in (c.chain.token, c.branches[0].token, c.branches[1].token):
@@ -115,7 +122,10 @@ class Case:
         return Shaping(*dense, *self._bad_words())
 
     def _bad_words(self):
-        """Words that rows begin, some of which start in the trunk, and words that no row begins."""
+        """Make bad words. Most are words that a row has begun, some of them in the trunk.
+
+        Others are begun by no row.
+        """
         if self.block.head >= LONGEST_TRUNK:
             return None, None
         rng, c = self.rng, self.block
@@ -128,7 +138,7 @@ class Case:
             beginning = tokens[len(tokens) - int(rng.integers(min(len(tokens), 6) + 1)) :]
             if beginning and rng.random() < 0.3:
                 beginning[rng.integers(len(beginning))] = int(rng.integers(self.vocab))
-            # Mostly the token that would be chosen, so that the second best decides.
+            # Mostly ban the row's best token, so that the second best decides.
             x = self.logits[i]
             first = int(np.nanargmax(np.where(np.isnan(x), -np.inf, x)))
             words.append(
@@ -139,7 +149,7 @@ class Case:
         self.words = words
         flat = np.array([x for word in words for x in (len(word), *word)], np.int32)
         self._list(c.shaping.words, flat)
-        # Entries beyond the head are never read, so they are arbitrary.
+        # Entries beyond the head must not be read, so they have misleading values.
         beyond = np.append(trunk, np.full(7, words[0][0], np.int32))
         found = flat_words(words, ROOM), torch.from_numpy(beyond)
         return tuple(tensor[None].to(self.device) for tensor in found)
@@ -164,7 +174,7 @@ class Case:
         logits = wide[:, :columns].copy_(torch.from_numpy(self.logits))
         ids = torch.tensor(self.ids, dtype=torch.int32, device=self.device) if trimmed else None
         words = (state.words(self.block, self.device), state.words(self.table, self.device))
-        with np.errstate(over="ignore"):  # in the interpreter, for keys that no logit has
+        with np.errstate(over="ignore"):  # the interpreter overflows for keys that no logit has
             op(logits, *words, plan=plan, work=work, out=out, shaping=self.shaping, ids=ids)
         assert not work.counters.any(), "a counter was not set back"
         kind = state.Dist if dists else state.Choice
@@ -173,7 +183,7 @@ class Case:
         return list(array.from_buffer_copy(out.cpu().numpy().tobytes())), work
 
     def trim(self, share=0.4):
-        """Keep the logits of some tokens only, including the last one."""
+        """Keep only the logits of some tokens, the last one among them."""
         known = self.rng.random(self.vocab) < share
         known[-1] = True
         self.ids = np.flatnonzero(known).tolist()
@@ -181,6 +191,6 @@ class Case:
         return self
 
     def gap(self, work, i):
-        """Difference between the two best scores of a row."""
+        """Return the difference between the two best scores of row i."""
         best = work.score[i].flatten().sort(descending=True).values[:2]
         return float(best[0] - best[1]) if len(best) > 1 else float("inf")

@@ -1,4 +1,4 @@
-"""Without a GPU the kernels run in Triton's interpreter (tests/conftest.py chooses it)."""
+"""Without a GPU the kernels run in Triton's interpreter (tests/conftest.py selects it)."""
 
 import random
 from dataclasses import replace
@@ -12,7 +12,7 @@ from sbrt.triton_kernels import state
 
 @pytest.fixture(scope="session", autouse=True)
 def _fixed_sums(fixed_sums):
-    """Every product here is of rows whose bits are compared."""
+    """Use `fixed_sums` in all tests here, because they compare bits of products."""
 
 
 @pytest.fixture
@@ -21,17 +21,17 @@ def device() -> str:
 
 
 def path(n):
-    """Masks (chain, tail, branch) of a root and its chain."""
+    """Return (chain mask, tail mask, branch) of each row of a path of n nodes, the root first."""
     return [((1 << i + 1) - 1, 0, -1) for i in range(n)]
 
 
 def star(n):
-    """A root and leaves that are its children."""
+    """Return the masks of a root whose children are n - 1 leaves."""
     return [(1 | 1 << i, 0, -1) for i in range(n)]
 
 
 def tree(n, seed):
-    """Each node is a child of a random earlier one."""
+    """Return the masks of a random tree: each node is a child of a random earlier node."""
     rng = random.Random(seed)
     chains = [1]
     for i in range(1, n):
@@ -40,7 +40,8 @@ def tree(n, seed):
 
 
 def tails(n, seed, branches=4, tail_slots=8):
-    """Rows of a burst: every branch is attached to a node of a path, and its tail is a tree."""
+    """Return the masks of up to n rows of a burst. Every branch continues a node of a path, and its
+    tail is a tree."""
     rng = random.Random(seed)
     rows, grown = [], [[] for _ in range(branches)]
     at = [rng.randrange(1, 5) for _ in range(branches)]
@@ -65,8 +66,8 @@ class Scene:
         self.generator = torch.Generator().manual_seed(seed)
         self.table = self._table(head, masks, device)
         slots = plan.capacity + 4 * plan.tail_slots
-        # The storage is slot-major and wider than a head, so no stride is that of a contiguous
-        # tensor.
+        # The storage is slot-major and wider than a head. So its strides are not those of a
+        # contiguous tensor.
         shape = (2, slots, plan.kv_heads, plan.head_dim + pad)
         values = torch.randn(shape, generator=self.generator)
         seen = torch.zeros(slots, dtype=torch.bool)
@@ -87,7 +88,7 @@ class Scene:
         return self.head + chain.bit_count() + tail.bit_count() - 1
 
     def slots_of(self, i):
-        """Storage slots of a row's keys by position, computed independently."""
+        """Return the slots of a row's keys in order of position, without the code under test."""
         chain, tail, branch = self.masks[i]
         plan, first = self.plan, max(0, self.position(i) - self.plan.reach + 1)
         keys = [p % plan.capacity for p in range(first, self.head)]
@@ -108,7 +109,7 @@ class Scene:
         return state.words(table, device)
 
     def sizes(self):
-        """Sizes in the form that probes of the CPU engine take."""
+        """Return the sizes in the form that the probes of the CPU engine expect."""
         return (self.plan.capacity, self.plan.reach, 4, self.plan.tail_slots)
 
     def with_plan(self, **changes):
@@ -127,7 +128,7 @@ def shapes():
 
 
 def worst(got, want):
-    """Largest difference relative to the larger of 1 and the value, with its coordinates."""
+    """Return the largest difference, relative to max(1, value), and its coordinates."""
     got, want = (np.asarray(x.detach().cpu().double()) for x in (got, want))
     error = np.abs(got - want) / np.maximum(1, np.abs(want))
     error[np.isnan(got) != np.isnan(want)] = np.inf

@@ -1,4 +1,4 @@
-"""Products of quantised weights that offline.py compiles."""
+"""The products with quantised weights that offline.py compiles."""
 
 from sbrt.triton_kernels import integer_linear
 from sbrt.triton_kernels.integer_plan import IntegerPlan
@@ -17,7 +17,7 @@ FORMATS = {
 
 
 def integer_products(rows, dtype, kind):
-    """(name, plan) of every product of an 8B and a 1B with weights of a format."""
+    """Yield (name, plan) of every product of a 1B and an 8B model, with weights of one format."""
     for model in ("1B", "8B"):
         hidden, inner, q, qkv, vocab = MODELS[model]
         given = {"rows": rows, "dtype": dtype, "format": FORMATS[kind]}
@@ -29,7 +29,8 @@ def integer_products(rows, dtype, kind):
 
 
 def integer_cases():
-    """16 rows in every format; of int8 and int4 also other numbers of rows and dtypes."""
+    """Yield 16 rows in every format and dtype. For int8 and int4 also yield other numbers of rows,
+    in bfloat16."""
     for dtype, torch_dtype in DTYPES.items():
         for kind, known in FORMATS.items():
             types = dict.fromkeys(("Bias", "Residual", "Out"), dtype) | {

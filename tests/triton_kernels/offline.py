@@ -1,9 +1,10 @@
 """Compile every kernel of triton_kernels/ for real GPUs, on a machine without one.
 
-`python -m tests.triton_kernels.offline [--all|--core] [--dtype bf16] [--table]`, in a process
-without TRITON_INTERPRET, prints one JSON object per cubin, or the table in docs/measured. --core:
-every kernel once on sm_90, with the watched configurations, and a product on the other
-architectures. Otherwise the usual configurations in every dtype; with --all, all configurations.
+`python -m tests.triton_kernels.offline [--all|--core] [--dtype bf16] [--table]` prints one JSON
+object per cubin, or the table in docs/measured. TRITON_INTERPRET must not be set. It compiles the
+usual configurations in every dtype; with --all, all configurations. --core compiles every kernel
+once on sm_90, and a product on the other architectures. It also compiles the configurations of
+`is_watched`.
 """
 
 import argparse
@@ -45,7 +46,7 @@ from .cases import DTYPES, MODELS, Case, ones
 from .integer_cases import integer_cases
 
 ARCHITECTURES = (80, 90, 100)
-# Largest shared memory of one program, bytes (CUDA programming guide, compute capabilities).
+# Most bytes of shared memory of one program (CUDA programming guide, compute capabilities).
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 
@@ -70,8 +71,7 @@ def see_cases():
 
 
 def attention_plans(dtype):
-    """(name, plan, True if the default tests compile it): one row, and 16 of 4 heads per KV
-    head."""
+    """Yield (name, plan, core). core: True if the default tests compile the plan."""
     for head_dim in (64, 128, 256):
         for rows, heads, kv_heads in ((1, 32, 8), (16, 32, 8), (64, 32, 8), (7, 7, 1)):
             sizes = {"rows": rows, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
@@ -88,7 +88,7 @@ def attention_cases():
         types |= dict.fromkeys(("Firsts", "Members"), "*i64")
         for name, plan, core in attention_plans(torch_dtype):
             kernel = attention._branch_attention_kernel
-            # They depend on the architecture: its registers limit the queries of a program.
+            # Both depend on the architecture, because its registers limit a program's queries.
             constants, warps = partial(attention_constants, plan), partial(attention_warps, plan)
             yield Case(kernel, name, dtype, types, constants, warps, False, core)
 
@@ -140,15 +140,18 @@ def embed_cases():
 
 
 def is_wanted(model, rows, dtype):
-    """True for the 8B in both halves, the demo pair in float32, and the others in bfloat16 with few
-    rows."""
+    """Return True for the products that are compiled.
+
+    They are the 8B model in both 16-bit dtypes, the demo pair in float32, and every model in
+    bfloat16 with 16 or 64 rows.
+    """
     if dtype == torch.float32:
         return "demo" in model
     return model == "8B" or (dtype == torch.bfloat16 and rows in (16, 64))
 
 
 def products(rows, dtype):
-    """(name, plan) of every product of the wanted models."""
+    """Yield (name, plan) of every product of the wanted models."""
     for model, (hidden, inner, q, qkv, vocab) in MODELS.items():
         if not is_wanted(model, rows, dtype):
             continue
@@ -207,7 +210,7 @@ def ban_cases():
 
 
 def cut_cases():
-    """The kernels that filter a row of 128,256 logits."""
+    """Yield the kernels that filter a row of 128,256 logits."""
     words = dict.fromkeys(("Dist", "Table", "Tokens", "Counters", "Cut"), "*i32")
     words |= dict.fromkeys(("State", "Units", "Parts"), "*i64")
     sizes, warps = cut.constants(4096, 32), cut.num_warps(4096)
@@ -247,8 +250,8 @@ CASES = (
 
 
 def source_of(case):
-    """The source that a launch compiles: pointers and strides are multiples of 16, as torch gives
-    them."""
+    """Return the source that a launch compiles. Pointers and strides are multiples of 16, as in
+    torch's tensors."""
     signature, aligned = {}, {}
     for i, name in enumerate(case.kernel.arg_names):
         if name in case.constants:
@@ -261,10 +264,10 @@ def source_of(case):
 
 
 def issue_slots(case, warps, cubin):
-    """Issue slots per KiB that a kernel streams; None for one that is not watched.
+    """Return the issue slots per KiB that a kernel streams, or None for other kernels.
 
-    For a product: those of one turn of its loop, per KiB of weights with their scales. For a
-    pass over logits: those of every program, up to its arrival.
+    For a product they are the slots of one turn of its loop, per KiB of weights and scales. For a
+    pass over logits they are the slots of a program up to its arrival, per KiB of logits.
     """
     size = {"*fp32": 4}.get(case.dtype, 2)
     sizes = case.constants
@@ -329,8 +332,8 @@ def compiled_task(i):
 
 
 def all_of(tasks):
-    """The results of all tasks, in order; several run at once, because a compilation has one
-    thread."""
+    """Yield the results of all tasks, in order. Several tasks run in parallel, because a
+    compilation has only one thread."""
     TASKS[:] = tasks
     jobs = int(os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", "2"))
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
@@ -338,7 +341,8 @@ def all_of(tasks):
 
 
 def table(cubins):
-    """Lines of Markdown: warps / registers / shared KiB for each architecture, and local memory."""
+    """Yield lines of Markdown: warps / registers / KiB of shared memory for each architecture, and
+    bytes of local memory."""
     rows = {}
     for c in cubins:
         key = (c["kernel"].strip("_"), c["configuration"], c["dtype"][1:])
@@ -353,7 +357,7 @@ def table(cubins):
 
 
 def is_watched(case):
-    """True if the default tests check its programs and issue slots on sm_90."""
+    """Return True if the default tests check the case's programs and issue slots on sm_90."""
     name = (case.kernel, case.configuration, case.dtype)
     if case.kernel in PASSES:
         return case.dtype == "*fp32"

@@ -1,6 +1,6 @@
-"""Contract under test: branch_attention equals its twin, and the twin the CPU engine's attention.
-Slots that no row sees are never read. A row of a path or a tree has the same bits as in plain
-decoding."""
+"""Contract under test: branch_attention equals its twin, and the twin equals the CPU engine's
+attention. Slots that no row sees are never read. A row of a path or a tree has the same bits as in
+plain decoding."""
 
 import itertools
 
@@ -15,8 +15,8 @@ from sbrt.triton_kernels.visible import see, see_torch
 
 SMALL = {"heads": 4, "kv_heads": 2, "head_dim": 16, "capacity": 192, "dtype": torch.float32}
 SMALL |= {"window": 128, "tail_slots": 8, "split": 64, "programs": 3}
-# Tolerances against the twin: roundings of a sum of a few hundred terms; for float16, those of the
-# weights.
+# Tolerances against the twin. That of float32 allows for the roundings of a sum of a few hundred
+# terms. Those of the 16-bit dtypes allow for rounded softmax weights.
 ALLOWED = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
@@ -28,7 +28,7 @@ def attend(s, op=branch_attention, look=see):
 
 
 def by_cpu(s):
-    """The CPU engine's rows; NaN remains in slots that no row may see."""
+    """Return the CPU engine's result. Slots that no row may see are NaN there, too."""
     q, k, v = (x.float().cpu().contiguous().numpy() for x in (s.q[: len(s.masks)], s.k, s.v))
     scale = s.plan.head_dim**-0.5
     table = s.table.cpu().numpy().tobytes()
@@ -129,7 +129,8 @@ def test_positions_beyond_32_bits(scene, shapes, assert_close, device):
 
 @pytest.mark.parametrize(("short", "head"), [(1, 2**40 + 70), (1000, 4000)])
 def test_many_splits_are_merged_by_a_tree(scene, shapes, assert_close, device, short, head):
-    """70 splits, by blocks of eight and groups of blocks; the first is a block or a split."""
+    """70 splits are merged in blocks of eight, and then in groups of blocks. A program starts with
+    one split or with a whole block."""
     sizes = SMALL | {"heads": 2, "kv_heads": 1, "capacity": 2304, "window": 2112, "split": 32}
     plan = AttentionPlan(rows=1, **sizes | {"programs": 2, "short": short})
     assert plan.levels == [10, 3]
@@ -139,8 +140,10 @@ def test_many_splits_are_merged_by_a_tree(scene, shapes, assert_close, device, s
 
 @pytest.mark.parametrize("capacity", [2112, 8256, 131_136])
 def test_programs_at_work_do_not_depend_on_the_capacity(capacity):
-    """264 programs may work, for an 8B with a context of 1k, 2k and 16k. Its default max_model_len
-    is 131,072."""
+    """An 8B model has as many items of work at a context of 1k, 2k and 16k, whatever the capacity.
+
+    264 programs can run. The model's default max_model_len is 131,072.
+    """
     plan = AttentionPlan(rows=16, heads=32, kv_heads=8, head_dim=128, capacity=capacity)
     for context, items in ((1024, 128), (2048, 256), (16_384, 256)):
         if context < capacity:
@@ -153,15 +156,15 @@ def test_programs_at_work_do_not_depend_on_the_capacity(capacity):
 
 
 class Story:
-    """Keys and queries that depend on the prefix of a token, so that a path has those of plain
-    decoding."""
+    """Keys, values and queries that depend only on a token's prefix. So a path has the same ones as
+    plain decoding."""
 
     def __init__(self, scene, plan, device):
         self.scene, self.plan, self.device = scene, plan, device
         self.kept = {}
 
     def of(self, prefix):
-        """(q, k, v) of the token that ends a prefix, [heads or kv_heads, head_dim]."""
+        """Return (q, k, v) of a prefix's last token, each [heads or kv_heads, head_dim]."""
         if prefix not in self.kept:
             generator = torch.Generator().manual_seed(hash(prefix) % 2**31)
             p = self.plan
@@ -172,7 +175,8 @@ class Story:
         return self.kept[prefix]
 
     def rows(self, trunk, masks, first_row=0):
-        """Outputs of the rows of a chain after `trunk` (tokens); node i's token is 100 + i."""
+        """Return the outputs of the rows of a chain after the tokens `trunk`. Node i has token
+        100 + i."""
         s = self.scene(self.plan, len(trunk), masks, self.device)
         s.k.fill_(float("nan"))
         s.v.fill_(float("nan"))
@@ -189,7 +193,8 @@ class Story:
         s.k[:, slot], s.v[:, slot] = k.to(self.device), v.to(self.device)
 
     def plain(self, trunk, chain):
-        """The last row of plain decoding over the same tokens: one row after a longer trunk."""
+        """Return the last row of plain decoding over the same tokens: one row after a longer
+        trunk."""
         path = tuple(100 + b for b in range(64) if chain >> b & 1)
         whole = trunk + path
         s = self.scene(self.plan, len(whole) - 1, [(1, 0, -1)], self.device)
@@ -217,8 +222,8 @@ def test_a_row_has_the_bits_of_plain_decoding(scene, shapes, device, shape):
 
 @pytest.mark.parametrize("window", [None, 300])
 def test_what_a_program_takes_changes_no_bit(scene, shapes, device, window):
-    """A program takes a split or a block of eight. Rows cross the ends of splits, blocks and
-    groups."""
+    """A program takes one split or a block of eight splits: the bits are the same. Rows cross the
+    ends of splits, blocks and groups of blocks."""
     sizes = SMALL | {"heads": 2, "kv_heads": 1, "capacity": 700, "window": window, "split": 32}
     for head in (250, 530):
         s = scene(AttentionPlan(rows=5, **sizes), head, shapes["tree"](5), device)
@@ -228,7 +233,7 @@ def test_what_a_program_takes_changes_no_bit(scene, shapes, device, window):
 
 
 def test_a_row_of_a_block_has_the_bits_of_plain_decoding(scene, shapes, device):
-    """The forward uses blocks; plain decoding, over fewer keys, uses splits."""
+    """The forward uses blocks of splits. Plain decoding, over fewer keys, uses single splits."""
     sizes = {"heads": 2, "kv_heads": 1, "capacity": 400, "window": None, "split": 32, "short": 8}
     same_bits(scene, shapes, device, torch.float32, (253,), "path", rows=4, **sizes)
 

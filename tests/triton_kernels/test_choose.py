@@ -1,6 +1,6 @@
-"""Contract under test: choose samples the same tokens as the CPU's sampling pass, greedy and
-sampled, shaped and filtered, and stores the same distribution of a draft. A case whose best two
-scores differ by less than the logarithm's rounding is counted apart."""
+"""Contract under test: choose gives the same tokens as the CPU's sampling pass, greedy or sampled,
+with shaped or filtered logits. It writes the same distribution of a draft. Rows whose best two
+scores differ by less than the logarithm's rounding are counted separately, as near-ties."""
 
 from collections import Counter
 from dataclasses import replace
@@ -21,7 +21,7 @@ from sbrt.triton_kernels.shaping import (
 )
 from tests.triton_kernels.choice import MANY_WORDS, POSITIONS, Case
 
-ROUNDING = 1e-13  # rounding errors of two float64 logarithms, and of the sum that they enter
+ROUNDING = 1e-13  # rounding errors of two float64 logarithms and of a sum with them
 
 
 def compare(case, seen, op=choose, chunk=256):
@@ -54,7 +54,8 @@ def test_takes_what_the_cpu_takes(device, kind, shaped):
 @pytest.mark.parametrize("rows", [5, pytest.param(12, marks=pytest.mark.exact)])
 @pytest.mark.parametrize("op", [shape_logits, shape_logits_torch], ids=["kernel", "twin"])
 def test_bad_words_are_masked_where_their_beginning_stands(device, op, rows):
-    """Compared row by row with the tokens: in the trunk alone, in flight, and across both."""
+    """Words begin in the trunk, after the trunk, or across both. Each row is compared with a search
+    in its tokens."""
     banned = 0
     for seed, head in enumerate((0, 1, 3, 77)):
         words = 0 if seed else MANY_WORDS
@@ -90,7 +91,7 @@ MORE_WORD_CASES = sorted(set(product(("greedy", "plain", "filtered"), (0, 2, 77)
     [*WORD_CASES, *(pytest.param(*case, marks=pytest.mark.exact) for case in MORE_WORD_CASES)],
 )
 def test_bad_words_of_the_cpu(device, kind, head):
-    """The CPU has them as a list."""
+    """The CPU gets the same bad words as a list."""
     seen, words = Counter(), 0 if head else MANY_WORDS
     case = Case(70 + head, 4, 200, kind=kind, shaped=True, device=device, heads=[head], words=words)
     compare(case, seen)
@@ -111,7 +112,7 @@ def test_words_that_have_no_room(words, said):
         flat_words(words, 11)
 
 
-# Cases of 34 rows: 10,200 rows in all, fewer if the interpreter is slow for a row.
+# Cases of 34 rows per kind, 10,200 rows in all. Kinds that the interpreter runs slowly have fewer.
 CASES = [100, 100, 40, 20, 20, 20]
 
 
@@ -148,7 +149,8 @@ DIST_KINDS = [k for k in KINDS if k[0] != "filtered"]
 @pytest.mark.parametrize(("kind", "shaped"), DIST_KINDS)
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 def test_keeps_the_dist_that_the_cpu_keeps(device, op, kind, shaped, trims):
-    """A trimmed head takes the noise, masks, bad words and penalties of its tokens."""
+    """With a trimmed LM head, noise, masks, bad words and penalties are those of the tokens, not of
+    the columns."""
     for seed in range(1):
         heads = [77] if trims else POSITIONS
         case = Case(
@@ -171,8 +173,8 @@ def test_keeps_the_dist_that_the_cpu_keeps(device, op, kind, shaped, trims):
 
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 def test_a_filtered_dist_of_some_tokens(device, op):
-    """It equals the distribution of a row of all tokens with the others masked, in the columns'
-    order."""
+    """A trimmed row gives the same distribution as a full row in which the absent tokens are
+    masked."""
     case = Case(60, 5, 300, kind="filtered", device=device)
     some = Case(60, 5, 300, kind="filtered", device=device).trim()
     absent = np.setdiff1d(np.arange(300), some.ids)
@@ -189,10 +191,9 @@ FILTERS = [{"top_k": 3}, {"top_k": 40, "top_p": 0.9}, {"top_p": 0.3, "min_p": 0.
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
 @pytest.mark.parametrize("shaped", [False, True], ids=["plain", "shaped"])
 def test_a_filtered_dist_loses_nothing_that_the_filters_leave(device, shaped, filters):
-    """The CPU's distribution with filters is contained in the kernel's, in the order without
-    filters.
+    """The kernel keeps every candidate that the CPU's filters keep, in the same order.
 
-    The kernel drops only tokens that the CPU drops, perhaps fewer, and the same ones as its twin.
+    It may drop fewer tokens than the CPU, and drops the same ones as its twin.
     """
     case = Case(60, 5, 300, kind="filtered", shaped=shaped, device=device)
     sampling = case.block.sampling
@@ -225,7 +226,7 @@ def test_padding_is_not_written(device):
 
 
 def test_half_precision_logits_choose_as_their_float32(device):
-    """Both half-precision types are upcast before any arithmetic."""
+    """Both 16-bit dtypes are converted to float32 before any arithmetic."""
     case = Case(5, 6, 300, kind="plain", device=device)
     for dtype in (torch.float16, torch.bfloat16):
         rounded = torch.from_numpy(case.logits).to(dtype)

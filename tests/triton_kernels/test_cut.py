@@ -1,5 +1,5 @@
 """Contract under test: find_cut keeps exactly the tokens that the CPU's filters keep, and writes
-the words of its twin. The rows are hard cases for a digit, a tie or the wanted sum."""
+the same words as its twin. The rows are hard cases for digits of keys, for ties or for sums."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from sbrt.triton_kernels import state
 from sbrt.triton_kernels.cut import ALL_IDS, find_cut, find_cut_torch
 from sbrt.triton_kernels.radix import cut_work
 
-VOCAB, CHUNK = 300, 256  # so that a row has two programs
+VOCAB, CHUNK = 300, 256  # a row has two programs
 ALMOST_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 
 
@@ -20,12 +20,12 @@ def made(fill):
 
 
 def rows(rng):
-    """Rows of VOCAB logits that are hard because of a digit, a tie, a mask or a sum."""
+    """Return rows of VOCAB logits that are hard because of digits, ties, masks or sums."""
     masked = np.where(rng.random(VOCAB) < 0.9, -np.inf, rng.normal(size=VOCAB))
     lonely = np.full(VOCAB, -np.inf)
     lonely[[17, 290]] = [-3e38, -2e38]
     tied = rng.integers(-3, 3, size=VOCAB) / 2
-    across = np.full(VOCAB, -4.0)  # ties of one logit in every chunk
+    across = np.full(VOCAB, -4.0)  # below: five equal largest logits, some in each chunk
     across[[5, 127, 255, 256, 299]] = 2.0
     steps = 1 + rng.integers(0, 5, size=VOCAB) * np.float32(2**-23)  # keys that share two digits
     wide = rng.choice([-3.4e38, -1e30, -88.0, -86.9, -0.0, 0.0, 1e-40, 3e38], size=VOCAB)
@@ -54,13 +54,13 @@ def sampling_words(sampling, device):
 
 
 def by(op, logits, sampling, device, n=None):
-    """The words that an op writes for the rows of a table of n."""
+    """Return the words that an op writes for these rows. n: number of rows in the table."""
     table = state.words(state.Batch(n=len(logits) if n is None else n), device)
     work = cut_work(len(logits), -(-logits.shape[1] // CHUNK), device)
     out = torch.full((len(logits), 4), 77, dtype=torch.int32, device=device)
     wide = torch.full((len(logits), logits.shape[1] + 3), float("nan"), device=device)
     given = wide[:, : logits.shape[1]].copy_(torch.from_numpy(logits))
-    with np.errstate(over="ignore"):  # in the interpreter, for logits that are far apart
+    with np.errstate(over="ignore"):  # the interpreter overflows for logits that are far apart
         op(given, sampling_words(sampling, device), table, work=work, out=out, chunk=CHUNK)
     for name in ("tokens", "units", "counters"):
         assert not getattr(work, name).any(), f"{name}: not set back"
@@ -68,7 +68,7 @@ def by(op, logits, sampling, device, n=None):
 
 
 def left_by(words, row, sampling):
-    """Ids that a cut keeps, as `choose` reads it."""
+    """Return the ids that a cut keeps, as `choose` reads the cut."""
     most, last = words[:2].view(torch.float32).numpy()
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         weight = exp32((row - most) / np.float32(sampling.get("temperature", 1.0)))
@@ -92,7 +92,7 @@ def test_leaves_what_the_cpu_leaves(device, sampling):
 
 
 def test_a_sum_that_is_just_enough(device):
-    """All weights are 1: at p = i / n a prefix of i tokens reaches p in the last unit."""
+    """All n weights are 1. At p = i / n, a prefix of i tokens reaches p exactly."""
     row = np.full((1, 256), 2.5, np.float32)
     for i in (1, 64, 255):
         for p in (i / 256, float(np.nextafter(np.float32(i / 256), np.float32(2)))):
@@ -100,10 +100,10 @@ def test_a_sum_that_is_just_enough(device):
 
 
 def test_no_place_in_the_row_changes_what_is_left(device):
-    """A sum of many small weights decides by its last unit, in any order."""
+    """A sum of many small weights decides by its last unit. The tokens' order must not matter."""
     rng = np.random.default_rng(8)
     x = np.append(rng.uniform(-25, -6, size=200).astype(np.float32), 0)
-    # The probability of the largest alone, exact to a unit.
+    # The probability of the largest token, exact to a unit.
     units = np.rint(exp32(x).astype(np.float64) * 2**40).astype(np.int64)
     p = np.float32(2**40 / units.sum())
     kept = set()
@@ -118,7 +118,8 @@ def test_no_place_in_the_row_changes_what_is_left(device):
 
 @pytest.mark.parametrize("op", [find_cut, find_cut_torch], ids=["kernel", "twin"])
 def test_rows_that_are_no_dist_lose_nothing(device, op):
-    """`choose` reports them as errors; at temperature 0 nothing filters."""
+    """Rows with NaN, +inf or only -inf are not filtered, because `choose` reports them as errors.
+    At temperature 0 no row is filtered."""
     logits = rows(np.random.default_rng(4))[:4]
     logits[0, 200], logits[1, 3], logits[2] = np.nan, np.inf, -np.inf
     nothing = [int(np.float32(-np.inf).view(np.int32)), ALL_IDS]

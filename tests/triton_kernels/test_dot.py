@@ -24,7 +24,7 @@ def _dot_kernel(X, Y, Acc, Out, M: tl.constexpr, N: tl.constexpr, K: tl.constexp
 
 
 def dot(x, y, acc):
-    """x [m, k] @ y [k, n] + acc [m, n], in float32."""
+    """Return x [m, k] @ y [k, n] + acc [m, n] by the kernel, in float32."""
     given = [torch.from_numpy(np.ascontiguousarray(t)) for t in (x, y, acc)]
     out = torch.full(acc.shape, float("nan"))
     _dot_kernel[(1,)](*given, out, M=x.shape[0], N=y.shape[1], K=x.shape[1])

@@ -1,7 +1,7 @@
-"""Contract under test: programmatic dependent launch. Before a kernel that is launched early waits
-for the one before it, it touches weights only: in the sources, and in the compiled code, where a
-compiler could have moved a load. Without the flag nothing is launched early, and in the interpreter
-the flag changes nothing."""
+"""Contract under test: programmatic dependent launch. A kernel that is launched early reads nothing
+but weights until it has waited for the previous kernel. The tests check the sources, and also the
+compiled code, because a compiler could move a load. Without the flag no kernel is launched early.
+In the interpreter the flag changes nothing."""
 
 import ast
 import json
@@ -23,14 +23,14 @@ from sbrt.triton_kernels.early import is_early
 ROOT = Path(__file__).parents[2]
 KERNELS = sorted((ROOT / "triton_kernels").glob("*.py"))
 WEIGHTS = {"W"}  # arguments that no kernel writes
-# Calls that may come before the wait: they compute addresses and read no memory.
+# Calls that may come before the wait, because they compute addresses and read no memory.
 PURE = {"tl.arange", "tl.minimum", "tl.program_id", "item.to", "tl.arange(0, BLOCK_M).to",
         "tl.program_id(0).to", "(item % SPLITS).to"}  # fmt: skip
 PREFETCH = "_prefetch_weights"
 
 
 def kernels(tree):
-    """Functions that take EARLY."""
+    """Yield the functions with a parameter EARLY."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and "EARLY" in [a.arg for a in node.args.args]:
             yield node
@@ -41,7 +41,7 @@ def called(node):
 
 
 def faults(function):
-    """Sentences about a kernel that does not wait as it must."""
+    """Yield a sentence for each way in which a kernel does not wait as it must."""
     blocks = [i for i, node in enumerate(function.body) if is_block(node)]
     if len(blocks) != 1:
         yield f"expected one `if EARLY:` at the top level, got {len(blocks)}"
@@ -79,7 +79,7 @@ def is_call(node, name):
 
 
 def launches(tree):
-    """Calls that launch a kernel: its name, and keywords by name."""
+    """Yield (kernel's name, keywords by name) of the calls that launch a kernel."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript):
             yield ast.unparse(node.func.value), {k.arg: k.value for k in node.keywords if k.arg}
@@ -91,7 +91,7 @@ def test_before_the_wait_only_weights_are_touched(path):
     assert [f"{f.name}: {fault}" for f in kernels(tree) for fault in faults(f)] == []
     early = {f.name for f in kernels(tree)}
     asked = {name for name, given in launches(tree) if "launch_pdl" in given}
-    assert asked == early  # a kernel that does not wait is never launched early, and back
+    assert asked == early  # exactly the kernels that wait are launched early
     for name, given in launches(tree):
         if name in early:
             assert ast.unparse(given["launch_pdl"]) == "early", name
@@ -137,7 +137,8 @@ def test_what_breaks_the_rule_is_found(old, new, said):
         assert any(said in fault for fault in found), found
 
 
-# Compiles the launches of an 8B's layer, early, and prints what each does before its wait.
+# Compiles the launches of a layer of an 8B model, early. Prints each kernel's local memory and
+# opcodes.
 COMPILED = """
 import json, sys
 from dataclasses import replace
@@ -153,7 +154,8 @@ for launch in lane.launches(16):
     opcodes = [name for name, _ in launch.binary.found]
     print(json.dumps([launch.kernel, launch.binary.local, opcodes]))
 """
-READS = ("LD", "ST", "ATOM", "RED", "UBLKCP", "TEX", "SULD")  # begin the names of such instructions
+# Beginnings of the names of opcodes that access memory.
+READS = ("LD", "ST", "ATOM", "RED", "UBLKCP", "TEX", "SULD")
 
 
 @pytest.mark.parametrize("architecture", [90, pytest.param(100, marks=pytest.mark.exact)])
@@ -177,7 +179,7 @@ def test_compilers_keep_the_order(architecture):
 
 
 def test_the_flag_changes_nothing_where_it_cannot():
-    assert not is_early(True, torch.device("cpu"))  # the interpreter
+    assert not is_early(True, torch.device("cpu"))  # on the CPU kernels run in the interpreter
     assert not is_early(False, torch.device("meta"))
     assert ops.early(ops.TORCH) is ops.TORCH
     assert ops.early(ops.TRITON, False) is ops.TRITON
@@ -187,7 +189,7 @@ def test_the_flag_changes_nothing_where_it_cannot():
 
 
 def test_the_flag_of_an_engine_reaches_its_ops(monkeypatch):
-    """EngineConfig.programmatic_launch, from the config to the ops that a lane records."""
+    """EngineConfig.programmatic_launch reaches the ops that a lane records."""
     checkpoint, given = open_checkpoint(demo_folder("draft")), []
     monkeypatch.setattr(lane, "expect_core", lambda device: None)
     with monkeypatch.context() as patch:

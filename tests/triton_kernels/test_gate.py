@@ -1,5 +1,5 @@
-"""Contract under test: silu_mul equals its twin and the CPU engine's gate, and writes only its
-columns."""
+"""Contract under test: silu_mul equals its twin and the CPU engine's gate. It writes only the
+columns of `out`."""
 
 import pytest
 import torch

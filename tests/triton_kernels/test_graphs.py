@@ -1,6 +1,6 @@
-"""Contract under test: every op can be captured in a CUDA graph once and replayed for any later
-state. It reads all state from device memory and allocates nothing. A replay equals the op by
-itself."""
+"""Contract under test: every op can be captured in a CUDA graph once, and replayed for any later
+state. An op reads all state from device memory and allocates nothing. A replay gives the same
+result as a direct call."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ ROWS, HEADS, KV_HEADS, D, CAPACITY, VOCAB = 8, 8, 2, 128, 1088, 5000
 
 
 class Step:
-    """All ops of a forward over separate buffers."""
+    """All ops of a forward, each with its own buffers."""
 
     def __init__(self, filtered):
         self.plan = AttentionPlan(
@@ -52,7 +52,7 @@ class Step:
         self.choice = torch.zeros(ROWS, 2, dtype=torch.int32, device="cuda")
 
     def set(self, head, chain):
-        """Set a state as the host, or `select`, would."""
+        """Write a state to device memory, as the host or `select` would do."""
         block = state.Sequence(head=head)
         block.sampling.temperature, block.sampling.top_p, block.sampling.seed = 0.7, 0.8, head
         block.outcome.n, block.outcome.branch = min(3, head - 1), -1

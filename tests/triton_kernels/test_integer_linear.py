@@ -1,6 +1,6 @@
-"""Contract under test: integer_linear and round_rows, in the interpreter and as twins, have the
-bits of the CPU's kernels in every format. A row's bits depend neither on its neighbours nor on its
-index nor on the number of rows. Memory that no row needs may hold anything."""
+"""Contract under test: integer_linear, round_rows and their twins give the same bits as the CPU's
+kernels, in every format. A row's bits depend neither on other rows, nor on its index, nor on the
+number of rows. Memory that no row needs may have any value."""
 
 import numpy as np
 import pytest
@@ -20,10 +20,10 @@ from sbrt.triton_kernels.round_rows import round_rows, round_rows_torch
 from tests.common.integers import FORMATS, Matrix, fma, groups_of, rows
 
 OPS = {"kernel": (round_rows, integer_linear), "twin": (round_rows_torch, integer_linear_torch)}
-# (rows, k, n): k and n that no tile divides; turns of both lengths, whose groups warps share; rows
-# with which they do not
+# (rows, k, n). No tile divides k and n. With 1 and 2 rows, turns are of both lengths, and warps
+# share the groups of a turn. With 17 rows they do not.
 SHAPES = [(1, 33, 17), (2, 250, 9), (17, 200, 21)]
-MORE = ("int8 by 128", "Q5_K", "Q4_K", "int4 by 128")  # like others, but for the kind of a number
+MORE = ("int8 by 128", "Q5_K", "Q4_K", "int4 by 128")  # nearly the same as other formats
 
 
 def format_of(name):
@@ -33,7 +33,7 @@ def format_of(name):
 
 
 def packed(name, matrix, device):
-    """The same matrix for a kernel."""
+    """Return the same matrix in the layout of the kernels."""
     made = packed_matrix(format_of(name), *matrix.levels.shape, device)
     given = (matrix.levels.astype(np.int8).view(np.uint8), matrix.scales, matrix.minimums)
     made.pack(0, *(None if values is None else torch.from_numpy(values) for values in given))
@@ -41,7 +41,7 @@ def packed(name, matrix, device):
 
 
 def anything(k, device):
-    """Integer rows that hold what an earlier op has left."""
+    """Return integer rows with random values, as an earlier op may have left them."""
     out = integer_rows(k, device)
     out.q.random_(-128, 128)
     out.scales.fill_(float("nan"))
@@ -50,7 +50,7 @@ def anything(k, device):
 
 
 def products(name, matrix, x, device, bias=None, residual=None):
-    """{op: the product in float32}."""
+    """Return {op: product in float32} of the kernel and the twin."""
     count, (n, k) = len(x), matrix.levels.shape
     plan = IntegerPlan(
         count, n, k, format_of(name), torch.float32,
@@ -79,7 +79,7 @@ def test_products_are_the_cpus(device, name):
 
 
 class Wide(IntegerPlan):
-    """A plan with the tiles of a matrix of many outputs."""
+    """A plan with wide tiles, as for a matrix of many outputs."""
 
     @property
     def block_n(self):
@@ -109,7 +109,7 @@ def test_bias_and_residual_are_added_as_on_the_cpu(device):
 def test_rows_are_rounded_as_on_the_cpu(device, columns):
     x = rows(6, columns)
     x[1] = 0
-    x[2] = np.rint(x[2] * 8) / 2 * np.float32(2**-20)  # halves
+    x[2] = np.rint(x[2] * 8) / 2 * np.float32(2**-20)  # values in the middle of two integers
     x[3] *= np.float32(1e-38)
     x[4, 0], x[5, -1] = np.nan, np.inf
     want = groups_of(_probe.quantise_probe(x), 6)
@@ -124,7 +124,7 @@ def test_rows_are_rounded_as_on_the_cpu(device, columns):
 
 
 def test_a_norm_before_rounding(device):
-    """Sums of squares of small integers are exact, so the norm has one result."""
+    """Sums of squares of small integers are exact, so every order of sums gives the same norm."""
     x = torch.randint(-9, 9, (3, 80), generator=torch.Generator().manual_seed(0)).float()
     weight = torch.rand(80, generator=torch.Generator().manual_seed(1)) + 0.5
     y = weight * (x * (1 / torch.sqrt(x.square().mean(-1, keepdim=True) + 1e-5)))
@@ -138,7 +138,7 @@ def test_a_norm_before_rounding(device):
 
 @pytest.mark.parametrize("name", ["int8", "Q4_1"])
 def test_a_gate_writes_the_next_products_rows(device, name):
-    """Level by level, but for those that the exponential's last bit moves across a half."""
+    """Each integer is right, up to the last bit of the exponential at a rounding boundary."""
     n, k, count = 70, 96, 5
     matrix, x = Matrix(name, 2 * n, k), rows(count, k)
     product = torch.from_numpy(matrix.packed().run(x, integers="portable"))
@@ -151,7 +151,7 @@ def test_a_gate_writes_the_next_products_rows(device, name):
         error = (out.dense(count, n).cpu() - want).abs()
         scale = out.scales[: -(-n // GROUP), :count].cpu().t().repeat_interleave(GROUP, 1)[:, :n]
         assert (error <= scale * 0.5001).all()
-        assert not out.q[:count, n : -(-n // GROUP) * GROUP].any()  # beyond the columns
+        assert not out.q[:count, n : -(-n // GROUP) * GROUP].any()  # columns from n on are 0
 
 
 @pytest.mark.parametrize("count", [1, 5, 64])
@@ -183,7 +183,7 @@ def test_the_twins_fma_rounds_once():
 
 
 def test_narrow_tiles_take_longer_turns():
-    """So as many bytes are in flight; k is padded to the shorter turn alone."""
+    """Longer turns keep enough bytes loading at a time. k is padded only to the shorter turn."""
     sizes = [(n, k) for n in (100, 8000, 20000) for k in (384, 1024)]
     plans = [IntegerPlan(16, n, k, format_of("int8")) for n, k in sizes]
     found = {(plan.block_n, plan.turn) for plan in plans}

@@ -1,6 +1,7 @@
-"""Contract under test: linear equals its twin, and the twin the ops that it replaces (rms_norm, a
-product, silu_mul, a residual add). Memory that no row needs is never read. A row has the same bits
-whatever its neighbours, its index and the number of rows. Splits of k are merged in one order."""
+"""Contract under test: linear equals its twin, and the twin equals the separate ops that it
+replaces (rms_norm, a product, silu_mul, a residual add). Memory that no row needs is never read. A
+row has the same bits whatever the other rows, its index and the number of rows. Splits of k are
+merged in a fixed order."""
 
 import itertools
 from dataclasses import replace
@@ -14,9 +15,9 @@ from sbrt.triton_kernels.linear_plan import LinearPlan, LinearWork, linear_work
 from sbrt.triton_kernels.norm import rms_norm_torch, squares_torch
 
 EPS = 1e-5
-PAD = 3  # poisoned columns between rows
-# Tolerances against the twin, relative to the largest result. float32 adds in a different order.
-# Halves round the product; a rounding after the norm, or before the gate, may differ.
+PAD = 3  # NaN columns between rows
+# Tolerances against the twin, relative to the largest result. float32 sums have another order. In
+# 16-bit dtypes the roundings of the product, after the norm and before the gate may also differ.
 ALLOWED = {torch.float32: 2e-6, torch.float16: 2e-3}
 KINDS = {
     "plain": {},
@@ -30,14 +31,14 @@ KINDS = {
 
 
 def padded(values, device):
-    """The same numbers as a view of a wider buffer of NaN."""
+    """Return the same values as a view of a wider buffer that has NaN between rows."""
     wide = torch.full((values.shape[0], values.shape[1] + PAD), float("nan"), dtype=values.dtype)
     wide[:, : values.shape[1]] = values
     return wide.to(device)[:, : values.shape[1]]
 
 
 class Product:
-    """Tensors of a plan, drawn from a seed; out and work are NaN until they are written."""
+    """Random tensors for a plan. `out` and `work` are NaN until they are written."""
 
     def __init__(self, plan, device, seed=0):
         self.plan, self.device = plan, device
@@ -62,7 +63,7 @@ class Product:
         return work
 
     def run(self, op=linear, out_dtype=None, in_place=False):
-        """(out, the sums of squares that it writes)."""
+        """Run the product; returns `out` and the sums of squares that it wrote, if any."""
         plan, work = self.plan, self.work()
         dtype = out_dtype or plan.dtype
         out = padded(torch.full((plan.rows, plan.n), float("nan"), dtype=dtype), self.device)
@@ -80,7 +81,8 @@ class Product:
 def close(got, want, plan, exact=None):
     """Check the largest error, and that no value is NaN.
 
-    The interpreter truncates when it casts to bfloat16: one step is allowed per rounding of a plan.
+    The interpreter truncates when it converts to bfloat16. So one step is allowed for each rounding
+    that the plan makes.
     """
     steps = 1 + 2 * plan.norm + 2 * plan.gate + plan.residual
     allowed = ALLOWED.get(exact or plan.dtype, steps * torch.finfo(torch.bfloat16).eps)
@@ -142,7 +144,7 @@ def test_logits_of_halves_are_not_rounded(device, dtype):
 
 
 def by_ops(p):
-    """The result of a plan by separate ops."""
+    """Return the result of a plan by separate ops."""
     plan, x = p.plan, p.x
     if plan.norm:
         x = rms_norm_torch(x, p.norm, eps=EPS, out=torch.empty_like(x))
@@ -160,8 +162,8 @@ def by_ops(p):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_twin_rounds_where_the_ops_do(device, kind, dtype):
-    """Sums of squares are added in a different order: a rounding of float32, seldom one of a
-    half."""
+    """Sums of squares are added in another order. So float32 results may differ by a rounding, and
+    16-bit results seldom do."""
     for rows, n, k in ((1, 48, 32), (16, 67, 200)):
         product = Product(LinearPlan(rows, n, k, dtype, **KINDS[kind]), device)
         got, want = product.run(linear_torch)[0], by_ops(product)
@@ -174,7 +176,7 @@ def test_the_twin_rounds_where_the_ops_do(device, kind, dtype):
 # ---- bits of a row
 
 
-ORDER = (9, 2, 15, 0, 7)  # rows of 16 that are compared alone
+ORDER = (9, 2, 15, 0, 7)  # those of 16 rows that are computed again without the others
 
 
 @pytest.mark.parametrize("splits", [1, 3])
@@ -184,7 +186,7 @@ def test_a_row_has_the_same_bits_whatever_the_others(device, dtype, kind, splits
     plan = LinearPlan(16, 67, 400, dtype, splits=splits, **KINDS[kind])
     full = Product(plan, device)
     want, left = full.run()
-    fewer = Product(plan, device)  # the same numbers: padding is NaN, rows are elsewhere
+    fewer = Product(plan, device)  # the same values, but rows at other places and NaN as padding
     for name in ("x", "residual"):
         tensor = getattr(fewer, name)
         if tensor is not None:
@@ -200,7 +202,7 @@ def test_a_row_has_the_same_bits_whatever_the_others(device, dtype, kind, splits
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("kind", ["plain", "gate", "residual"])
 def test_a_row_has_the_same_bits_however_many_they_are(device, kind, splits):
-    """Plans with the same tiles share a compiled kernel, except for the number of rows."""
+    """The plans have the same tiles. They run the same kernel with another number of rows."""
     wide = Product(LinearPlan(16, 67, 160, torch.float32, splits=splits, **KINDS[kind]), device)
     want, _ = wide.run()
     for rows in (1, 3, 15):
@@ -224,7 +226,7 @@ def test_a_nan_row_stays_alone(device):
 # ---- plans
 
 
-LAYER = {  # (n, k, options) of a product, from a model's hidden, inner and qkv rows
+LAYER = {  # maps a model's hidden size, inner size and rows of qkv to (n, k, options)
     "qkv": lambda h, i, q: (q, h, {"norm": True}),
     "o": lambda h, i, q: (h, h, {"residual": True}),
     "gate_up": lambda h, i, q: (i, h, {"norm": True, "gate": True}),
@@ -235,7 +237,7 @@ MODELS = {"1b": (2048, 8192, 3072), "8b": (4096, 14336, 6144)}
 
 @pytest.mark.parametrize(("model", "name"), list(itertools.product(MODELS, LAYER)))
 def test_a_plan_fills_the_machine(model, name):
-    """One to four programs for each of 132 multiprocessors, for any number of rows."""
+    """There are one to four programs per multiprocessor of 132, for any number of rows."""
     n, k, options = LAYER[name](*MODELS[model])
     plans = [LinearPlan(rows, n, k, **options) for rows in (1, 4, 16, 64)]
     assert len({(p.cuts, p.split_tiles, p.block_n, p.block_k) for p in plans}) == 1

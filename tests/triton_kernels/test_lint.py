@@ -1,7 +1,7 @@
-"""Contract under test: properties that no test on a CPU can see. Every matrix product says that
-float32 must not be rounded to TF32 (the GPU's default, which the interpreter hides). Every masked
-load has a value for masked elements. No sum depends on the order of programs. No offset overflows
-32 bits."""
+"""Contract under test: properties of the kernels' sources that no test on a CPU can observe. Every
+matrix product forbids rounding float32 to TF32, the GPU's default, which the interpreter does not
+do. Every masked load has a value for masked elements. No sum depends on the order of programs. No
+offset overflows 32 bits."""
 
 import ast
 import re
@@ -11,11 +11,11 @@ import pytest
 
 KERNELS = sorted((Path(__file__).parents[2] / "triton_kernels").glob("*.py"))
 ATOMICS = {"atomic_add", "atomic_max", "atomic_min", "atomic_xchg", "atomic_cas"}
-# Names of memory to which integers are added (docstrings of kernels describe it).
+# Names of memory with integers, to which atomics may add.
 COUNTER = re.compile(r"counter|_bin$", re.IGNORECASE)
 STRIDE = re.compile(r"stride")
-# Expressions that make a value 64 bits wide: a cast, a load of such values, or zeros that are
-# added.
+# Text of expressions that make a value 64 bits wide: a cast, a load of such values, or a sum with
+# such zeros.
 WIDE = re.compile(r"tl\.int64")
 
 
@@ -52,7 +52,8 @@ def loads_garbage(function):
 
 
 def is_integer(node):
-    """True if a value is marked as an integer: sums of integers do not depend on their order."""
+    """Return True if a value is marked as an integer. Sums of integers do not depend on the
+    order."""
     if isinstance(node, ast.Constant):
         return isinstance(node.value, int)
     return ast.unparse(node).endswith((".to(tl.int32)", ".to(tl.int64)"))
@@ -69,7 +70,8 @@ def depends_on_arrival(function):
 
 
 def wide_names(function):
-    """Names of 64-bit values: assigned from an expression with a cast or another such name."""
+    """Return the names of 64-bit values. They are assigned from a cast or from another such
+    name."""
     names, size = set(), -1
     while len(names) != size:
         size = len(names)
@@ -88,7 +90,7 @@ def is_wide(node, names):
 
 
 def overflows(function):
-    """Products of a stride whose other factor is not 64 bits wide."""
+    """Yield products of a stride and a factor that is not 64 bits wide."""
     names = wide_names(function)
     for node in ast.walk(function):
         if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):

@@ -1,5 +1,4 @@
-"""Contract under test: the random bits of the kernels equal the CPU's, and so do noise and
-exponential."""
+"""Contract under test: the kernels' random bits, noise and exponential equal those of the CPU."""
 
 import numpy as np
 import pytest
@@ -65,7 +64,7 @@ def test_the_words_are_the_cpus(device, position):
 
 
 def test_published_vectors():
-    """Random123's known answers."""
+    """The known answers that the library Random123 publishes."""
     ones = torch.tensor([0xFFFFFFFF])
     got = philox_torch([ones] * 4, 2**64 - 1)
     assert [int(w) for w in got] == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]

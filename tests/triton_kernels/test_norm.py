@@ -1,6 +1,6 @@
-"""Contract under test: rms_norm equals its twin within its dtype's own error, and the twin the
-CPU engine's norm. It touches nothing outside its rows. A row has the same bits whatever its
-neighbours."""
+"""Contract under test: rms_norm equals its twin within the rounding errors of the dtype, and the
+twin equals the CPU engine's norm. It touches nothing outside its rows. A row has the same bits
+whatever the other rows."""
 
 import itertools
 
@@ -12,14 +12,17 @@ from sbrt.triton_kernels.norm import MAX_COLUMNS, rms_norm, rms_norm_torch
 
 ROWS = (1, 3, 64)
 COLUMNS = (1, 2, 7, 64, 257, 1000)
-PAD = 5  # poisoned columns between rows
+PAD = 5  # NaN columns between rows
 EPS = 1e-6
-# The interpreter truncates when it casts to bfloat16, so its bound there is looser, see below.
+# The interpreter truncates when it converts to bfloat16. So bfloat16 has its own test below.
 DTYPES = (torch.float32, torch.float16) + ((torch.bfloat16,) if torch.cuda.is_available() else ())
 
 
 def strided(rows, columns, dtype, device, scale=1.0, seed=0):
-    """Random [rows, columns] inside a NaN buffer, so that a stray read or write shows."""
+    """Return a NaN buffer and a view [rows, columns] of it with random values.
+
+    So a wrong read or write outside the view is found.
+    """
     generator = torch.Generator().manual_seed(seed)
     buffer = torch.full((rows, columns + PAD), float("nan"), dtype=dtype, device=device)
     values = torch.randn(rows, columns, generator=generator) * scale
@@ -30,7 +33,7 @@ def strided(rows, columns, dtype, device, scale=1.0, seed=0):
 def assert_close(got, want, exact, dtype):
     """Compare, and report the worst element with its coordinates.
 
-    Allowed: four roundings of the dtype, plus its smallest step for values near zero.
+    Four roundings of the dtype are allowed, plus the dtype's smallest step for values near zero.
     """
     info = torch.finfo(dtype)
     error = (got.double() - exact).abs()

@@ -1,7 +1,7 @@
-"""Contract under test: every kernel compiles for sm_90, in `make exact` for sm_80 and sm_100 too.
-That shows errors which the interpreter ignores. Shared memory suffices, and registers do where that
-matters. On sm_90 enough programs fit a multiprocessor, and issue slots do not limit streaming. A
-kernel that offline.py does not list fails here."""
+"""Contract under test: every kernel compiles for sm_90, and in `make exact` also for sm_80 and
+sm_100. This finds errors that the interpreter ignores. Shared memory suffices. Where it matters,
+registers suffice, too. On sm_90 enough programs fit a multiprocessor, and issue slots do not limit
+streaming. The test fails for a kernel that offline.py does not list."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from sbrt.triton_kernels.plan import PROGRAMS_PER_MULTIPROCESSOR
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "triton_kernels"
-KEPT = ROOT / "build" / "triton"  # keyed by content: a second run compiles what changed
+KEPT = ROOT / "build" / "triton"  # a cache by content, so a second run compiles only changes
 ARCHITECTURES = (80, 90, 100)
 
 
@@ -42,7 +42,7 @@ def compiled(*flags):
 
 @pytest.fixture(scope="module")
 def cubins():
-    """Every kernel once, so that the default tests can afford it."""
+    """Compile every kernel once, which is quick enough for the default tests."""
     return compiled("--core")
 
 
@@ -56,31 +56,31 @@ def check_fit(cubins):
 
 
 def is_bounded(c):
-    """True for kernels that must not spill: attention in every dtype and head_dim, and products of
-    every shape that matters."""
+    """Return True for kernels that must not spill registers: attention and products."""
     return "attention" in c["kernel"] or "linear" in c["kernel"]
 
 
 def products_on_sm90(cubins):
-    """(name and rows, cubin) of products in bfloat16, for models that fill sm_90."""
+    """Yield (configuration, cubin) of the bfloat16 products of models that are large enough to fill
+    sm_90."""
     for c in cubins:
         is_half = c["kernel"] == "_linear_kernel" and c["dtype"] == "*bf16"
         if is_half and "demo" not in c["configuration"] and c["architecture"] == 90:
             yield c["configuration"], c
 
 
-# Issue slots of a multiprocessor in the time that a KiB of its share of 4.8 TB/s takes: about 223
-# at the lowest clock. A kernel that needs as many is limited by them.
+# While a multiprocessor gets a KiB of its share of 4.8 TB/s, it has about 223 issue slots at the
+# lowest clock. A kernel that needs more per KiB is limited by issue slots.
 SLOTS_OF_PRODUCTS = 200
-# For products of integers of up to 16 rows. The CPU's order asks for an addition in float32 for
-# every 32 k, and int4 has more of them in a KiB: its tiles wait for issue slots.
+# Limits for products of integers with up to 16 rows. As on the CPU, every 32 columns need a float32
+# addition. int4 has more such groups per KiB, so its tiles do wait for issue slots.
 SLOTS_OF_INTEGERS = {"int8": 200, "Q8_0": 210, "int4": 625, "Q4_0": 625}
-# For all passes of a request that filters, per KiB of logits, with 32 programs a row.
+# Limit for all passes of a request that filters, per KiB of logits, with 32 programs per row.
 SLOTS_OF_FILTERS = 4500
 
 
 def check_work(cubins):
-    """Check the programs that fit, and the issue slots per KiB, on sm_90."""
+    """Check on sm_90 how many programs fit a multiprocessor, and the issue slots per KiB."""
     for c in cubins:
         name = (c["kernel"], c["configuration"], c["dtype"], c["warps"])
         if c["architecture"] != 90 or c["dtype"] == "*fp32":
@@ -108,7 +108,7 @@ def check_work(cubins):
 
 
 def check_integers(cubins):
-    """Check the issue slots of products of integers."""
+    """Check the issue slots of integer products."""
     checked = set()
     for c in cubins:
         name = c["configuration"]
@@ -122,7 +122,7 @@ def check_integers(cubins):
 
 
 def test_every_kernel_compiles(cubins):
-    """On sm_90 all of them, and a product on the other architectures."""
+    """All kernels compile on sm_90, and a product on the other architectures."""
     found = {(c["kernel"], c["architecture"]) for c in cubins}
     products = {("_linear_kernel", a) for a in ARCHITECTURES}
     assert found == {(name, 90) for name in jitted_functions()} | products

@@ -1,5 +1,5 @@
-"""Contract under test: rope_kv_write equals its twin and the CPU engine's rope, and writes only the
-slots of its rows."""
+"""Contract under test: rope_kv_write equals its twin and the CPU engine's rope. It writes only the
+slots of the given rows."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def table_of(positions, slots, device, first_row=0):
 
 
 def inputs(rows, heads, kv_heads, head_dim, dtype, device):
-    """qkv and storage inside wider buffers; the storage is all NaN."""
+    """Return random qkv and KV storage, as views of wider buffers. The storage is all NaN."""
     generator = torch.Generator().manual_seed(rows)
     qkv = torch.randn(rows, heads + 2 * kv_heads, head_dim + 8, generator=generator)
     qkv[..., head_dim:] = float("nan")

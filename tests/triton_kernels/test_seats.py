@@ -1,6 +1,6 @@
-"""Contract under test: rows of several seats. A row has the bits that it has alone: neither the
-rows of other seats nor the number of its own seat change them. Its request is its own seat's. A
-seat that takes no part is not touched."""
+"""Contract under test: rows of several seats. Neither the rows of other seats nor the number of its
+own seat change a bit of a row. A row is sampled by the request of its own seat. A seat that takes
+no part is not touched."""
 
 import random
 from dataclasses import replace
@@ -25,7 +25,7 @@ PLAN = AttentionPlan(
     rows=20, heads=4, kv_heads=2, head_dim=16, capacity=192, dtype=torch.float32, window=128,
     tail_slots=8, split=64, programs=3, seats=6, seat_slots=240,
 )  # fmt: skip
-# (head, shape, rows) of a member, by name.
+# name: (head, shape, number of rows) of one seat's rows.
 MEMBERS = {
     "long": (150, "tree", 5), "new": (0, "path", 1), "tails": (70, "tails", 6),
     "far": (2**33, "path", 3), "leaves": (127, "star", 4),
@@ -33,10 +33,10 @@ MEMBERS = {
 
 
 class Crowd:
-    """A row table of several seats over rings whose every slot that no row sees is NaN."""
+    """A row table of several seats, over rings. Slots that no row sees are NaN."""
 
     def __init__(self, scene, shapes, plan, seated, device):
-        """seated: {seat: name of a member}."""
+        """seated: {seat: a name of MEMBERS}."""
         self.plan, self.rows = plan, {}
         one = replace(plan, seats=1, seat_slots=0)
         self.k, self.v = (
@@ -91,7 +91,7 @@ def test_attention_of_many_seats_equals_its_twin(crowd, assert_close):
 
 @pytest.mark.parametrize("short", [None, 1])
 def test_a_row_has_the_bits_that_it_has_alone(crowd, short):
-    """In any seat, with any neighbours; by splits, and by blocks of splits if there are many."""
+    """A row has the same bits in any seat and with any other rows, for both values of `short`."""
     plan = replace(PLAN, short=short)
     given = crowd(SEATED, plan).attend()
     for name in SEATED.values():
@@ -143,7 +143,7 @@ CASES = [("greedy", False), ("filtered", True), ("plain", False), ("greedy", Tru
 
 
 def choices(cases, dists, op, device):
-    """Words of every row of all cases, one in each seat: in one call."""
+    """Sample all rows of all cases, one case per seat, in one call. Returns the words by case."""
     table, rows = state.Batch(), 0
     for seat, case in enumerate(cases):
         table.head[seat] = case.table.head[0]
@@ -159,7 +159,7 @@ def choices(cases, dists, op, device):
     )
     plan = ChoosePlan(rows, vocab, dists, shaped, filtered, 256)
     kinds = (torch.uint8, torch.float32, torch.int32, torch.uint8)
-    lists = [  # a request without shaping has values that an earlier one left
+    lists = [  # a seat whose request does not shape has values of an earlier request
         case.shaping or Shaping(*(torch.full((1, vocab), 3, dtype=kind) for kind in kinds))
         for case in cases
     ]
@@ -168,7 +168,7 @@ def choices(cases, dists, op, device):
     out = torch.full((rows, plan.out_words), 77, dtype=torch.int32, device=device)
     sequences = torch.cat([state.words(case.block, device) for case in cases])
     logits = torch.from_numpy(np.concatenate([case.logits for case in cases])).to(device)
-    with np.errstate(over="ignore"):  # the interpreter's own, of keys that no logit has
+    with np.errstate(over="ignore"):  # the interpreter overflows for keys that no logit has
         op(
             logits, sequences, state.words(table, device), plan=plan,
             work=choose_work(plan, device), out=out, shaping=dense if shaped else None,
@@ -179,7 +179,7 @@ def choices(cases, dists, op, device):
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 @pytest.mark.parametrize("dists", [False, True], ids=["tokens", "dists"])
 def test_a_row_is_sampled_as_its_own_seat_asks(device, op, dists):
-    """Its words are those of a call for the seat alone, which knows nothing of other requests."""
+    """The words of a seat's rows are the same as in a call with this seat alone."""
     cases = [
         Case(90 + i, 3, 300, kind=kind, shaped=shaped, device=device, heads=[2000 + i])
         for i, (kind, shaped) in enumerate(CASES)
@@ -198,7 +198,7 @@ COUNT, SEAT_SLOTS = 4, -(-OWN_SLOTS // 16) * 16
 
 
 def blocks(rng, what):
-    """A sequence for each seat; after a serial burst some have awaited none."""
+    """Return a sequence for each seat. For Settle.BURST, seats 1 and 2 have no burst to settle."""
     made = []
     for seat in range(COUNT):
         c = random_block(rng)
@@ -210,7 +210,7 @@ def blocks(rng, what):
 
 
 def settled(op, sequences, kv, what, members, device):
-    """The storage of all seats after the moves of some of them."""
+    """Return the storage of each seat after the moves of the seats in `members`."""
     roll, ended = torch.zeros(8, dtype=torch.int64), 2**33 + 5
     roll[(ended + 1) % 8] = sum(1 << seat for seat in members)
     roll[ended % 8] = 0xF
@@ -236,7 +236,7 @@ def test_only_seats_that_take_part_are_settled(device, op, what):
     given = settled(op, sequences, kv, what, members, device)
     for seat, own in enumerate(each):
         want = own.clone()
-        awaits = what is not Settle.BURST or seat != 2  # a look-up filled the chain of seat 2
+        awaits = what is not Settle.BURST or seat != 2  # seat 2 got its chain from a look-up
         if seat in members and awaits:
             op(
                 state.words(sequences[seat], device), want, capacity=CAPACITY,

@@ -1,5 +1,5 @@
-"""Contract under test: ring_settle moves and poisons the same bytes as the CPU engine's settle, and
-touches no other slot."""
+"""Contract under test: ring_settle moves the same KV as the CPU engine's settle, and writes NaN to
+the same slots. It touches no other slot."""
 
 import random
 
@@ -16,8 +16,8 @@ SLOTS = CAPACITY + BRANCHES * TAIL_SLOTS
 
 
 def random_block(rng, head=None):
-    """A sequence after `select`: an accepted path of a tree, and a next chain that is part of a
-    tail."""
+    """Return a sequence as `select` leaves it. It has an accepted path of a tree, and a next chain
+    that is part of a tail."""
     c = state.Sequence()
     depth = rng.choice([0, 1, 3, 20])
     path = [0]
@@ -40,7 +40,7 @@ def random_block(rng, head=None):
 
 
 def storage(layers, kv_heads, head_dim, device, seed=0):
-    """K and V in a wider buffer, in slot-major order."""
+    """Return K and V as a view of a wider buffer in slot-major order."""
     generator = torch.Generator().manual_seed(seed)
     wide = torch.randn(2, layers, SLOTS, kv_heads, head_dim + 4, generator=generator)
     return wide.to(device).transpose(2, 3)[..., :head_dim]
@@ -51,7 +51,7 @@ def same(a, b):
 
 
 def check(c, what, poison, device, layers=2, kv_heads=2, head_dim=8):
-    if what is Settle.BURST:  # after a miss, with a policy that answers it so
+    if what is Settle.BURST:  # after a miss, with a policy that drafts a serial burst then
         c.policy.on_miss, c.policy.burst, c.outcome.branch = 1, 4, -1
     given = storage(layers, kv_heads, head_dim, device)
     before = [x.cpu().contiguous().numpy() for x in given]
@@ -98,7 +98,7 @@ def test_wraps_at_every_offset(device):
 
 
 def test_the_longest_path_and_tail(device):
-    """63 nodes, 63 deep: the moves of several strides, each over the previous one."""
+    """An accepted path of 30 of 61 nodes is moved in several groups of slots, which overlap."""
     c = state.Sequence(head=100 + 31)
     c.outcome.n, c.outcome.branch = 30, -1
     c.outcome.path[:31] = [0, *range(3, 63, 2)]

@@ -1,4 +1,4 @@
-"""Contract under test: the state that the kernels read equals that of C++, word for word."""
+"""Contract under test: the structs that the kernels read have the same layout as those of C++."""
 
 import ctypes
 

@@ -1,6 +1,7 @@
-"""openai-python against a server: chats and completions, whole and streamed; totals as JSON.
+"""Sends chats and completions, whole and streamed, by openai-python; prints totals as JSON.
 
-Its arguments are the base address, the number of requests and the tokens of each.
+Its arguments are the server's address, the number of requests and the length of each answer in
+tokens.
 """
 
 import json
@@ -13,7 +14,7 @@ GREEDY = {"model": "demo", "temperature": 0, "extra_body": {"ignore_eos": True}}
 
 
 def main() -> None:
-    """Ask, and print the totals."""
+    """Send the requests, and print the totals."""
     base, requests, tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     client = openai.OpenAI(base_url=f"{base}/v1", api_key="none")
     found = {"requests": 0, "prompt": 0, "completion": 0, "accepted": 0, "drafted": 0}
@@ -30,7 +31,7 @@ def main() -> None:
 
 
 def ask(client: openai.OpenAI, number: int, tokens: int) -> Any:
-    """The usage of one request: every kind in turn."""
+    """Send one request and return its usage. The kind of the request depends on `number`."""
     say = [{"role": "user", "content": f"def f{number}("}]
     text = f"def f{number}("
     if number % 4 == 0:

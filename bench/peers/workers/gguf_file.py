@@ -1,7 +1,8 @@
-"""Writes a Hugging Face Llama folder as GGUF, once for each dtype; needs only numpy and `gguf`.
+"""Converts a Hugging Face Llama folder to GGUF, once per dtype; needs only numpy and `gguf`.
 
-llama.cpp rotates neighbouring pairs where Hugging Face rotates halves, so rows of q and k are
-moved. The vocabulary is left out (kind "none"): prompts come as ids.
+For rope, llama.cpp rotates neighbouring pairs of a head; Hugging Face rotates its halves. So the
+rows of q and k are reordered. The file has no vocabulary (tokenizer "none"), because prompts are
+given as ids.
 """
 
 import json
@@ -37,7 +38,7 @@ INSIDE = {
 
 
 def write_gguf(folder, build, dtype):
-    """Path of the file in the folder `build`, written if it does not exist."""
+    """Return the path of the GGUF file in the folder `build`. Writes it if it does not exist."""
     path = Path(build) / f"{Path(folder).name}-{dtype}.gguf"
     if not path.exists():
         part = path.with_suffix(".part")
@@ -78,7 +79,7 @@ def _write(folder, path, dtype):
 
 
 def name_of(name):
-    """GGUF's name of a Hugging Face tensor."""
+    """Return GGUF's name for a Hugging Face tensor."""
     if name in OUTSIDE:
         return OUTSIDE[name]
     _, _, layer, inner = name.split(".", 3)
@@ -92,7 +93,7 @@ def for_rope(values, heads):
 
 
 def tensors(path):
-    """(name, float32 values) of a safetensors file of bfloat16."""
+    """Yield (name, float32 values) of a safetensors file. Raises ValueError if one is not bf16."""
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     [length] = struct.unpack("<Q", data[:8])

@@ -1,10 +1,15 @@
-"""llama-cpp-python on the CPU: plain greedy decoding, and its draft-model path.
+"""llama-cpp-python on the CPU: greedy decoding, plain and speculative.
 
-Plain decoding and forwards call llama_decode through the package's C interface. Llama.generate
-would be slower: a small model would mostly wait for its Python. The speculative modes are
-Llama.generate with `draft_model`: its own prompt lookup, or a second Llama as the draft.
-generate_batch is plain decoding of several sequences, with one row of each in one llama_batch.
-prompt_lookup_bare is the same prompt lookup without Llama.generate. vocabulary loads no weights.
+Modes:
+
+    plain                calls llama_decode through the package's C interface; with a small model
+                         Llama.generate would spend most of the time in Python
+    prompt_lookup        Llama.generate with the package's own prompt lookup
+    draft_model          Llama.generate with a second Llama as the draft
+    prompt_lookup_bare   the package's prompt lookup and llama_decode, without Llama.generate
+    vocabulary           only the tokenizer; loads no weights
+
+generate_batch decodes several sequences plainly, with one row of each in one llama_batch.
 """
 
 import ctypes
@@ -16,14 +21,14 @@ from gguf_file import write_gguf
 from llama_cpp.llama_speculative import LlamaDraftModel, LlamaPromptLookupDecoding
 from serve import Clock, gap_of, serve, timed
 
-# Tokens guessed at a time. Prompt lookup: the value that its documentation gives for a CPU.
+# Draft tokens per round. For prompt lookup, its documentation advises this number on a CPU.
 LOOKUP, DRAFTED = 2, 4
-KV = {"float32": llama_cpp.GGML_TYPE_F32}  # other dtypes use its default, float16
-ROWS = 512  # per batch
+KV = {"float32": llama_cpp.GGML_TYPE_F32}  # with other dtypes the KV cache is float16, the default
+ROWS = 512  # most rows of a llama_batch
 
 
 class Rows:
-    """A Llama's context, driven by rows: tokens at positions, logits back."""
+    """One sequence in a Llama's context: takes tokens as rows, and gives their logits."""
 
     def __init__(self, llama, context=None):
         self.llama, self.context = llama, context or llama.ctx
@@ -31,7 +36,7 @@ class Rows:
         self.memory = llama_cpp.llama_get_memory(self.context)
         self.batch = llama_cpp.llama_batch_init(ROWS, 0, 1)
         self.held = []  # tokens whose keys and values are in the context
-        self.seconds = 0.0  # in llama_decode so far
+        self.seconds = 0.0  # time in llama_decode so far
 
     def cut(self, length):
         """Forget the tokens from `length` on."""
@@ -39,15 +44,17 @@ class Rows:
         del self.held[length:]
 
     def feed(self, tokens, all_logits=False):
-        """Feed tokens and return the logits of the last, [vocab]; with `all_logits` those of the
-        last batch, [rows, vocab]."""
+        """Run forwards over `tokens`. Returns the logits of the last token, [vocab].
+
+        With `all_logits` it returns the logits of all rows of the last llama_batch, [rows, vocab].
+        """
         for at in range(0, len(tokens), ROWS):
             self.fill(tokens[at : at + ROWS], all_logits)
             self.decode()
         return self.logits(all_logits)
 
     def fill(self, tokens, all_logits=False):
-        """Put tokens into the batch; they follow the tokens in the context."""
+        """Put tokens into the batch, at the positions that follow the tokens in the context."""
         head, last = len(self.held), len(tokens) - 1
         self.put([(0, head + i, token, all_logits or i == last) for i, token in enumerate(tokens)])
         self.held += tokens
@@ -65,7 +72,7 @@ class Rows:
             batch.logits[i] = wants
 
     def decode(self):
-        """Run one llama_decode of the batch. llama_get_logits waits for its end."""
+        """Run llama_decode on the batch. llama_get_logits waits until it has finished."""
         begin = time.perf_counter()
         code = llama_cpp.llama_decode(self.context, self.batch)
         if code:
@@ -74,12 +81,15 @@ class Rows:
         self.seconds += time.perf_counter() - begin
 
     def logits(self, all_logits=False):
-        """Logits as `feed` returns them; valid until the next `decode`."""
+        """Return logits as `feed` does. The array is valid until the next `decode`."""
         found = self.rows_of_logits(self.batch.n_tokens if all_logits else 1)
         return found if all_logits else found[0]
 
     def rows_of_logits(self, count):
-        """The first `count` rows that needed logits, [count, vocab]; valid until `decode`."""
+        """Return the logits of the first `count` rows that needed them, [count, vocab].
+
+        The array is valid until the next `decode`.
+        """
         floats = ctypes.cast(self.pointer, ctypes.POINTER(ctypes.c_float))
         return np.ctypeslib.as_array(floats, (count, self.vocab))
 
@@ -90,7 +100,7 @@ class Batch(Rows):
     def __init__(self, llama, sequences, length):
         params = type(llama.context_params).from_buffer_copy(llama.context_params)
         params.n_seq_max = sequences
-        params.n_ctx = sequences * (-(-length // 256) * 256)  # llama.cpp rounds the share so
+        params.n_ctx = sequences * (-(-length // 256) * 256)  # llama.cpp rounds up too
         context = llama_cpp.llama_init_from_model(llama.model, params)
         if not context:
             raise RuntimeError(f"llama_init_from_model: expected a context of {params.n_ctx} cells")
@@ -98,16 +108,19 @@ class Batch(Rows):
         self.sequences, self.length = sequences, length
 
     def holds(self, sequences, length):
-        """True if it has room for that many."""
+        """Return True if there is room for this number of sequences of this length."""
         return self.sequences >= sequences and self.length >= length
 
     def free(self):
-        """Give its memory back."""
+        """Free the memory."""
         llama_cpp.llama_batch_free(self.batch)
         llama_cpp.llama_free(self.context)
 
     def picks(self, rows):
-        """Feed rows in the format of `put`; returns the best token of each that needs logits."""
+        """Run forwards over rows in the format of `put`.
+
+        Returns the best next token for each row that needs logits.
+        """
         found = []
         for at in range(0, len(rows), ROWS):
             part = rows[at : at + ROWS]
@@ -118,8 +131,10 @@ class Batch(Rows):
         return found
 
     def generate(self, prompts, max_tokens):
-        """The answer of generate_batch: prefill all, then decode one row of each in every
-        llama_batch."""
+        """Prefill all prompts, then decode them with one row of each in every llama_batch.
+
+        Returns the answer to generate_batch.
+        """
         llama_cpp.llama_memory_clear(self.memory, True)
         begin = time.perf_counter()
         rows = [
@@ -139,7 +154,7 @@ class Batch(Rows):
 
 
 class Vocabulary:
-    """The tokenizer of a file."""
+    """The tokenizer of a GGUF file."""
 
     def __init__(self, path):
         params = llama_cpp.llama_model_default_params()
@@ -150,8 +165,10 @@ class Vocabulary:
         self.vocab = llama_cpp.llama_model_get_vocab(model)
 
     def ids(self, text):
-        """Encode a prompt, UTF-8. It may contain special tokens; those that surround a prompt are
-        added."""
+        """Encode a prompt, given as UTF-8 bytes.
+
+        Special tokens in the text are recognised. Those that surround a prompt are added.
+        """
         room = len(text) + 8
         found = (llama_cpp.llama_token * room)()
         count = llama_cpp.llama_tokenize(self.vocab, text, len(text), found, room, True, True)
@@ -159,7 +176,7 @@ class Vocabulary:
 
 
 class SecondModel(LlamaDraftModel):
-    """Guesses with a separate Llama, which keeps the tokens it has read."""
+    """Drafts with a separate Llama. Its context keeps the tokens that are still valid."""
 
     def __init__(self, llama):
         self.rows = Rows(llama)
@@ -187,7 +204,7 @@ class Peer:
         def model(source, **more):
             return llama_cpp.Llama(
                 source if dtype == "gguf" else write_gguf(source, build, dtype),
-                n_ctx=0,  # the model's own length
+                n_ctx=0,  # 0: the context length that the model states
                 n_batch=ROWS,
                 n_ubatch=ROWS,
                 n_threads=threads,
@@ -212,7 +229,7 @@ class Peer:
         return {"version": f"{llama_cpp.__version__}: {build_flags}"}
 
     def generate(self, ids, max_tokens):
-        """Decode greedily; the answer of `Clock`."""
+        """Decode greedily; returns the answer of `Clock`."""
         clock = Clock()
         if self.mode == "prompt_lookup_bare":
             self._looked_up(ids, max_tokens, clock)
@@ -228,7 +245,7 @@ class Peer:
         return clock.answer(max_tokens)
 
     def generate_batch(self, prompts, max_tokens):
-        """Decode greedily after all prompts at once."""
+        """Decode greedily after all prompts together; returns the answer of `Batch`."""
         size = len(prompts), max(map(len, prompts)) + max_tokens
         if self.batch is None or not self.batch.holds(*size):
             if self.batch is not None:
@@ -245,7 +262,7 @@ class Peer:
         clock.engine = self.rows.seconds - begin
 
     def _looked_up(self, ids, max_tokens, clock):
-        """Its prompt lookup drafts, and one llama_decode verifies the drafts."""
+        """Decode with llama-cpp-python's prompt lookup. One llama_decode verifies its drafts."""
         guess, known = LlamaPromptLookupDecoding(num_pred_tokens=LOOKUP), list(ids)
         known += self._first(ids, clock)
         begin = self.rows.seconds
@@ -266,12 +283,12 @@ class Peer:
         return first
 
     def gap(self, ids, token):
-        """Distance of `token`'s logit after `ids` from the best one."""
+        """Return how far the logit of `token` after `ids` is below the best; see `gap_of`."""
         self.rows.cut(0)
         return gap_of(self.rows.feed(ids), token)
 
     def forward(self, rows, context, times):
-        """Microseconds of each of `times` forwards over `rows` rows after `context` tokens."""
+        """Return the us of each of `times` forwards of `rows` rows after `context` tokens."""
         if self.mode != "plain":
             return {"us": None, "why": "a forward is the plain line's"}
         self.rows.cut(0)
@@ -285,14 +302,14 @@ class Peer:
         return {"us": found}
 
     def logits(self, ids, path):
-        """Write the logits of every position of `ids`, at most ROWS, after no context."""
+        """Write the logits of every position of `ids`, at most ROWS, to the file `path`."""
         self.rows.cut(0)
         found = self.rows.feed(ids, all_logits=True)
         found.tofile(path)
         return {"rows": len(found), "vocab": found.shape[1]}
 
     def tokenize(self, texts):
-        """Ids of each text as a prompt, special tokens in it recognised."""
+        """Return the ids of each text as a prompt. Special tokens in the text are recognised."""
         return {"ids": [self.vocabulary.ids(text.encode()) for text in texts]}
 
 

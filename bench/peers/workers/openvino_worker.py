@@ -1,8 +1,8 @@
 """openvino-genai on the CPU: plain greedy decoding, or with its `draft_model`.
 
-optimum-intel converts a Hugging Face folder once. Weights stay in the requested dtype if OpenVINO
-stores it (bfloat16 weights become float16), and arithmetic has that precision. openvino-genai
-itself reads a GGUF file and keeps its quantised weights.
+optimum-intel converts a Hugging Face folder once. Weights keep the requested dtype, but bfloat16
+weights are stored as float16. Arithmetic has the precision of the requested dtype. openvino-genai
+itself reads GGUF files, and keeps their quantised weights.
 """
 
 import os
@@ -17,12 +17,12 @@ from serve import Clock, gap_of, serve, timed
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 WEIGHTS = {"float32": "fp32", "bfloat16": "fp16"}
-DRAFTED, NGRAM = 4, 3  # tokens guessed at a time; longest n-gram that is looked up
+DRAFTED, NGRAM = 4, 3  # draft tokens per round; longest n-gram that is looked up
 MODEL = "openvino_model.xml"
 
 
 class Arrivals(openvino_genai.StreamerBase):
-    """Notes tokens as they are decided."""
+    """A streamer that notes when tokens arrive."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ class Arrivals(openvino_genai.StreamerBase):
         return openvino_genai.StreamingStatus.RUNNING
 
     def end(self):
-        """Do nothing: no token is held back."""
+        """Do nothing, because `write` keeps no token back."""
 
 
 class Peer:
@@ -65,7 +65,7 @@ class Peer:
         return {"version": f"{openvino_genai.__version__}, openvino {openvino.__version__}"}
 
     def generate(self, ids, max_tokens):
-        """Decode greedily; the answer of `Clock`."""
+        """Decode greedily; returns the answer of `Clock`."""
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens, config.ignore_eos, config.do_sample = max_tokens, True, False
         config.apply_chat_template = False
@@ -80,12 +80,12 @@ class Peer:
         return answer | {"ids": list(result.tokens[0])[:max_tokens]}
 
     def gap(self, ids, token):
-        """Distance of `token`'s logit after `ids` from the best one."""
+        """Return how far the logit of `token` after `ids` is below the best; see `gap_of`."""
         self._infer_from(ids, 0)
         return gap_of(self.request.get_tensor("logits").data[0, -1], token)
 
     def forward(self, rows, context, times):
-        """Microseconds of each of `times` forwards over `rows` rows after `context` tokens."""
+        """Return the us of each of `times` forwards of `rows` rows after `context` tokens."""
         if self.mode != "plain":
             return {"us": None, "why": "a forward is the plain line's"}
         ids = list(range(1, context + rows + 1))
@@ -117,7 +117,7 @@ class Peer:
 
 
 def linked(file, build):
-    """A link to a GGUF file in a folder in which OpenVINO may write its converted files."""
+    """Return a link to a GGUF file, in a folder where OpenVINO may write its converted files."""
     file = Path(file).resolve()
     out = Path(build) / f"{file.stem}-openvino" / file.name
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def linked(file, build):
 
 
 def converted(folder, build, dtype):
-    """The folder of OpenVINO's model and tokenizer, made if it does not exist."""
+    """Return the folder of OpenVINO's model and tokenizer. Makes it if it does not exist."""
     out = Path(build) / f"{Path(folder).name}-openvino-{WEIGHTS[dtype]}"
     if not out.is_dir():
         from optimum.exporters.openvino import main_export
@@ -139,7 +139,7 @@ def converted(folder, build, dtype):
             part,
             task="text-generation-with-past",
             library_name="transformers",
-            convert_tokenizer=True,  # its draft_model compares vocabularies
+            convert_tokenizer=True,  # OpenVINO's draft_model compares vocabularies
             ov_config=OVConfig(dtype=WEIGHTS[dtype]),
         )
         part.replace(out)

@@ -1,7 +1,7 @@
-"""Code that the workers of all peers share: JSON lines on stdin and stdout, standard library only.
+"""The loop that all workers share: JSON lines on stdin and stdout, standard library only.
 
-A worker runs in its peer's environment, which has no sbrt. Each line read is a request {"op": ...,
-arguments}; each line written is its answer, or {"error": one sentence}:
+A worker runs in its peer's environment, which has no sbrt. Each input line is a request
+{"op": ..., arguments}. Each output line is the answer, or {"error": one sentence}:
 
     open      folder, draft (or null), dtype, mode, threads, build -> version
     generate  ids, max_tokens -> ids, seconds, timed; perhaps picking
@@ -11,10 +11,11 @@ arguments}; each line written is its answer, or {"error": one sentence}:
     logits    ids, path -> rows, vocab; writes float32 [rows, vocab] to path (llama.cpp only)
     tokenize  texts -> ids, of each (llama.cpp only)
 
-`folder` and `draft` are Hugging Face folders, or GGUF files for the dtype gguf. `timed` of the ids
-took `seconds`: from the first token, after prefill, to the last. The worker's own loop spent
-`picking` of these seconds. `total` seconds include prefill. `gap`: how much larger the best logit
-after `ids` is than that of `token`, relative to the best (at least 1).
+`folder` and `draft` are Hugging Face folders, or GGUF files for the dtype gguf. `seconds` is the
+time from the first token, after prefill, to the last. `timed` tokens were generated in this time.
+The worker's own loop, not the engine, took `picking` of these seconds. `total` is the time with
+prefill. `gap` is how far the logit of `token` after `ids` is below the best logit. It is relative
+to max(1, the best).
 """
 
 import json
@@ -42,7 +43,7 @@ class Clock:
     def __init__(self):
         self.ids, self.times = [], []
         self.first = 0
-        self.engine = None  # seconds in the engine after prefill, if the worker's loop counts them
+        self.engine = None  # seconds of the engine itself after prefill, if the worker knows them
 
     def add(self, ids):
         """Note that `ids` have arrived."""
@@ -51,7 +52,7 @@ class Clock:
         self.first = self.first or len(self.ids)
 
     def answer(self, max_tokens):
-        """The answer, cut to max_tokens for a method that may overshoot."""
+        """Return the answer to `generate`, cut to max_tokens, because a method may overshoot."""
         seconds = self.times[-1] - self.times[0] if self.times else 0.0
         timed = len(self.ids) - self.first
         answer = {"ids": self.ids[:max_tokens], "seconds": seconds, "timed": timed}
@@ -59,13 +60,13 @@ class Clock:
 
 
 def timed(run):
-    """Microseconds that run() takes."""
+    """Return the microseconds that run() takes."""
     begin = time.perf_counter()
     run()
     return (time.perf_counter() - begin) * 1e6
 
 
 def gap_of(logits, token):
-    """`logits`: [vocab], any object with max() and an index."""
+    """Return the answer to `gap`. logits: [vocab], any object with max() that can be indexed."""
     best = float(logits.max())
     return {"gap": (best - float(logits[token])) / max(abs(best), 1.0)}

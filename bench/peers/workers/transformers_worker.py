@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 
 class Arrivals(BaseStreamer):
-    """Notes tokens as they are decided; the first to arrive is the prompt."""
+    """A streamer that notes when tokens arrive."""
 
     def __init__(self):
         self.clock, self.is_prompt = Clock(), True
@@ -22,7 +22,7 @@ class Arrivals(BaseStreamer):
             self.clock.add(value.flatten().tolist())
 
     def end(self):
-        """Do nothing: no token is held back."""
+        """Do nothing, because `put` keeps no token back."""
 
 
 class Peer:
@@ -41,7 +41,7 @@ class Peer:
 
     @torch.inference_mode()
     def generate(self, ids, max_tokens):
-        """Decode greedily; the answer of `Clock`."""
+        """Decode greedily; returns the answer of `Clock`."""
         arrivals, prompt = Arrivals(), torch.tensor([ids])
         self.model.generate(
             prompt,
@@ -56,24 +56,24 @@ class Peer:
 
     @torch.inference_mode()
     def gap(self, ids, token):
-        """Distance of `token`'s logit after `ids` from the best one."""
+        """Return how far the logit of `token` after `ids` is below the best; see `gap_of`."""
         return gap_of(self.model(torch.tensor([ids])).logits[0, -1].float(), token)
 
     @torch.inference_mode()
     def forward(self, rows, context, times):
-        """Microseconds of each of `times` forwards over `rows` rows after `context` tokens."""
+        """Return the us of each of `times` forwards of `rows` rows after `context` tokens."""
         cache = DynamicCache(config=self.model.config)
         ids = torch.arange(context + rows)[None] + 1
         self.model(ids[:, :context], past_key_values=cache)
         found = []
         for _ in range(times):
             found.append(timed(lambda: self.model(ids[:, context:], past_key_values=cache)))
-            cache.crop(-rows)  # number of tokens to remove, negative
+            cache.crop(-rows)  # removes the last `rows` tokens
         return {"us": found}
 
 
 def load(folder, dtype):
-    """A model that continues after an end-of-sequence token."""
+    """Load a model that continues after an end-of-sequence token."""
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
     ).eval()

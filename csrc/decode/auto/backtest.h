@@ -1,4 +1,5 @@
-// Replays chains on the tokens that were committed: evidence that costs no forward.
+// Replays chains on the committed tokens. So `auto` learns how well methods would have worked,
+// without any forward.
 #pragma once
 
 #include <array>
@@ -9,26 +10,27 @@
 
 namespace sbrt {
 
-// Paths of the draft's first choices. A token of such a path is accepted if it was the first choice
-// there. So the ranks of the newest tokens give the yield of rounds of any depth.
+// Predicts rounds whose chain is a path of the draft's most probable tokens. A node of such a path
+// is accepted if the draft ranked the committed token first. So the ranks of the newest tokens tell
+// how many tokens a round commits, for any depth of the path.
 class PathReplay {
  public:
-  static constexpr int kWindow = 128;  // newest tokens whose rank is known
+  static constexpr int kWindow = 128;  // most ranks that are used, those of the newest tokens
   static constexpr int kDepth = 16;    // deepest path
 
-  // Begins a sequence with its root at `head`. It starts with the acceptance of the last sequence.
+  // Begins a sequence whose root is at `head`, with the acceptance of the last sequence.
   void begin(int64_t head) {
     first_ = acceptance_;
     first_output_ = head + 1;
   }
-  // Reads the known ranks of the tokens up to `head`; null: none is known. Lanes may be writing
-  // some.
+  // Reads the known ranks of the tokens up to `head`; null: no rank is known. Lanes may write ranks
+  // meanwhile.
   void read(const uint8_t* rank, int64_t head);
-  // Tokens of a round, including the target's own, whose path has `depth` nodes.
+  // Expected tokens of a round whose path has `depth` nodes. The target's own token counts too.
   double tokens(int depth) const { return tokens_[depth]; }
-  // Share of tokens among the draft's first `n` candidates.
+  // Share of committed tokens that are among the draft's `n` most probable ones.
   double coverage(int n) const;
-  int evidence() const { return n_; }
+  int evidence() const { return n_; }  // number of ranks that were read
 
  private:
   std::array<uint8_t, kWindow> rank_{};  // oldest first
@@ -38,7 +40,7 @@ class PathReplay {
   std::array<double, kDepth + 1> tokens_{};
 };
 
-// Rounds of `lookup`, replayed on the trunk.
+// Replays rounds of the method `lookup` on the trunk.
 class LookupReplay {
  public:
   explicit LookupReplay(int gamma) : gamma_(gamma) {}
@@ -47,8 +49,9 @@ class LookupReplay {
   void begin(const int32_t* trunk, const TrunkIndex& index, int64_t head);
   // Replays all rounds that have ended at `head`.
   void read(const int32_t* trunk, const TrunkIndex& index, int64_t head);
-  double tokens() const { return rounds_ > 0 ? tokens_ / rounds_ : 1; }  // per round
-  double share() const { return rounds_ > 0 ? chains_ / rounds_ : 0; }   // of whole chains
+  double tokens() const { return rounds_ > 0 ? tokens_ / rounds_ : 1; }  // tokens per round
+  // Share of the rounds in which the look-up found a chain.
+  double share() const { return rounds_ > 0 ? chains_ / rounds_ : 0; }
 
  private:
   int gamma_;

@@ -1,5 +1,5 @@
-// The ratio of the time of the target's rounds to the measured time of their forwards. A machine
-// that is shared becomes slower and faster, and a measurement for some rows may be wrong.
+// Tracks how long the target's rounds take, relative to the times that were measured at the start.
+// A shared machine becomes slower and faster, and a measurement for some row counts may be wrong.
 #pragma once
 
 #include <algorithm>
@@ -14,16 +14,16 @@ class Pace {
  public:
   Pace() { own_.fill(1); }
 
-  double now() const { return now_; }  // for all rows
+  double now() const { return now_; }  // ratio over all row counts
   double of(int rows) const { return now_ * own_[rows]; }
   int64_t age() const { return age_; }  // rounds since the last observation
 
-  // A round verified `rows` rows and took `ratio` times the measured time.
+  // Reports a round that verified `rows` rows and took `ratio` times the measured time.
   void saw(int rows, double ratio) {
     constexpr double kQuick = 0.05, kSlow = 0.02, kMost = 1.6;
     age_ = 0;
     const double all =
-        std::clamp(ratio / own_[rows], 0.5 * now_, 2 * now_);  // limits interruptions
+        std::clamp(ratio / own_[rows], 0.5 * now_, 2 * now_);  // limits the effect of interruptions
     now_ += kQuick * (all - now_);
     own_[rows] += kSlow * (std::clamp(ratio / now_, 0.5, 2.0) - own_[rows]);
     own_[rows] = std::clamp(own_[rows], 1 / kMost, kMost);
@@ -32,7 +32,7 @@ class Pace {
 
  private:
   double now_ = 1;
-  std::array<double, kMaxRows + 1> own_{};  // by rows
+  std::array<double, kMaxRows + 1> own_{};  // [rows] correction of now_ for this number of rows
   int64_t age_ = 0;
 };
 

@@ -1,6 +1,6 @@
-// Finds an earlier place in the trunk that matches a position. It gives the same result as
-// after_match(), which reads the whole trunk, by a chain of earlier places with the same two
-// tokens. Host code.
+// Finds the earlier place in the trunk whose tokens match the trunk's end best. after_match() of
+// round/lookup_op.h gives the same result, but reads the whole trunk. This class follows a list of
+// the earlier places with the same last two tokens. Host code.
 #pragma once
 
 #include <array>
@@ -25,8 +25,8 @@ class TrunkIndex {
   static constexpr uint32_t kBits = 12;
   static uint32_t place(int32_t first, int32_t second);
 
-  std::array<int64_t, size_t{1} << kBits> last_{};  // position of the newest pair, -1: none
-  Buffer<int64_t> before_;                          // [position] the previous position in its chain
+  std::array<int64_t, size_t{1} << kBits> last_{};  // newest position of a pair, -1: none
+  Buffer<int64_t> before_;                          // [position] the previous position in its list
   int64_t length_ = 0;
 };
 

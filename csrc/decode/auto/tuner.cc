@@ -9,22 +9,22 @@
 namespace sbrt {
 namespace {
 
-constexpr double kShare = 0.01;  // share of decoding time for trials
-constexpr double kStart = 16;    // allowance at first, and
-constexpr double kMost = 400;    // at most, in passes of plain decoding
-constexpr double kHope = 0.3;   // hope: an untried policy may be better than expected by this share
-constexpr double kEnough = 12;  // rounds after which a policy counts as tried
-constexpr double kMargin = 1.02;        // a change must promise more than this factor
-constexpr double kFading = 0.95;        // factor of a round's weight in `recent` per later round
-constexpr double kForecastWeight = 12;  // rounds that a forecast counts for, next to `recent`
+constexpr double kShare = 0.01;   // share of decoding time that trials may take
+constexpr double kStart = 16;     // allowance for trials at first, in rounds of plain decoding
+constexpr double kMost = 400;     // largest allowance, in rounds of plain decoding
+constexpr double kHope = 0.3;     // share by which an untried policy may exceed its forecast
+constexpr double kEnough = 12;    // rounds after which a policy counts as tried
+constexpr double kMargin = 1.02;  // a change must promise more than this factor
+constexpr double kFading = 0.95;  // factor of a round's weight in `recent` per later round
+constexpr double kForecastWeight = 12;  // weight of a forecast next to `recent`, in rounds
 constexpr int kTrial = 6;               // rounds of a trial
-constexpr int kStay = 4;                // rounds between two comparisons
-constexpr int kAloneStay = 12;          // the same while nothing is drafted
+constexpr int kStay = 4;                // rounds between two comparisons of policies
+constexpr int kAloneStay = 12;          // the same while the policy does not draft
 constexpr int64_t kStale = 512;         // rounds after which the target's pace is measured again
-constexpr double kRepriced = 0.1;       // change of a rate after which nodes are priced again
-constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // tokens
+constexpr double kRepriced = 0.1;       // relative change of a rate that changes prices of nodes
+constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // least and most of look_after_, in tokens
 
-// Returns the tokens per look-up under this policy; 0 without look-ups.
+// Returns the most tokens of a look-up under this policy; 0 without look-ups.
 int looked_up(const Policy& p) {
   if (p.on_miss == kLookup) return p.burst;
   return p.lookup ? kMostFound / 2 : 0;
@@ -54,16 +54,16 @@ Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t lo
   allowance_ = kStart * plain_ns();
 }
 
-// Rows of a forward if every sequence with the same policy has `rows` rows.
+// Rows of a forward, `most` at most, if each sequence with the same policy has `rows` rows.
 int Tuner::shared(int rows, int most) const { return std::min(alike_ * rows + others_, most); }
 
-// Time of a round of the target alone.
+// Time in ns of a round without a draft.
 double Tuner::alone_ns(int rows) const {
   const int all = shared(rows, kMaxRows);
   return pace_.of(all) * static_cast<double>(costs_.alone.target[all] + costs_.round);
 }
 
-// Time of a draft step. Sequences with other policies have no rows in it.
+// Time in ns of a draft step. Sequences with other policies have no rows in it.
 double Tuner::draft_ns(const LaneCosts& costs, int rows) const {
   return static_cast<double>(costs.draft[std::min(alike_ * rows, kCostRows)]);
 }
@@ -85,13 +85,13 @@ void Tuner::begin(const Sequence& c) {
   look_after_ = std::max(kFirstLook, look_after_ / 2);
 }
 
-// The first step reads one or two new tokens of the last round; the others have a row for each
-// place that grows.
+// Time in ns of a serial burst of `depth` steps. The first step has one or two rows, for new tokens
+// of the last round. Each other step has a row for every node that it extends.
 double Tuner::burst_ns(const Policy& p, int depth) const {
   return draft_ns(costs_.alone, 2) + (depth - 1.0) * draft_ns(costs_.alone, p.burst_width);
 }
 
-// A serial round that drafts a path of `depth` nodes, or a tree of about that depth.
+// Forecast for a serial round that drafts a path of `depth` nodes, or a tree of about that depth.
 Yield Tuner::serial_forecast(const Policy& p, int depth) const {
   const int rows = 1 + std::min(p.nodes, p.burst_width > 1 ? depth + depth / 2 : depth);
   const auto target = static_cast<double>(costs_.alone.target[shared(rows, kMaxRows)] +
@@ -106,13 +106,13 @@ int Tuner::best_depth(const Policy& p) const {
   return best;
 }
 
-// Share of rounds whose outcome is among the branches, if these are spread evenly over nodes.
+// Share of rounds whose outcome is among the branches, if branches are spread evenly over nodes.
 double Tuner::foreseen(const Policy& p) const {
   const int depth = std::min(p.gamma, PathReplay::kDepth);
   return path_.coverage(1 + std::max(1, p.branches / (depth + 1)));
 }
 
-// A tree also has second choices. A round after a miss has a short chain or none.
+// In a tree the draft's second choices also count. After a miss the next chain is short or empty.
 Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const Policy& p = arm.policy;
   const int depth = std::min(p.gamma, PathReplay::kDepth);
@@ -129,8 +129,8 @@ Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const double after = p.on_miss == kLookup ? played(arm).tokens() : path_.tokens(burst);
   const auto more = static_cast<double>(costs_.overhead(false, true));
   const auto turns = static_cast<double>(burst > 0 ? costs_.turns : 0);
-  // Only a round in which all sequences missed has a burst. Otherwise one that missed has only its
-  // root.
+  // There is a serial burst only if all sequences missed. Otherwise a sequence that missed verifies
+  // only its root.
   const double bursts = burst > 0 ? std::pow(1 - ready, alike_ - 1) : 1;
   const double missed = bursts * after + (1 - bursts);
   return {ready * hit + (1 - ready) * missed,
@@ -153,14 +153,14 @@ Yield Tuner::forecast(const Arm& arm) const {
 // Look-ups in a drafted chain yield about half of what they yield alone, because the draft predicts
 // the rest, too.
 Yield Tuner::joined(const Arm& arm, const Yield& drafted) const {
-  constexpr double kOwn = 0.5;  // a guess, as is the next; rounds correct the forecasts
+  constexpr double kOwn = 0.5;  // a guess, like kRows; measured rounds correct the forecasts
   constexpr int kRows = 4;      // rows that look-ups add to a chain
   const LookupReplay& alone = played(arm);
   return {drafted.tokens + kOwn * (alone.tokens() - 1),
           drafted.ns + alone.share() * (alone_ns(1 + kRows) - alone_ns(1))};
 }
 
-// True if it could not pay even if every token were accepted.
+// Returns true if a policy could not beat plain decoding even if every token were accepted.
 bool Tuner::is_hopeless(const Arm& arm) const {
   if (arm.kind < ArmKind::serial) return false;
   const bool serial = arm.kind == ArmKind::serial;
@@ -175,8 +175,8 @@ bool Tuner::is_hopeless(const Arm& arm) const {
   return true;
 }
 
-// more_ns: added to every round. For a policy that drafts nothing, all rounds have been replayed:
-// only the pace remains to be learnt.
+// Returns the tokens per ns that a policy should reach. more_ns: time added to every round. For a
+// policy that does not draft, the replay has given the tokens, so its measured rounds do not count.
 double Tuner::expected_rate(const Arm& arm, double more_ns) const {
   const Yield ahead = forecast(arm);
   if (arm.kind < ArmKind::serial) return ahead.rate();
@@ -202,8 +202,8 @@ void Tuner::learn() {
   fit = std::clamp(fit * std::pow(miss, rate), kLeast, kLimit);
 }
 
-// The running policy is only replaced by one that is better by a margin. Between plain decoding and
-// look-ups there is no margin: without repetition a look-up finds nothing, and is plain decoding.
+// Returns the policy with the best rate. So that small differences change nothing, the running
+// policy counts kMargin better than its rate, and a policy that drafts kMargin worse.
 int Tuner::best_of(bool in_reach) const {
   const auto claim = [this](int i) {
     const bool dear = arms_[i].kind >= ArmKind::serial;
@@ -223,7 +223,7 @@ void Tuner::look(const Sequence& c, int64_t head) {
   for (size_t i = 0; i < arms_.size(); ++i)
     if (looked_up(arms_[i].policy) > 0) lookups_[i].read(c.trunk, index_, head);
   learn();
-  // A draft must first read the tokens that it lacks: that cost is spread over the next rounds.
+  // A draft must first read the tokens that it lacks. Their cost is spread over the next rounds.
   constexpr double kRounds = 12;
   const double missed = idle ? catch_up_ns(head - c.draft_have) / kRounds : 0;
   for (Arm& arm : arms_) arm.rate = expected_rate(arm, arm.kind < ArmKind::serial ? 0 : missed);
@@ -245,8 +245,8 @@ int Tuner::best_alone() const {
   return best;
 }
 
-// A policy that might be the best but is not known well enough, or -1. The less is known of a
-// policy, the more it may be better than expected.
+// Returns a policy that might be the best but has too few measured rounds, or -1. The fewer rounds
+// a policy has, the more it may exceed its forecast.
 int Tuner::worth_trying(int best, bool in_reach) const {
   const auto paid = [this](const Arm& arm) {
     return kTrial * forecast(arm).ns * 0.5 <= allowance_;
@@ -264,7 +264,7 @@ int Tuner::worth_trying(int best, bool in_reach) const {
   return found;
 }
 
-// Results of rounds shared by more or fewer sequences do not apply to these.
+// The results of rounds that more or fewer sequences shared do not apply any more.
 void Tuner::share(int alike, int others) {
   if (alike == alike_ && others == others_) return;
   alike_ = alike;
@@ -305,8 +305,9 @@ bool Tuner::stays(const Sequence& c, int64_t head) {
   return !leaves_;
 }
 
-// Sets the cost of nodes for the current policy: the time of a round by its rows, and the least
-// probability of a worthwhile node. Another row in a draft step must pay at the expected rate.
+// Sets the prices by which a draft grows trees: the time of a round by its rows, and the least
+// probability at which a node is worth its time. A node's time is that of its row in a draft step
+// and in the verification, in which the expected rate would give `least` tokens.
 void Tuner::price(Sequence& c) {
   const Arm& arm = arms_[running_];
   priced_ = arm.rate;
@@ -349,7 +350,7 @@ void Tuner::saw(const Brought& round) {
   arm.recent.tokens = arm.recent.tokens * kFading + got;
   arm.recent.ns = arm.recent.ns * kFading + took;
   arm.weight = arm.weight * kFading + 1;
-  // Observations of other policies age.
+  // Observations of other policies fade.
   for (Arm& other : arms_) {
     other.known[dist_] *= 1 - kFade * got;
     if (&other != &arm) other.fit[dist_] = std::pow(other.fit[dist_], 1 - kFade * got);

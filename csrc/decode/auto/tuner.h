@@ -1,12 +1,12 @@
-// `auto`: chooses the policy of the next rounds by expected tokens per time.
+// `auto`: selects the policy of the next rounds by expected tokens per time.
 //
-// It predicts a policy's tokens per round from the recent past: how many of the committed tokens a
-// path of the draft's first choices, or a look-up, would have got right (backtest.h). It predicts
-// the time from the measured cost of forwards and the machine's present pace (pace.h). For policies
-// that draft, both forecasts are corrected by measured rounds. A policy that might be the best is
-// tried for a few rounds; an allowance, a fixed share of all decoding time, pays for trials.
-// Nothing here changes a token. This is host code: it computes while a round is in flight, and
-// changes policies between two.
+// It predicts a policy's tokens per round from the recent past: how many committed tokens the
+// draft's most probable tokens, or a look-up, would have predicted (backtest.h). It predicts the
+// time of a round from the measured times of forwards and the machine's present pace (pace.h). For
+// policies that draft, measured rounds correct both forecasts. A policy that might be the best is
+// tried for a few rounds. Trials may take a fixed share of all decoding time. The choice of a
+// policy changes no token. This is host code: it computes while a round is in flight, and changes
+// policies between rounds.
 #pragma once
 
 #include <cstdint>
@@ -24,22 +24,22 @@ enum class ArmKind { plain, lookup, serial, overlapped };
 
 ArmKind kind_of(const Policy& policy);
 
-// Results of a round.
+// Measured results of a round.
 struct Brought {
   int64_t tokens = 0;
-  int64_t ns = 0;       // 0: unknown
-  int rows = 1;         // rows of its verification, over all sequences
-  bool steady = false;  // it was enqueued before the previous round had ended
-  bool hit = false;     // its outcome was prepared
+  int64_t ns = 0;       // time that the round took; 0: unknown
+  int rows = 1;         // rows of the round's verification, over all sequences
+  bool steady = false;  // the round was enqueued before the previous round had ended
+  bool hit = false;     // the round's outcome was among the branches
 };
 
-// Tokens and time of a round, expected or summed.
+// Tokens and ns: those expected in one round, or the sums of several rounds.
 struct Yield {
   double tokens = 0, ns = 0;
   double rate() const { return ns > 0 ? tokens / ns : 0; }
 };
 
-// The number of prepared outcomes, relative to the predicted number.
+// The number of hits, relative to the predicted number.
 class Readiness {
  public:
   double fit() const { return (hits_ + kPrior * kWeight) / (foreseen_ + kWeight); }
@@ -50,8 +50,8 @@ class Readiness {
   }
 
  private:
-  static constexpr double kPrior = 0.8;  // used at first, with the weight of
-  static constexpr double kWeight = 12;  // this number of rounds
+  static constexpr double kPrior = 0.8;  // ratio that is assumed at first
+  static constexpr double kWeight = 12;  // weight of that assumption, in rounds
 
   double hits_ = 0, foreseen_ = 0;
 };
@@ -61,45 +61,46 @@ class Tuner {
   struct Arm {
     Policy policy;
     ArmKind kind = ArmKind::plain;
-    bool hopeless = false;     // it would not pay even if every token were accepted
-    double fit[2] = {1, 1};    // measured rate over the forecast: greedy, sampled
-    double known[2] = {0, 0};  // rounds that `fit` is based on; fades
+    bool hopeless = false;     // no faster than plain decoding even if every token were accepted
+    double fit[2] = {1, 1};    // measured rate / predicted rate: greedy, sampled
+    double known[2] = {0, 0};  // number of rounds that `fit` is based on; old ones fade
     Yield recent;              // yield in this sequence; the newest rounds have most weight
     double weight = 0;         // rounds in `recent`
     double rate = 0;           // tokens per ns, expected at the last comparison
-    int64_t rounds = 0;        // rounds of this sequence
+    int64_t rounds = 0;        // rounds of this sequence under this policy
   };
 
-  // Policies: the first is plain decoding. costs: ns of forwards. Both never change. longest:
-  // tokens of the longest trunk.
+  // policies: the candidates, plain decoding first. costs: times of forwards in ns. Neither changes
+  // later. longest: tokens of the longest trunk.
   Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t longest);
 
   // Begins a sequence whose prompt is in the trunk.
   void begin(const Sequence& c);
-  // True if a policy that could pay needs the draft.
+  // True if some policy that is not hopeless needs the draft.
   bool drafts() const { return drafts_; }
 
-  // Sets the number of sequences that share rounds from here on: `alike` choose the same policy as
+  // Sets the number of sequences that share rounds from now on. `alike` have the same policy as
   // this one, itself included, and `others` have one row each.
   void share(int alike, int others);
-  // For shared rounds. look() predicts each policy's rate, as Arm::rate; follow() sets the next
-  // policy.
+  // For shared rounds. look() predicts each policy's rate and stores it in Arm::rate. follow() sets
+  // the policy of the next rounds.
   void look(const Sequence& c, int64_t head);
   void follow(Sequence& c, int arm);
-  // Before a round, with none in flight: sets the policy and the prices of its nodes.
+  // Called before a round, with none in flight: sets the policy and the prices of nodes.
   void next(Sequence& c);
-  // Instead, with a round in flight and the root before it at `head`: true if the round after it
-  // may be enqueued under the same policy. If false, the caller must call next(), and the answer
-  // stays false until then.
+  // Called instead of next() while a round is in flight whose root is at `head`. Returns true if
+  // another round may be enqueued with the same policy. If it returns false, it does so until the
+  // caller has called next().
   bool stays(const Sequence& c, int64_t head);
-  // After a round of the policy that next() set last.
+  // Reports a round of the policy that next() set last.
   void saw(const Brought& round);
-  // True if the draft should read the tokens that it lacks up to `head`, so that it can be rated.
+  // True if the draft should read the tokens up to `head` that it lacks. Their ranks tell how well
+  // policies that draft would work. looked() reports that it has done so in `ns`.
   bool wants_to_look(const Sequence& c, int64_t head) const;
   void looked(int64_t ns);
 
   const std::vector<Arm>& arms() const { return arms_; }
-  // True if the policy may run. in_reach: the draft has positions for the next rounds.
+  // True if the policy may run. in_reach: the draft's context has room for the next rounds.
   static bool may_run(const Arm& arm, bool in_reach) {
     return !arm.hopeless && (arm.kind < ArmKind::serial || in_reach);
   }
@@ -135,19 +136,20 @@ class Tuner {
   PathReplay path_;
   std::vector<LookupReplay> lookups_;  // one for each arm
   bool drafts_ = false;
-  int alike_ = 1, others_ = 0;  // share()
-  int running_ = 0;             // set by the last next()
-  int current_ = 0;             // next() will set it
+  int alike_ = 1, others_ = 0;  // as given to share()
+  int running_ = 0;             // policy that the last next() set
+  int current_ = 0;             // policy that the next call of next() will set
   int stay_ = 0;                // rounds until the next comparison
-  double priced_ = 0;           // rate for which nodes were priced
+  double priced_ = 0;           // rate for which the prices of nodes were set
   bool trying_ = false;         // the next round reported to saw() belongs to a trial
-  bool tries_ = false;          // so do the rounds after it
+  bool tries_ = false;          // the rounds after that one belong to a trial
   bool leaves_ = false;         // stays() has returned false
   bool has_news_ = true;        // the draft has new distributions
   int dist_ = 0;                // 0: greedy, 1: sampled, which takes longer
   double allowance_ = 0;        // ns that trials may still cost
-  int64_t look_after_ = 0;  // tokens that the draft may lack before it is rated again: longer the
-                            // more often that was in vain
+  // While no policy drafts, the draft lacks tokens. At this number of tokens it reads them, so that
+  // it can be rated. The number doubles each time, until a policy that drafts runs.
+  int64_t look_after_ = 0;
 };
 
 }  // namespace sbrt

@@ -1,5 +1,5 @@
-// The bell wakes the host when an event is reached, or at a time limit. An atomic has no wait with
-// a time limit.
+// Wakes the host when an event is reached or a time limit is over. An atomic cannot be waited for
+// with a time limit.
 #pragma once
 
 #include <atomic>
@@ -14,20 +14,21 @@ namespace sbrt {
 
 class Bell {
  public:
-  // Called after the store of an event. Both sides store, then load what the other stores,
-  // sequentially consistent. So at least one of them sees the other's store.
+  // Called after an event's value was stored. The stream and the host each store, and then load
+  // what the other stores, all sequentially consistent. So at least one of them sees the other's
+  // store.
   void ring(const Event& event) {
     if (awaited_.load(std::memory_order_seq_cst) != &event) return;
     {
       const std::lock_guard lock(mutex_);
-    }  // now the host either sleeps, or will look again
+    }  // now the host either sleeps, or will load the value again
     rung_.notify_all();
   }
 
-  // Called by the one host thread. Returns true if event >= value before Trace::now() is at
-  // `until`.
+  // Called by the host thread only. Returns true once event >= value, or false if Trace::now()
+  // reaches `until` first.
   bool wait(Event& event, int64_t value, int64_t until) {
-    // Waking a sleeping host costs a lane some ten microseconds in every round.
+    // Spin first, because waking a sleeping host costs a lane about ten microseconds per round.
     for (int spin = 0; spin < kSpins + kYields; ++spin) {
       if (event.reached() >= value) return true;
       if (spin < kSpins)

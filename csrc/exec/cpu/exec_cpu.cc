@@ -16,7 +16,7 @@ namespace {
 
 class CpuStream final : public CommandStream {
  public:
-  // The first stream takes cores from the front of the list, the others from the back.
+  // The first stream takes cores from the front of the list of usable cores, others from the back.
   CpuStream(int threads, bool first, bool has_ranges, Failure& failure, Bell& bell)
       : failure_(failure),
         bell_(bell),
@@ -89,7 +89,7 @@ class CpuStream final : public CommandStream {
   std::array<Command, kDepth> queue_;
   alignas(64) std::atomic<uint32_t> pushed_{0};
   alignas(64) std::atomic<uint32_t> done_{0};
-  std::thread thread_;  // last: it starts after all other members exist
+  std::thread thread_;  // the last member, because the thread uses all others
 };
 
 class CpuExec final : public Exec {

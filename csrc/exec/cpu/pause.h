@@ -1,4 +1,4 @@
-// Waiting on an atomic: a short spin first, because rounds are shorter than a wake-up, then a wait
+// Waits for an atomic: by a short spin first, because a round is shorter than a wake-up, and then
 // in the kernel.
 #pragma once
 
@@ -19,20 +19,21 @@ inline void cpu_relax() {
 #endif
 }
 
-constexpr int kSpins = 400;    // some ten microseconds
-constexpr int kYields = 1000;  // some hundred more if no other thread wants the core
+constexpr int kSpins = 400;    // about ten microseconds
+constexpr int kYields = 1000;  // about a hundred microseconds if no other thread wants the core
 
-// Stores and wakes. The store is sequentially consistent, because notify looks for waiters with a
-// plain load. If that load passed the store, a waiter that has just read the old value would sleep
-// for ever.
+// Stores a value and wakes the waiters. The store is sequentially consistent, because notify_all()
+// looks for waiters with a plain load. If that load ran before the store, a waiter that has just
+// read the old value would sleep for ever.
 template <class T>
 void publish(std::atomic<T>& a, T value) {
   a.store(value, std::memory_order_seq_cst);
   a.notify_all();
 }
 
-// Returns once done(value) is true of the value just loaded (acquire). `yields`: how often to yield
-// the core before sleeping. This pays if the thread that will store is known to be working.
+// Waits until done(value) is true for the loaded value (acquire), and returns that value. yields:
+// how often to yield the core before sleeping. Yielding pays if the thread that will store is known
+// to be working.
 template <class T, class Done>
 T wait_until(const std::atomic<T>& a, Done done, int yields = 0) {
   T value = a.load(std::memory_order_acquire);

@@ -1,4 +1,5 @@
-// A team of cores that runs one graph at a time: the caller is rank 0, helpers are threads.
+// A team of threads that runs one graph at a time. The caller is rank 0; helper threads are the
+// other ranks.
 #pragma once
 
 #include <atomic>
@@ -18,8 +19,8 @@ class Team {
   ~Team();
   Team(const Team&) = delete;
 
-  // Runs `graph` with `width` members and returns when all of them are done. Exceptions go to
-  // Failure.
+  // Runs `graph` with `width` members and returns when all of them are done. The first exception of
+  // an op is kept in Failure.
   void run(const Graph& graph, int width);
 
  private:
@@ -34,8 +35,8 @@ class Team {
   void take_along(int width);
   void meet(int rank, int width);
 
-  // Counts the arrivals of a member at meetings. It has its own cache line, so that two members
-  // meet in the time of two transfers of a line.
+  // Number of meetings at which a member has arrived. Each count has its own cache line, so that a
+  // meeting of two members takes only two transfers of a line.
   struct alignas(64) Member {
     std::atomic<uint32_t> arrived{0};
   };
@@ -45,17 +46,18 @@ class Team {
   std::vector<std::thread> helpers_;
   const Graph* graph_ = nullptr;
   uint32_t serial_ = 0;
-  std::atomic<uint64_t> failed_at_{~uint64_t{0}};  // serial << 32 | first op that threw
+  std::atomic<uint64_t> failed_at_{~uint64_t{0}};  // job's serial << 32 | first op that threw
   alignas(64) std::atomic<uint32_t> job_{0};
 };
 
-// Gives the calling thread the floating-point state that every computing thread has, whatever it
-// inherited.
+// Sets the floating-point state of the calling thread to that of all threads that compute. A thread
+// could inherit another state.
 void set_float_environment();
 
-// Moves the calling thread, one of a team of `threads`, to a core. It is pinned there if the team
-// covers all cores that the process may use. Otherwise the system may move it on. Without the move,
-// a member would wake on its waker's core and share it for milliseconds while another core idles.
+// Moves the calling thread, a member of a team of `threads`, to a core. The thread is pinned there
+// if the team covers all cores that the process may use. Otherwise the system may move the thread
+// again. Without the move, a member would wake on its waker's core, and share that core for
+// milliseconds while another core is idle.
 void place_on_core(int core, int threads);
 
 }  // namespace sbrt

@@ -1,6 +1,6 @@
-// Every call of the CUDA runtime goes through `checked`: an error is a sentence with the call's
-// name and place. OnDevice selects the device for as long as an entry lasts and then restores the
-// previous one.
+// Every call of the CUDA runtime goes through `checked`, which turns an error into a sentence with
+// the call's name and place. OnDevice selects a device for its own lifetime, and then restores the
+// previous device.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -22,12 +22,12 @@ inline void checked(cudaError_t error, const char* call,
                     const std::source_location& at = std::source_location::current()) {
   if (error == cudaSuccess) [[likely]]
     return;
-  static_cast<void>(cudaGetLastError());  // clears it if possible: no other caller must find it
+  static_cast<void>(cudaGetLastError());  // clears it, so that no other caller finds it
   throw Error(sentence(file_of(at), ":", at.line(), " ", call, ": ", cudaGetErrorString(error)));
 }
 
-// True if a queried operation is done. "Not ready" is no error, and is cleared so that no other
-// caller finds it.
+// Returns true if a queried operation is done. "Not ready" is no error. It is cleared, so that no
+// other caller finds it.
 inline bool is_done(cudaError_t state, const char* call,
                     const std::source_location& at = std::source_location::current()) {
   if (state == cudaErrorNotReady) {
@@ -44,8 +44,8 @@ class OnDevice {
     checked(cudaGetDevice(&before_), "cudaGetDevice");
     if (before_ != device_) checked(cudaSetDevice(device_), "cudaSetDevice");
   }
-  // For destructors. A process that ends, or a fork, has no context left, and then there is nothing
-  // to free.
+  // For destructors. If the process is ending or is a fork, there is no context any more and
+  // nothing to free: then is_there() is false.
   OnDevice(int device, std::nothrow_t)
       : device_(device),
         is_there_(cudaGetDevice(&before_) == cudaSuccess && cudaSetDevice(device) == cudaSuccess) {}

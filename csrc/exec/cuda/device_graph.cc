@@ -7,7 +7,7 @@
 namespace sbrt {
 namespace {
 
-// Destroys the description of a graph, also if an exception is thrown.
+// Owns the description of a graph, and destroys it even if an exception is thrown.
 struct Description {
   cudaGraph_t graph = nullptr;
 
@@ -16,7 +16,7 @@ struct Description {
   Description(const Description&) = delete;
 };
 
-// A chain of graph nodes, because the nodes of a Graph are a list.
+// A cudaGraph whose nodes run one after another, as those of a Graph do.
 class List {
  public:
   void add_kernel(const Graph::Node& node);
@@ -44,7 +44,7 @@ void List::add_kernel(const Graph::Node& node) {
   last_ = made;
 }
 
-// Adds a copy of the graph that is picked now.
+// Adds a copy of the captured graph that is picked now.
 void List::add_captured(const Captured& captured) {
   cudaGraphNode_t made = nullptr;
   const auto child = static_cast<cudaGraph_t>(captured.graphs[captured.picked()]);
@@ -119,7 +119,7 @@ void DeviceGraph::add_captured(const Captured& captured, cudaStream_t stream) {
   captured.check_whole(range_.c_str());
   Part& part = parts_.emplace_back();
   part.captured = &captured;
-  if (captured.play) return;  // players need no instantiated graphs
+  if (captured.play) return;  // players have no graphs to instantiate
   for (void* graph : captured.graphs) make(part, static_cast<cudaGraph_t>(graph), stream);
 }
 

@@ -1,5 +1,6 @@
-// The node list of a Graph on a device: cudaGraphs that are made once and launched in a row, any
-// number of times. Consecutive kernels share one. A captured node has one for each of its graphs.
+// A Graph on a device: several cudaGraphs, which are made once and launched one after another, any
+// number of times. Consecutive kernels share one cudaGraph. A captured node has one for each of its
+// captured graphs.
 #pragma once
 
 #include <memory>
@@ -18,12 +19,13 @@ struct DestroyGraph {
 };
 using MadeGraph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
 
-// Returns all of `graph` as one cudaGraph, with the captured graphs that it picks now.
+// Returns all of `graph` as one cudaGraph, with the captured graphs that are picked now.
 MadeGraph fused_graph(const Graph& graph, cudaStream_t stream);
 
 class DeviceGraph {
  public:
-  // Instantiates and uploads on the current device. Throws InvalidInput for an op without a kernel.
+  // Instantiates and uploads the cudaGraphs on the current device. Throws InvalidInput for an op
+  // without a kernel.
   // With SBRT_GRAPH_DOT=FOLDER each cudaGraph is also written to FOLDER/NAME-NUMBER.dot.
   DeviceGraph(const Graph& graph, cudaStream_t stream);
 

@@ -8,7 +8,7 @@
 namespace sbrt {
 namespace {
 
-// Both pointers may be null.
+// Owns pinned memory and device memory; either pointer may be null.
 struct Owned {
   int device = 0;
   void *host = nullptr, *there = nullptr;

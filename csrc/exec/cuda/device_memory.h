@@ -1,4 +1,4 @@
-// Memory of a device and pinned memory of the host, both zeroed.
+// Allocates memory of a device, and pinned memory of the host. Both are zeroed.
 #pragma once
 
 #include "exec/cells.h"
@@ -6,9 +6,10 @@
 
 namespace sbrt {
 
-// A device block has a pinned copy for the host. `stream` writes its zeros and is idle on return.
+// Returns device memory with a pinned copy for the host. `stream` zeroes it, and is idle
+// afterwards.
 Block device_block(size_t bytes, int device, cudaStream_t stream);
-// A pinned block is one memory with a host address and a device address.
+// Returns pinned host memory. It has an address for the host and an address for the device.
 Block pinned_block(size_t bytes, int device);
 
 }  // namespace sbrt

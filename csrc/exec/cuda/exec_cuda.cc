@@ -1,10 +1,10 @@
-// The cuda backend: a stream is a cudaStream_t, an event a cudaEvent_t with a word of pinned memory
-// that the host reads, a graph a cudaGraphExec_t. Each memory is a device's; mail is a copy between
-// devices.
+// The cuda backend. A stream is a cudaStream_t. An event is a cudaEvent_t, with a word of pinned
+// memory that the host reads. A graph is a cudaGraphExec_t. Each memory belongs to one device; mail
+// is a copy between devices.
 //
-// In CUDA a stream cannot wait for an event that is not recorded yet. But a round's target waits
-// for a burst that is enqueued after it. So each stream keeps a queue on the host. Commands after
-// such a wait are handed over as soon as the record is.
+// In CUDA a stream cannot wait for an event that is not recorded yet. But in a round the target's
+// stream waits for a burst that is enqueued later. So each stream keeps a queue on the host.
+// Commands from such a wait on are handed over to CUDA as soon as the record has been handed over.
 #include "core/check.h"
 #if defined(SBRT_WITH_CUDA) && SBRT_WITH_CUDA
 #include <cuda_profiler_api.h>
@@ -28,17 +28,17 @@ namespace {
 
 class CudaStream;
 
-// A device whose memory is one of the backend's.
+// One of the backend's memories, with its device.
 struct Place {
   explicit Place(int on) : device(on) {}
 
   int device;
-  cudaStream_t copies = nullptr;       // for copies from the host
-  std::unique_ptr<DeviceClock> clock;  // only while a trace is kept
+  cudaStream_t copies = nullptr;       // stream for copies from the host
+  std::unique_ptr<DeviceClock> clock;  // exists only while a trace is kept
 };
 
-// State that the streams of an engine share. The first error stays: a device that failed once runs
-// nothing more.
+// State that the streams of an engine share. The first error is kept for ever, because a device
+// that has failed runs nothing more.
 struct World {
   std::vector<Place> places;
   std::vector<CudaStream*> streams;
@@ -52,10 +52,10 @@ struct World {
 
 // State that the backend keeps for an Event.
 struct EventBody {
-  cudaEvent_t event = nullptr;  // of the device that records it
-  Block word;                   // an int64, pinned: every device reaches it
+  cudaEvent_t event = nullptr;  // belongs to the device that records it
+  Block word;                   // an int64 in pinned memory, which every device can access
   int64_t enqueued = 0;         // the last value whose record was handed over
-  Patience patience;            // one per event: rounds and pieces of a prompt take different times
+  Patience patience;            // one per event, because rounds and prompt pieces differ in time
 
   explicit EventBody(int device) : word(pinned_block(sizeof(int64_t), device)) {}
   ~EventBody() {
@@ -63,7 +63,7 @@ struct EventBody {
   }
   EventBody(const EventBody&) = delete;
 
-  // On the device of `stream`, which is always the same.
+  // The current device must be that of `stream`, the same in every call.
   void record(cudaStream_t stream) {
     if (!event)
       checked(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
@@ -125,14 +125,13 @@ class CudaStream final : public CommandStream {
   bool is_fused(const Graph& graph) const override { return fused_.find(graph) != nullptr; }
   int fused() const override { return fused_.size(); }
 
-  // Hands over as many commands as possible. Returns true if there were any.
+  // Hands over as many commands as possible to CUDA. Returns true if there were any.
   bool advance() {
     const OnDevice here(device_);
     return queue_.advance([this](const Command& command) { return hand_over(command); });
   }
 
-  // Starts to keep times if its place has a clock, else stops. The caller ensures that nothing is in
-  // flight.
+  // Starts to note times if the stream's device has a clock, else stops. Nothing may be in flight.
   void keep_times() {
     const OnDevice here(device_);
     collect();
@@ -152,7 +151,7 @@ class CudaStream final : public CommandStream {
     }
   }
 
-  // Throws the error that broke the device.
+  // Throws the device's error, if there is one.
   void look() const {
     const OnDevice here(device_);
     static_cast<void>(is_done(cudaStreamQuery(stream_), "cudaStreamQuery"));
@@ -184,7 +183,8 @@ class CudaStream final : public CommandStream {
     return true;
   }
 
-  // A wait that the host holds back counts from the point that the stream has reached.
+  // Returns false if the wait must stay on the host. In the trace such a wait begins when the
+  // stream gets to it.
   bool wait_for(Event& event, int64_t value) {
     begin_slice();
     const EventBody& body = body_of(event, world_.device());
@@ -196,7 +196,7 @@ class CudaStream final : public CommandStream {
     return true;
   }
 
-  // Wakes other streams first, then the host.
+  // Records the event, which wakes other streams, and then wakes the host.
   void put_record(Event& event, int64_t value) {
     EventBody& body = body_of(event, world_.device());
     body.record(stream_);
@@ -250,7 +250,7 @@ class CudaStream final : public CommandStream {
   FusedGraphs<MadeGraph> fused_;
   CommandQueue<> queue_;
   Trace trace_{1};
-  std::unique_ptr<Timings> timings_;  // only while a trace is kept
+  std::unique_ptr<Timings> timings_;  // exists only while a trace is kept
 };
 
 class CudaExec final : public Exec {
@@ -270,7 +270,7 @@ class CudaExec final : public Exec {
   }
 
   bool reach(Event& event, int64_t value, int64_t until) override {
-    collect();  // times of earlier rounds, while this round runs
+    collect();  // reads times of earlier rounds while this round runs
     if (event.reached() >= value) return true;
     Patience& patience = patience_of(event);
     patience.begin(until);
@@ -286,7 +286,7 @@ class CudaExec final : public Exec {
   void rethrow() override {
     if (world_.failure) std::rethrow_exception(world_.failure);
   }
-  void forget() override {}  // a device does not recover
+  void forget() override {}  // an error of a device is kept, because the device cannot recover
 
   Capabilities can() const override { return capabilities_of(Backend::cuda); }
   void copy_over(const Block& block, size_t begin, size_t bytes) override {
@@ -298,11 +298,11 @@ class CudaExec final : public Exec {
             "cudaMemcpyAsync");
     checked(cudaStreamSynchronize(place.copies), "cudaStreamSynchronize");
     collect();
-    if (place.clock) place.clock->set(place.copies);  // set again because the clocks drift apart
+    if (place.clock) place.clock->set(place.copies);  // again, because the two clocks drift apart
   }
 
   void keep_trace(bool is_on) override {
-    std::vector<std::unique_ptr<DeviceClock>> old;  // streams may still use them
+    std::vector<std::unique_ptr<DeviceClock>> old;  // streams still use the old clocks
     for (Place& place : world_.places) {
       const OnDevice here(place.device);
       old.push_back(std::move(place.clock));
@@ -336,7 +336,8 @@ class CudaExec final : public Exec {
   }
 
  private:
-  // Lets a device access the memory of another, if it can. Otherwise a copy goes through the host.
+  // Lets a device access the memory of another device, if it can. If not, CUDA copies through the
+  // host.
   static void reach_directly(int device, int other) {
     int can = 0;
     checked(cudaDeviceCanAccessPeer(&can, device, other), "cudaDeviceCanAccessPeer");
@@ -370,7 +371,8 @@ class CudaExec final : public Exec {
   World world_;
 };
 
-// The reason why `device` cannot be used, null if it can. Only `closely` creates a context there.
+// Returns the reason why `device` cannot be used, or null if it can. closely: also tests for code,
+// which creates a context on the device.
 const char* trouble_with(int device, bool closely) {
   int count = 0, before = 0;
   cudaError_t error = cudaGetDeviceCount(&count);

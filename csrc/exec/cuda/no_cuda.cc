@@ -1,4 +1,4 @@
-// In a build without the cuda backend, these functions say so.
+// In a build without the cuda backend, these functions report that it is missing.
 #include "exec/exec.h"
 
 #if !defined(SBRT_WITH_CUDA) || !SBRT_WITH_CUDA

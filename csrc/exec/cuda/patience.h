@@ -1,4 +1,4 @@
-// The host's strategy for waiting for one event of a device.
+// How the host waits for one event of a device.
 #pragma once
 
 #include <time.h>
@@ -15,9 +15,9 @@ inline void nap(int64_t ns) {
   nanosleep(&span, nullptr);
 }
 
-// The host sleeps through most of the shortest of its recent waits. Then it polls until such a wait
-// should be over, and after that it takes short naps. Call begin() only for an event that is not
-// reached yet, because it sleeps first.
+// The host first sleeps for three quarters of its shortest recent wait. Then it polls until such a
+// wait should be over. After that it takes short naps. Call begin() only for an event that is not
+// reached yet, because begin() sleeps.
 class Patience {
  public:
   void begin(int64_t until) {
@@ -26,7 +26,8 @@ class Patience {
     const int64_t sleep = std::min(least_ - least_ / 4, until - begun_);
     if (least_ > kShort && sleep > 0) nap(sleep);
   }
-  // Called between two looks at the event. Returns true from time to time: check for errors then.
+  // Called each time the event was not reached. Returns true from time to time: then the caller
+  // should check for errors.
   bool wait() {
     if (Trace::now() - begun_ < least_ + least_ / 4 + kShort) return false;
     nap(kNap);

@@ -7,11 +7,11 @@
 
 namespace sbrt {
 
-// Enqueues *word = value after all earlier work. The host sees the value only after everything that
-// was written before it.
+// Enqueues *word = value after all earlier work of the stream. When the host sees the value, it
+// also sees everything that was written before.
 cudaError_t publish_on(cudaStream_t stream, int64_t* word, int64_t value);
 
-// Success if this binary has code for the current device, else the error.
+// Returns cudaSuccess if this binary has code for the current device, else the error.
 cudaError_t has_code();
 
 }  // namespace sbrt

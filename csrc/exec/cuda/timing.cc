@@ -9,18 +9,18 @@
 namespace sbrt {
 namespace {
 
-// At most two rounds of the longest bursts are in flight. If more is in flight (a measurement of
-// forwards), slices without a place are left out of the trace.
+// Enough for two rounds of the longest bursts. If more commands are in flight, as when forwards are
+// measured, those without a free slice are left out of the trace.
 constexpr size_t kSlices = 512;
 
-// An elapsed time is a float of milliseconds. Its resolution is 61 ns after one second. Beyond
-// that, read() moves the known event forward.
+// CUDA gives an elapsed time as a float of milliseconds. Its resolution is 61 ns after one second.
+// So once this time is over, read() replaces the known event by a newer one.
 constexpr float kFar = 1000;
 
 }  // namespace
 
-// The fastest try is the most exact. The device passed the event in the middle of it, plus or minus
-// half its duration.
+// The fastest try is the most exact. The device is assumed to pass the event in the middle of a
+// try; the error is at most half of its duration.
 void DeviceClock::set(cudaStream_t idle) {
   constexpr int kTries = 5;
   int64_t least = std::numeric_limits<int64_t>::max();

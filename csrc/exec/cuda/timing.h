@@ -1,6 +1,6 @@
-// Times at which a stream's commands ran on the device, from timed events around each. All events
-// are created when a trace is asked for. The host reads them after the device has passed them, so
-// nothing waits for one.
+// Measures when a stream's commands ran on the device, by timed events around each. All events are
+// created when the trace starts. The host reads an event after the device has passed it, so nothing
+// waits for an event.
 #pragma once
 
 #include <cstdint>
@@ -32,13 +32,14 @@ class TimedEvent {
   cudaEvent_t event_ = nullptr;
 };
 
-// The device's clock in ns of Trace::now(): an event whose time is known in both clocks.
+// Converts times of the device to ns of Trace::now(), by an event whose time is known on both
+// clocks.
 class DeviceClock {
  public:
-  // Records on `idle`, a stream with nothing enqueued, and the host waits for it.
+  // Records the known event again, and waits for it. idle: a stream with nothing enqueued.
   void set(cudaStream_t idle);
-  // Time at which the device passed `event`. The clock may keep `event` and leave another one in
-  // its place.
+  // Returns the time at which the device passed `event`. The clock may keep this event, and put
+  // another one in its place.
   int64_t read(TimedEvent& event);
 
  private:
@@ -53,7 +54,7 @@ class Timings {
   // Called before and after a command. A second begin() in a row has no effect.
   void begin(cudaStream_t stream);
   void end(cudaStream_t stream, const char* name, bool is_wait);
-  // Puts the finished slices into the trace, in order.
+  // Moves finished commands into the trace, in order.
   void collect();
 
  private:
@@ -67,7 +68,7 @@ class Timings {
   Trace& trace_;
   std::vector<Slice> slices_;
   uint64_t ended_ = 0, collected_ = 0;
-  bool is_open_ = false;  // begun, not ended
+  bool is_open_ = false;  // begin() was called, but not end()
 };
 
 }  // namespace sbrt

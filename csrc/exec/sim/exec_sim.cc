@@ -1,13 +1,14 @@
 // The sim backend: everything runs on the host's thread, in an order that the events allow.
 //
-// In virtual time every stream has a clock. A launch advances it by its cost, a record stamps the
-// event with it, a wait advances it to the event's stamp. Nothing begins before the host enqueued
-// it. So lanes that run in parallel take the longer time of both, and lanes that wait for each
-// other the sum. The time that the computation takes here does not matter.
+// In virtual time every stream has a clock. A launch advances the clock by its cost. A record
+// stamps the event with the clock's time. A wait advances the clock to the event's stamp. No
+// command begins before the host enqueued it. So two lanes in parallel take the longer of their
+// times, and lanes that wait for each other take the sum. How long the real computation takes does
+// not matter.
 //
-// The dry backend runs in the same way and records every command, for the check of exec/order.h. As
-// a stand-in for cuda it picks captured graphs at launch and has separate device memory. Two memories
-// fault for each other.
+// The dry backend runs in the same way, and records every command for the checks of exec/order.h.
+// If it imitates cuda, it picks captured graphs at launch and has separate device memory. With two
+// memories, an op that accesses the wrong memory faults.
 
 #include <algorithm>
 
@@ -23,7 +24,7 @@
 namespace sbrt {
 namespace {
 
-// Records of the dry backend.
+// Records the commands of the dry backend, and checks what ops write.
 class Keeper {
  public:
   Keeper(const PartTable& parts, bool has_two_memories)
@@ -38,20 +39,20 @@ class Keeper {
     seen_.push_back(event.reached());
     return order.event(event.name(), event.reached());
   }
-  // The host waited for an event, or saw that it was reached.
+  // Notes that the host waited for an event, or saw that the event was reached.
   void see(Event& of, int64_t value) {
     const int number = event(of);
     order.wait(OrderBook::kHost, number, value);
     seen_[number] = std::max(seen_[number], value);
   }
-  // Returns true every other time: on other backends, too, the host may look too early.
+  // Returns true every other time, as if the host had looked too early. Other backends can do so.
   bool looks_too_early(Event& of, int64_t value) {
     if (seen_[event(of)] >= value) return false;
     is_early_ = !is_early_;
     return is_early_;
   }
 
-  // Keeps an access of the host, which is to every memory.
+  // Notes an access by the host. It counts for every memory.
   void note(const char* what, const Effects& effects, SeatSet seats) {
     Effects all = effects;
     const Effects second = of_memory(effects, has_two_ ? 1 : 0);
@@ -60,7 +61,8 @@ class Keeper {
     order.run(OrderBook::kHost, what, all, seats);
   }
 
-  // `picked`: the picks of a launch's captured ops, in order. `place`: the stream's memory.
+  // Records a command. picked: the indices that the captured ops of a launch picked, in order.
+  // place: number of the stream's memory.
   void keep(int stream, int place, const Command& c, const std::vector<int>& picked) {
     if (c.kind == Command::kSend)
       order.send(stream, c.mail->name,
@@ -81,8 +83,8 @@ class Keeper {
   void watch(const Watched& watched) {
     watched_.push_back({watched, Buffer<std::byte>(watched.bytes)});
   }
-  // Runs an op of these seats. In watched memory of its own place it may only write what its effects
-  // declare. Other places fault.
+  // Runs an op for these seats. In watched memory of its place, the op may write only what its
+  // effects declare. An access to another place faults.
   void call(const Graph::Node& node, SeatSet seats, int place) {
     if (!node.name) {
       node.call(node, Worker{});
@@ -109,7 +111,7 @@ class Keeper {
     Buffer<std::byte> before;
   };
 
-  // The first part that has changed and is not in `allowed`; -1 if none.
+  // Returns the first part that has changed and is not in `allowed`, or -1 if there is none.
   static int changed_part(const Copy& copy, Parts allowed) {
     const auto* now = static_cast<const std::byte*>(copy.of.memory);
     for (const PartRange* r = copy.of.ranges; r < copy.of.ranges + copy.of.count; ++r)
@@ -121,17 +123,17 @@ class Keeper {
 
   bool has_two_;
   std::vector<const Event*> events_;
-  std::vector<int64_t> seen_;  // by the host, of each event
+  std::vector<int64_t> seen_;  // [events] largest value that the host has seen
   bool is_early_ = false;
   std::vector<Copy> watched_;
 };
 
-// State that the streams share. `host`: the time in virtual ns up to which the host knows what
-// happened.
+// State that the streams share. host: the host's virtual clock in ns. Each event that the host has
+// seen was reached at this time or earlier.
 struct World {
-  bool timed, is_device;           // is_device: imitates one
-  std::unique_ptr<Keeper> book;    // only of the dry backends
-  std::unique_ptr<OwnMemory> own;  // of a device, and of two memories
+  bool timed, is_device;           // timed: virtual time; is_device: imitates cuda
+  std::unique_ptr<Keeper> book;    // null unless the backend is dry
+  std::unique_ptr<OwnMemory> own;  // null unless it imitates cuda or has two memories
   int64_t host = 0;
   Failure failure;
 };
@@ -164,7 +166,7 @@ class SimStream final : public CommandStream {
   bool is_fused(const Graph& graph) const override { return fused_.find(graph) != nullptr; }
   int fused() const override { return fused_.size(); }
 
-  // Runs as far as events allow; false if nothing could run.
+  // Runs commands as far as events allow. Returns false if no command could run.
   bool advance() {
     return queue_.advance([this](const Enqueued& e) { return execute(e); });
   }
@@ -172,8 +174,8 @@ class SimStream final : public CommandStream {
  private:
   struct Enqueued {
     Command command;
-    int64_t at;               // time of the host's clock when it was enqueued
-    std::vector<int> picked;  // only on a device
+    int64_t at;               // the host's virtual time when the command was enqueued
+    std::vector<int> picked;  // used only if the backend imitates cuda
   };
 
   void push(const Command& command) override {
@@ -226,11 +228,11 @@ class SimStream final : public CommandStream {
   static int64_t price(const Graph::Cost& cost) { return (*cost.ns)[*cost.rows]; }
 
   World& world_;
-  int place_;  // its memory
+  int place_;  // number of the memory that ops use
   Trace trace_;
-  int number_;  // in the order book
+  int number_;  // number of the stream in the order book
   CommandQueue<Enqueued> queue_;
-  FusedGraphs<bool> fused_;  // only on a device
+  FusedGraphs<bool> fused_;  // used only if the backend imitates cuda
   int64_t clock_ = 0;
 };
 
@@ -246,7 +248,7 @@ class SimExec final : public Exec {
                0,
                {}} {}
 
-  // Runs everything that can run, whatever the time limit.
+  // Runs everything that can run. The time limit has no effect.
   bool reach(Event& event, int64_t value, int64_t) override {
     bool moved = true;
     while (moved) {

@@ -1,6 +1,6 @@
-// Memories that fault for each other: while an op of one runs, an access to another faults. Imitates a
-// device, too: then the host has a copy to write, and an access to the device's memory faults except
-// while an op runs.
+// Separate memories: while an op of one memory runs, an access to another memory faults. If the
+// memory imitates a device's, the host has a copy to write. Then an access to the device's memory
+// faults unless an op runs.
 #pragma once
 
 #include <sys/mman.h>
@@ -16,7 +16,7 @@ namespace sbrt {
 
 class OwnMemory {
  public:
-  // `of_device`: the host has copies.
+  // of_device: imitate a device, with copies for the host.
   explicit OwnMemory(bool of_device) : of_device_(of_device) {}
 
   Block allocate(size_t bytes, int place) {
@@ -27,7 +27,7 @@ class OwnMemory {
     return {both, host.as<void>(), both->device.as<void>(), both->device.bytes(), place};
   }
 
-  // For its lifetime, opens one memory and shuts the others; kAll: opens all.
+  // Opens one memory for the lifetime of this object, and closes the others. kAll: opens all.
   class Open {
    public:
     static constexpr int kAll = -1;
@@ -51,7 +51,7 @@ class OwnMemory {
       for (const Placed& block : memory_->blocks_) f(block.both->device, block.place);
     }
 
-    const OwnMemory* memory_;  // null: there is no such memory
+    const OwnMemory* memory_;  // null: nothing to open
   };
 
  private:
@@ -69,7 +69,7 @@ class OwnMemory {
   }
 
   bool of_device_;
-  std::vector<Placed> blocks_;  // they live as long as the backend
+  std::vector<Placed> blocks_;  // all blocks live as long as the backend
 };
 
 }  // namespace sbrt

@@ -1,5 +1,7 @@
-"""Python imports this at its start if it finds it. The file SBRT_CORE becomes sbrt._core, in child
-processes too."""
+"""Loads the extension module from the file SBRT_CORE as sbrt._core, in child processes too.
+
+Python imports a module of this name when it starts.
+"""
 
 import os
 import sys

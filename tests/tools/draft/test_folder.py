@@ -1,4 +1,5 @@
-"""Contract under test: a draft's folder has its shape, and the same numbers as in training."""
+"""Contract under test: a draft's folder is read back with the draft's shape, and with the same
+weights as in training."""
 
 from dataclasses import replace
 
@@ -28,7 +29,7 @@ ROPES = {
 
 
 def numbers(weight):
-    """A stored weight as float32."""
+    """Return a stored weight as float32."""
     dtype, data = weight.numbers()
     assert dtype == "F32"
     return data.view(np.float32).reshape(weight.shape)
@@ -36,7 +37,7 @@ def numbers(weight):
 
 @pytest.fixture
 def draft(target, tmp_path):
-    """(config, weights, folder) of a draft of random weights that shares its target's embedding."""
+    """(config, weights, folder) of a draft with random weights and its target's embedding."""
     config = draft_config(open_checkpoint(target).config, 1, 64, len(IDS))
     weights = dict(random_weights(config, 3))
     write_draft(tmp_path / "d", config, weights, IDS, shares_embedding=True)
@@ -69,7 +70,7 @@ def test_training_rounds_as_the_folder_does(draft, target):
     _, weights, folder = draft
     found = open_draft(folder, open_checkpoint(target))
     matrices = [name for name, weight in found.weights.items() if len(weight.shape) == 2]
-    assert len(matrices) == 8  # seven of a layer, and the head
+    assert len(matrices) == 8  # seven in the layer, and the LM head
     for name in matrices:
         expected = rounded(torch.from_numpy(weights[name])).numpy()
         assert (numbers(found.weights[name]) == expected).all()
@@ -135,7 +136,7 @@ def test_a_narrow_draft_has_an_embedding_of_its_own(make, tmp_path):
 
 
 def test_rows_of_broken_groups_stay_bfloat16(make, tmp_path):
-    target = make.checkpoint(tmp_path / "t")  # 48 neurons
+    target = make.checkpoint(tmp_path / "t")  # 48 neurons, no multiple of 32
     checkpoint = open_checkpoint(target)
     config = draft_config(checkpoint.config, 1, 32, len(IDS))
     write_draft(tmp_path / "d", config, dict(random_weights(config, 3)), IDS, shares_embedding=True)

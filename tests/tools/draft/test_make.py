@@ -1,5 +1,5 @@
-"""Contract under test: `sbrt draft make` gives a draft that an engine loads and that changes no
-token. A run that was stopped at any moment resumes. Bad input is one sentence."""
+"""Contract under test: `sbrt draft make` makes a draft that an engine can load and that changes no
+token. A run can be stopped at any moment and resumes. Bad input gives one sentence."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ ANSWERS, LENGTH = 12, 16
 
 @pytest.fixture
 def small(monkeypatch):
-    """Short runs; the shape is given, so that no size is measured."""
+    """Make runs short. Commands then give the shape, so that no shape is measured."""
     for name, value in (("ANSWER", LENGTH), ("HELD_ANSWER", LENGTH), ("SPARE", ANSWERS)):
         monkeypatch.setattr(make_module, name, value)
     monkeypatch.setattr(make_module, "PAUSE", 0.0)
@@ -40,7 +40,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def run(target, tmp_path, prompts_file, capsys):
-    """Call `sbrt draft make` with these flags: (exit code, stdout, stderr)."""
+    """Run `sbrt draft make` with the given flags; returns (exit code, stdout, stderr)."""
 
     def call(*flags, out=tmp_path / "out"):
         shape = ["--layers", 1, "--width", 64, "--vocab", 200, "--threads", 1, "--minutes", 0.1]
@@ -54,7 +54,10 @@ def run(target, tmp_path, prompts_file, capsys):
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """stopped(module, name, after): Ctrl-C in that function after `after` calls."""
+    """stopped(module, name, after): make the function raise KeyboardInterrupt after `after` calls.
+
+    Returns a function that undoes this.
+    """
 
     def arm(module, name, after):
         real, calls = getattr(module, name), []
@@ -92,7 +95,7 @@ def test_a_draft_is_made_judged_and_changes_no_token(small, run, target, tmp_pat
 
 
 def test_training_learns(small, run, tmp_path):
-    """The loss falls below that of the fitted head."""
+    """The loss falls clearly from its first values, which are those of the fitted LM head."""
     code, _, err = run("--minutes", 1)
     assert code == 0
     losses = [float(line.split("loss ")[1].split(",")[0]) for line in err.splitlines()
@@ -102,7 +105,8 @@ def test_training_learns(small, run, tmp_path):
 
 
 def test_a_size_that_was_chosen_stays(small, run, tmp_path, target, monkeypatch):
-    """The first run takes the better of two sizes; the second would choose the other."""
+    """The first run takes the better of two sizes. The second keeps it, although it would prefer
+    the other."""
     monkeypatch.setattr("sbrt.tools.draft.outlook.LAYERS", (1, 2))
     favoured = [2]
     real = outlook.outlooks
@@ -141,7 +145,7 @@ def test_answers_that_are_there_are_taken_over(
     work = tmp_path / "third" / "work"
     assert (work / "answers.jsonl").read_bytes() == first.read_bytes()
     assert (work / "held-out.jsonl").read_bytes() == held_out.read_bytes()
-    # Other answers are those of another draft, and the work is no source of itself.
+    # Refused: answers of another draft, and answers from the work folder itself.
     for answers, said in (
         (held_out, "--out: expected the work of this draft"),
         (work / "answers.jsonl", "--answers, --held-out: expected files outside"),
@@ -245,7 +249,7 @@ def test_torch_is_asked_for(small, run, monkeypatch):
 
 
 def test_eval_gives_the_verdict_as_json(small, target, tmp_path, capsys, prompts_file, folders):
-    draft = open_checkpoint(target).folder  # the target as its own draft is always right
+    draft = open_checkpoint(target).folder  # as its own draft the target is always right
     words = ["draft", "eval", "--target", target, "--draft", draft, "--prompts", prompts_file]
     words += ["--limit", 2, "--methods", "none,draft_model,lookup", "--threads", 1, "--json"]
     code = cli.main([str(word) for word in words])

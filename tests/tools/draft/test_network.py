@@ -1,4 +1,4 @@
-"""Contract under test: the network in training computes what the engine computes."""
+"""Contract under test: the network that is trained computes the same as the engine."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def tensors(weights):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_the_engines(make, tmp_path, family):
-    """The whole target as its own draft, with its tied embedding as the head."""
+    """The network is the whole target, with the tied embedding as its LM head."""
     folder = make.checkpoint(tmp_path / "t", seed=4, **SIZES, **FAMILIES[family])
     checkpoint = open_checkpoint(folder)
     config = draft_config(checkpoint.config, 2, 64, checkpoint.config.vocab)
@@ -47,7 +47,7 @@ def test_logits_are_the_engines(make, tmp_path, family):
         ours = network.logits(network.hidden(tokens)[0, 19:49]).numpy()
     pair = load_pair(EngineConfig(folder, num_threads=1))
     theirs = np.concatenate([piece for _, piece in Reader(pair, 64, 1).read(answer)])
-    assert theirs.shape == (30, pair.vocab)  # ids without a token are cut off
+    assert theirs.shape == (30, pair.vocab)  # without the ids that no token has
     ours = ours[:, : pair.vocab]
     assert np.abs(ours - theirs).max() < 2e-4 * np.abs(theirs).max()
 
