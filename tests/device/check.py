@@ -11,8 +11,8 @@ decoding, with graphs and without. settings: filters, streams and rings of a def
 launches: kernels that start before the previous kernel has ended. integers: bits, tokens and times
 of quantised weights. seats: eight prompts in the same rounds, compared with one by one. devices:
 draft and target in memories of their own; one step needs two devices, and is skipped where there is
-one. requests: log-probs, bad words of several tokens, `auto`. large: `exact` at the size of an 8B
-model. sanitize: compute-sanitizer over a short decode.
+one. requests: log-probs, bad words of several tokens, `auto`. prefixes: KV that prompts reuse. large:
+`exact` at the size of an 8B model. sanitize: compute-sanitizer over a short decode.
 
 A part takes at most eight minutes, and consists of steps. A part that was killed resumes where it
 stopped, as long as source and device are the same; --fresh starts it again. After a failed step the
@@ -259,9 +259,17 @@ def _requests() -> tuple[Step, ...]:
               *short),
         _same("auto", 80, "--pair", "demo", "--methods", "auto", *coupled, *short),
         _same("auto, 8 at once", 80, "--pair", "demo", "--methods", "auto", *eight),
-        _same("prefix reuse", 80, "--pair", "demo", "--reuse", *coupled, *short),
-        _same("prefix reuse, 8 at once", 80, "--pair", "demo", "--reuse", *eight),
     )  # fmt: skip
+
+
+def _prefixes() -> tuple[Step, ...]:
+    """Run requests that reuse the KV of plain decoding's prompts."""
+    reuse = ("--pair", "demo", "--reuse", "--prompts", "40", "--max-tokens", "64")
+    return (
+        _ready(50),
+        _same("prefix reuse", 90, *reuse, "--temperature", "0.8"),
+        _same("prefix reuse, 8 at once", 90, *reuse, "--together", "8"),
+    )
 
 
 def _devices() -> tuple[Step, ...]:
@@ -291,6 +299,7 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "integers": _integers,
     "seats": _seats,
     "requests": _requests,
+    "prefixes": _prefixes,
     "devices": _devices,
     "large": _large,
     "sanitize": _sanitize,
