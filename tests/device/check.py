@@ -11,8 +11,8 @@ decoding, with graphs and without. settings: filters, streams and rings of a def
 launches: kernels that start before the previous kernel has ended. integers: bits, tokens and times
 of quantised weights. seats: eight prompts in the same rounds, compared with one by one. devices:
 draft and target in memories of their own; one step needs two devices, and is skipped where there is
-one. requests: log-probs, bad words of several tokens, `auto`. prefixes: KV that prompts reuse. large:
-`exact` at the size of an 8B model. sanitize: compute-sanitizer over a short decode.
+one. requests: log-probs, bad words of several tokens, `auto`. prefixes: prompts that reuse KV.
+large: `exact` at the size of an 8B model. sanitize: compute-sanitizer over a short decode.
 
 A part takes at most eight minutes, and consists of steps. A part that was killed resumes where it
 stopped, as long as source and device are the same; --fresh starts it again. After a failed step the
