@@ -66,4 +66,25 @@ FAULTS = (
         "seen = [*path]",
         ("gpu/test_bad_words.py",),
     ),
+    Fault(
+        "a device copies one position too few of a prompt that another seat has",
+        "csrc/decode/prompts.cc",
+        "(positions.end - positions.begin) * block.slot_bytes;",
+        "(positions.end - positions.begin - 1) * block.slot_bytes;",
+        ("gpu/test_prefixes.py",),
+    ),
+    Fault(
+        "a device reuses the KV of answers, which rounds computed",
+        "csrc/decode/seat_table.cc",
+        "return {seat.fed[0].tokens, seat.fed[1].tokens};",
+        "return {seat.sequence.head(), seat.fed[1].tokens};",
+        ("gpu/test_prefixes.py",),
+    ),
+    Fault(
+        "a lane with flash attention lends KV whose bits depend on the piece",
+        "sbrt/gpu/lane.py",
+        "differs = self.flash is not None or self.few is self.decoder",
+        "differs = self.few is self.decoder",
+        ("gpu/test_prefixes.py",),
+    ),
 )
