@@ -67,7 +67,8 @@ def best(model: CostModel, time: Any, sequences: int, share: int, acceptance: fl
 
 
 def line(model: CostModel, sequences: int, acceptance: float) -> dict[str, Any]:
-    """Return one line of the JSON. Rates are tokens of all sequences per unit of the costs."""
+    """Return one line of the JSON. Rates are tokens of all sequences per time unit of the cost
+    file."""
     rate, gamma = best(model, serial, sequences, sequences, acceptance)
     turns, theirs = best(model, in_cohorts, sequences, sequences // 2, acceptance)
     return {

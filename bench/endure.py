@@ -194,7 +194,8 @@ class Memory(threading.Thread):
         self.join()
 
     def growth(self) -> float:
-        """Return the median of the last fifth of the sizes divided by that of the second fifth.
+        """Return the median of the last fifth of the sizes, divided by the median of the second
+        fifth.
 
         The first fifth is left out, because the server warms up. Returns 1.0 for under 5 sizes.
         """

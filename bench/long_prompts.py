@@ -40,8 +40,8 @@ class Company:
 
     quiet: list[float] = field(default_factory=list)
     fed: list[float] = field(default_factory=list)
-    first: float = 0.0  # from the arrival of the long prompt to its first token
-    alone: float = 0.0  # the same if no other sequence runs
+    first: float = 0.0  # seconds from the arrival of the long prompt to its first token
+    alone: float = 0.0  # seconds to the first token if no other sequence runs
     shorter: float = 0.0  # as `alone`, for the prompt without its last PIECE tokens
 
 
@@ -141,7 +141,7 @@ def _company_line(method: Method, runs: Sequence[Company]) -> dict[str, Any]:
 
 
 def _chat_lines(method: Method, reuse: Any, fresh: Any) -> list[dict[str, Any]]:
-    """One line for each turn. reuse, fresh: the runs with and without prefix reuse."""
+    """Return one line for each turn. reuse, fresh: the runs with and without prefix reuse."""
     lines = []
     for turn, (with_it, without) in enumerate(
         zip(zip(*reuse, strict=True), zip(*fresh, strict=True), strict=True)

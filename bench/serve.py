@@ -2,9 +2,9 @@
 
     python -m bench.serve --streams 1,8 --rounds 5 --json -
 
-Each round runs the prompts on an engine in this process, then through `sbrt serve` in a separate
-process, as whole answers and as streams. Figures are medians over the rounds. The server must give
-the same texts as the engine.
+Each round of the bench runs the prompts on an engine in this process, then through `sbrt serve` in
+a separate process. The server gives whole answers and streams. Figures are medians over the rounds.
+The server must give the same texts as the engine.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def _add(pairs: Pairs, engine: Engine, ids: list[int], params: SamplingParams, t
     whole, streamed = (answers[key][-1].outputs[0].token_ids for key in (False, True))
     pairs.outputs += len(answers[True])
     pairs.tokens += len(streamed)
-    if not pairs.method.rejection:  # under rejection, tokens depend on the choices of auto
+    if not pairs.method.rejection:  # under rejection sampling, tokens depend on the choices of auto
         pairs.is_same &= whole == streamed
 
 

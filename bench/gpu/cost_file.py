@@ -1,4 +1,4 @@
-"""Makes a cost file from the times of a pair's forwards: estimates, or figures of bench.lanes."""
+"""Makes a cost file from the times of a pair's forwards, estimated or measured by bench.lanes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class Lanes:
 
 
 def cost_file(lanes: Lanes, devices: int, about: str) -> dict[str, Any]:
-    """Return the object of a cost file for lanes on one device or two; us are rounded to 0.1."""
+    """Return the JSON object of a cost file for lanes on one device or two, in us rounded to
+    0.1."""
     target, draft = lanes.target, _with_ops(lanes.draft)
     file: dict[str, Any] = {"about": about, "T": _steps(target), "t": _steps(draft)}
     if devices == 1:
@@ -86,7 +87,7 @@ def _overlapped(target: list[Forward], draft: list[Forward]) -> tuple[list[Forwa
 
 
 def _slowed(one: Forward, other: Forward, share: float) -> Forward:
-    """Return the forward `one`, slowed down by `other`, the other lane's, for `share` of its time.
+    """Return the forward `one`, slowed down by the other lane's forward for `share` of the time.
 
     A measured overlapped time replaces the estimate.
     """
@@ -107,12 +108,12 @@ def _with_ops(draft: Sequence[Forward]) -> list[Forward]:
 
 
 def forward_of(lane: Sequence[Forward], rows: int) -> Forward:
-    """The smallest forward that holds the rows; the largest if none does."""
+    """Return the smallest forward that holds the rows, or the largest one if none does."""
     return next((one for one in lane if one.rows >= rows), lane[-1])
 
 
 def _steps(lane: Sequence[Forward]) -> dict[str, float]:
-    """Return {rows: us} for the least and the most rows of each graph.
+    """Return {rows: us}, with two entries per graph: the least and the most rows that it runs.
 
     A launch takes the smallest graph that holds its rows.
     """

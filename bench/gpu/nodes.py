@@ -133,12 +133,13 @@ def _of(binary: Binary, count: Sequence[int], opcode: str) -> list[int]:
 
 
 def _linear(launch: Launch, context: int) -> Work:
-    """Every program reads its tile of weights from memory and all of x from L2."""
+    """Return the Work: every program reads its tile of weights from memory, and all of x from
+    L2."""
     given = launch.arguments
     weights = given["W"].numel() * given["W"].element_size()
     inputs = given["BLOCK_M"] * given["k"] * given["X"].element_size()
     tiles = launch.programs / given["SPLITS"]
-    # Then a program waits for the sums of squares before it loads its first weights.
+    # With a norm and over 32 rows, a program waits for sums of squares before it loads weights.
     waits = given["NORM"] and given["BLOCK_M"] > 32
     chain = MEMORY_ACCESS + L2_ACCESS * (1 + waits) + ARRIVAL * (given["SPLITS"] > 1)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
@@ -151,7 +152,7 @@ def _integer_linear(launch: Launch, context: int) -> Work:
     given = launch.arguments
     read = ("W", "Scale", *(["Minimum"] if given["MINIMUMS"] else []))
     weights = sum(_bytes(launch, name) for name in read)
-    # Values of 4 bytes in a group of a row.
+    # Number of 4-byte values (a scale, and perhaps sums) in each group of a row.
     numbers = 1 + (2 if given["MINIMUMS"] or given["ZERO"] else 0)
     inputs = given["rows"] * given["groups"] * (32 + 4 * numbers)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
@@ -167,8 +168,8 @@ def _round_rows(launch: Launch, context: int) -> Work:
 
 
 def _attention(launch: Launch, context: int) -> Work:
-    """A work item has one split if there are few splits, else FAN splits. Pieces are merged in
-    levels."""
+    """A work item has one split if there are few splits, else FAN splits. The partial softmax
+    results of the items are merged level by level."""
     given = launch.arguments
     splits = context // given["SPLIT"] + 1
     taken = 1 if splits <= given["short"] else given["FAN"]
@@ -181,14 +182,15 @@ def _attention(launch: Launch, context: int) -> Work:
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     tiles = turns * taken * given["SPLIT"] // given["BLOCK_N"]
     # A program waits for the schedule, the member, the rows and leaders, the leader's count, the
-    # leader's slots and, at its end, the writes. In each turn it waits for the first keys.
+    # leader's slots and, at its end, the writes. For each item it waits for the first keys.
     chain = 6 * L2_ACCESS + turns * MEMORY_ACCESS + levels * ARRIVAL
     merged = min(pieces, given["FAN"])
     return Work(read * given["kv_heads"] / units, read, chain, [(loop, tiles)], merged)
 
 
 def _choose(launch: Launch, context: int) -> Work:
-    """Each program has a loop of picks in its chunk. For distributions, the merge has another."""
+    """Each program picks tokens of its chunk in a loop. For distributions, the merge has a second
+    one."""
     given = launch.arguments
     logits = given["Logits"].numel() * given["Logits"].element_size()
     times = [given["PICKS"], *([CANDIDATES] if given["DISTS"] else [])]
@@ -200,7 +202,8 @@ def _choose(launch: Launch, context: int) -> Work:
 
 
 def _rope(launch: Launch, context: int) -> Work:
-    """A program waits for the row, slot and position, values, frequencies, its last writes."""
+    """A program waits for its row, the slot and position, the values, the frequencies, its
+    writes."""
     return Work(0, 2 * _bytes(launch, "QKV"), 5 * L2_ACCESS)
 
 

@@ -22,7 +22,7 @@ COLUMNS = "op | shape | us (spread) | GB/s | % of measured roof | expected us | 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; returns the exit code: 1 if a result is wrong or an expectation missed."""
+    """Measure and print. Returns the exit code: 1 if a result is wrong or slower than expected."""
     return flags.guarded("bench.kernels", lambda: _main(argv))
 
 
@@ -57,7 +57,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measured(only: str, seconds: float) -> dict[str, Any]:
-    """The device, its read bandwidth, and one line per case."""
+    """Return the device, its read bandwidth, and one line per case."""
     import torch
 
     from ..gpu import timing

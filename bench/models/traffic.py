@@ -78,8 +78,8 @@ class Answer:
         return [gap / count for gap, count in pairs for _ in range(count)]
 
     def agrees(self, expected: Sequence[int]) -> bool:
-        """Return True if the tokens are the expected ones. An aborted answer needs only the first
-        of them."""
+        """Return True if the tokens are the expected ones. For an aborted answer, the tokens so far
+        are compared with the first expected ones."""
         return self.ids == list(expected if self.finished else expected[: len(self.ids)])
 
 
@@ -174,7 +174,7 @@ class _Player:
         self._engine, self._method, self._work = engine, method, work
         self._live: dict[str, Answer] = {}
         self._answers: list[Answer] = []
-        self._left = len(work.prompts)  # requests that count and have not ended
+        self._left = len(work.prompts)  # number of unfinished requests, without ballast
 
     def closed(self, concurrency: int) -> Played:
         begin = time.perf_counter()

@@ -56,7 +56,7 @@ class Distance:
     engine: str
     activations: str
     read: Read
-    kl: list[NDArray[np.float64]] = field(default_factory=list)  # of each position, in nats
+    kl: list[NDArray[np.float64]] = field(default_factory=list)  # KL of each position, in nats
     # For each position: True if both have the same best token.
     same: list[NDArray[np.bool_]] = field(default_factory=list)
     seconds: float = 0.0
@@ -102,7 +102,7 @@ def error_of(windows: Sequence[NDArray[np.float64]]) -> float:
 def compared(ours: Distance, theirs: Distance) -> str:
     """Return a sentence on the differences between ours and another engine.
 
-    They are means of differences position by position, with standard errors.
+    It gives the mean of the differences at each position, and the standard error of the mean.
     """
     kl = [a - b for a, b in zip(ours.kl, theirs.kl, strict=True)]
     same = [a * 1.0 - b for a, b in zip(ours.same, theirs.same, strict=True)]
@@ -181,7 +181,7 @@ def _load(args: argparse.Namespace, target: Path, activations: str) -> Pair:
 def windows_of(path: Path, pair: Pair, positions: int) -> list[list[int]]:
     """Return the first `positions` ids of the text, cut into windows.
 
-    Raises InvalidInputError if the text has fewer.
+    Raises InvalidInputError if the text has fewer ids.
     """
     if path.suffix == ".jsonl":
         text = "\n\n".join(read_prompts(path))

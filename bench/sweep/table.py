@@ -53,7 +53,8 @@ def _table(c: int, prompts: str, cells: Sequence[Cell]) -> str:
 
 
 def _figures(line: dict[str, Any] | None) -> str:
-    """Return one entry: speed-up, tokens per pass, rollback, hit rate, tuned options."""
+    """Return the text of one table cell: speed-up, tokens per pass, rollback, hit rate, tuned
+    options."""
     if line is None:
         return "-"
     hits = f" {line['hit_rate']:.0%}" if line["branch_rounds"] else ""

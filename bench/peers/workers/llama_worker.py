@@ -24,7 +24,7 @@ from serve import Clock, gap_of, serve, timed
 # Draft tokens per round. For prompt lookup, its documentation advises this number on a CPU.
 LOOKUP, DRAFTED = 2, 4
 KV = {"float32": llama_cpp.GGML_TYPE_F32}  # with other dtypes the KV cache is float16, the default
-ROWS = 512  # most rows of a llama_batch
+ROWS = 512  # largest number of rows of a llama_batch
 
 
 class Rows:
