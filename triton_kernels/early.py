@@ -46,7 +46,7 @@ def prefetch(p_weight):
 @triton.jit
 def wait_for_previous():
     """Returns when the previous kernel has ended. Only then may this kernel read its results, or
-    write what it reads."""
+    write memory that the previous kernel reads."""
     gdc_wait()
 
 

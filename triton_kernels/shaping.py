@@ -69,7 +69,7 @@ class Shaping:
     bias    float32  logit_bias
     counts  int32    how often the token occurs in the trunk after the prompt
     seen    uint8    1: the token occurs in the trunk
-    The next two have other shapes. They are None if no bad word has several tokens:
+    The next two fields have other shapes. They are None if no bad word has several tokens:
     words   int32 [seats, room]       bad words as `flat_words` makes them
     trunk   int32 [seats, positions]  tokens of the trunks; only those up to the head are read
     """
@@ -82,7 +82,7 @@ class Shaping:
     trunk: torch.Tensor | None = None
 
     def of(self, seat: int) -> Shaping:
-        """The lists of one seat, without their first dimension."""
+        """Return the lists of one seat, without their first dimension."""
         return Shaping(*(x if x is None else x[seat] for x in vars(self).values()))
 
 
@@ -104,7 +104,7 @@ def _shape_kernel(
     Ids,  # [vocab] the token of a column; never touched without HAS_IDS
     Out,  # [rows, vocab] float32, written
     out_stride,
-    seat_stride,  # stride of the four lists above
+    seat_stride,  # elements from one seat to the next in the four tensors above
     first_row,
     vocab,
     CHUNK: tl.constexpr,

@@ -21,7 +21,7 @@ ROW_TAIL = tl.constexpr(offset(Row, "tail"))
 SEQUENCE_WORDS = tl.constexpr(size(Sequence))  # int32 words from one seat to the next
 
 TWO_PROGRAMS = 128  # registers per thread, so that two programs of eight warps fit a multiprocessor
-MAX_REGISTERS = 255  # per thread; without this bound the assembler spills to fit more threads
+MAX_REGISTERS = 255  # registers per thread; without it the assembler spills to fit more threads
 
 
 @triton.jit
