@@ -145,7 +145,7 @@ def test_tokens_are_decoded_as_they_stand_in_text(demo):
     ids, positions, _, prompt = asked(demo, ODD)
     texts = [f.decoded_token for p in prompt[1:] for f in list(p.values())[:1]]
     whole = "".join(texts)
-    assert "\ufffd" in whole  # tokens that are parts of the emoji
+    assert "\ufffd" in whole  # a token is only a part of the emoji
     data = b"".join(map(demo.pair.tokenizer.bytes_of, demo.encode(ODD)))
     assert data.decode() == ODD
     first = positions[0][ids[0]].decoded_token
@@ -222,7 +222,7 @@ def test_steps_are_cumulative_and_their_deltas_add_up(demo, method):
         snapshots.append((answer, len(answer.token_ids)))
         assert output.prompt_logprobs == expected[3]
     assert seen == expected[1]
-    for answer, n in snapshots:  # reading late does not change them
+    for answer, n in snapshots:  # snapshots do not change, even if read late
         assert answer.logprobs == expected[1][:n]
         assert pickle.loads(pickle.dumps(answer)) == answer
     assert told(outputs[-1]) == expected

@@ -74,7 +74,7 @@ def demo_engine(methods=()):
 
 @pytest.fixture(scope="session")
 def engine():
-    """The engine of `served`; the server's answers must equal its answers."""
+    """The engine of `served`. The server's answers must equal the engine's own answers."""
     return demo_engine(METHODS)
 
 

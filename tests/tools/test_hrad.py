@@ -239,7 +239,8 @@ def test_labels_are_collected_with_uncut_chains():
 
 
 class Fake:
-    """An engine with given rounds. After round i, counted from 0, all features are i + 1."""
+    """An engine with given rounds. After round i, counted from 0, each feature has the value i +
+    1."""
 
     max_model_len = 100
 

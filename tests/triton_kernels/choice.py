@@ -12,8 +12,8 @@ from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
 from sbrt.triton_kernels.shaping import ENDS, NO_TOKEN, Shaping, _path
 
 POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
-LONGEST_TRUNK = 1000  # most tokens of a trunk if there are bad words
-MANY_WORDS = SPLITS * WORDS + 1  # number of bad words for which a program needs two turns
+LONGEST_TRUNK = 1000  # largest number of tokens of a trunk if there are bad words
+MANY_WORDS = SPLITS * WORDS + 1  # number of bad words for which a program loops twice
 ROOM = 2048  # int32 words of a list of bad words
 
 
@@ -183,7 +183,7 @@ class Case:
         return list(array.from_buffer_copy(out.cpu().numpy().tobytes())), work
 
     def trim(self, share=0.4):
-        """Keep only the logits of some tokens, the last one among them."""
+        """Keep only the logits of some tokens, including the last token."""
         known = self.rng.random(self.vocab) < share
         known[-1] = True
         self.ids = np.flatnonzero(known).tolist()

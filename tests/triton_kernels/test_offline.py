@@ -1,7 +1,7 @@
 """Contract under test: every kernel compiles for sm_90, and in `make exact` also for sm_80 and
-sm_100. This finds errors that the interpreter ignores. Shared memory suffices. Where it matters,
-registers suffice, too. On sm_90 enough programs fit a multiprocessor, and issue slots do not limit
-streaming. The test fails for a kernel that offline.py does not list."""
+sm_100. Compiling finds errors that the interpreter ignores. Shared memory suffices. Where it
+matters, registers suffice, too. On sm_90 enough programs fit a multiprocessor, and issue slots do
+not limit streaming. The test fails for a kernel that offline.py does not list."""
 
 import json
 import os
