@@ -3,10 +3,10 @@
     python -m bench.endure --clients 64 --minutes 10 --json -
 
 Clients send streaming requests without a pause. They hang up in the middle of 20 % of the requests,
-read 5 % slowly and send garbage in 1 %. Then the same number of well-behaved clients send requests,
-for a quarter as long. This shows how much the bad requests delay the good ones. At the end the
-server gets SIGTERM while streams run. Every finished answer is compared with the answer to the same
-request alone, in this process.
+read 5 % of the answers slowly, and send garbage in 1 % of the requests. Then the same number of
+well-behaved clients send requests, for a quarter as long. This shows how much the bad requests
+delay the good ones. At the end the server gets SIGTERM while streams run. Every finished answer is
+compared with the answer to the same request alone, in this process.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
-    """Run the rude clients, then the well-behaved ones, then SIGTERM; returns the report.
+    """Run the rude clients, then the well-behaved ones, then send SIGTERM. Returns the report.
 
     At the end every answer is generated once more, alone.
     """

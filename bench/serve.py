@@ -100,7 +100,7 @@ def _line(ways: dict[str, Callable[[str], Answer]], count: int, rounds: int) -> 
                 answers = list(pool.map(ways[way], prompts))
                 seconds = time.perf_counter() - begin
                 texts.append([answer.text for answer in answers])
-                if turn:  # the first round warms up
+                if turn:  # the first round only warms up
                     rates[way].append(sum(answer.tokens for answer in answers) / seconds)
                     firsts[way].append(statistics.median(a.first_seconds for a in answers))
             is_same = is_same and all(text == texts[0] for text in texts)

@@ -281,7 +281,7 @@ def choose(
     logits   [rows, vocab]  float16, bfloat16 or float32; rows may be strided, columns may not
     sequence  int32 words of the sequences, one for each seat: sampling, shaping, the ancestors'
              tokens, sharpness
-    table    int32 words of the Batch; rows from its n on are not written. A row is sampled by the
+    table    int32 words of the Batch; rows from index `n` on are not written. A row is sampled by the
              parameters of its sequence. Its noise is that of the position after the row's
     out      int32 [rows, plan.out_words], contiguous, written; may be a view of the block's
              `choice` or `row_dist`

@@ -191,7 +191,7 @@ def find_cut(
     logits    [rows, vocab]  float16, bfloat16 or float32, after shaping
     sampling  int32 words of the sequences, one for each seat. A sequence begins with its Sampling.
               If all rows belong to the first seat, the words of one Sampling are enough
-    table     int32 words of the Batch; rows from its n on are not written
+    table     int32 words of the Batch; rows from index `n` on are not written
     work      memory for at least this number of rows and chunks
     out       [rows, 4] int32, written: float32 bits of the largest and of the last logit, last id.
               At temperature 0, and for a row with NaN or +inf, the cut keeps everything

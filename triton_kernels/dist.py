@@ -2,7 +2,7 @@
 (csrc/ops/choose.cc).
 
 If the choice is greedy and logits are not shaped, confidence is the softmax of the raw logits.
-Otherwise it is the softmax of the candidates' scores. Either is sharpened by a factor that is
+Otherwise it is the softmax of the candidates' scores. Both are sharpened by a factor that is
 calibrated on outcomes.
 """
 

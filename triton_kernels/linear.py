@@ -266,7 +266,7 @@ def linear(
 
 
 def max_registers(num_warps: int) -> int | None:
-    """The most registers per thread. None: the assembler chooses, without spills.
+    """Limit for the registers per thread. None: no limit, since the assembler spills nothing.
 
     With eight warps, two programs must fit a multiprocessor, because one alone would wait for its
     weights. With four warps and 16 rows the assembler takes fewer than 128 registers on sm_90. If

@@ -19,7 +19,7 @@ from .state import MAX_ROWS, MAX_SEATS, SLOTS
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-FLIGHT = 2 * SLOTS  # slots after the trunk that a row can see: those of the chain, then its tail's
+FLIGHT = 2 * SLOTS  # slots after the trunk that a row can see: of the chain, then of its tail
 SPLIT = 64  # positions of a split, the same for every model, because splits decide bits
 FAN = 8  # partial softmaxes that a program merges into one of the next level
 MULTIPROCESSORS = 132  # of an H100 or H200; `short` is chosen for this number
@@ -97,8 +97,8 @@ class AttentionPlan:
         """Queries of a tile: a tile's rows times the heads that share a KV head.
 
         The keys are read once for all of them. A tile has as many queries as the registers hold
-        next to the sums of earlier splits. Wide heads allow only half as many. So do products
-        without tensor cores.
+        next to the partial softmax of earlier splits. Wide heads allow only half as many. So do
+        products without tensor cores.
         """
         widest = 128 if self.architecture // 10 == 9 else 64
         most = 64 if self.dtype.itemsize == 2 and self.head_dim <= widest else 32

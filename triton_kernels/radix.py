@@ -144,8 +144,8 @@ def _next_digit(low, most_key, temperature, min_p, SHIFT: tl.constexpr):
     """Returns the least key from `low` on whose weight is at least min_p, except for its lowest
     SHIFT bits.
 
-    A bin is kept if the weight of its greatest key is large enough. Keys above that of the largest
-    logit are always kept."""
+    A bin is kept if the weight of its greatest key is large enough. Keys above the key of the
+    largest logit are always kept."""
     top = low + ((tl.arange(0, ROW_BINS).to(tl.int64) + 1) << SHIFT) - 1
     top = tl.minimum(tl.maximum(top, NO_KEY), most_key)
     most = logit_of(most_key.to(tl.uint32))

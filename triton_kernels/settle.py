@@ -124,7 +124,7 @@ def _ring_settle_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     COMPACT: tl.constexpr,
-    TAIL: tl.constexpr,  # moved tail: 0: none, 1: that of the adopted branch, 2: that of branch 0
+    TAIL: tl.constexpr,  # tail to move; 0: none, 1: the adopted branch's, 2: branch 0's
     POISON: tl.constexpr,
     MOVES: tl.constexpr,
     HAS_ROLL: tl.constexpr,  # False: there is one seat, which takes part
@@ -307,7 +307,7 @@ def _settle_seat(c: Sequence, kv: torch.Tensor, sizes: tuple[int, int], what: Se
 
 
 def _poison(c: Sequence, kv: torch.Tensor, capacity: int, what: Settle) -> None:
-    """Write NaN to every slot after the trunk that is not in use and, in a draft's lane, to the
+    """Write NaN to every unused slot after the trunk. In a draft's lane, also write NaN to all
     tails."""
     is_target = what is Settle.TARGET
     lowest = c.head if is_target else min(c.draft_have, c.head)

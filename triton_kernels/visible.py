@@ -84,8 +84,8 @@ def _see_kernel(
     """One program computes everything.
 
     slot[r][j] is the slot of the j-th set bit of (chain, tail) of row r. leader(a) is the row of
-    a's tile whose slots begin with those of row a. Among several, it is the row with the most slots
-    and then the lowest."""
+    a's tile whose slots begin with those of row a. Among several such rows, it is one with the most
+    slots, and of these the lowest."""
     o_row = tl.arange(0, ROWS)
     o_bit = tl.arange(0, ROWS)
     always = o_row >= 0
@@ -191,7 +191,7 @@ def see(
 ) -> Workspace:
     """Write into `work` which keys the rows first_row .. first_row + plan.rows - 1 of a table see.
 
-    table  int32 words of a Batch (csrc/state); rows from its n on are padding. The rows of a
+    table  int32 words of a Batch (csrc/state); rows from index `n` on are padding. The rows of a
            sequence must be adjacent
     work   its first five tensors are written
 
@@ -302,7 +302,7 @@ def _slots_of(row: Row, head: int, plan: AttentionPlan) -> list[int]:
 def _leaders(seen: list[list[int]], tiles: list[int]) -> list[int]:
     """Return for every row its leader: the row of its tile whose slots begin with its own.
 
-    Among several, it is the row with the most slots and then the lowest.
+    Among several such rows, it is one with the most slots, and of these the lowest.
     """
     leaders = []
     for a, slots in enumerate(seen):

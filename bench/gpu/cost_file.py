@@ -12,7 +12,7 @@ from sbrt.errors import InvalidInputError
 
 TARGET_ROWS = (16, 32, 64)  # rows of the target's graphs; a chain takes the smallest that holds it
 
-LEAST_US = 0.1  # a measured time below this is refused
+LEAST_US = 0.1  # us; a shorter measured time is refused
 
 # us that a round costs in addition to forwards and choices. The ops of a round run one warp per
 # seat. These times are estimates from the ops' loops and compiled code.
@@ -20,7 +20,7 @@ TARGET_OPS = 20.0  # make rows, gather, select, attach the chain; a memory fence
 LAUNCHES = 12.0  # settle, verify and select are three graphs, which take 4 us each to start
 DRAFT_OPS = 12.0  # settle, plan, and the distributions of the chain's nodes, before a burst
 STEP_OPS = 5.0  # extend and gather, after a draft step
-FENCE = 2.0  # from one lane's event to the other lane's first kernel
+FENCE = 2.0  # us from one lane's event to the other lane's first kernel
 LINK = 10.0  # a copy of up to 90 KB to another device, and an event across devices
 
 # Share of the memory bandwidth that two lanes reach together. They do not reach all of it: a kernel
@@ -30,7 +30,7 @@ SHARING = 0.9
 
 @dataclass(frozen=True)
 class Forward:
-    """The time of a forward of `rows` rows and of the choice after it.
+    """The time of a forward of `rows` rows and of the token choice after it.
 
     us: microseconds while the other lane is idle. busy: share of `us` that reading memory at the
     full rate takes. memory: bytes read. nodes: nodes of the graph. overlapped: us while the other
@@ -72,10 +72,10 @@ def cost_file(lanes: Lanes, devices: int, about: str) -> dict[str, Any]:
 def _overlapped(target: list[Forward], draft: list[Forward]) -> tuple[list[Forward], list[Forward]]:
     """Return the forwards of both lanes, slowed down because the lanes share one memory.
 
-    While both lanes work, both slow down by the ratio of the bandwidth they want to the bandwidth
-    they get. A cost file has one time for a forward of a lane, whatever gamma is. That time assumes
-    the shortest burst that lasts as long as the target's forward. So the target is slowed down all
-    the time, and the draft only while the target works.
+    While both lanes work, each slows down by the ratio of the bandwidth wanted to the bandwidth
+    available. A cost file has one time for a forward of a lane, whatever gamma is. That time
+    assumes the shortest burst that lasts as long as the target's forward. So the target is slowed
+    down all the time, and the draft only while the target works.
     """
     whole, step = forward_of(target, 16), forward_of(draft, 16)
     steps = math.ceil(whole.us / step.us)

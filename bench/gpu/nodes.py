@@ -46,15 +46,16 @@ class Device:
 # 1.3 us per node was measured by others, in graphs on an H200.
 H200 = Device("h200", 132, 0.885 * 4.8e12, 5.75e12, 1.755e9, 1.3e-6)
 
-SCHEDULERS = 4  # per multiprocessor: each issues an instruction of a warp in a cycle
+SCHEDULERS = 4  # number per multiprocessor: each issues one warp instruction per cycle
 
-# Assumptions about latency. An access to L2 takes some 270 cycles on an idle H100, one to memory
-# 480; both take about twice as long on a busy one.
+# Assumptions about latency. On an idle H100, an access to L2 takes about 270 cycles, and an access
+# to memory 480. On a busy H100 both take about twice as long.
 L2_ACCESS, MEMORY_ACCESS = 0.25e-6, 0.6e-6
-# Seconds that the last program to arrive takes for the merge. It writes its sums, waits for them at
-# a fence, does an atomic and reads the others' sums: four accesses and the fence.
+# Seconds that the last program to arrive takes for the merge. That program writes its sums, waits
+# at a memory fence, does an atomic, and reads the other programs' sums: four accesses and the
+# fence.
 ARRIVAL = 1.7e-6
-CYCLES = 1.5  # from one instruction of a warp to the next, in code with some independent work
+CYCLES = 1.5  # cycles from a warp's instruction to its next one, with some independent work
 BARRIER = 30  # cycles
 
 
@@ -122,12 +123,12 @@ def _times(binary: Binary, work: Work) -> list[int]:
 
 
 def _arrival(binary: Binary) -> int:
-    """Return the index of the instruction at which a program arrives: the first atomic."""
+    """Return the index of the instruction that counts a program's arrival: the first atomic."""
     return next(i for i, (name, _) in enumerate(binary.found) if name.startswith("ATOMG"))
 
 
 def _of(binary: Binary, count: Sequence[int], opcode: str) -> list[int]:
-    """Return the counts of the instructions that begin with `opcode`."""
+    """Return how often each instruction runs whose opcode begins with `opcode`."""
     pairs = zip(count, binary.found, strict=True)
     return [times for times, (name, _) in pairs if name.startswith(opcode)]
 

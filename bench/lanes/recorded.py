@@ -129,7 +129,8 @@ class Bench:
 
         us: the graph runs alone. us_overlapped: the other lane works meanwhile, and the draft's
         stream has the higher priority, as in engines. us_overlapped_target_first: the same, but the
-        target's stream has the higher priority. us_choice: only the choice after the forward runs.
+        target's stream has the higher priority. us_choice: only the token choice after the forward
+        runs.
         """
         piece, launch = self._pieces[lane, rows], self._launches[lane, rows]
         name = "t" if lane == "T" else "T"

@@ -73,7 +73,8 @@ class Answer:
 
     @property
     def token_gaps(self) -> list[float]:
-        """Seconds per token after the first output; tokens of an output share its gap equally."""
+        """Return the seconds per token after the first output. An output's tokens share its gap
+        equally."""
         pairs = zip(self.gaps, self.counts[1:], strict=True)
         return [gap / count for gap, count in pairs for _ in range(count)]
 
@@ -92,7 +93,7 @@ class Played:
 
     @property
     def counted(self) -> list[Answer]:
-        """The answers whose latencies count: those that are no ballast."""
+        """The answers that are not ballast. Only these are counted."""
         return [answer for answer in self.answers if not answer.is_ballast]
 
     @property
@@ -156,8 +157,8 @@ def arrivals(rate: float, count: int, seed: int) -> list[float]:
 def play(engine: Engine, method: Method, load: Load, work: Work) -> Played:
     """Send every prompt once under this load, and wait for the answers.
 
-    With `concurrency`, more requests repeat the prompts until those that count have ended, so that
-    the load stays the same. Then the other requests are aborted. Raises EngineError if a generation
+    With `concurrency`, ballast requests repeat the prompts until all other requests have ended, so
+    that the load stays the same. Then the ballast is aborted. Raises EngineError if a generation
     fails.
     """
     player = _Player(engine, method, work)

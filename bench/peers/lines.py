@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from sbrt.outputs import ratio
 
-# TIES has the limits of a near-tie. The gap is the distance of our token's logit from the peer's
-# best logit, relative to the best. Below the limit either token is right, because rounding can move
-# the logits that much. With quantised weights the rounding is that of activations to 8 bits.
+# TIES has the largest gap of a near-tie. The gap is the distance of our token's logit from the
+# peer's best logit, relative to the best logit. Below the limit either token is right, because
+# rounding can move the logits that much. With quantised weights the rounding is that of activations
+# to 8 bits.
 GGUF = "gguf"  # dtype of a line that reads a GGUF file and keeps the file's own weights
 TIES = {"float32": 1e-4, "float16": 2**-6, "bfloat16": 2**-4, "q8_0": 2**-4, GGUF: 2**-4}
 FLOATS = ("float32", "float16", "bfloat16")
@@ -66,8 +67,8 @@ class Source(Protocol):
         """Decode greedily after all `prompts` together. Called only for lines with in_batches."""
 
     def gap(self, ids: list[int], token: int) -> float:
-        """Return how far the logit of `token` after `ids` is below the best, relative to the
-        best."""
+        """Return how far the logit of `token` after `ids` is below the best logit, relative to the
+        best logit."""
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
         """Return the microseconds of each of `times` forwards of `rows` rows after `context`
@@ -98,12 +99,12 @@ class Line:
     answers: list[Answer | None] = field(default_factory=list)  # one per prompt so far
     tokens: int = 0
     seconds: float = 0.0
-    picking: float = 0.0  # the part of `seconds` that Answer calls picking
+    picking: float = 0.0  # part of `seconds`; the sum of Answer.picking
     parts: list[int | None] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     us: dict[int, list[float]] = field(default_factory=dict)
     different: int = 0  # prompts whose ids differ from the reference's
-    ties: int = 0  # those of `different` whose first difference is at a near-tie
+    ties: int = 0  # prompts of `different` whose first difference is at a near-tie
     short: int = 0  # prompts whose answer does not have max_tokens tokens
     in_batches: bool = False  # the engine can decode several prompts together
     batches: list[Batch] = field(default_factory=list)

@@ -82,7 +82,7 @@ def is_part(op: str) -> bool:
     """Return True if the op is part of a target's forward.
 
     KernelBench times both the choice of tokens and the distributions. A target's forward has only
-    the former.
+    the choice of tokens.
     """
     return "dist" not in op
 

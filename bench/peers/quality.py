@@ -41,7 +41,7 @@ from sbrt.tools.prompts import read_prompts
 from sbrt.tools.table import aligned
 
 WINDOW = 512  # tokens of a window; attention does not reach beyond it
-ROWS = 64  # rows of one of our forwards
+ROWS = 64  # number of rows in one of our forwards
 POSITIONS = 20_000
 COLUMNS = ("engine", "activations", "positions", "mean KL", "+-", "99 %", "same top 1", "s")
 
@@ -57,7 +57,7 @@ class Distance:
     activations: str
     read: Read
     kl: list[NDArray[np.float64]] = field(default_factory=list)  # KL of each position, in nats
-    # For each position: True if both have the same best token.
+    # For each position: True if both engines have the same most probable token.
     same: list[NDArray[np.bool_]] = field(default_factory=list)
     seconds: float = 0.0
 

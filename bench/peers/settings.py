@@ -126,7 +126,7 @@ PEERS = (
         None,
         ("float32", "bfloat16"),
         (("assistant_model", ("float32", "bfloat16")),),
-        copies=1.5,  # the file's weights, and half of them again while they are converted
+        copies=1.5,  # the file's weights, and half a copy more while they are converted
         process=0.8 * GIB,
     ),
     LLAMA,

@@ -101,7 +101,8 @@ def _of_trees(cell: Cell) -> str:
 
 
 def _rollback(cell: Cell) -> str:
-    """Return PEARL's rollback, and the least rollback of any specbranch that is as fast."""
+    """Return PEARL's rollback, and the least rollback of the specbranch entries that are at least
+    as fast."""
     pearl = of(cell, PEARL)
     if pearl is None:
         return "-"

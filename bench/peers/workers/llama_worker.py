@@ -283,7 +283,7 @@ class Peer:
         return first
 
     def gap(self, ids, token):
-        """Return how far the logit of `token` after `ids` is below the best; see `gap_of`."""
+        """Return how far the logit of `token` after `ids` is below the best logit; see `gap_of`."""
         self.rows.cut(0)
         return gap_of(self.rows.feed(ids), token)
 

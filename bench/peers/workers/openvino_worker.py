@@ -80,7 +80,7 @@ class Peer:
         return answer | {"ids": list(result.tokens[0])[:max_tokens]}
 
     def gap(self, ids, token):
-        """Return how far the logit of `token` after `ids` is below the best; see `gap_of`."""
+        """Return how far the logit of `token` after `ids` is below the best logit; see `gap_of`."""
         self._infer_from(ids, 0)
         return gap_of(self.request.get_tensor("logits").data[0, -1], token)
 

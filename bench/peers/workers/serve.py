@@ -15,8 +15,8 @@ A worker runs in its peer's environment, which has no sbrt. Each input line is a
 `folder` and `draft` are Hugging Face folders, or GGUF files for the dtype gguf. `seconds` is the
 time from the first token, after prefill, to the last. `timed` tokens were generated in this time.
 The worker's own loop, not the engine, took `picking` of these seconds. `total` is the time with
-prefill. `gap` is how far the logit of `token` after `ids` is below the best logit. It is relative
-to max(1, the best).
+prefill. `gap` is how far the logit of `token` after `ids` is below the best logit. The gap is
+relative to max(1, best logit).
 """
 
 import json

@@ -56,7 +56,7 @@ class Peer:
 
     @torch.inference_mode()
     def gap(self, ids, token):
-        """Return how far the logit of `token` after `ids` is below the best; see `gap_of`."""
+        """Return how far the logit of `token` after `ids` is below the best logit; see `gap_of`."""
         return gap_of(self.model(torch.tensor([ids])).logits[0, -1].float(), token)
 
     @torch.inference_mode()
