@@ -36,7 +36,7 @@ from sbrt.tools.prompts import BUILT_IN
 from .models.served import serving
 from .models.traffic import percentile
 
-HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01  # shares of the requests that are bad in each way
+HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01  # shares of requests whose client misbehaves in this way
 DAWDLE = 0.05  # seconds that a slow client waits after a line
 TOKENS = (8, 64)  # max_tokens of short and of long answers
 SEEDS = 8
@@ -57,9 +57,9 @@ class Seen:
     gaps: list[float] = field(default_factory=list)
     firsts: list[float] = field(default_factory=list)
     hung_up: int = 0
-    refused: int = 0  # garbage requests, which the server must refuse
+    refused: int = 0  # number of garbage requests that the server refused
     faults: list[str] = field(default_factory=list)
-    unended: int = 0  # streams that stopped before the line DONE
+    unended: int = 0  # number of streams that stopped before the line DONE
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -298,7 +298,7 @@ def end_of(child: Any, storm: Storm, seen: Seen) -> int:
         with closing(HTTPConnection(*storm.address, timeout=LATE)) as connection:
             try:
                 response = opened(connection, body)
-                begun.wait(LATE)  # until every request is accepted
+                begun.wait(LATE)  # waits until every request is accepted
                 for last in lines_of(response):
                     text.append(text_of(last))
             except (OSError, HTTPException, ValueError, KeyError, threading.BrokenBarrierError):

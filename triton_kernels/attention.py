@@ -108,12 +108,12 @@ def _branch_attention_kernel(
     capacity,  # positions of the ring
     kv_heads,
     units,  # largest number of units of a forward
-    short,  # limit of level 0; with at most this many splits, an item has one split
+    short,  # limit of partial softmaxes in level 0; with this many splits or fewer, an item has one
     blocks,  # largest number of partial softmaxes in level 1
     above,  # largest number of partial softmaxes in all levels but 0
     last_level,  # number of the last level
     scale,  # factor of the scores; it includes log2 e
-    GROUP: tl.constexpr,  # query heads of a KV head
+    GROUP: tl.constexpr,  # number of query heads that share a KV head
     HEAD_DIM: tl.constexpr,
     TILE_ROWS: tl.constexpr,
     BLOCK_M: tl.constexpr,  # at least TILE_ROWS * GROUP
@@ -269,7 +269,7 @@ def _climb(
     is_split = taken == 1
     level = tl.where(is_split, 0, 1)
     lower = tl.where(is_split, 0, short)  # offset of this level in Partial
-    upper = tl.where(is_split, short, short + blocks)  # offset of the next level
+    upper = tl.where(is_split, short, short + blocks)  # offset of the next level in Partial
     pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)  # limit of the next level
     going = first < last
     while going:

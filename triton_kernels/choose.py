@@ -103,7 +103,7 @@ def _word_of(seed, completion, position, token):
 def _choose_kernel(
     Logits,  # [rows, vocab] before shaping
     logits_stride,
-    Shaped,  # [rows, vocab] logits after shaping, from which to choose; Logits unless HAS_SHAPED
+    Shaped,  # [rows, vocab] shaped logits, from which tokens are sampled; Logits without HAS_SHAPED
     shaped_stride,
     Cut,  # [rows, 4] written by find_cut; never touched without HAS_CUT
     Ids,  # [vocab] the token of a column; never touched without HAS_IDS
@@ -281,8 +281,9 @@ def choose(
     logits   [rows, vocab]  float16, bfloat16 or float32; rows may be strided, columns may not
     sequence  int32 words of the sequences, one for each seat: sampling, shaping, the ancestors'
              tokens, sharpness
-    table    int32 words of the Batch; rows from index `n` on are not written. A row is sampled by the
-             parameters of its sequence. Its noise is that of the position after the row's
+    table    int32 words of the Batch; rows from index `n` on are not written. A row is sampled by
+             the parameters of its sequence. Its noise belongs to the position after the row's
+             position
     out      int32 [rows, plan.out_words], contiguous, written; may be a view of the block's
              `choice` or `row_dist`
     shaping  dense lists of every seat, if plan.shaped. A captured choice keeps reading these

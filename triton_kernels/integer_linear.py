@@ -69,7 +69,7 @@ def _integer_linear_kernel(
     GROUP: tl.constexpr,
     MINIMUMS: tl.constexpr,
     ZERO: tl.constexpr,
-    HALVES: tl.constexpr,  # int4: a byte has two levels
+    HALVES: tl.constexpr,  # int4: a byte holds two quantised values (levels)
     PACKED: tl.constexpr,  # unpack four bytes per instruction; the interpreter cannot
     ROWS: tl.constexpr,  # 64: stride of the rows' scales and sums from group to group
     BLOCK_M: tl.constexpr,

@@ -181,7 +181,7 @@ def _linear_kernel(
         w = _weights(p_w + o_at, m_k, EVEN)
         if NORM:
             if LATE:  # noqa: SIM102 (the outer condition is a compile-time constant)
-                if at == first:  # in the loop, so that the first tiles load meanwhile
+                if at == first:  # compute the norm's scale, while the first tiles load
                     scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
             g = g_next.to(tl.float32)
             o_next = o_at + BLOCK_K + o_k

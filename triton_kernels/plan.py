@@ -19,10 +19,10 @@ from .state import MAX_ROWS, MAX_SEATS, SLOTS
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-FLIGHT = 2 * SLOTS  # slots after the trunk that a row can see: of the chain, then of its tail
+FLIGHT = 2 * SLOTS  # slots after the trunk that a row can see: chain slots, then tail slots
 SPLIT = 64  # positions of a split, the same for every model, because splits decide bits
 FAN = 8  # partial softmaxes that a program merges into one of the next level
-MULTIPROCESSORS = 132  # of an H100 or H200; `short` is chosen for this number
+MULTIPROCESSORS = 132  # number in an H100 or H200; `short` is chosen for this number
 PROGRAMS_PER_MULTIPROCESSOR = 2
 # The fields of a member in Workspace.members, in order.
 MEMBER = ("head", "low", "first_split", "splits", "taken", "storage", "row", "end", "tile")

@@ -18,7 +18,7 @@ from .words import TABLE_N, arrived_last, sequence_of
 
 BINS = 2048  # bins per digit
 STATE_WORDS = 8
-SHIFTS = (21, 10, 0)  # bits below each of the three digits
+SHIFTS = (21, 10, 0)  # number of bits below each of the three digits of a key
 
 ROW_BINS = tl.constexpr(BINS)
 ROW_STATE = tl.constexpr(STATE_WORDS)
@@ -30,7 +30,7 @@ TOP_P = tl.constexpr(2)
 TIES = tl.constexpr(3)
 PREFIX = tl.constexpr(1)  # the digits found so far; with TIES the whole key
 WANTED = tl.constexpr(2)  # tokens or units that keys with this prefix must contribute
-ABOVE = tl.constexpr(3)  # units of all keys above the prefix
+ABOVE = tl.constexpr(3)  # sum of the units of all keys above the prefix
 MOST = tl.constexpr(4)  # key of the largest logit
 BAR = tl.constexpr(5)  # keys below it are dropped by min_p, or certainly by top_k
 BAD_KEY = tl.constexpr(0xFFFFFFFF)  # key of a NaN or +inf

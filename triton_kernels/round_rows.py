@@ -16,7 +16,7 @@ from .plan import DTYPES
 from .state import MAX_ROWS
 
 INFINITY = tl.constexpr(0x7F800000)  # bits of float32 infinity; the bits of a NaN are greater
-LEAST = tl.constexpr(0x03FE0000)  # bits of 127 times the least normal float32
+LEAST = tl.constexpr(0x03FE0000)  # bits of 127 times the smallest normal float32
 MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23; adding it rounds to an integer, ties to even
 
 

@@ -10,18 +10,18 @@ from typing import Any
 from sbrt import check
 from sbrt.errors import InvalidInputError
 
-TARGET_ROWS = (16, 32, 64)  # rows of the target's graphs; a chain takes the smallest that holds it
+TARGET_ROWS = (16, 32, 64)  # rows of the target's graphs; a chain uses the smallest one that fits
 
 LEAST_US = 0.1  # us; a shorter measured time is refused
 
 # us that a round costs in addition to forwards and choices. The ops of a round run one warp per
 # seat. These times are estimates from the ops' loops and compiled code.
-TARGET_OPS = 20.0  # make rows, gather, select, attach the chain; a memory fence towards the host
-LAUNCHES = 12.0  # settle, verify and select are three graphs, which take 4 us each to start
-DRAFT_OPS = 12.0  # settle, plan, and the distributions of the chain's nodes, before a burst
-STEP_OPS = 5.0  # extend and gather, after a draft step
+TARGET_OPS = 20.0  # us: make rows, gather, select, attach the chain; a memory fence to the host
+LAUNCHES = 12.0  # us: settle, verify and select are three graphs; each takes 4 us to start
+DRAFT_OPS = 12.0  # us: settle, plan, and the distributions of the chain's nodes, before a burst
+STEP_OPS = 5.0  # us: extend and gather, after a draft step
 FENCE = 2.0  # us from one lane's event to the other lane's first kernel
-LINK = 10.0  # a copy of up to 90 KB to another device, and an event across devices
+LINK = 10.0  # us: a copy of up to 90 KB to another device, and an event across devices
 
 # Share of the memory bandwidth that two lanes reach together. They do not reach all of it: a kernel
 # that fills the device is not preempted, and each lane's thread blocks wait for free registers.

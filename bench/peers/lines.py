@@ -96,7 +96,7 @@ class Line:
     reference: Line | None = None
     error: str | None = None
     version: str = ""
-    answers: list[Answer | None] = field(default_factory=list)  # one per prompt so far
+    answers: list[Answer | None] = field(default_factory=list)  # one answer per prompt so far
     tokens: int = 0
     seconds: float = 0.0
     picking: float = 0.0  # part of `seconds`; the sum of Answer.picking

@@ -87,7 +87,7 @@ def _of_cgroups(root: Path) -> Iterator[float]:
             continue
         top = root / "sys/fs/cgroup"
         own = PurePosixPath(path.lstrip("/"))
-        for part in (own, *own.parents):  # in a container, perhaps only the last one exists
+        for part in (own, *own.parents):  # in a container, perhaps only the top folder exists
             for folder in (top, top / "memory"):
                 yield from _left(folder / part)
 

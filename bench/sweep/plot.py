@@ -119,7 +119,7 @@ def _mark(axis: Axes, line: dict[str, Any]) -> None:
     # is drawn above the larger one.
     size, above = (9.0 if "no branches" in name else 6.5), (3 + (name == "pearl"))
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
-    label = "specbranch" if name.startswith(CUTS) else name  # all epsilons share a label
+    label = "specbranch" if name.startswith(CUTS) else name  # entries of all epsilons share a label
     axis.plot(*_point(line), marker, color=color, label=label, ms=size, zorder=above, **edge)
 
 

@@ -21,7 +21,7 @@ from sbrt.triton_kernels.shaping import (
 )
 from tests.triton_kernels.choice import MANY_WORDS, POSITIONS, Case
 
-ROUNDING = 1e-13  # rounding errors of two float64 logarithms and of a sum with them
+ROUNDING = 1e-13  # bound for the rounding errors of two float64 logarithms and of a sum with them
 
 
 def compare(case, seen, op=choose, chunk=256):

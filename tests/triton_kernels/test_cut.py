@@ -11,7 +11,7 @@ from sbrt.triton_kernels import state
 from sbrt.triton_kernels.cut import ALL_IDS, find_cut, find_cut_torch
 from sbrt.triton_kernels.radix import cut_work
 
-VOCAB, CHUNK = 300, 256  # a row has two programs
+VOCAB, CHUNK = 300, 256  # two programs process a row
 ALMOST_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 
 

@@ -187,7 +187,7 @@ def test_a_row_has_the_same_bits_whatever_the_others(device, dtype, kind, splits
     plan = LinearPlan(16, 67, 400, dtype, splits=splits, **KINDS[kind])
     full = Product(plan, device)
     want, left = full.run()
-    fewer = Product(plan, device)  # the same values, but rows at other places and NaN as padding
+    fewer = Product(plan, device)  # the same values, but other row indices, and NaN as padding
     for name in ("x", "residual"):
         tensor = getattr(fewer, name)
         if tensor is not None:

@@ -18,7 +18,7 @@ from sbrt.triton_kernels.plan import PROGRAMS_PER_MULTIPROCESSOR
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "triton_kernels"
-KEPT = ROOT / "build" / "triton"  # a cache by content, so a second run compiles only changes
+KEPT = ROOT / "build" / "triton"  # a cache keyed by content, so a second run compiles only changes
 ARCHITECTURES = (80, 90, 100)
 
 
