@@ -43,7 +43,7 @@ def tokens(acceptance: float, gamma: int) -> float:
 
 
 def serial(model: CostModel, sequences: int, gamma: int) -> float:
-    """Time of a serial round of all sequences."""
+    """Return the time of a serial round of all sequences."""
     drafts = gamma * model.draft(sequences)
     return model.target(sequences * (1 + gamma)) + drafts + model.round_cost + model.turns_cost
 

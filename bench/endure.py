@@ -153,7 +153,7 @@ def key_of(body: dict[str, Any]) -> Key:
 
 
 def opened(connection: HTTPConnection, body: dict[str, Any]) -> HTTPResponse:
-    """The response to an accepted request. Raises ValueError if the server refuses it."""
+    """Return the response to an accepted request. Raises ValueError if the server refuses it."""
     connection.request("POST", "/v1/completions", json.dumps(body))
     response = connection.getresponse()
     if response.status != 200:
@@ -169,7 +169,7 @@ def lines_of(response: HTTPResponse) -> Iterator[str]:
 
 
 def text_of(line: str) -> str:
-    """Return the text in one line of a stream; it is empty in the line DONE."""
+    """Return the text in one line of a stream, or an empty text for the line DONE."""
     if line == DONE:
         return ""
     return "".join(choice["text"] for choice in json.loads(line.removeprefix("data: "))["choices"])
@@ -267,7 +267,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def p99(seconds: Sequence[float]) -> float:
-    """Return the 99th percentile in milliseconds."""
+    """Return the 99th percentile of `seconds`, in milliseconds."""
     return round(1e3 * percentile(seconds, 0.99), 1)
 
 

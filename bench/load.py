@@ -56,7 +56,7 @@ class Cell:
         self.is_same &= all(answer.agrees(expected[answer.prompt]) for answer in played.answers)
 
     def median(self, figure: Callable[[Played], float]) -> float:
-        """The median of a figure over the runs."""
+        """Return the median of a figure over the runs."""
         return statistics.median(map(figure, self.runs))
 
     def line(self, plain: Cell) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(
     engine: Engine, cells: Sequence[Cell], work: Work, expected: Sequence[Sequence[int]], runs: int
 ) -> Cell:
-    """Run every cell `runs` times, in turns. Return the baseline: `none`, one request at a time.
+    """Run all cells in turn, `runs` times. Return the baseline: `none`, one request at a time.
 
     If the baseline is not among the cells, it is run in addition. The order changes from turn to
     turn, because the first cell to run finds the caches cold and the clock high.

@@ -191,7 +191,7 @@ def _attention(launch: Launch, context: int) -> Work:
 
 def _choose(launch: Launch, context: int) -> Work:
     """Each program picks tokens of its chunk in a loop. For distributions, the merge has a second
-    one."""
+    loop."""
     given = launch.arguments
     logits = given["Logits"].numel() * given["Logits"].element_size()
     times = [given["PICKS"], *([CANDIDATES] if given["DISTS"] else [])]

@@ -115,7 +115,7 @@ def _cases(args: argparse.Namespace, rows: Sequence[int]) -> Iterator[Choosing]:
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """The lines as a text table."""
+    """Return the lines as a text table."""
     rows = [COLUMNS]
     for line in lines:
         names = (str(line[name]) for name in ("vocab", "rows", "logits", "sampling"))

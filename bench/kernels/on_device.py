@@ -107,7 +107,7 @@ def _line(case: Any, bandwidth: float, seconds: float) -> dict[str, Any]:
 
 
 def render(line: dict[str, Any]) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     start = f"{line['op']} | {line['shape']}"
     if not line["right"]:
         return f"{start} | WRONG: differs by {line['difference']:.3g}"
@@ -122,7 +122,7 @@ def render(line: dict[str, Any]) -> str:
 
 
 def ncu_command(only: str) -> str:
-    """The command line that profiles our kernels with Nsight Compute."""
+    """Return the command line that profiles our kernels with Nsight Compute."""
     chosen = f" --only {only}" if only else ""
     return (
         f"ncu --set full --kernel-name '{kernel_filter()}' --launch-count 8 --graph-profiling node "

@@ -127,7 +127,7 @@ def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(line: dict[str, Any]) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     least, most = line["spread"]
     return (
         f"{line['lane']} | {line['rows']} | {line['us']:.1f} ({least:.1f}-{most:.1f}) | "

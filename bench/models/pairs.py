@@ -40,7 +40,7 @@ POSITIONS = 131_072  # context of a random pair, as in the configurations of Lla
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Add flags for the sampling of these benches. Without them the largest logit is chosen."""
+    """Add flags for the sampling of these benches. Without these flags, decoding is greedy."""
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
     parser.add_argument("--top-k", type=int, default=0, metavar="K")

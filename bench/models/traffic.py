@@ -113,11 +113,11 @@ class Played:
         return statistics.median(rates) if rates else 0.0
 
     def first(self, share: float) -> float:
-        """Percentile of the seconds from a request's arrival to its first token."""
+        """Return a percentile of the seconds from a request's arrival to its first token."""
         return percentile([a.times[0] - a.arrived for a in self.counted if a.times], share)
 
     def between_tokens(self, share: float) -> float:
-        """Percentile of the seconds per token within a request."""
+        """Return a percentile of the seconds per token within a request."""
         return percentile([gap for a in self.counted for gap in a.token_gaps], share)
 
     def shared(self) -> tuple[int, float]:
@@ -134,7 +134,7 @@ class Played:
         return sum(count for at, count in outputs if begin < at <= end), end - begin
 
     def between_outputs(self, share: float) -> float:
-        """Percentile of the seconds between two outputs of a request."""
+        """Return a percentile of the seconds between two outputs of a request."""
         return percentile([gap for a in self.counted for gap in a.gaps], share)
 
 

@@ -256,7 +256,7 @@ def _compare(reference: Read, others: Sequence[Distance], windows: list[list[int
 
 
 def render(found: Sequence[dict[str, Any]]) -> str:
-    """The distances as a text table."""
+    """Return the distances as a text table."""
     rows: list[tuple[str, ...]] = [COLUMNS]
     for line in found:
         figures = (f"{line[key]:.3e}" for key in ("mean_kl", "kl_error", "kl_99"))

@@ -43,7 +43,7 @@ STYLES = (
 
 
 def draw(path: Path, cells: Sequence[Cell]) -> list[Path]:
-    """Write the picture of speed-ups to `path`, and that of rollback to a file next to it.
+    """Write the picture of speed-ups to `path`, and the picture of rollback to a file next to it.
 
     Returns the paths; without cells there are none. Raises OSError.
     """

@@ -88,8 +88,8 @@ ENTRIES = (
 def with_classifier(file: str) -> tuple[Entry, ...]:
     """Return the entries for an H-RAD file.
 
-    The first also cuts by confidence, in the classifier's middle class. The second does not. The
-    third is like the first, without branches.
+    The first entry also cuts by confidence, in the classifier's middle class. The second does not.
+    The third is like the first, but without branches.
     """
     preset = f"specbranch:hrad={file},epsilon=0"
     return (

@@ -38,7 +38,7 @@ class Arrivals(openvino_genai.StreamerBase):
 
 
 class Peer:
-    """The ops that serve.py lists."""
+    """A peer engine with the ops that serve.py lists."""
 
     def open(self, folder, draft, dtype, mode, threads, build):
         """Load the models."""
@@ -65,7 +65,7 @@ class Peer:
         return {"version": f"{openvino_genai.__version__}, openvino {openvino.__version__}"}
 
     def generate(self, ids, max_tokens):
-        """Decode greedily; returns the answer of `Clock`."""
+        """Decode greedily. Returns what Clock.answer returns."""
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens, config.ignore_eos, config.do_sample = max_tokens, True, False
         config.apply_chat_template = False

@@ -26,7 +26,7 @@ class Arrivals(BaseStreamer):
 
 
 class Peer:
-    """The ops that serve.py lists."""
+    """A peer engine with the ops that serve.py lists."""
 
     def open(self, folder, draft, dtype, mode, threads, build):
         """Load the models."""
@@ -41,7 +41,7 @@ class Peer:
 
     @torch.inference_mode()
     def generate(self, ids, max_tokens):
-        """Decode greedily; returns the answer of `Clock`."""
+        """Decode greedily. Returns what Clock.answer returns."""
         arrivals, prompt = Arrivals(), torch.tensor([ids])
         self.model.generate(
             prompt,
