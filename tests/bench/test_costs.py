@@ -36,8 +36,8 @@ def ran(*words):
 
 @pytest.fixture
 def same_compiler():
-    """Skip the test with another compiler. The cost files count the instructions that the Triton of
-    constraints.txt makes."""
+    """Skip the test if a different compiler is installed. The cost files count the instructions
+    that the Triton of constraints.txt makes."""
     [made_by] = re.findall(r"^triton==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     if version("triton") != made_by:
         pytest.skip(f"triton: expected {made_by}, whose instructions the cost files count")

@@ -60,7 +60,7 @@ FAKE = """
 
 @pytest.fixture(scope="module")
 def ours():
-    """The tokens that our engine generates by `none`."""
+    """Return the tokens that our engine generates by `none`."""
     with Engine.from_pretrained(demo_pair.demo_folder(demo_pair.TARGET), num_threads=1) as engine:
         params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
         return engine.generate(PROMPT, params)[0].outputs[0].token_ids

@@ -75,7 +75,7 @@ def test_a_fault_in_a_program_is_reported(programs, kind: str, fault: str, text:
 
 @cache
 def core(kind: str) -> Path:
-    """Build the extension for a sanitizer, apart from the installed one, and return its path."""
+    """Build the extension for a sanitizer in a separate folder, and return its path."""
     folder = BUILDS / kind / "core"
     cmake = [shutil.which("cmake"), "-S", ROOT, "-B", folder, f"-DSBRT_SANITIZE={KINDS[kind]}"]
     cmake += ["-DSBRT_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Sanitize", "-DCMAKE_CXX_FLAGS_SANITIZE=-O1"]

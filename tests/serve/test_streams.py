@@ -140,7 +140,7 @@ def test_streams_steps_and_stop_strings_run_as_far_ahead_as_generate(engine, pro
     stopping = dataclasses.replace(GREEDY, stop=NEVER)
     engine.generate(prompts[0], GREEDY, method=method)
     want = ahead()
-    # The shape of a round of hedge depends on the outcome before it, so it cannot run ahead.
+    # The shape of a hedge round depends on the previous outcome, so hedge rounds cannot run ahead.
     assert (want[1] > want[0] // 2) == (method != "hedge")
     for params in (GREEDY, stopping):
         list(engine.stream(prompts[0], params, method=method))

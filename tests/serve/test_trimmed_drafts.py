@@ -27,8 +27,8 @@ MAY_REST = ("none", "auto", "adaedl")  # these may draft nothing; adaedl stops w
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, make):
-    """Return the target's folder and the drafts' folders by kind. Most drafts are slightly changed
-    targets."""
+    """Return the target's folder, and the drafts' folders keyed by kind. Most drafts are slightly
+    changed targets."""
     base = tmp_path_factory.mktemp("trimmed")
     weights = make.weights(make.config(), seed=1)
     target = make.checkpoint(base / "target", weights=weights, eos_token_id=290)

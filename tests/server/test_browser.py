@@ -113,7 +113,7 @@ def test_a_second_message_goes_on_with_the_conversation(served, page, tools, pla
 
 
 def test_what_a_model_writes_is_text(served, page):
-    """Markup in a prompt or an answer makes no element."""
+    """Markup in a prompt or an answer is shown as text; it makes no HTML element."""
     visit(page, served.url)
     ask(page, "<img id=bad src=x><script id=worse></script>")
     assert page.value("document.querySelectorAll('#bad, #worse').length") == 0

@@ -257,7 +257,8 @@ def test_openai_python_reads_them(served, told, tools):
 
 
 def test_what_json_cannot_hold(engine):
-    """A number replaces -inf. If tokens have the same text, the more likely one counts."""
+    """A finite number replaces -inf. If tokens have the same text, the largest log-prob is
+    returned."""
     tokenizer = engine.pair.tokenizer
     output = engine.generate(ODD, SamplingParams(max_tokens=1, logprobs=20))[0].outputs[0]
     [position] = output.logprobs

@@ -233,7 +233,7 @@ def test_metrics(client, engine, value):
 
 
 def test_tokens_whose_kv_is_reused_are_counted(client, value):
-    """All requests have the same prompt. The prompt's last token is never fed, so it is not
+    """All requests have the same prompt. The prompt's last token is never fed, so its KV is not
     reused."""
     names = ("vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total")
     text = "def once(upon, a, time):\n    return sorted(upon, key=a, reverse=time)\n"

@@ -96,7 +96,8 @@ def test_one_object_per_mention_and_none_always_runs(run):
 
 
 def test_every_method_feeds_the_whole_prompt(run, monkeypatch):
-    """No method reuses another's KV. Otherwise only the first method would have prefill_seconds."""
+    """No method reuses another method's KV. Otherwise only the first method would have
+    prefill_seconds."""
     cached, add = [], measure.Tally.add
 
     def noted(self, output, plain):

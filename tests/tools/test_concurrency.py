@@ -1,4 +1,4 @@
-"""Contract under test: --concurrency. In virtual time, a closed loop keeps N sequences in flight.
+"""Contract under test: --concurrency. In simulated time, a closed loop keeps N sequences in flight.
 Only rounds in which all N sequences decode are counted. Answers are the same as by plain decoding.
 With N = 1 the figures are the same as without the flag."""
 
@@ -67,8 +67,8 @@ def test_one_sequence_in_flight_has_the_figures_of_a_run_without_the_flag(run):
 
 
 def test_a_round_of_many_lasts_as_long_as_a_round_of_one(run):
-    """In the cost models c=..., 64 rows cost as much as one. So N sequences by plain decoding
-    generate N tokens in the time of one."""
+    """In the cost models c=..., 64 rows cost as much as one row. So plain decoding of N sequences
+    generates N tokens in the time of one token."""
     lines = run(*TOY, "--methods", "none,pearl:gamma=3", "--concurrency", "1,4,16")
     assert [line["concurrency"] for line in lines] == [1, 1, 4, 4, 16, 16]
     plain, pearl = lines[::2], lines[1::2]

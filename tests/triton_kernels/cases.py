@@ -11,7 +11,7 @@ DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float3
 # True if the compiler may fuse products and sums. core: True if the default tests compile the case.
 Case = namedtuple("Case", "kernel configuration dtype types constants warps fusion core")
 
-# hidden, inner, rows of q and of qkv, vocabulary
+# name: (hidden, inner, rows of q, rows of qkv, vocabulary)
 MODELS = {
     "1B": (2048, 8192, 2048, 3072, 128_256),
     "8B": (4096, 14336, 4096, 6144, 128_256),

@@ -157,8 +157,8 @@ def test_programs_at_work_do_not_depend_on_the_capacity(capacity):
 
 
 class Story:
-    """Keys, values and queries that depend only on a token's prefix. So a path has the same ones as
-    plain decoding."""
+    """Keys, values and queries that depend only on a token's prefix. So a path has the same keys,
+    values and queries as plain decoding."""
 
     def __init__(self, scene, plan, device):
         self.scene, self.plan, self.device = scene, plan, device

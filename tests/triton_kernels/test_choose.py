@@ -1,6 +1,6 @@
 """Contract under test: choose gives the same tokens as the CPU's sampling pass, greedy or sampled,
-with shaped or filtered logits. It writes the same distribution of a draft. Rows whose best two
-scores differ by less than the logarithm's rounding are counted separately, as near-ties."""
+with shaped or filtered logits. It also writes the same distributions for a draft. Rows whose best
+two scores differ by less than the logarithm's rounding are counted separately, as near-ties."""
 
 from collections import Counter
 from dataclasses import replace
@@ -112,7 +112,8 @@ def test_words_that_have_no_room(words, said):
         flat_words(words, 11)
 
 
-# Cases of 34 rows per kind, 10,200 rows in all. Kinds that the interpreter runs slowly have fewer.
+# Cases of 34 rows per kind, 10,200 rows in all. Kinds that the interpreter runs slowly have fewer
+# cases.
 CASES = [100, 100, 40, 20, 20, 20]
 
 

@@ -137,8 +137,8 @@ def test_what_breaks_the_rule_is_found(old, new, said):
         assert any(said in fault for fault in found), found
 
 
-# Compiles the launches of a layer of an 8B model, early. Prints each kernel's local memory and
-# opcodes.
+# Compiles the launches of a layer of an 8B model, with early launch. Prints each kernel's local
+# memory and opcodes.
 COMPILED = """
 import json, sys
 from dataclasses import replace

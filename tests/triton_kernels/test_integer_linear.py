@@ -33,7 +33,7 @@ def format_of(name):
 
 
 def packed(name, matrix, device):
-    """Return the same matrix in the layout of the kernels."""
+    """Return `matrix` in the layout of the kernels."""
     made = packed_matrix(format_of(name), *matrix.levels.shape, device)
     given = (matrix.levels.astype(np.int8).view(np.uint8), matrix.scales, matrix.minimums)
     made.pack(0, *(None if values is None else torch.from_numpy(values) for values in given))

@@ -72,10 +72,12 @@ def products_on_sm90(cubins):
 # While a multiprocessor gets a KiB of its share of 4.8 TB/s, it has about 223 issue slots at the
 # lowest clock. A kernel that needs more per KiB is limited by issue slots.
 SLOTS_OF_PRODUCTS = 200
-# Limits for products of integers with up to 16 rows. As on the CPU, every 32 columns need a float32
-# addition. int4 has more such groups per KiB, so its tiles do wait for issue slots.
+# Limits for the issue slots per KiB of integer products with up to 16 rows. As on the CPU, every 32
+# columns need a float32 addition. int4 has more groups of 32 columns per KiB, so its tiles do wait
+# for issue slots.
 SLOTS_OF_INTEGERS = {"int8": 200, "Q8_0": 210, "int4": 625, "Q4_0": 625}
-# Limit for all passes of a request that filters, per KiB of logits, with 32 programs per row.
+# Limit for the issue slots per KiB of logits, summed over all passes of a request that filters. A
+# row has 32 programs.
 SLOTS_OF_FILTERS = 4500
 
 

@@ -21,7 +21,7 @@ ANSWERS, LENGTH = 12, 16
 
 @pytest.fixture
 def small(monkeypatch):
-    """Make runs short. Commands then give the shape, so that no shape is measured."""
+    """Make runs short. The tests' commands name the draft's shape, so that no shape is measured."""
     for name, value in (("ANSWER", LENGTH), ("HELD_ANSWER", LENGTH), ("SPARE", ANSWERS)):
         monkeypatch.setattr(make_module, name, value)
     monkeypatch.setattr(make_module, "PAUSE", 0.0)
