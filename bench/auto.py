@@ -2,8 +2,8 @@
 
     python -m bench.auto --draft demo-poor --prompts F --limit 8 --runs 9 --threads 2
 
-Runs are interleaved prompt by prompt, and a ratio compares figures of the same run. An interval
-leaves out the lowest and the highest run. With nine runs it contains the median with 96 %
+Runs are interleaved prompt by prompt, and a ratio compares figures of the same run. The interval of
+a ratio leaves out the lowest and the highest run. With nine runs it contains the median with 96 %
 probability.
 """
 
@@ -78,7 +78,7 @@ def _runs(args: argparse.Namespace, fixed: Sequence[Method]) -> list[Report]:
 
 
 def changing(prompts: Sequence[str]) -> list[str]:
-    """Return the prompts; each of the second half has its text REPEATS times.
+    """Return the prompts. In each prompt of the second half, the text is repeated REPEATS times.
 
     The target tends to continue such a prompt with another repetition.
     """
@@ -89,7 +89,7 @@ def changing(prompts: Sequence[str]) -> list[str]:
 def judged(reports: Sequence[Report]) -> list[dict[str, Any]]:
     """Return for each method {method, tokens_per_second, speedup, interval, of_best, ...}.
 
-    speedup: the runs' median ratio to `none`. of_best: the runs' median ratio to `best`. That is
+    speedup: the runs' median ratio to `none`. of_best: the runs' median ratio to `best`. `best` is
     the method with the largest median tokens/s among `none` and the fixed methods.
     """
     tallies = list(zip(*(report.tallies for report in reports), strict=True))

@@ -43,7 +43,7 @@ def tokens(acceptance: float, gamma: int) -> float:
 
 
 def serial(model: CostModel, sequences: int, gamma: int) -> float:
-    """Time of a serial round of all sequences."""
+    """Return the time of a serial round of all sequences."""
     drafts = gamma * model.draft(sequences)
     return model.target(sequences * (1 + gamma)) + drafts + model.round_cost + model.turns_cost
 
@@ -67,7 +67,8 @@ def best(model: CostModel, time: Any, sequences: int, share: int, acceptance: fl
 
 
 def line(model: CostModel, sequences: int, acceptance: float) -> dict[str, Any]:
-    """Return one line of the JSON. Rates are tokens of all sequences per unit of the costs."""
+    """Return one line of the JSON. Rates are tokens of all sequences per time unit of the cost
+    file."""
     rate, gamma = best(model, serial, sequences, sequences, acceptance)
     turns, theirs = best(model, in_cohorts, sequences, sequences // 2, acceptance)
     return {

@@ -3,10 +3,10 @@
     python -m bench.endure --clients 64 --minutes 10 --json -
 
 Clients send streaming requests without a pause. They hang up in the middle of 20 % of the requests,
-read 5 % slowly and send garbage in 1 %. Then the same number of well-behaved clients send requests,
-for a quarter as long. This shows how much the bad requests delay the good ones. At the end the
-server gets SIGTERM while streams run. Every finished answer is compared with the answer to the same
-request alone, in this process.
+read 5 % of the answers slowly, and send garbage in 1 % of the requests. Then the same number of
+well-behaved clients send requests, for a quarter as long. This shows how much the bad requests
+delay the good ones. At the end the server gets SIGTERM while streams run. Every finished answer is
+compared with the answer to the same request alone, in this process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sbrt.tools.prompts import BUILT_IN
 from .models.served import serving
 from .models.traffic import percentile
 
-HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01  # shares of the requests that are bad in each way
+HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01  # shares of requests whose client misbehaves in this way
 DAWDLE = 0.05  # seconds that a slow client waits after a line
 TOKENS = (8, 64)  # max_tokens of short and of long answers
 SEEDS = 8
@@ -57,9 +57,9 @@ class Seen:
     gaps: list[float] = field(default_factory=list)
     firsts: list[float] = field(default_factory=list)
     hung_up: int = 0
-    refused: int = 0  # garbage requests, which the server must refuse
+    refused: int = 0  # number of garbage requests that the server refused
     faults: list[str] = field(default_factory=list)
-    unended: int = 0  # streams that stopped before the line DONE
+    unended: int = 0  # number of streams that stopped before the line DONE
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -153,7 +153,7 @@ def key_of(body: dict[str, Any]) -> Key:
 
 
 def opened(connection: HTTPConnection, body: dict[str, Any]) -> HTTPResponse:
-    """The response to an accepted request. Raises ValueError if the server refuses it."""
+    """Return the response to an accepted request. Raises ValueError if the server refuses it."""
     connection.request("POST", "/v1/completions", json.dumps(body))
     response = connection.getresponse()
     if response.status != 200:
@@ -169,7 +169,7 @@ def lines_of(response: HTTPResponse) -> Iterator[str]:
 
 
 def text_of(line: str) -> str:
-    """Return the text in one line of a stream; it is empty in the line DONE."""
+    """Return the text in one line of a stream, or an empty text for the line DONE."""
     if line == DONE:
         return ""
     return "".join(choice["text"] for choice in json.loads(line.removeprefix("data: "))["choices"])
@@ -194,7 +194,8 @@ class Memory(threading.Thread):
         self.join()
 
     def growth(self) -> float:
-        """Return the median of the last fifth of the sizes divided by that of the second fifth.
+        """Return the median of the last fifth of the sizes, divided by the median of the second
+        fifth.
 
         The first fifth is left out, because the server warms up. Returns 1.0 for under 5 sizes.
         """
@@ -230,7 +231,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
-    """Run the rude clients, then the well-behaved ones, then SIGTERM; returns the report.
+    """Run the rude clients, then the well-behaved ones, then send SIGTERM. Returns the report.
 
     At the end every answer is generated once more, alone.
     """
@@ -266,7 +267,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def p99(seconds: Sequence[float]) -> float:
-    """Return the 99th percentile in milliseconds."""
+    """Return the 99th percentile of `seconds`, in milliseconds."""
     return round(1e3 * percentile(seconds, 0.99), 1)
 
 
@@ -297,7 +298,7 @@ def end_of(child: Any, storm: Storm, seen: Seen) -> int:
         with closing(HTTPConnection(*storm.address, timeout=LATE)) as connection:
             try:
                 response = opened(connection, body)
-                begun.wait(LATE)  # until every request is accepted
+                begun.wait(LATE)  # waits until every request is accepted
                 for last in lines_of(response):
                     text.append(text_of(last))
             except (OSError, HTTPException, ValueError, KeyError, threading.BrokenBarrierError):

@@ -56,7 +56,7 @@ class Cell:
         self.is_same &= all(answer.agrees(expected[answer.prompt]) for answer in played.answers)
 
     def median(self, figure: Callable[[Played], float]) -> float:
-        """The median of a figure over the runs."""
+        """Return the median of a figure over the runs."""
         return statistics.median(map(figure, self.runs))
 
     def line(self, plain: Cell) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(
     engine: Engine, cells: Sequence[Cell], work: Work, expected: Sequence[Sequence[int]], runs: int
 ) -> Cell:
-    """Run every cell `runs` times, in turns. Return the baseline: `none`, one request at a time.
+    """Run all cells in turn, `runs` times. Return the baseline: `none`, one request at a time.
 
     If the baseline is not among the cells, it is run in addition. The order changes from turn to
     turn, because the first cell to run finds the caches cold and the clock high.
@@ -157,8 +157,8 @@ def _fitted(config: EngineConfig, wanted: Sequence[Load]) -> EngineConfig:
     """Return the config with enough seats for every load.
 
     The largest --concurrency needs one seat per request. If requests arrive at a rate, there are at
-    least as many seats as by default. Prefix reuse is off. With it, only the first method would
-    compute the prompts' KV, because all methods get the same prompts.
+    least as many seats as by default. Prefix reuse is off. With prefix reuse, only the first method
+    would compute the prompts' KV, because all methods get the same prompts.
     """
     closed = [load.concurrency for load in wanted if load.concurrency is not None]
     usual = [config.seats] if len(closed) < len(wanted) else []
@@ -235,7 +235,7 @@ def _row(line: dict[str, Any], cell: Cell) -> tuple[str, ...]:
 
 
 def _verdict(cells: Sequence[Cell], sampled: bool) -> int:
-    """Exit code 0, or 1 with a line on stderr that names the cells whose tokens are wrong."""
+    """Return exit code 0, or 1 after printing to stderr the cells whose tokens are wrong."""
     wrong = {
         f"{cell.method.text} ({cell.load.text})": None
         for cell in cells

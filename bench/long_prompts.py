@@ -40,8 +40,8 @@ class Company:
 
     quiet: list[float] = field(default_factory=list)
     fed: list[float] = field(default_factory=list)
-    first: float = 0.0  # from the arrival of the long prompt to its first token
-    alone: float = 0.0  # the same if no other sequence runs
+    first: float = 0.0  # seconds from the arrival of the long prompt to its first token
+    alone: float = 0.0  # seconds to the first token if no other sequence runs
     shorter: float = 0.0  # as `alone`, for the prompt without its last PIECE tokens
 
 
@@ -65,7 +65,8 @@ def some_ids(count: int, vocab: int, seed: int) -> list[int]:
 
 
 def play_company(engine: Engine, method: Method, args: argparse.Namespace, vocab: int) -> Company:
-    """Decode `args.company` sequences, add the long prompt after some tokens, and time both."""
+    """Decode `args.company` sequences, add the long prompt after some tokens, and measure the
+    times."""
     found, params = Company(), SamplingParams(temperature=0, max_tokens=4000, ignore_eos=True)
     long_prompt = some_ids(args.long, vocab, SEED)
     found.alone = _first_token(engine, method, long_prompt)
@@ -93,9 +94,10 @@ def _first_token(engine: Engine, method: Method, prompt: list[int]) -> float:
 
 
 def collect(engine: Engine, last: dict[str, float], gaps: list[float], count: int) -> None:
-    """Step until `count` outputs have arrived. Adds the gaps of all requests but the long prompt's.
+    """Step until `count` outputs have arrived. Appends the gaps between outputs.
 
-    last: the time of each request's last output.
+    last: the time of each request's last output. gaps: receives the seconds between two outputs of
+    a request, except for the long prompt's request.
     """
     while count > 0:
         for output in engine.step():
@@ -141,7 +143,7 @@ def _company_line(method: Method, runs: Sequence[Company]) -> dict[str, Any]:
 
 
 def _chat_lines(method: Method, reuse: Any, fresh: Any) -> list[dict[str, Any]]:
-    """One line for each turn. reuse, fresh: the runs with and without prefix reuse."""
+    """Return one line for each turn. reuse, fresh: the runs with and without prefix reuse."""
     lines = []
     for turn, (with_it, without) in enumerate(
         zip(zip(*reuse, strict=True), zip(*fresh, strict=True), strict=True)

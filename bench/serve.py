@@ -2,9 +2,9 @@
 
     python -m bench.serve --streams 1,8 --rounds 5 --json -
 
-Each round runs the prompts on an engine in this process, then through `sbrt serve` in a separate
-process, as whole answers and as streams. Figures are medians over the rounds. The server must give
-the same texts as the engine.
+Each round of the bench runs the prompts on an engine in this process, then through `sbrt serve` in
+a separate process. The server gives whole answers and streams. Figures are medians over the rounds.
+The server must give the same texts as the engine.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _line(ways: dict[str, Callable[[str], Answer]], count: int, rounds: int) -> 
                 answers = list(pool.map(ways[way], prompts))
                 seconds = time.perf_counter() - begin
                 texts.append([answer.text for answer in answers])
-                if turn:  # the first round warms up
+                if turn:  # the first round only warms up
                     rates[way].append(sum(answer.tokens for answer in answers) / seconds)
                     firsts[way].append(statistics.median(a.first_seconds for a in answers))
             is_same = is_same and all(text == texts[0] for text in texts)

@@ -43,7 +43,8 @@ class Pairs:
     is_same: bool = True
 
     def line(self) -> dict[str, Any]:
-        """Return the JSON object. `ratio` and `best_ratio` are those of stream to generate."""
+        """Return the JSON object. `ratio` and `best_ratio` divide the speed of stream by the speed
+        of generate."""
         pairs = [
             ratio(streamed, whole)
             for both in zip(self.streamed, self.whole, strict=True)
@@ -112,7 +113,7 @@ def _add(pairs: Pairs, engine: Engine, ids: list[int], params: SamplingParams, t
     whole, streamed = (answers[key][-1].outputs[0].token_ids for key in (False, True))
     pairs.outputs += len(answers[True])
     pairs.tokens += len(streamed)
-    if not pairs.method.rejection:  # under rejection, tokens depend on the choices of auto
+    if not pairs.method.rejection:  # under rejection sampling, tokens depend on the choices of auto
         pairs.is_same &= whole == streamed
 
 

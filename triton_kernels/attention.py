@@ -16,12 +16,13 @@ Sequences. The rows of one sequence are a member. No tile of rows has rows of tw
 row's bits depend neither on other sequences nor on the seat of its own.
 
 Work. A unit is a KV head and a tile of rows (with all their query heads). An item is the work of a
-unit on one split or, for a long context, on a block of FAN = 8 splits. It results in a piece of the
-softmax. About two programs per multiprocessor loop over the items. Pieces are merged level by
-level: FAN splits make a block, FAN blocks make a piece of the next level, and so on, always in
-ascending order. The pieces of the last level make the result. A program with a block merges its
-splits in registers in the same order, so the size of an item changes no bit. The last program to
-finish a group of pieces merges the group.
+unit on one split or, for a long context, on a block of FAN = 8 splits. The result of an item is a
+partial softmax. About two programs per multiprocessor loop over the items. Partial softmaxes are
+merged level by level, always in ascending order. FAN of level 0 (splits) are merged into one of
+level 1 (a block). FAN of level 1 are merged into one of level 2, and so on. Those of the last level
+are merged into the result. A program with a block merges its splits in registers in the same order,
+so the size of an item changes no bit. The last program to finish a group of partial softmaxes
+merges the group.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from .words import MAX_REGISTERS, arrived_last, interpreting
 
 @triton.jit
 def _fold(m_a, l_a, acc_a, m_b, l_b, acc_b):
-    """Merges two pieces of a softmax, each with its maximum m, sum of weights l and weighted values
-    acc. A piece without keys changes no bit of the other."""
+    """Merges two partial softmaxes, each with its maximum m, sum of weights l and weighted values
+    acc. One without keys changes no bit of the other."""
     m = tl.maximum(m_a, m_b)
     safe = tl.where(m == float("-inf"), 0.0, m)
     a = tl.exp2(m_a - safe)
@@ -47,7 +48,7 @@ def _fold(m_a, l_a, acc_a, m_b, l_b, acc_b):
 
 @triton.jit
 def _put(Partial, Dist, at, o_m, o_d, m, l, acc, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr):  # noqa: E741
-    """Stores columns o_d of a piece of a softmax until it is merged."""
+    """Stores columns o_d of a partial softmax, which is merged later."""
     tl.store(Dist + at * (2 * BLOCK_M) + o_m, m)
     tl.store(Dist + at * (2 * BLOCK_M) + BLOCK_M + o_m, l)
     p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
@@ -59,12 +60,12 @@ def _merged(
     Partial, Dist, first, last, units, unit, o_m, o_d, BLOCK_M: tl.constexpr,
     HEAD_DIM: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Returns columns o_d of the merged pieces first .. last - 1. Other programs wrote the pieces,
-    so loads bypass L1."""
+    """Merges the partial softmaxes first .. last - 1, and returns columns o_d. Other programs wrote
+    them, so loads bypass L1."""
     m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
     acc = tl.zeros((BLOCK_M, o_d.shape[0]), tl.float32)
-    # UNROLL pieces are loaded together.
+    # UNROLL partial softmaxes are loaded together.
     for place in tl.range(first, last, loop_unroll_factor=UNROLL):
         at = (place + tl.zeros((), tl.int64)) * units + unit
         p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
@@ -101,18 +102,18 @@ def _branch_attention_kernel(
     Meta,  # [4, 64]
     Members,  # [9, 64]
     Items,  # [64]
-    Partial,  # [pieces, units, BLOCK_M, HEAD_DIM] weighted values of pieces, level by level
-    Dist,  # [pieces, units, 2, BLOCK_M] maxima and sums of weights of pieces
-    Counters,  # [units, 1 + above] 0 before and after a launch
+    Partial,  # [pieces, units, BLOCK_M, HEAD_DIM] weighted values of partial softmaxes, by level
+    Dist,  # [pieces, units, 2, BLOCK_M] maxima and sums of weights of partial softmaxes
+    Counters,  # [units, 1 + above] programs that arrived; 0 before and after a launch
     capacity,  # positions of the ring
     kv_heads,
-    units,  # most units that a forward can have
-    short,  # with at most this many splits, an item has one; also the most pieces of level 0
-    blocks,  # most pieces of level 1
-    above,  # most pieces of all levels but 0
+    units,  # largest number of units of a forward
+    short,  # limit of partial softmaxes in level 0; with this many splits or fewer, an item has one
+    blocks,  # largest number of partial softmaxes in level 1
+    above,  # largest number of partial softmaxes in all levels but 0
     last_level,  # number of the last level
-    scale,  # factor of scores, times log2 e
-    GROUP: tl.constexpr,  # query heads of a KV head
+    scale,  # factor of the scores; it includes log2 e
+    GROUP: tl.constexpr,  # number of query heads that share a KV head
     HEAD_DIM: tl.constexpr,
     TILE_ROWS: tl.constexpr,
     BLOCK_M: tl.constexpr,  # at least TILE_ROWS * GROUP
@@ -120,7 +121,7 @@ def _branch_attention_kernel(
     SPLIT: tl.constexpr,  # a multiple of BLOCK_N
     FAN: tl.constexpr,
     PIECE: tl.constexpr,  # columns that are merged together
-    UNROLL: tl.constexpr,  # pieces that are loaded together
+    UNROLL: tl.constexpr,  # partial softmaxes that are loaded together
     UPCAST: tl.constexpr,  # products take float32, because the interpreter has no bfloat16
     STAGES: tl.constexpr,
 ):
@@ -182,7 +183,7 @@ def _branch_attention_kernel(
         m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
         l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
         acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
-        m_all, l_all, acc_all = m, l, acc  # sums of the splits before the current one
+        m_all, l_all, acc_all = m, l, acc  # partial softmax of the splits before the current one
         for step in tl.range(0, steps, num_stages=STAGES):
             past = step - trunk_tiles
             in_flight = past >= 0
@@ -242,7 +243,7 @@ def _branch_attention_kernel(
         if first == last:
             _write(p_out, o_d, m_row, l, acc)
         else:
-            lower = tl.where(taken == 1, 0, short).to(tl.int32)  # offset of this level's pieces
+            lower = tl.where(taken == 1, 0, short).to(tl.int32)  # offset of this level in Partial
             at_here = (lower + piece_at - first) * units + unit
             _put(Partial, Dist, at_here, o_m, o_d, m, l, acc, BLOCK_M, HEAD_DIM)
             _climb(
@@ -258,18 +259,18 @@ def _climb(
     last_level, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr, FAN: tl.constexpr,
     PIECE: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Merges groups of pieces as long as this program is the last to arrive at a group.
+    """Merges groups of partial softmaxes as long as this program is the last to arrive at a group.
 
-    A group becomes one piece of the next level. The pieces of the last level become the result.
-    PIECE columns are merged together. A group with all pieces of the unit is the result already:
-    further levels would change no bit of it.
+    A group becomes one partial softmax of the next level. Those of the last level become the
+    result. PIECE columns are merged together. A group with all of the unit's partial softmaxes is
+    the result already: further levels would change no bit of it.
     """
     o_m = tl.arange(0, BLOCK_M)
     is_split = taken == 1
     level = tl.where(is_split, 0, 1)
-    lower = tl.where(is_split, 0, short)  # offset of this level's pieces
-    upper = tl.where(is_split, short, short + blocks)  # offset of the next level's pieces
-    pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)  # most of the next level
+    lower = tl.where(is_split, 0, short)  # offset of this level in Partial
+    upper = tl.where(is_split, short, short + blocks)  # offset of the next level in Partial
+    pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)  # limit of the next level
     going = first < last
     while going:
         is_last = level == last_level
@@ -318,7 +319,7 @@ def branch_attention(
                                        the last stride must be 1. NaN is allowed in
                                        slots that no row sees
     out  [rows, heads, head_dim]       written; 0 for padding and for a row that sees no key
-    work as `see` wrote it for these rows. Launches that use it must not overlap
+    work as `see` wrote it for these rows. Launches that use the same `work` must not overlap
 
     Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
     ValueError on any other shape, dtype or stride.
@@ -342,7 +343,7 @@ def branch_attention(
 
 
 def constants(plan: AttentionPlan, upcast: bool) -> dict[str, object]:
-    """The kernel's compile-time arguments for a plan."""
+    """Return the kernel's compile-time arguments for a plan."""
     return {
         "GROUP": plan.group,
         "HEAD_DIM": plan.head_dim,

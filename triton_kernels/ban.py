@@ -32,7 +32,7 @@ from .words import (
 
 WORDS = 32  # bad words that a program checks together
 SPLITS = 4  # programs per row
-SEARCH = 20  # steps of the binary search for a column among 2^20
+SEARCH = 20  # steps of a binary search in up to 2^20 columns
 ACTIVE = tl.constexpr(offset(Sequence, "shaping"))
 HEAD = tl.constexpr(offset(Sequence, "head"))
 CHAIN_SIZE = tl.constexpr(offset(Sequence, "chain", "size"))
@@ -72,7 +72,7 @@ def root_of(p_sequence, Table, p_row):
 @triton.jit
 def _still_like(match, p_last, length, back, token):
     """Returns the mask of those words in `match` whose token `back` places before the last is
-    `token`. Words too short to have such a token stay."""
+    `token`. Words that are too short to have such a token stay in the mask."""
     inside = match & (back < length)
     expected = tl.load(p_last - back, mask=inside, other=-1)
     return match & ((back >= length) | (expected == token))
@@ -217,7 +217,7 @@ def ban_words_torch(
 
 
 def check_words_of(words: torch.Tensor | None, trunk: torch.Tensor | None) -> None:
-    """Raise ValueError unless both are contiguous int32 of two dimensions, or both are None."""
+    """Raise ValueError unless both tensors are contiguous 2-dimensional int32, or both are None."""
     if (words is None) != (trunk is None):
         raise ValueError("words: expected them with the trunk, or neither")
     for name, given in (("words", words), ("trunk", trunk)):

@@ -53,16 +53,16 @@ _DIST_WORDS = tl.constexpr(size(Dist))
 _CANDIDATES = tl.constexpr(CANDIDATES)
 _STATS = tl.constexpr(STATS)
 _ALL_IDS = tl.constexpr(0x7FFFFFFF)
-_NOTHING = tl.constexpr(-0x7F800000 << 32)  # the order value of a score above -inf is at least this
+_NOTHING = tl.constexpr(-0x7F800000 << 32)  # scores above -inf have at least this value in `order`
 _TAKEN = tl.constexpr(-1 << 63)
 
 
 @triton.jit
 def _take_first(order, o_pick, pick, picked):
-    """Moves the id of the best score in `order`, the lowest on ties, into place `pick` of `picked`.
+    """Moves the id with the best score in `order` to picked[pick]. The lowest id wins ties.
 
-    One reduction suffices. The high word of `order` is the float32 score as an int32 in the same
-    order, the low word the inverted id."""
+    One reduction suffices. The high word of `order` is an int32 that sorts like the float32 score.
+    The low word is the inverted id."""
     best = tl.max(order, axis=0)
     token = ((best & _ALL_IDS) ^ _ALL_IDS).to(tl.int32)
     here = (o_pick == pick) & (best >= _NOTHING)
@@ -71,7 +71,7 @@ def _take_first(order, o_pick, pick, picked):
 
 @triton.jit
 def _take_best(score, ids, o_pick, pick, picked, picked_score):
-    """Moves the best remaining score and its id, the lowest on ties, into place `pick`."""
+    """Moves the best remaining score and its id to place `pick`. The lowest id wins ties."""
     best = tl.max(score, axis=0)
     none = best == float("-inf")
     token = tl.min(tl.where(score == best, ids, 2147483647), axis=0)
@@ -83,7 +83,7 @@ def _take_best(score, ids, o_pick, pick, picked, picked_score):
 
 @triton.jit
 def _score_of(x, word, temperature):
-    """Returns the float64 score that decides: the logit, or logit / temperature + noise."""
+    """Returns the score in float64, which decides: the logit, or logit / temperature + noise."""
     greedy = x.to(tl.float64)
     if temperature > 0:
         scaled = tl.div_rn(x, temperature + tl.zeros_like(x))
@@ -93,7 +93,7 @@ def _score_of(x, word, temperature):
 
 @triton.jit
 def _word_of(seed, completion, position, token):
-    """Returns the random word of each token."""
+    """Returns the random 32-bit word of each token."""
     w0, w1, w2, w3 = noise_words(seed, completion, position, (token >> 2).to(tl.uint32))
     lane = token & 3
     return tl.where(lane < 2, tl.where(lane == 0, w0, w1), tl.where(lane == 2, w2, w3))
@@ -103,7 +103,7 @@ def _word_of(seed, completion, position, token):
 def _choose_kernel(
     Logits,  # [rows, vocab] before shaping
     logits_stride,
-    Shaped,  # [rows, vocab] logits after shaping, from which to choose; Logits unless HAS_SHAPED
+    Shaped,  # [rows, vocab] shaped logits, from which tokens are sampled; Logits without HAS_SHAPED
     shaped_stride,
     Cut,  # [rows, 4] written by find_cut; never touched without HAS_CUT
     Ids,  # [vocab] the token of a column; never touched without HAS_IDS
@@ -112,7 +112,7 @@ def _choose_kernel(
     Score,  # [rows, splits, KEEP] float64 scratch: this and the next two as in ChooseWork
     Token,  # [rows, splits, KEEP]
     Stat,  # [rows, splits, 6]
-    Counters,  # [rows] 0 before and after a launch
+    Counters,  # [rows] programs that arrived; 0 before and after a launch
     Out,  # [rows, words] Choice or, with DISTS, Dist
     first_row,
     vocab,
@@ -144,13 +144,13 @@ def _choose_kernel(
     fine = (raw < float("inf")) & (x < float("inf"))  # false for NaN and +inf
     bad = tl.max((fine == 0).to(tl.int32), axis=0)
 
-    # Scores in float32 are close enough to tell which few tokens can win.
+    # Compute float32 scores. They are accurate enough to select the few tokens that can win.
     Block = sequence_of(Block, Table, first_row + i_row)
     temperature = tl.load(Block).to(tl.float32, bitcast=True)
     seed = load_int64(Block + 4, True)
     completion = tl.load(Block + 6).to(tl.uint32, bitcast=True)
     p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
-    position = load_int64(p_row, True) + 1  # position of the token to be chosen
+    position = load_int64(p_row, True) + 1  # position of the token to be sampled
     score = tl.where(fine, x, float("-inf"))
     if temperature > 0:
         if HAS_IDS:
@@ -181,7 +181,7 @@ def _choose_kernel(
             tl.store(p_stat + 5, tl.sum(weight, axis=0))
         score = (scaled - top) + gumbel32(word)
 
-    # Scores in float64 of the few tokens that can win.
+    # Compute float64 scores of the few tokens that can win.
     o_pick = tl.arange(0, KEEP)
     picked = tl.full((KEEP,), -1, tl.int32)
     bits = (score + 0.0).to(tl.int32, bitcast=True)
@@ -281,8 +281,9 @@ def choose(
     logits   [rows, vocab]  float16, bfloat16 or float32; rows may be strided, columns may not
     sequence  int32 words of the sequences, one for each seat: sampling, shaping, the ancestors'
              tokens, sharpness
-    table    int32 words of the Batch; rows from its n on are not written. A row is sampled by the
-             parameters of its sequence. Its noise is that of the position after the row's
+    table    int32 words of the Batch; rows from index `n` on are not written. A row is sampled by
+             the parameters of its sequence. Its noise belongs to the position after the row's
+             position
     out      int32 [rows, plan.out_words], contiguous, written; may be a view of the block's
              `choice` or `row_dist`
     shaping  dense lists of every seat, if plan.shaped. A captured choice keeps reading these
@@ -323,7 +324,7 @@ def num_warps(plan: ChoosePlan) -> int:
 
 
 def constants(plan: ChoosePlan) -> dict[str, object]:
-    """The kernel's compile-time arguments for a plan."""
+    """Return the kernel's compile-time arguments for a plan."""
     return {
         "CHUNK": plan.chunk,
         "SPLITS": plan.splits,

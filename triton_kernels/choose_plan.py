@@ -1,4 +1,4 @@
-"""The constants of a choice for one lane, and the memory that its kernels use."""
+"""The constants of the sampling pass of one lane, and the memory that its kernels use."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .cut import CUT_WORDS
 from .radix import CutWork, cut_work
 from .state import Choice, Dist, size
 
-# Picks per chunk, without and with `dists`: those that are needed (1 or CANDIDATES), and spare ones
-# for near-ties in float32.
+# Picks per chunk, by `dists`. Without `dists` one is needed, with `dists` CANDIDATES are needed.
+# The others are spare, for near-ties in float32.
 PICKS = {False: 4, True: 20}
 STATS = 6  # values per chunk in ChooseWork.stat
 
 
 @dataclass(frozen=True)
 class ChoosePlan:
-    """Constants of a captured choice.
+    """Constants of a captured sampling pass.
 
     rows, vocab  shape of the logits; vocab at most 2^20
     dists        True: write the draft's distributions (Dist); False: the target's tokens (Choice)
@@ -57,7 +57,7 @@ class ChoosePlan:
 
     @property
     def cuts(self) -> bool:
-        """True if a choice needs `find_cut` first."""
+        """True if the sampling pass needs `find_cut` first."""
         return self.filtered and not self.dists
 
     @property
@@ -78,7 +78,7 @@ class ChoosePlan:
 
 @dataclass(frozen=True)
 class ChooseWork:
-    """Device memory of one lane's choices, allocated once.
+    """Device memory of one lane's sampling passes, allocated once.
 
     score    float64 [rows, splits, keep]  scores of each chunk's picks
     token    int32 [rows, splits, keep]    columns of these picks; -1: no pick
@@ -112,7 +112,8 @@ class ChooseWork:
 
 
 def choose_work(plan: ChoosePlan, device: str | torch.device) -> ChooseWork:
-    """Memory for `plan` on `device`. Launches that may overlap need separate memory."""
+    """Allocate the memory for `plan` on `device`. Launches that may overlap need separate
+    memory."""
     picks = (plan.rows, plan.splits, plan.keep)
     cut_rows = 0 if plan.dists else plan.rows
     of_cut = cut_work(cut_rows, plan.splits, device)

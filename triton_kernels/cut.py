@@ -56,7 +56,7 @@ DIGITS = (0, 1, 2, 1, 2)
 LAUNCHES = len(DIGITS) + 2
 
 _ALL_IDS = tl.constexpr(ALL_IDS)
-_GROUP = tl.constexpr(64)  # the first pass looks only at the largest logit of this many tokens
+_GROUP = tl.constexpr(64)  # the first pass reduces this many tokens to their largest logit
 
 
 @triton.jit
@@ -68,7 +68,7 @@ def _begin_cut_kernel(
     State,  # [rows, 8] written
     Tokens,  # [rows, 2, 2048] histograms
     Parts,  # [rows, SPLITS] scratch
-    Counters,  # [rows] 0 before and after a launch
+    Counters,  # [rows] programs that arrived; 0 before and after a launch
     Cut,  # [rows, 4] written: a cut that keeps everything
     first_row,
     vocab,
@@ -130,10 +130,10 @@ def _end_cut_kernel(
     logits_stride,
     Table,  # [words] Batch
     State,  # [rows, 8] read
-    Tokens,  # [rows, 2, 2048] histograms: those of the first digit are cleared
+    Tokens,  # [rows, 2, 2048] histograms; the kernel clears those of the first digit
     Units,  # [rows, 2, 2048]
     Parts,  # [rows, SPLITS] scratch
-    Counters,  # [rows] 0 before and after a launch
+    Counters,  # [rows] programs that arrived; 0 before and after a launch
     Cut,  # [rows, 4] the last id is written, if not all tokens with the last logit are kept
     first_row,
     vocab,
@@ -141,8 +141,8 @@ def _end_cut_kernel(
     SPLITS: tl.constexpr,
     SPLITS_UP: tl.constexpr,
 ):
-    """One program per row and chunk: among the tokens with the last logit (ties), finds the id of
-    the last that is kept.
+    """One program per row and chunk. Several tokens may have the last logit that is kept (ties).
+    The kernel finds the id of the last token among them that is kept.
 
     Tokens with the same logit have the same weight, so min-p keeps all of them or none.
     bytes = rows * vocab * size, 0 for rows that keep all ties
@@ -191,7 +191,7 @@ def find_cut(
     logits    [rows, vocab]  float16, bfloat16 or float32, after shaping
     sampling  int32 words of the sequences, one for each seat. A sequence begins with its Sampling.
               If all rows belong to the first seat, the words of one Sampling are enough
-    table     int32 words of the Batch; rows from its n on are not written
+    table     int32 words of the Batch; rows from index `n` on are not written
     work      memory for at least this number of rows and chunks
     out       [rows, 4] int32, written: float32 bits of the largest and of the last logit, last id.
               At temperature 0, and for a row with NaN or +inf, the cut keeps everything
@@ -221,7 +221,7 @@ def find_cut(
 
 
 def constants(chunk: int, splits: int) -> dict[str, object]:
-    """Compile-time arguments that all the kernels share."""
+    """Return the compile-time arguments that all the kernels share."""
     return {"CHUNK": chunk, "SPLITS": splits, "SPLITS_UP": triton.next_power_of_2(splits)}
 
 
@@ -240,7 +240,7 @@ def find_cut_torch(
     first_row: int = 0,
     chunk: int = 4096,
 ) -> torch.Tensor:
-    """Plain-torch twin of `find_cut`, which sorts: same effects and errors, any device. It does not
+    """Plain-torch twin of `find_cut`: same effects and errors, any device. It sorts, and does not
     use `work`."""
     _check(logits, sampling, table, out)
     given = struct(Batch, table)

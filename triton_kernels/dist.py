@@ -2,7 +2,7 @@
 (csrc/ops/choose.cc).
 
 If the choice is greedy and logits are not shaped, confidence is the softmax of the raw logits.
-Otherwise it is the softmax of the candidates' scores. Either is sharpened by a factor that is
+Otherwise it is the softmax of the candidates' scores. Both are sharpened by a factor that is
 calibrated on outcomes.
 """
 
@@ -34,7 +34,7 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
     min_p = tl.load(Block + 1).to(tl.float32, bitcast=True)
     top_p = tl.load(Block + 2).to(tl.float32, bitcast=True)
     top_k = tl.load(Block + 3)
-    draws = temperature > 0  # greedy: nothing is filtered, and the chunks have written no weights
+    draws = temperature > 0  # if greedy, nothing is filtered, and chunks wrote no weights
     temperature = tl.where(draws, temperature, 1.0)
     min_p = tl.where(draws, min_p, 0.0)
     most_tokens = tl.where(draws & (top_k > 0), top_k, 2147483647)

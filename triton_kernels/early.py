@@ -6,7 +6,7 @@ can be read. Until then it reads nothing but weights, which no kernel writes. Si
 kernel waits, all earlier kernels have ended too.
 
 A kernel that is launched as usual starts after the previous kernel has ended, even if that one
-allowed an early start. Devices before sm_90 and the interpreter have no such launches; there the
+allowed an early start. Devices before sm_90 and the interpreter have no early launches; there the
 flag changes nothing.
 """
 
@@ -46,7 +46,7 @@ def prefetch(p_weight):
 @triton.jit
 def wait_for_previous():
     """Returns when the previous kernel has ended. Only then may this kernel read its results, or
-    write what it reads."""
+    write memory that the previous kernel reads."""
     gdc_wait()
 
 

@@ -62,7 +62,7 @@ def embed(
 ) -> torch.Tensor:
     """Set out[i] = weight[token of row first_row + i], or 0 if the table has no such row.
 
-    table    int32 words of a Batch; rows from its n on are not read
+    table    int32 words of a Batch; rows from index `n` on are not read
     weight   [vocab, columns]  float16, bfloat16 or float32; contiguous columns
     out      [rows, columns]   same dtype, written
     squares  float32 [parts, at least rows]  written, if given: sums of squares of PART columns each

@@ -30,7 +30,7 @@ class IntegerTerms:
 
     bias      [n], or [2 n] with a gate
     residual  [rows, n] to which the product is added; may be the same tensor as `out`
-    rounded   the result of a plan that rounds, written instead of `out`
+    rounded   integer rows that are written instead of `out`, if the plan rounds
     """
 
     bias: torch.Tensor | None = None
@@ -56,7 +56,7 @@ def _integer_linear_kernel(
     OutQ,  # [64, at least n] written with ROUNDS
     out_q_stride,
     OutScale,  # [groups of n, 64]
-    OutSums,  # [2, groups of n, 64]
+    OutSums,  # [2, groups of n, 64] written with ROUNDS
     out_half_stride,
     rows,
     n,
@@ -69,14 +69,14 @@ def _integer_linear_kernel(
     GROUP: tl.constexpr,
     MINIMUMS: tl.constexpr,
     ZERO: tl.constexpr,
-    HALVES: tl.constexpr,  # int4: a byte has two levels
+    HALVES: tl.constexpr,  # int4: a byte holds two quantised values (levels)
     PACKED: tl.constexpr,  # unpack four bytes per instruction; the interpreter cannot
     ROWS: tl.constexpr,  # 64: stride of the rows' scales and sums from group to group
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     TURN: tl.constexpr,
-    EVEN: tl.constexpr,  # k is a multiple of a turn
-    SHARED: tl.constexpr,  # warps share the groups of a turn, not the columns
+    EVEN: tl.constexpr,  # k is a multiple of the columns of one loop iteration
+    SHARED: tl.constexpr,  # warps share the groups of a loop iteration, not the columns
     STAGES: tl.constexpr,
 ):
     """One program per tile of n computes all rows.
@@ -98,9 +98,9 @@ def _integer_linear_kernel(
     p_x_scale = XScale + row
     p_sums = Sums + row
     p_scale, p_minimum = Scale + w_row, Minimum + w_row
-    OWN: tl.constexpr = TURN * 32 // GROUP  # scales per turn: a whole number, TURN * 32 >= GROUP
+    OWN: tl.constexpr = TURN * 32 // GROUP  # scales per iteration, at least 1: TURN * 32 >= GROUP
     PLANES: tl.constexpr = TURN // 2 if HALVES else TURN
-    left, left_own = groups, counts  # pointers move along, so that an address is one addition
+    left, left_own = groups, counts  # pointers advance, so that an address is one addition
     plane = tl.arange(0, PLANES)[:, None, None]
     p_x_all = Q + row[None, :, None] * q_stride + o_k[None, None, :] + plane * (TURN // PLANES * 32)
     p_w_all = W + w_row[None, None, :] * 32 + o_k[None, :, None] + plane * 32 * n_rows
@@ -219,7 +219,7 @@ def integer_linear(
     out: torch.Tensor | None = None,
     terms: IntegerTerms = IntegerTerms(),
 ) -> None:
-    """Compute out = x weight^T + bias, or the gate of that, or that added to the residual.
+    """Compute y = x weight^T + bias. Write y, its gate silu(gate) * up, or y + residual.
 
     x       integer rows with k columns, as round_rows writes them
     weight  [n, k], or [2 n, k] with a gate
@@ -250,7 +250,7 @@ def integer_linear(
 
 
 def constants(plan: IntegerPlan, is_interpreted: bool) -> dict[str, object]:
-    """The kernel's compile-time arguments for a plan."""
+    """Return the kernel's compile-time arguments for a plan."""
     known = plan.format
     return {
         "HAS_BIAS": plan.bias,

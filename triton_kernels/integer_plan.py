@@ -11,7 +11,7 @@ from .packed import GROUP, TURN, PackedFormat, padded_groups
 from .plan import DTYPES
 from .state import MAX_ROWS
 
-PROGRAMS = 192  # wanted programs of a launch; linear_plan.py says why
+PROGRAMS = 192  # wanted number of programs per launch; linear_plan.py says why
 GATE_COLUMNS = GROUP  # a gate's tile is one group of the row that it writes
 
 
@@ -76,14 +76,14 @@ class IntegerPlan:
 
     @property
     def is_even(self) -> bool:
-        """True if k is a multiple of the columns of a turn."""
+        """True if k is a multiple of the columns of one loop iteration."""
         return self.k == padded_groups(self.k) * GROUP
 
     @property
     def turn(self) -> int:
-        """Groups of 32 columns in one turn of the loop over k.
+        """Groups of 32 columns in one iteration of the loop over k.
 
-        Narrow tiles have more, so that enough bytes are being loaded.
+        Narrow tiles have more groups per iteration, so that enough bytes are in flight.
         """
         groups = padded_groups(self.k)
         most = TURN * 32 // (self.block_n * (2 if self.gate else 1))
@@ -91,7 +91,7 @@ class IntegerPlan:
 
     @property
     def shares_groups(self) -> bool:
-        """True if each warp computes some groups of a turn, which are then added in order.
+        """True if each warp computes some groups of an iteration, which are then added in order.
 
         Otherwise a narrow tile would give work to only one warp, which would execute all
         instructions one after the other.
@@ -102,9 +102,9 @@ class IntegerPlan:
     def num_warps(self) -> int:
         """Warps of a program.
 
-        A warp computes some groups of a turn, or 16 columns. With fewer columns, warps would repeat
-        each other's work. A gate with more than 16 rows gets twice the warps, because its two
-        products would spill registers.
+        A warp computes some groups of a loop iteration, or 16 columns. With fewer columns, warps
+        would repeat each other's work. A gate with more than 16 rows gets twice the warps, because
+        its two products would spill registers.
         """
         if self.shares_groups:
             return min(4, self.turn // self.format.per_byte)

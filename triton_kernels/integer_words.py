@@ -86,10 +86,10 @@ def each_of(sums):
 
 @triton.jit
 def numbers(p, j: tl.constexpr, n, left, GROUP: tl.constexpr, EVEN: tl.constexpr):
-    """Returns the scales or minimums of group j of a turn as a pair of vectors.
+    """Returns the scales or minimums of group j of a loop iteration as a pair of vectors.
 
     With groups of 16 columns the vectors differ, else both are the same. left: how many scales
-    remain from this turn on; the others are 0."""
+    remain from this iteration on; those beyond are returned as 0."""
     if GROUP == 16:
         at: tl.constexpr = 2 * j
     else:

@@ -60,8 +60,8 @@ def _prefetch_weights(W, w_stride, w_row, o_first, k, BLOCK_K: tl.constexpr):
 
 @triton.jit
 def _summed(p_partial, STEP: tl.constexpr, SPLITS: tl.constexpr):
-    """Returns the sum of all splits, added in ascending order. Other programs wrote them, so loads
-    bypass L1."""
+    """Returns the sum of the partial sums of all splits, added in ascending order. Other programs
+    wrote them, so loads bypass L1."""
     acc = tl.load(p_partial, cache_modifier=".cg")
     for split in tl.static_range(1, SPLITS):
         acc += tl.load(p_partial + split * STEP, cache_modifier=".cg")
@@ -114,7 +114,7 @@ def _linear_kernel(
     Squares,  # [PARTS, 64] sums of squares, read with NORM, written with RESIDUAL
     squares_stride,
     Partial,  # [tiles, SPLITS, 1 or 2, BLOCK_M, BLOCK_N] scratch
-    Counters,  # [tiles] 0 before and after a launch
+    Counters,  # [tiles] programs that arrived; 0 before and after a launch
     rows,
     n,
     k,
@@ -158,7 +158,7 @@ def _linear_kernel(
     p_x = X + row[:, None] * x_stride + o_k[None, :]
     p_w = W + w_row[None, :] * w_stride + o_k[:, None]
     p_up = W + (n + w_row)[None, :] * w_stride + o_k[:, None]
-    LATE: tl.constexpr = BLOCK_M <= 32  # compute the scale in the loop, if registers suffice
+    LATE: tl.constexpr = BLOCK_M <= 32  # compute the norm's scale in the loop, if registers suffice
     scale = tl.zeros((BLOCK_M,), tl.float32)
     if NORM and not LATE:
         scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
@@ -167,7 +167,7 @@ def _linear_kernel(
 
     first = split * SPLIT_TILES
     # The norm's weight is loaded one tile ahead. Its loads are too narrow for the pipeline, so each
-    # turn would wait for L2.
+    # iteration would wait for L2.
     if NORM:
         g_next = tl.load(Norm + first * BLOCK_K + o_k, mask=o_k < k - first * BLOCK_K, other=0.0)
     last = tl.minimum(first + SPLIT_TILES, tl.cdiv(k, BLOCK_K))
@@ -180,8 +180,8 @@ def _linear_kernel(
             x = tl.load(p_x + o_at, mask=m_row[:, None] & m_k[None, :], other=0.0)
         w = _weights(p_w + o_at, m_k, EVEN)
         if NORM:
-            if LATE:  # noqa: SIM102 (the first is known when it is compiled)
-                if at == first:  # not before the loop, so that the first tiles load meanwhile
+            if LATE:  # noqa: SIM102 (the outer condition is a compile-time constant)
+                if at == first:  # compute the norm's scale, while the first tiles load
                     scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
             g = g_next.to(tl.float32)
             o_next = o_at + BLOCK_K + o_k
@@ -231,15 +231,15 @@ def linear(
     terms: Terms = Terms(),
     early: bool = False,
 ) -> torch.Tensor:
-    """Compute out = f(x) weight^T + bias, or the gate of that, or that added to the residual.
+    """Compute y = f(x) weight^T + bias. Write y, its gate silu(gate) * up, or y + residual.
 
     f is RMSNorm if the plan has a norm, else the identity.
 
     x       [rows, k]           the plan's dtype; rows may be strided, columns may not
     weight  [n, k] or [2 n, k]  same dtype; rows may be strided, columns may not
     out     [rows, n]           same dtype, or float32 if there is neither gate nor residual
-    work    a norm reads its sums of squares, a residual writes them. Launches that use it must not
-            overlap
+    work    a norm reads its sums of squares, a residual writes them. Launches that use the same
+            `work` must not overlap
     terms   the operands that the plan names
     early   launch the kernel early (early.py). This changes no bit
 
@@ -266,7 +266,7 @@ def linear(
 
 
 def max_registers(num_warps: int) -> int | None:
-    """The most registers per thread. None: the assembler chooses, without spills.
+    """Limit for the registers per thread. None: no limit, since the assembler spills nothing.
 
     With eight warps, two programs must fit a multiprocessor, because one alone would wait for its
     weights. With four warps and 16 rows the assembler takes fewer than 128 registers on sm_90. If
@@ -276,7 +276,7 @@ def max_registers(num_warps: int) -> int | None:
 
 
 def constants(plan: LinearPlan, upcast: bool, early: bool = False) -> dict[str, object]:
-    """The kernel's compile-time arguments for a plan."""
+    """Return the kernel's compile-time arguments for a plan."""
     return {
         "HAS_BIAS": plan.bias,
         "NORM": plan.norm,
@@ -351,7 +351,7 @@ def _check(
 
 
 def _expected(plan: LinearPlan) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors that a product of this plan reads."""
+    """Return the shapes of the tensors that a product of this plan reads."""
     wide = 2 * plan.n if plan.gate else plan.n
     found: dict[str, tuple[int, ...]] = {"x": (plan.rows, plan.k), "weight": (wide, plan.k)}
     if plan.bias:

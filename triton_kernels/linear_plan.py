@@ -19,11 +19,11 @@ from .plan import DTYPES
 from .state import MAX_ROWS
 
 # Multiprocessors of an H100 or H200. This is a constant, because cuts decide bits. To read 4.8 TB/s
-# from memory, about 5 MB must be under way. A program loads 16 or 32 KiB ahead. So one and a half
+# from memory, about 5 MB must be in flight. A program loads 16 or 32 KiB ahead. So one and a half
 # programs per multiprocessor suffice.
 MULTIPROCESSORS = 132
 PROGRAMS = 192
-LEAST_TILES = 2  # least tiles of k in a split; a program with fewer would mostly start and merge
+LEAST_TILES = 2  # fewest tiles of k in a split; with fewer, a program would mostly start and merge
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class LinearPlan:
             raise ValueError(f"n, k: expected at least 1 but got {self.n}, {self.k}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {DTYPES} but got {self.dtype}")
-        # A residual writes the sums of squares that a norm reads.
+        # A residual writes the sums of squares that a norm reads, so a plan cannot have both.
         if self.residual and (self.gate or self.norm):
             raise ValueError("plan: expected a residual alone but got a gate or a norm with it")
         if self.splits is not None and self.splits < 1:
@@ -170,7 +170,8 @@ class LinearWork:
 
 
 def linear_work(plans: Iterable[LinearPlan], device: str | torch.device) -> LinearWork:
-    """Memory for `plans` on `device`. Launches that may overlap need separate memory."""
+    """Allocate the memory for `plans` on `device`. Launches that may overlap need separate
+    memory."""
     known = list(plans)
     return LinearWork(
         partial=torch.empty(max((p.partial_size for p in known), default=0), device=device),

@@ -33,8 +33,8 @@ def _rms_norm_kernel(
 
     All arithmetic is in float32 on upcast values, because bfloat16 arithmetic is wrong in the
     interpreter. h and the normalised row are rounded to the dtype of X where a model in that dtype
-    rounds them. The sum is one tree over BLOCK columns in one program. So a row's bits depend
-    neither on the number of rows, nor on other rows, nor on the strides.
+    rounds them. One program adds the squares of BLOCK columns by one reduction tree. So a row's
+    bits depend neither on the number of rows, nor on other rows, nor on the strides.
     bytes = rows * columns * size * (2, or 4 with a residual) + columns * size
     """
     row = tl.program_id(0).to(tl.int64)
@@ -58,8 +58,8 @@ def _rms_norm_kernel(
 def row_scale(
     Squares, squares_stride, row, m_row, columns, eps, PARTS: tl.constexpr, UP: tl.constexpr
 ):
-    """Returns 1 / sqrt(mean(x^2) + eps) of rows. Their PARTS sums of squares are added by one tree
-    over UP values."""
+    """Returns 1 / sqrt(mean(x^2) + eps) of rows. The PARTS sums of squares of a row are added by
+    one reduction tree over UP values."""
     part = tl.arange(0, UP).to(tl.int64)
     p_squares = Squares + part[:, None] * squares_stride + row[None, :]
     m = (part < PARTS)[:, None] & m_row[None, :]

@@ -13,7 +13,7 @@ import torch
 from .state import MAX_ROWS
 
 GROUP = 32  # columns of a row of activations that share a scale
-TURN = 4  # groups of a row in one turn of a product's loop; k is padded to a multiple of this
+TURN = 4  # groups of a row in one iteration of a product's loop; the groups of k are padded to it
 GROUPS = {"int8": (16, 32, 64, 128), "int4": (32, 64, 128)}
 
 
@@ -52,7 +52,8 @@ class PackedFormat:
         return 2 if self.element == "int4" else 1
 
     def sizes(self, n: int, k: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """(shape, dtype) of the tensors of a matrix [n, k], by their names in PackedMatrix."""
+        """Return (shape, dtype) of the tensors of a matrix [n, k], by their names in
+        PackedMatrix."""
         planes = padded_groups(k) // self.per_byte
         groups = -(-k // self.group)
         kind = torch.uint8 if self.element == "int4" else torch.int8
@@ -93,7 +94,7 @@ class PackedMatrix:
         scales: torch.Tensor,
         minimums: torch.Tensor | None = None,
     ) -> None:
-        """Write the outputs from number `first` on.
+        """Write rows of the matrix (outputs), from row `first` on.
 
         levels: bytes [rows, k], one level each. scales, minimums: float32
         [rows, ceil(k / format.group)].
@@ -137,7 +138,7 @@ class IntegerRows:
 
 
 def padded_groups(k: int) -> int:
-    """Return the number of groups of 32 columns, padded to whole turns of a product's loop."""
+    """Return the number of groups of 32 columns, padded to whole iterations of a product's loop."""
     return -(-k // (GROUP * TURN)) * TURN
 
 

@@ -3,7 +3,7 @@
 A plan has the constants of a captured graph: sizes, tiles, the split length. Kernels read
 everything else from device memory. With one plan, a row's bits do not depend on other rows. Sizes
 are computed once, because every launch reads them. attention.py defines splits, items, units and
-pieces.
+partial softmaxes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .state import MAX_ROWS, MAX_SEATS, SLOTS
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-FLIGHT = 2 * SLOTS  # slots after the trunk that a row can see: those of the chain, then its tail's
+FLIGHT = 2 * SLOTS  # slots after the trunk that a row can see: chain slots, then tail slots
 SPLIT = 64  # positions of a split, the same for every model, because splits decide bits
-FAN = 8  # pieces that one program merges into a piece of the next level
-MULTIPROCESSORS = 132  # of an H100 or H200; `short` is chosen for this number
+FAN = 8  # partial softmaxes that a program merges into one of the next level
+MULTIPROCESSORS = 132  # number in an H100 or H200; `short` is chosen for this number
 PROGRAMS_PER_MULTIPROCESSOR = 2
 # The fields of a member in Workspace.members, in order.
 MEMBER = ("head", "low", "first_split", "splits", "taken", "storage", "row", "end", "tile")
@@ -37,13 +37,13 @@ class AttentionPlan:
     capacity     positions of the ring, at least 64
     window       positions that a row sees, its own included; None: all
     tail_slots   slots of the tail of each branch; the tails follow the ring
-    seats        most sequences that have rows in a forward
+    seats        largest number of sequences that have rows in a forward
     seat_slots   slots from the storage of one sequence to that of the next
     scale        factor of the scores; None: 1 / sqrt(head_dim)
     split        positions of a split; None: SPLIT
     short        if a sequence's keys have at most this many splits, an item has one split, else
-                 FAN. The sequences of a forward share the number. It changes no bit. None: chosen
-                 so that items of FAN splits keep every multiprocessor busy
+                 FAN. The number is divided by the number of sequences in the forward. It changes no
+                 bit. None: chosen so that items of FAN splits keep every multiprocessor busy
     programs     programs of a launch; None: two per multiprocessor
     architecture of the device (architecture_of), which decides how many queries its registers hold
     """
@@ -89,7 +89,7 @@ class AttentionPlan:
 
     @property
     def reach(self) -> int:
-        """Positions that a row can see."""
+        """Number of positions that a row can see."""
         return self.capacity if self.window is None else self.window
 
     @cached_property
@@ -97,8 +97,8 @@ class AttentionPlan:
         """Queries of a tile: a tile's rows times the heads that share a KV head.
 
         The keys are read once for all of them. A tile has as many queries as the registers hold
-        next to the sums of earlier splits. Wide heads allow only half as many. So do products
-        without tensor cores.
+        next to the partial softmax of earlier splits. Wide heads allow only half as many. So do
+        products without tensor cores.
         """
         widest = 128 if self.architecture // 10 == 9 else 64
         most = 64 if self.dtype.itemsize == 2 and self.head_dim <= widest else 32
@@ -117,7 +117,8 @@ class AttentionPlan:
 
     @property
     def most_tiles(self) -> int:
-        """Most tiles for the rows of several sequences, because no tile has rows of two."""
+        """Largest number of tiles if the rows belong to several sequences. No tile has rows of
+        two."""
         shared = min(self.seats, self.rows)
         return (self.rows + shared * (self.tile_rows - 1)) // self.tile_rows
 
@@ -134,21 +135,22 @@ class AttentionPlan:
 
     @cached_property
     def max_splits(self) -> int:
-        """Most splits that the keys of a row can touch, in the trunk and after it."""
+        """Largest number of splits that the keys of a row can touch, in the trunk and after it."""
         return triton.cdiv(self.reach + FLIGHT, self.split_length) + 1
 
     @cached_property
     def max_short(self) -> int:
-        """The value of `short` that is used. It is also the most pieces of level 0 that wait."""
+        """The value of `short` that kernels use. At most this many partial softmaxes are in level
+        0."""
         chosen = FAN * triton.cdiv(MULTIPROCESSORS, self.kv_heads * self.tiles)
         return min(self.max_splits, chosen if self.short is None else self.short)
 
     @cached_property
     def levels(self) -> list[int]:
-        """Most pieces of a unit in levels 1, 2, and so on.
+        """Largest numbers of a unit's partial softmaxes in levels 1, 2, and so on.
 
-        A piece is made of up to FAN pieces of the level below. The last level has at most FAN
-        pieces, which are merged into the result.
+        One of them is merged from up to FAN of the level below. The last level has at most FAN,
+        which are merged into the result.
         """
         found = [self.next_level(self.max_splits)]
         while found[-1] > FAN:
@@ -157,12 +159,12 @@ class AttentionPlan:
 
     @staticmethod
     def next_level(pieces: int) -> int:
-        """Most groups of FAN that `pieces` consecutive pieces can touch."""
+        """Largest number of groups of FAN that `pieces` consecutive partial softmaxes can touch."""
         return triton.cdiv(pieces - 1, FAN) + 1
 
     @property
     def units(self) -> int:
-        """Most units, each of which is a KV head and a tile of rows."""
+        """Largest number of units. A unit is a KV head and a tile of rows."""
         return self.kv_heads * self.most_tiles
 
     @property
@@ -178,7 +180,7 @@ class AttentionPlan:
         is_half = self.dtype.itemsize == 2
         is_even = self.group & (self.group - 1) == 0
         if is_half and self.block_m * self.head_dim <= 16 * 64:
-            return 1  # no other thread to wait for at a barrier
+            return 1  # with one warp, no barrier waits for other warps
         if self.block_m * self.head_dim <= 32 * 64 and (is_half or is_even):
             return 4
         few = self.head_dim <= 128 if is_even else self.head_dim <= 64
@@ -213,7 +215,7 @@ class Workspace:
                                after its last, number of tiles of the members before it
     items     int32 [64]       number of items of the members up to each one; then the total
     partial   float32 [pieces, units, block_m, head_dim]  weighted values that wait to be merged
-    dist       float32 [pieces, units, 2, block_m]         maxima and sums of weights of pieces
+    dist       float32 [pieces, units, 2, block_m]        maxima and sums of weights for `partial`
     counters  int32 [units, 1 + pieces above level 0]     programs that arrived; 0 between launches
     """
 
@@ -228,7 +230,8 @@ class Workspace:
 
 
 def workspace(plan: AttentionPlan, device: str | torch.device) -> Workspace:
-    """Allocate memory for `plan` on `device`. Launches that may overlap need separate memory."""
+    """Allocate the memory for `plan` on `device`. Launches that may overlap need separate
+    memory."""
     above = sum(plan.levels)
     merged = plan.max_short + above
     partial = (merged, plan.units, plan.block_m, plan.head_dim)

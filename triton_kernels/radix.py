@@ -18,19 +18,19 @@ from .words import TABLE_N, arrived_last, sequence_of
 
 BINS = 2048  # bins per digit
 STATE_WORDS = 8
-SHIFTS = (21, 10, 0)  # bits below each of the three digits
+SHIFTS = (21, 10, 0)  # number of bits below each of the three digits of a key
 
 ROW_BINS = tl.constexpr(BINS)
 ROW_STATE = tl.constexpr(STATE_WORDS)
-# Words of a row's state.
-MODE = tl.constexpr(0)  # what the next pass looks for, one of these:
+# Indices of the words of a row in CutWork.state. MODE has four values.
+MODE = tl.constexpr(0)  # what the next pass looks for, as one of these values:
 DONE = tl.constexpr(0)
 TOP_K = tl.constexpr(1)
 TOP_P = tl.constexpr(2)
 TIES = tl.constexpr(3)
 PREFIX = tl.constexpr(1)  # the digits found so far; with TIES the whole key
 WANTED = tl.constexpr(2)  # tokens or units that keys with this prefix must contribute
-ABOVE = tl.constexpr(3)  # units of all keys above the prefix
+ABOVE = tl.constexpr(3)  # sum of the units of all keys above the prefix
 MOST = tl.constexpr(4)  # key of the largest logit
 BAR = tl.constexpr(5)  # keys below it are dropped by min_p, or certainly by top_k
 BAD_KEY = tl.constexpr(0xFFFFFFFF)  # key of a NaN or +inf
@@ -115,7 +115,7 @@ def chunk_of(p_logits, start, vocab, CHUNK: tl.constexpr):
 @triton.jit
 def bin_after(n):
     """Returns the number of the bin that follows the highest n bins."""
-    return n * -1 + (ROW_BINS - 1)  # a constexpr on the left would remain one in the interpreter
+    return n * -1 + (ROW_BINS - 1)  # a left constexpr would stay a constexpr in the interpreter
 
 
 @triton.jit
@@ -141,10 +141,11 @@ def sum_before(bins, n):
 
 @triton.jit
 def _next_digit(low, most_key, temperature, min_p, SHIFT: tl.constexpr):
-    """Returns the least key from `low` on whose weight is at least min_p, exact down to SHIFT bits.
+    """Returns the least key from `low` on whose weight is at least min_p, except for its lowest
+    SHIFT bits.
 
-    A bin is kept if the weight of its greatest key is large enough. Keys above that of the largest
-    logit are always kept."""
+    A bin is kept if the weight of its greatest key is large enough. Keys above the key of the
+    largest logit are always kept."""
     top = low + ((tl.arange(0, ROW_BINS).to(tl.int64) + 1) << SHIFT) - 1
     top = tl.minimum(tl.maximum(top, NO_KEY), most_key)
     most = logit_of(most_key.to(tl.uint32))
@@ -178,7 +179,7 @@ def _digit_kernel(
     Tokens,  # [rows, 2, 2048] histograms
     Units,  # [rows, 2, 2048]
     Parts,  # [rows, SPLITS] scratch
-    Counters,  # [rows] 0 before and after a launch
+    Counters,  # [rows] programs that arrived; 0 before and after a launch
     Cut,  # [rows, 4] the last logit is written, once the last digit is known
     first_row,
     vocab,
@@ -215,7 +216,7 @@ def _digit_kernel(
     page = (i_row * 2 + (DIGIT > 0)) * ROW_BINS
     p_bin = Tokens + page + digit
     p_unit_bin = Units + page + digit
-    if DIGIT < 2:  # noqa: SIM102 (the first is known when it is compiled)
+    if DIGIT < 2:  # noqa: SIM102 (the outer condition is a compile-time constant)
         if top_p < 1:
             temperature = tl.load(Dist).to(tl.float32, bitcast=True)
             most = logit_of(tl.load(p_state + MOST).to(tl.uint32))

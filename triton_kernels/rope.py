@@ -141,7 +141,7 @@ def rope_kv_write(
     qkv    [rows, heads + 2 kv_heads, head_dim]  float16, bfloat16 or float32; heads contiguous
     k, v   [kv_heads, slots, head_dim]           same dtype; one layer's storage
     table  int32 words of a Batch; row i of qkv is row first_row + i of the table. Nothing is
-           written to the ring for slot -1. Rows from the table's n on are not touched at all
+           written to the ring for slot -1. Rows from index `n` on are not touched at all
     early  launch the kernel early (early.py). This changes no bit
 
     Allocates nothing. Raises ValueError on any other shape, dtype or stride.

@@ -16,8 +16,8 @@ from .plan import DTYPES
 from .state import MAX_ROWS
 
 INFINITY = tl.constexpr(0x7F800000)  # bits of float32 infinity; the bits of a NaN are greater
-LEAST = tl.constexpr(0x03FE0000)  # bits of 127 times the least normal float32
-MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23; adding it rounds to an integer, halves to even
+LEAST = tl.constexpr(0x03FE0000)  # bits of 127 times the smallest normal float32
+MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23; adding it rounds to an integer, ties to even
 
 
 @triton.jit
@@ -45,7 +45,7 @@ def _round_rows_kernel(
     X,  # [rows, columns] read
     x_stride,
     Norm,  # [columns]; read with NORM
-    Q,  # [64, columns padded to whole turns] written
+    Q,  # [64, columns padded to TURN groups] written
     q_stride,
     Scales,  # [groups, 64] written
     scales_stride,
@@ -133,7 +133,8 @@ def round_rows_torch(
 
 
 def round_torch(y: torch.Tensor, out: IntegerRows) -> IntegerRows:
-    """Round y, float32 [rows, columns], into `out`, and return `out`."""
+    """Round the float32 values of y [rows, columns] to int8. Write them to `out`, and return
+    `out`."""
     rows, columns = y.shape
     groups = -(-columns // GROUP)
     y = torch.nn.functional.pad(y, (0, groups * GROUP - columns)).view(rows, groups, GROUP)

@@ -124,22 +124,23 @@ def _ring_settle_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     COMPACT: tl.constexpr,
-    TAIL: tl.constexpr,  # moved tail: 0: none, 1: that of the adopted branch, 2: that of branch 0
+    TAIL: tl.constexpr,  # tail to move; 0: none, 1: the adopted branch's, 2: branch 0's
     POISON: tl.constexpr,
     MOVES: tl.constexpr,
     HAS_ROLL: tl.constexpr,  # False: there is one seat, which takes part
 ):
-    """One program per seat, layer and KV head, for keys or for values. Moves in ascending depth.
+    """One program per seat, layer and KV head, for keys or for values. It moves KV in order of
+    depth.
 
-    A node's index is never below its depth, so no move overwrites what a later one reads. MOVES
-    slots are read and then written, with a barrier between. Then the next MOVES slots follow.
+    A node's index is never below its depth, so no move overwrites what a later one reads. The
+    kernel reads MOVES slots, waits at a barrier and writes them. The next MOVES slots follow.
     bytes = layers * kv_heads * moved slots * head_dim * size * 4
     """
     i = tl.program_id(0)
     seat = tl.program_id(2)
     Block += seat.to(tl.int64) * SEQUENCE_WORDS
     KV += seat.to(tl.int64) * seat_slots * slot_stride
-    if HAS_ROLL:  # noqa: SIM102 (the first is known when it is compiled)
+    if HAS_ROLL:  # noqa: SIM102 (the outer condition is a compile-time constant)
         if not _takes_part(Roll, Ended, seat):
             return
     if TAIL == 2:  # noqa: SIM102
@@ -156,7 +157,7 @@ def _ring_settle_kernel(
     last = tl.load(Block + _CHAIN_SIZE)
     if COMPACT:
         old_head = head - n - 1
-        deepest = n  # on a path nothing moves, because each node is in its place
+        deepest = n  # if the chain is a path, each node is in its place already
         if TAIL == 1:
             deepest = tl.where(tl.load(Block + _DRAFT_COMPACTS) != 0, n, 0)
         for start in range(0, deepest + 1, MOVES):
@@ -178,7 +179,8 @@ def _ring_settle_kernel(
         in_place = tl.load(p_branch + _IN_PLACE)
         for start in range(0, last + 1, MOVES):
             node = start + o
-            # Number of the tail's node that becomes `node`; -1: another source.
+            # Index j of the tail's node that becomes chain node `node`; -1: its token is not from
+            # the tail.
             j = tl.load(Block + _SOURCE + node, mask=node <= last, other=-1)
             has_dist = tl.load(p_branch + _HAS_DIST + j, mask=j >= 0, other=0)
             own = capacity + branch * tail_slots + j + tl.zeros((MOVES,), tl.int64)
@@ -305,7 +307,7 @@ def _settle_seat(c: Sequence, kv: torch.Tensor, sizes: tuple[int, int], what: Se
 
 
 def _poison(c: Sequence, kv: torch.Tensor, capacity: int, what: Settle) -> None:
-    """Write NaN to every slot after the trunk that is not in use and, in a draft's lane, to the
+    """Write NaN to every unused slot after the trunk. In a draft's lane, also write NaN to all
     tails."""
     is_target = what is Settle.TARGET
     lowest = c.head if is_target else min(c.draft_have, c.head)

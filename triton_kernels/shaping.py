@@ -1,9 +1,9 @@
 """Shapes a row of logits for a request, before the temperature: mask, bias, penalties.
 
 The public op is `shape_logits`. Its twin in plain torch is `shape_logits_torch`. Order and formulas
-are those of csrc/ops/shaping.h. Lists of tokens are dense here: they have one value per token. A
-separate launch masks bad words of several tokens at the end (ban.py). The order does not matter for
-them, because nothing restores a masked token.
+are those of csrc/ops/shaping.h. Lists of tokens are dense tensors here, with one value per token. A
+separate launch masks bad words of several tokens at the end (ban.py). Bad words may come last,
+because no step restores a masked token.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Shaping:
     bias    float32  logit_bias
     counts  int32    how often the token occurs in the trunk after the prompt
     seen    uint8    1: the token occurs in the trunk
-    The next two have other shapes. They are None if no bad word has several tokens:
+    The next two fields have other shapes. They are None if no bad word has several tokens:
     words   int32 [seats, room]       bad words as `flat_words` makes them
     trunk   int32 [seats, positions]  tokens of the trunks; only those up to the head are read
     """
@@ -82,7 +82,7 @@ class Shaping:
     trunk: torch.Tensor | None = None
 
     def of(self, seat: int) -> Shaping:
-        """The lists of one seat, without their first dimension."""
+        """Return the lists of one seat, without their first dimension."""
         return Shaping(*(x if x is None else x[seat] for x in vars(self).values()))
 
 
@@ -104,7 +104,7 @@ def _shape_kernel(
     Ids,  # [vocab] the token of a column; never touched without HAS_IDS
     Out,  # [rows, vocab] float32, written
     out_stride,
-    seat_stride,  # stride of the four lists above
+    seat_stride,  # elements from one seat to the next in the four tensors above
     first_row,
     vocab,
     CHUNK: tl.constexpr,
@@ -186,7 +186,7 @@ def shape_logits(
     logits   [rows, vocab]  float16, bfloat16 or float32; row i is row first_row + i of the table
     sequence  int32 words of the sequences, one for each seat
     table    int32 words of the Batch of this forward
-    out      [rows, vocab]  float32, written, except rows from the table's n on
+    out      [rows, vocab]  float32, written, except rows from index `n` of the Batch on
     ids      int32 [vocab]: the token of each column; lists in `shaping` are by token
     Penalties of a row also count the row's own ancestors. A row whose sequence does not shape
     logits is copied.

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-# Other modules read the structs and sizes from this module.
+# Other modules import the structs and sizes from this module.
 from .fields import *  # noqa: F403
 from .fields import Mask, Sequence
 

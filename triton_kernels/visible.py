@@ -70,12 +70,12 @@ def _see_kernel(
     Items,  # [64]
     first_row,  # row of the table that row 0 of the result belongs to
     capacity,  # positions of the ring
-    reach,  # most positions that a row sees
+    reach,  # largest number of positions that a row sees
     tail_slots,  # slots per branch
     seat_slots,  # slots from one seat's storage to the next seat's storage
     rows,  # rows of the forward
     kv_heads,
-    short,  # splits up to which an item has one split (AttentionPlan), for all members together
+    short,  # AttentionPlan.max_short, which the members share
     TILE_ROWS: tl.constexpr,
     SPLIT: tl.constexpr,
     FAN: tl.constexpr,
@@ -84,8 +84,8 @@ def _see_kernel(
     """One program computes everything.
 
     slot[r][j] is the slot of the j-th set bit of (chain, tail) of row r. leader(a) is the row of
-    a's tile whose slots begin with those of row a. Among several, it is the row with the most slots
-    and then the lowest."""
+    a's tile whose slots begin with those of row a. Among several such rows, it is one with the most
+    slots, and of these the lowest."""
     o_row = tl.arange(0, ROWS)
     o_bit = tl.arange(0, ROWS)
     always = o_row >= 0
@@ -116,7 +116,7 @@ def _see_kernel(
     depth = nodes[:, None] + tl.cumsum(in_tail, axis=1) - 1
     tl.store(p_slots + depth, first_slot + own, mask=in_tail != 0)
 
-    # The members, and for every row the first row of its member and of its tile.
+    # Find the members, and for every row the first row of its member and of its tile.
     m_before = m_row & (o_row > 0)
     before = tl.where(m_before, seat_of(p_row - ROW_WORDS, m_before), -1)
     is_after = (first_row + o_row == tl.load(Table + TABLE_N)) & (o_row < rows)  # first padding row
@@ -148,7 +148,7 @@ def _see_kernel(
     tl.store(Meta + 2 * ROWS + tile + rank, o_row, mask=leads != 0)
     tl.store(Meta + 3 * ROWS + o_row, in_tile, mask=(o_row == tile) & (o_row < rows))
 
-    # The range of keys of every member.
+    # Compute the range of keys that the rows of each member see.
     first = tl.maximum(position - reach + 1, 0)
     far = head + 2 * ROWS
     led = (leader[None, :] == o_row[:, None]) & m_row[None, :]
@@ -157,7 +157,7 @@ def _see_kernel(
     tl.store(Firsts + ROWS + o_row, led_first, mask=always)
     high = tl.where(m_row, head + count, head)
     low = tl.minimum(tl.where(m_row, first, head), head)
-    low = tl.maximum(low, head - reach)  # even for invalid rows: the workspace has no more room
+    low = tl.maximum(low, head - reach)  # also bounds invalid rows: the workspace has no more room
     is_mine = member[None, :] == o_row[:, None]
     its_head = _most(is_mine, head)
     its_low = -_most(is_mine, -low)
@@ -191,7 +191,7 @@ def see(
 ) -> Workspace:
     """Write into `work` which keys the rows first_row .. first_row + plan.rows - 1 of a table see.
 
-    table  int32 words of a Batch (csrc/state); rows from its n on are padding. The rows of a
+    table  int32 words of a Batch (csrc/state); rows from index `n` on are padding. The rows of a
            sequence must be adjacent
     work   its first five tensors are written
 
@@ -302,7 +302,7 @@ def _slots_of(row: Row, head: int, plan: AttentionPlan) -> list[int]:
 def _leaders(seen: list[list[int]], tiles: list[int]) -> list[int]:
     """Return for every row its leader: the row of its tile whose slots begin with its own.
 
-    Among several, it is the row with the most slots and then the lowest.
+    Among several such rows, it is one with the most slots, and of these the lowest.
     """
     leaders = []
     for a, slots in enumerate(seen):

@@ -15,13 +15,13 @@ ROW_WORDS = tl.constexpr(size(Row))
 ROW_TOKEN = tl.constexpr(offset(Row, "token"))
 ROW_SLOT = tl.constexpr(offset(Row, "slot"))
 ROW_BRANCH = tl.constexpr(offset(Row, "branch"))
-ROW_SEAT = tl.constexpr(offset(Row, "seat"))  # upper half of the word; the lower is `node`
+ROW_SEAT = tl.constexpr(offset(Row, "seat"))  # `seat` is the word's upper half, `node` the lower
 ROW_CHAIN = tl.constexpr(offset(Row, "chain"))
 ROW_TAIL = tl.constexpr(offset(Row, "tail"))
 SEQUENCE_WORDS = tl.constexpr(size(Sequence))  # int32 words from one seat to the next
 
 TWO_PROGRAMS = 128  # registers per thread, so that two programs of eight warps fit a multiprocessor
-MAX_REGISTERS = 255  # per thread; without this bound the assembler spills to fit more threads
+MAX_REGISTERS = 255  # registers per thread; without it the assembler spills to fit more threads
 
 
 @triton.jit

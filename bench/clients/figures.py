@@ -31,20 +31,21 @@ class Figures:
     accepted: int | None = None
 
     def differences(self, other: Figures) -> Mapping[str, tuple[int, int]]:
-        """Return {name: (own value, other value)} of figures that both count and that differ."""
+        """Return {name: (own value, other value)} for the figures that both sides count and that
+        differ."""
         mine, theirs = asdict(self), asdict(other)
         both = {k: (mine[k], theirs[k]) for k in mine if None not in (mine[k], theirs[k])}
         return {k: pair for k, pair in both.items() if pair[0] != pair[1]}
 
 
 def scrape(base: str) -> Figures:
-    """The server's counts since it started."""
+    """Return the server's counts since it started."""
     with urlopen(f"{base}/metrics", timeout=60) as response:
         return parse(response.read().decode())
 
 
 def parse(text: str) -> Figures:
-    """The counters in the text of /metrics, summed over their labels."""
+    """Return the counters in the text of /metrics. Each counter is summed over its labels."""
     found = dict.fromkeys(COUNTERS, 0)
     for line in text.splitlines():
         name, _, rest = line.partition("{")

@@ -39,7 +39,7 @@ class Run:
 
 
 def python_of(client: str) -> Path:
-    """The interpreter of a client's environment. It may not exist."""
+    """Return the path of a client's Python interpreter. The file need not exist."""
     return ENVIRONMENTS / client / "bin" / "python"
 
 
@@ -175,7 +175,7 @@ def lm_eval(run: Run) -> Figures:
 
     A choice is scored by its log-likelihood. Both tasks run with and without speculation. Raises
     InvalidInputError if an answer, a score or a log-likelihood differs between the two runs. The
-    log-likelihoods must also be those of an engine in this process.
+    log-likelihoods must also equal those that an engine in this process computes.
     """
     return Figures(requests=_generations(run) + _likelihoods(run))
 
@@ -203,9 +203,9 @@ def _likelihoods(run: Run) -> int:
 
 
 def _chosen(run: Run, docs: Sequence[Mapping[str, Any]]) -> tuple[float, list[list[Likelihood]]]:
-    """Return the score of the task of choices, and the likelihoods that lm-eval received.
+    """Return the score of the task of choices, and the log-likelihoods that lm-eval received.
 
-    The likelihoods are one list per document, with one entry per choice.
+    The log-likelihoods are one list per document, with one entry per choice.
     """
     score, samples = _scored(run, CHOICES, docs, ())
     return score, [
@@ -232,7 +232,7 @@ def _generations(run: Run) -> int:
     prompts = [{"prompt": f"def f{i}(", "answer": "x"} for i in range(run.requests)]
     plain = _evaluated(run, prompts, "none")
     for prompt, answer in list(zip(prompts, plain[1], strict=True))[::2]:
-        prompt["answer"] = answer  # only half of the answers are right: the score is not 0 or 1
+        prompt["answer"] = answer  # half of the answers stay wrong, so the score is between 0 and 1
     plain, fast = (_evaluated(run, prompts, m) for m in ("none", "draft_model"))
     if plain != fast:
         raise InvalidInputError(

@@ -3,8 +3,8 @@
     python -m bench.gpu.assisted [--pair demo-1g] [--prompts 4] [--max-tokens 64] [--json OUT]
 
 All decode greedily, in bfloat16, on one device: transformers alone, transformers with
-`assistant_model`, and this engine by `none` and `specbranch`. Tokens/s counts the generated tokens;
-the time includes prefill for all.
+`assistant_model`, and this engine by `none` and `specbranch`. Tokens/s is the number of generated
+tokens divided by the seconds, prefill included.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def timed(name: str, prompts: Sequence[list[int]], answer: Answer) -> dict[str, Any]:
     """Print and return the median, least and greatest tokens/s of the prompts.
 
-    The first prompt runs once more before, to warm up.
+    Before the measurement, the first prompt runs once to warm up.
     """
     answer(prompts[0])
     rates = []
@@ -80,7 +80,7 @@ def _ours(engine: Engine, method: str, args: argparse.Namespace) -> Answer:
 
 
 def _theirs(folder: Path, args: argparse.Namespace) -> list[tuple[str, Answer]]:
-    """Return (name, generation) of transformers without and with the draft.
+    """Return two pairs (name, function that generates): transformers without and with the draft.
 
     Raises EngineError if transformers is not installed.
     """
@@ -94,7 +94,7 @@ def _theirs(folder: Path, args: argparse.Namespace) -> list[tuple[str, Answer]]:
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
         )
-        model.generation_config.eos_token_id = None  # so that it continues to max_tokens
+        model.generation_config.eos_token_id = None  # so that generation continues to max_tokens
         return model.eval().to(args.device)
 
     target, draft = load(folder), load(demo_folder("draft"))

@@ -1,4 +1,4 @@
-"""Records the choice of tokens after a forward, for a lane that no engine runs."""
+"""Records the op that chooses tokens after a forward, for a lane that no engine runs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def record_choice(
 ) -> tuple[Piece, tuple[torch.Tensor, ...]]:
     """Record the op that chooses a token for each of `rows` rows.
 
-    In a draft's lane, the op writes each row's distribution instead. The choice is greedy and
-    unfiltered, from the lane's logits. table: int32 words of a Batch. Returns the piece, and the
-    tensors that must live as long as the piece.
+    In a draft's lane, the op writes each row's distribution instead. The token choice is greedy and
+    unfiltered, from the lane's logits. table: int32 words of a Batch. Returns the recorded op, and
+    the tensors that must live as long as the op.
     """
     columns, device = lane.vocab, table.device
     plan = ChoosePlan(rows, columns, lane.shape.is_draft)

@@ -1,4 +1,4 @@
-"""Makes a cost file from the times of a pair's forwards: estimates, or figures of bench.lanes."""
+"""Makes a cost file from the times of a pair's forwards, estimated or measured by bench.lanes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from sbrt import check
 from sbrt.errors import InvalidInputError
 
-TARGET_ROWS = (16, 32, 64)  # rows of the target's graphs; a chain takes the smallest that holds it
+TARGET_ROWS = (16, 32, 64)  # rows of the target's graphs; a chain uses the smallest one that fits
 
-LEAST_US = 0.1  # a measured time below this is refused
+LEAST_US = 0.1  # us; a shorter measured time is refused
 
 # us that a round costs in addition to forwards and choices. The ops of a round run one warp per
 # seat. These times are estimates from the ops' loops and compiled code.
-TARGET_OPS = 20.0  # make rows, gather, select, attach the chain; a memory fence towards the host
-LAUNCHES = 12.0  # settle, verify and select are three graphs, which take 4 us each to start
-DRAFT_OPS = 12.0  # settle, plan, and the distributions of the chain's nodes, before a burst
-STEP_OPS = 5.0  # extend and gather, after a draft step
-FENCE = 2.0  # from one lane's event to the other lane's first kernel
-LINK = 10.0  # a copy of up to 90 KB to another device, and an event across devices
+TARGET_OPS = 20.0  # us: make rows, gather, select, attach the chain; a memory fence to the host
+LAUNCHES = 12.0  # us: settle, verify and select are three graphs; each takes 4 us to start
+DRAFT_OPS = 12.0  # us: settle, plan, and the distributions of the chain's nodes, before a burst
+STEP_OPS = 5.0  # us: extend and gather, after a draft step
+FENCE = 2.0  # us from one lane's event to the other lane's first kernel
+LINK = 10.0  # us: a copy of up to 90 KB to another device, and an event across devices
 
 # Share of the memory bandwidth that two lanes reach together. They do not reach all of it: a kernel
 # that fills the device is not preempted, and each lane's thread blocks wait for free registers.
@@ -30,7 +30,7 @@ SHARING = 0.9
 
 @dataclass(frozen=True)
 class Forward:
-    """The time of a forward of `rows` rows and of the choice after it.
+    """The time of a forward of `rows` rows and of the token choice after it.
 
     us: microseconds while the other lane is idle. busy: share of `us` that reading memory at the
     full rate takes. memory: bytes read. nodes: nodes of the graph. overlapped: us while the other
@@ -54,7 +54,8 @@ class Lanes:
 
 
 def cost_file(lanes: Lanes, devices: int, about: str) -> dict[str, Any]:
-    """Return the object of a cost file for lanes on one device or two; us are rounded to 0.1."""
+    """Return the JSON object of a cost file for lanes on one device or two, in us rounded to
+    0.1."""
     target, draft = lanes.target, _with_ops(lanes.draft)
     file: dict[str, Any] = {"about": about, "T": _steps(target), "t": _steps(draft)}
     if devices == 1:
@@ -71,10 +72,10 @@ def cost_file(lanes: Lanes, devices: int, about: str) -> dict[str, Any]:
 def _overlapped(target: list[Forward], draft: list[Forward]) -> tuple[list[Forward], list[Forward]]:
     """Return the forwards of both lanes, slowed down because the lanes share one memory.
 
-    While both lanes work, both slow down by the ratio of the bandwidth they want to the bandwidth
-    they get. A cost file has one time for a forward of a lane, whatever gamma is. That time assumes
-    the shortest burst that lasts as long as the target's forward. So the target is slowed down all
-    the time, and the draft only while the target works.
+    While both lanes work, each slows down by the ratio of the bandwidth wanted to the bandwidth
+    available. A cost file has one time for a forward of a lane, whatever gamma is. That time
+    assumes the shortest burst that lasts as long as the target's forward. So the target is slowed
+    down all the time, and the draft only while the target works.
     """
     whole, step = forward_of(target, 16), forward_of(draft, 16)
     steps = math.ceil(whole.us / step.us)
@@ -86,7 +87,7 @@ def _overlapped(target: list[Forward], draft: list[Forward]) -> tuple[list[Forwa
 
 
 def _slowed(one: Forward, other: Forward, share: float) -> Forward:
-    """Return the forward `one`, slowed down by `other`, the other lane's, for `share` of its time.
+    """Return the forward `one`, slowed down by the other lane's forward for `share` of the time.
 
     A measured overlapped time replaces the estimate.
     """
@@ -107,12 +108,12 @@ def _with_ops(draft: Sequence[Forward]) -> list[Forward]:
 
 
 def forward_of(lane: Sequence[Forward], rows: int) -> Forward:
-    """The smallest forward that holds the rows; the largest if none does."""
+    """Return the smallest forward that holds the rows, or the largest one if none does."""
     return next((one for one in lane if one.rows >= rows), lane[-1])
 
 
 def _steps(lane: Sequence[Forward]) -> dict[str, float]:
-    """Return {rows: us} for the least and the most rows of each graph.
+    """Return {rows: us}, with two entries per graph: the least and the most rows that it runs.
 
     A launch takes the smallest graph that holds its rows.
     """

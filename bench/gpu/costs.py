@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 CONTEXT = 1024  # tokens of one sequence, whose keys and values every forward reads
 GAMMA = 4  # draft steps of the printed rounds
-MOST_BYTES = 1 << 24  # largest report of bench.lanes that is read
+MOST_BYTES = 1 << 24  # size limit for a report of bench.lanes
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def about(pair: Pair) -> str:
-    """The text at the head of a cost file."""
+    """Return the text at the beginning of a cost file."""
     both = pair.dtype if pair.dtype == pair.draft_dtype else f"{pair.dtype}, {pair.draft_dtype}"
     return (
         "Estimated by python -m bench.gpu.costs from compiled kernels; nothing here was measured. "
@@ -107,7 +107,7 @@ def about(pair: Pair) -> str:
 
 
 def estimated(pair: Pair) -> Lanes:
-    """Estimates for every graph of both lanes."""
+    """Return estimates for every graph of both lanes."""
     return Lanes(
         [_forward(Model(pair.target, False, pair.dtype), rows) for rows in TARGET_ROWS],
         [
@@ -138,7 +138,7 @@ class Model:
 
 
 def nodes(model: Model, rows: int) -> list[Node]:
-    """The nodes of one forward and its choice, on an H200."""
+    """Return the graph nodes of one forward and of the token choice after it, on an H200."""
     from .launches import OfflineLane
     from .nodes import H200, node_of
 
@@ -171,8 +171,8 @@ def _text(file: dict[str, Any]) -> bytes:
 def summary(name: str, pair: Pair, lanes: Lanes) -> str:
     """Return one line: us of a forward of each lane, ms of a round of GAMMA steps.
 
-    The round is given serial and overlapped. The last figure is the time in which memory delivers
-    the bytes of an overlapped round: no schedule is faster.
+    There is one time for a serial and one for an overlapped round. The last figure is the time in
+    which memory delivers the bytes of an overlapped round: no schedule is faster.
     """
     from .nodes import H200
 

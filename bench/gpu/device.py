@@ -1,4 +1,4 @@
-"""The check with which device benches begin: torch can use a CUDA device."""
+"""Device benches begin with this check: torch can use a CUDA device."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Binary:
     warps  warps of a program
     fit    programs that a multiprocessor holds at the same time
     local  bytes of local memory per thread, which hold spilled registers
-    found  instructions; labels: as sass.instructions gives them
+    found, labels  instructions and labels of the code, as sass.instructions returns them
     """
 
     warps: int
@@ -54,7 +54,7 @@ class Binary:
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """One node of a graph. kernel: the kernel's name without `_` around it and without `_kernel`.
+    """One node of a graph. kernel: the kernel's name without the leading `_` and without `_kernel`.
 
     programs: programs in the grid.
     """
@@ -171,14 +171,14 @@ class OfflineLane:
 
     @property
     def sizes(self) -> list[int]:
-        """Rows of the graphs that it captures."""
+        """Row counts of the graphs that the lane captures."""
         return self._lane.sizes
 
     def launches(self, rows: int) -> list[Launch]:
-        """Return the nodes of a forward of `rows` rows and of the choice after it.
+        """Return the nodes of a forward of `rows` rows and of the token choice after it.
 
-        The choice gives a token for each row or, in a draft, its distribution. It is greedy and
-        unfiltered.
+        The choice gives a token for each row or, in a draft, the row's distribution. The choice is
+        greedy and unfiltered.
         """
         self._compiler.launches.clear()
         table = torch.zeros(state.size(state.Batch), dtype=torch.int32, device=META)

@@ -46,15 +46,16 @@ class Device:
 # 1.3 us per node was measured by others, in graphs on an H200.
 H200 = Device("h200", 132, 0.885 * 4.8e12, 5.75e12, 1.755e9, 1.3e-6)
 
-SCHEDULERS = 4  # per multiprocessor: each issues an instruction of a warp in a cycle
+SCHEDULERS = 4  # number per multiprocessor: each issues one warp instruction per cycle
 
-# Assumptions about latency. An access to L2 takes some 270 cycles on an idle H100, one to memory
-# 480; both take about twice as long on a busy one.
+# Assumptions about latency. On an idle H100, an access to L2 takes about 270 cycles, and an access
+# to memory 480. On a busy H100 both take about twice as long.
 L2_ACCESS, MEMORY_ACCESS = 0.25e-6, 0.6e-6
-# Seconds that the last program to arrive takes for the merge. It writes its sums, waits for them at
-# a fence, does an atomic and reads the others' sums: four accesses and the fence.
+# Seconds that the last program to arrive takes for the merge. That program writes its sums, waits
+# at a memory fence, does an atomic, and reads the other programs' sums: four accesses and the
+# fence.
 ARRIVAL = 1.7e-6
-CYCLES = 1.5  # from one instruction of a warp to the next, in code with some independent work
+CYCLES = 1.5  # cycles from a warp's instruction to its next one, with some independent work
 BARRIER = 30  # cycles
 
 
@@ -122,23 +123,24 @@ def _times(binary: Binary, work: Work) -> list[int]:
 
 
 def _arrival(binary: Binary) -> int:
-    """Return the index of the instruction at which a program arrives: the first atomic."""
+    """Return the index of the instruction that counts a program's arrival: the first atomic."""
     return next(i for i, (name, _) in enumerate(binary.found) if name.startswith("ATOMG"))
 
 
 def _of(binary: Binary, count: Sequence[int], opcode: str) -> list[int]:
-    """Return the counts of the instructions that begin with `opcode`."""
+    """Return how often each instruction runs whose opcode begins with `opcode`."""
     pairs = zip(count, binary.found, strict=True)
     return [times for times, (name, _) in pairs if name.startswith(opcode)]
 
 
 def _linear(launch: Launch, context: int) -> Work:
-    """Every program reads its tile of weights from memory and all of x from L2."""
+    """Return the Work: every program reads its tile of weights from memory, and all of x from
+    L2."""
     given = launch.arguments
     weights = given["W"].numel() * given["W"].element_size()
     inputs = given["BLOCK_M"] * given["k"] * given["X"].element_size()
     tiles = launch.programs / given["SPLITS"]
-    # Then a program waits for the sums of squares before it loads its first weights.
+    # With a norm and over 32 rows, a program waits for sums of squares before it loads weights.
     waits = given["NORM"] and given["BLOCK_M"] > 32
     chain = MEMORY_ACCESS + L2_ACCESS * (1 + waits) + ARRIVAL * (given["SPLITS"] > 1)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
@@ -151,7 +153,7 @@ def _integer_linear(launch: Launch, context: int) -> Work:
     given = launch.arguments
     read = ("W", "Scale", *(["Minimum"] if given["MINIMUMS"] else []))
     weights = sum(_bytes(launch, name) for name in read)
-    # Values of 4 bytes in a group of a row.
+    # Number of 4-byte values (a scale, and perhaps sums) in each group of a row.
     numbers = 1 + (2 if given["MINIMUMS"] or given["ZERO"] else 0)
     inputs = given["rows"] * given["groups"] * (32 + 4 * numbers)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
@@ -167,8 +169,8 @@ def _round_rows(launch: Launch, context: int) -> Work:
 
 
 def _attention(launch: Launch, context: int) -> Work:
-    """A work item has one split if there are few splits, else FAN splits. Pieces are merged in
-    levels."""
+    """A work item has one split if there are few splits, else FAN splits. The partial softmax
+    results of the items are merged level by level."""
     given = launch.arguments
     splits = context // given["SPLIT"] + 1
     taken = 1 if splits <= given["short"] else given["FAN"]
@@ -181,14 +183,15 @@ def _attention(launch: Launch, context: int) -> Work:
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     tiles = turns * taken * given["SPLIT"] // given["BLOCK_N"]
     # A program waits for the schedule, the member, the rows and leaders, the leader's count, the
-    # leader's slots and, at its end, the writes. In each turn it waits for the first keys.
+    # leader's slots and, at its end, the writes. For each item it waits for the first keys.
     chain = 6 * L2_ACCESS + turns * MEMORY_ACCESS + levels * ARRIVAL
     merged = min(pieces, given["FAN"])
     return Work(read * given["kv_heads"] / units, read, chain, [(loop, tiles)], merged)
 
 
 def _choose(launch: Launch, context: int) -> Work:
-    """Each program has a loop of picks in its chunk. For distributions, the merge has another."""
+    """Each program picks tokens of its chunk in a loop. For distributions, the merge has a second
+    loop."""
     given = launch.arguments
     logits = given["Logits"].numel() * given["Logits"].element_size()
     times = [given["PICKS"], *([CANDIDATES] if given["DISTS"] else [])]
@@ -200,7 +203,8 @@ def _choose(launch: Launch, context: int) -> Work:
 
 
 def _rope(launch: Launch, context: int) -> Work:
-    """A program waits for the row, slot and position, values, frequencies, its last writes."""
+    """A program waits for its row, the slot and position, the values, the frequencies, its
+    writes."""
     return Work(0, 2 * _bytes(launch, "QKV"), 5 * L2_ACCESS)
 
 

@@ -20,7 +20,7 @@ Labels = dict[str, int]  # name -> index of the instruction that follows it
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
-    """Registers per thread and bytes of local memory (spills), from cuobjdump."""
+    """Return the registers per thread and the bytes of local memory (spills), from cuobjdump."""
     text = _dump(cubin, str(CUOBJDUMP), "--dump-resource-usage")
     line = next(line for line in text.splitlines() if "REG:" in line)
     found = dict(part.split(":", 1) for part in line.split() if ":" in part)
@@ -41,7 +41,7 @@ SASS_LABEL = re.compile(r"^(\.L_x_\d+):")
 
 
 def instructions(cubin: bytes) -> tuple[Instructions, Labels]:
-    """The instructions of a cubin, and its labels."""
+    """Return the instructions of a cubin, and its labels."""
     text = _dump(cubin, str(NVDISASM), "-c")
     found: Instructions = []
     labels: Labels = {}
@@ -69,7 +69,7 @@ def loops(found: Instructions, labels: Labels) -> list[range]:
 
 
 def product_loop(found: Instructions, labels: Labels) -> range:
-    """Return the shortest loop that has a tensor core's product."""
+    """Return the shortest loop that contains a tensor core instruction."""
     return min(
         (loop for loop in loops(found, labels) if any("MMA" in found[i][0] for i in loop)),
         key=len,

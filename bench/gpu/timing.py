@@ -1,8 +1,8 @@
 """Times captured graphs on a CUDA device and compares variants: medians, with a cold L2 cache.
 
-A variant is recorded as one graph of many launches. Their data together are four times as large as
-the L2 cache, so that every launch reads memory. After half a second of warming up, the variants are
-replayed in turn. The result of a variant is the median of its replays.
+A variant is recorded as one graph of many launches. The data of these launches are four times as
+large as the L2 cache, so that every launch reads memory. After half a second of warming up, the
+variants are replayed in turn. The result of a variant is the median of its replays.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Timing:
 
 
 def copies(bytes_of_one: int, device: torch.device) -> int:
-    """Return how many data sets of this size keep the L2 cache cold: at least 8."""
+    """Return how many data sets of this size are needed to keep the L2 cache cold, at least 8."""
     l2 = torch.cuda.get_device_properties(device).L2_cache_size
     return max(8, -(-L2_TIMES * l2 // max(1, bytes_of_one)))
 
@@ -54,7 +54,8 @@ def record(launch: Callable[[int], None], launches: int) -> Callable[[], None]:
 def measure(
     variants: Mapping[str, Callable[[int], None]], launches: int, seconds: float
 ) -> dict[str, Timing]:
-    """Times of one launch of every variant, replayed in turn for about `seconds` in all."""
+    """Return the times of one launch of each variant. They are replayed in turn for `seconds` in
+    all."""
     replays = {name: record(launch, launches) for name, launch in variants.items()}
     _spin(replays, WARM_SECONDS)
     times: dict[str, list[float]] = {name: [] for name in variants}
@@ -66,7 +67,7 @@ def measure(
 
 
 def read_bandwidth(device: torch.device) -> float:
-    """Read bandwidth of this device in bytes per second: the best of sums over 2 GiB."""
+    """Return the device's read bandwidth in bytes/s: the best of 20 runs that sum 2 GiB."""
     x = torch.ones(1 << 29, device=device)
     out = torch.empty((), device=device)
     best = min(_timed(lambda: torch.sum(x, dim=0, out=out)) for _ in range(20))
@@ -74,7 +75,7 @@ def read_bandwidth(device: torch.device) -> float:
 
 
 def product_rate(device: torch.device) -> float:
-    """FLOP/s of bfloat16 products on this device: the best of 20 square products of size 8192."""
+    """Return the device's FLOP/s for bfloat16: the best of 20 products of 8192 x 8192 matrices."""
     n = 8192
     a, b = torch.randn(2, n, n, device=device, dtype=torch.bfloat16)
     out = torch.empty_like(a)
@@ -83,7 +84,7 @@ def product_rate(device: torch.device) -> float:
 
 
 def _timed(run: Callable[[], object]) -> float:
-    """Milliseconds of one run on the current stream."""
+    """Return the milliseconds that `run` takes on the current stream."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     run()

@@ -1,1 +1,1 @@
-"""`python -m bench.kernels`: every op of a forward, on the CPU and on a CUDA device."""
+"""`python -m bench.kernels`: times every op of a forward, on the CPU or on a CUDA device."""

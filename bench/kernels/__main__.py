@@ -4,10 +4,10 @@
     python -m bench.kernels --checkpoints smollm2 --dtypes auto --rows 1,8,16
     python -m bench.kernels --choose --vocab 128256 --rows 1,8     (bench/kernels/choosing.py)
 
-Roofs are measured in the same run by the same team:
+Roofs are measured in the same run by the same team of threads:
 
 - reading memory (256 MB);
-- reading as many bytes as the checkpoint's weights, again and again;
+- reading as many bytes as the checkpoint's weights, repeatedly;
 - reading data that lie in a core's cache;
 - fma in registers, and integer dot products in registers.
 
@@ -50,10 +50,10 @@ COLUMNS = ("op", "shape", "calls", "us", "best us", "GB/s", "GFLOP/s", "roof")
 
 @dataclass
 class Machine:
-    """The highest rates that the team has reached so far.
+    """The highest rates that the team of threads has reached so far.
 
-    memory, again, cache: bytes/s of reads from memory, of the weights again and again, from a
-    core's cache. fma, integers: operations/s.
+    memory, again, cache: bytes/s of reads from memory, of repeated reads of the weights, and of
+    reads from a core's cache. fma, integers: operations/s.
     """
 
     roofs: Roofs
@@ -91,8 +91,8 @@ class Machine:
 class Op:
     """One op, in all layers that have it.
 
-    bytes, weights, flops: the op's bytes, bytes of weights and operations in one layer. calls:
-    number of layers. ns: per forward, the nanoseconds of all layers together.
+    bytes, weights, flops: all bytes, bytes of weights, and operations of the op in one layer.
+    calls: number of layers. ns: per forward, the nanoseconds of all layers together.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Op:
 
     @property
     def best_us(self) -> float:
-        """Microseconds of one call that the fastest tenth of all forwards stays below."""
+        """Microseconds of one call: one forward in ten is faster."""
         return sorted(self.ns)[len(self.ns) // 10] / 1e3 / self.calls
 
     def line(self, roof: float) -> dict[str, Any]:
@@ -133,7 +133,8 @@ class Op:
 class Case:
     """The forward of a checkpoint with a given number of rows.
 
-    head: tokens of the trunk before the rows. ops: by name and shape. whole: all ops as one.
+    head: tokens of the trunk before the rows. ops: keyed by name and shape. whole: the sum of all
+    ops, as one op.
     """
 
     checkpoint: str
@@ -149,14 +150,14 @@ class Case:
     whole: Op | None = None
 
     def measure(self) -> None:
-        """Time forwards for about BURST seconds."""
+        """Run forwards for about BURST seconds, and record the times of their ops."""
         run = (self.head, self.rows, self.machine.threads)
         once = self.bench.run(*run, 1, self.temperature)
         seconds = sum(op["ns"][0] for op in once) / 1e9
         times = max(2, min(500, int(BURST / seconds)))
         parts = self.bench.run(*run, times, self.temperature)
-        # The bench times both kinds of choice. A target's forward ends with tokens, so the time of
-        # the distributions is left out of the whole forward.
+        # The bench times the choice of tokens and the draft's distributions. A target's forward
+        # computes no distributions, so the whole forward leaves out their time.
         self._add([part for part in parts if "dist" not in part["op"]])
         self._gather(parts)
 

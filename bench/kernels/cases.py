@@ -62,7 +62,7 @@ def cases(device: torch.device, only: str) -> Iterator[Case]:
 
 
 def path_table(head: int, rows: int, device: torch.device) -> torch.Tensor:
-    """Return the row table of a root and a path as chain, `rows` rows in all, as int32 words."""
+    """Return the table of `rows` rows, a root and a chain without siblings, as int32 words."""
     table = state.Batch(head=(head,), n=rows)
     for i in range(rows):
         row = table.row[i]
@@ -143,7 +143,7 @@ def _installed_attention(
 
 
 def choose_cases(device: torch.device) -> Iterator[Case]:
-    """Choices in 16 rows or 1 row of a vocabulary of 128k.
+    """Token choices for 1 or 16 rows, with a vocabulary of 128k tokens.
 
     They are greedy, sampled, filtered by top_p, or a draft's distributions.
     """
@@ -198,7 +198,7 @@ def _choose(device: torch.device, rows: int, kind: str, vocab: int = 128_256) ->
 
 
 def row_cases(device: torch.device) -> Iterator[Case]:
-    """Norm with the residual, and gate, over 16 rows of a target with hidden size 4096."""
+    """RMSNorm with the residual add, and the MLP's gate, for 16 rows with hidden size 4096."""
     rows, hidden, inner, n = 16, 4096, 14336, 64
     x, residual = (torch.randn(n, rows, hidden, device=device, dtype=DTYPE) for _ in range(2))
     weight, out = torch.ones(hidden, device=device, dtype=DTYPE), torch.empty_like(x[0])
@@ -233,7 +233,7 @@ def row_cases(device: torch.device) -> Iterator[Case]:
 
 
 def rope_cases(device: torch.device) -> Iterator[Case]:
-    """Rope and the KV write of 16 rows, 32/8 heads x 128."""
+    """Rope and the KV write of 16 rows: 32 query heads, 8 KV heads, head_dim 128."""
     rows, heads, kv_heads, d, n = 16, 32, 8, 128, 64
     qkv = torch.randn(n, rows, heads + 2 * kv_heads, d, device=device, dtype=DTYPE)
     kv = torch.zeros(2, kv_heads, 4096, d, device=device, dtype=DTYPE)
@@ -262,7 +262,8 @@ def rope_cases(device: torch.device) -> Iterator[Case]:
 
 
 def linear_cases(device: torch.device) -> Iterator[Case]:
-    """16 rows times the weights of a layer of a 1B and an 8B model, and times the 1B's head."""
+    """Products of 16 rows with a layer's weights in a 1B and an 8B model, and with the 1B's LM
+    head."""
     for name, n, k, how in (
         ("1B qkv", 3072, 2048, "norm"),
         ("1B o", 2048, 2048, "residual"),
@@ -313,7 +314,7 @@ def _linear(device: torch.device, name: str, n: int, k: int, how: str) -> Case:
 
 
 def settle_cases(device: torch.device) -> Iterator[Case]:
-    """Moves of the KV of an accepted path of 8 nodes of a tree, 32 layers x 8 heads x 128."""
+    """Moves of the KV of an accepted tree path of 8 nodes: 32 layers, 8 KV heads, head_dim 128."""
     layers, kv_heads, capacity, d, depth = 32, 8, 4096, 128, 8
     kv = torch.randn(2, layers, kv_heads, capacity, d, device=device, dtype=DTYPE)
     block = state.Sequence(head=1000 + depth + 1)

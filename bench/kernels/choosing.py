@@ -3,7 +3,7 @@
 It varies the vocabulary, the rows and the filters. There are two kinds of logits, drawn from a
 seed. "wide" is normal with standard deviation 3, so top_p keeps thousands of tokens. "sharp" is the
 same with twenty tokens far above the rest, as in a language model. The roof is the time to read the
-logits once. Its rate is measured on reads of as many bytes again and again.
+logits once. The read rate is measured by repeated reads of as many bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "min_p=0.05": {"min_p": 0.05},
     "top_k=50,top_p=0.95": {"top_k": 50, "top_p": 0.95},
 }
-BURST = 0.02  # seconds of choices between two measurements of the roof
+BURST = 0.02  # seconds of sampling passes between two measurements of the roof
 COLUMNS = ("vocabulary", "rows", "logits", "sampling", "us", "best us", "GB/s", "roof")
 
 
@@ -40,7 +40,8 @@ COLUMNS = ("vocabulary", "rows", "logits", "sampling", "us", "best us", "GB/s", 
 class Choosing:
     """One setting of the sampling pass, over rows of logits that other settings share.
 
-    shape: (rows, vocab). ns: nanoseconds of each call, with the team's synchronisation.
+    shape: (rows, vocab). ns: nanoseconds of each call, including the synchronisation of the
+    threads.
     """
 
     bench: ChooseBench
@@ -51,7 +52,7 @@ class Choosing:
     ns: list[int] = field(default_factory=list)
 
     def measure(self) -> None:
-        """Time choices for about BURST seconds."""
+        """Run the sampling pass repeatedly for about BURST seconds, and record its times."""
         sampling = Sampling(**{"temperature": 0.8, "seed": 7, **SAMPLINGS[self.sampling]})
         once = self.bench.run(sampling, self.threads, 1)[0]
         times = max(2, min(500, int(BURST * 1e9 / once[0])))
@@ -114,7 +115,7 @@ def _cases(args: argparse.Namespace, rows: Sequence[int]) -> Iterator[Choosing]:
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """The lines as a text table."""
+    """Return the lines as a text table."""
     rows = [COLUMNS]
     for line in lines:
         names = (str(line[name]) for name in ("vocab", "rows", "logits", "sampling"))

@@ -22,7 +22,7 @@ COLUMNS = "op | shape | us (spread) | GB/s | % of measured roof | expected us | 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; returns the exit code: 1 if a result is wrong or an expectation missed."""
+    """Measure and print. Returns the exit code: 1 if a result is wrong or slower than expected."""
     return flags.guarded("bench.kernels", lambda: _main(argv))
 
 
@@ -57,7 +57,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measured(only: str, seconds: float) -> dict[str, Any]:
-    """The device, its read bandwidth, and one line per case."""
+    """Return the device, its read bandwidth, and one line per case."""
     import torch
 
     from ..gpu import timing
@@ -107,7 +107,7 @@ def _line(case: Any, bandwidth: float, seconds: float) -> dict[str, Any]:
 
 
 def render(line: dict[str, Any]) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     start = f"{line['op']} | {line['shape']}"
     if not line["right"]:
         return f"{start} | WRONG: differs by {line['difference']:.3g}"
@@ -122,7 +122,7 @@ def render(line: dict[str, Any]) -> str:
 
 
 def ncu_command(only: str) -> str:
-    """The command line that profiles our kernels with Nsight Compute."""
+    """Return the command line that profiles our kernels with Nsight Compute."""
     chosen = f" --only {only}" if only else ""
     return (
         f"ncu --set full --kernel-name '{kernel_filter()}' --launch-count 8 --graph-profiling node "

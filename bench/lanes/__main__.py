@@ -127,7 +127,7 @@ def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(line: dict[str, Any]) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     least, most = line["spread"]
     return (
         f"{line['lane']} | {line['rows']} | {line['us']:.1f} ({least:.1f}-{most:.1f}) | "
@@ -138,7 +138,7 @@ def render(line: dict[str, Any]) -> str:
 
 
 def render_feed(line: dict[str, Any]) -> str:
-    """Return one line of the table FEEDS."""
+    """Return one line of the table of prompt pieces, FEEDS."""
     least, most = line["spread"]
     return (
         f"{line['lane']} | {line['rows']} | {line['us']:.1f} ({least:.1f}-{most:.1f}) | "

@@ -24,9 +24,9 @@ from sbrt.triton_kernels import state
 from ..gpu import timing
 from ..gpu.choice import record_choice
 
-# Rows of the target's graphs. Engines replay those of ROWS, also for `none`; 1 is an extra.
+# Rows of the target's graphs. Engines replay only graphs of ROWS, even for `none`; 1 is added.
 VERIFIED = (1, *ROWS)
-WARM, LEAST = 5, 10  # replays that warm up, and the least that are timed
+WARM, LEAST = 5, 10  # replays to warm up; fewest replays to time
 URGENT = -1  # priority of an urgent stream; others have 0
 BESIDE = {"T": 16, "t": 16}  # rows of the other lane while a lane is measured
 
@@ -50,7 +50,8 @@ def launcher(piece: Piece) -> Launch:
 class Bench:
     """A target and a draft with their recorded forwards.
 
-    products: "fused" or "cublas". verified: rows of the target's graphs. storage: of the matrices.
+    products: "fused" or "cublas". verified: rows of the target's graphs. storage: format of the
+    matrices.
     """
 
     def __init__(
@@ -128,7 +129,8 @@ class Bench:
 
         us: the graph runs alone. us_overlapped: the other lane works meanwhile, and the draft's
         stream has the higher priority, as in engines. us_overlapped_target_first: the same, but the
-        target's stream has the higher priority. us_choice: only the choice after the forward runs.
+        target's stream has the higher priority. us_choice: only the token choice after the forward
+        runs.
         """
         piece, launch = self._pieces[lane, rows], self._launches[lane, rows]
         name = "t" if lane == "T" else "T"
@@ -165,10 +167,10 @@ class Bench:
     ) -> list[float]:
         """Return the microseconds of each launch.
 
-        `beside`: the other lane's graph, and how often it is launched before each measurement. Its
-        stream has the other priority, and works until after the measured launch has ended. The
-        clock starts after an earlier launch of the same graph. So the host has enqueued the
-        measured launch before the device gets to it.
+        `beside`: the other lane's graph, and how often it is launched before each measurement.
+        These launches run until after the measured launch has ended. Their stream is urgent if the
+        measured stream is not, and vice versa. The clock starts after an earlier launch of the same
+        graph. So the host has enqueued the measured launch before the device gets to it.
         """
         mine = torch.cuda.Stream(self.device, priority)
         its = torch.cuda.Stream(self.device, URGENT - priority)

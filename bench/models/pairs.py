@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 DEMO = "demo"
 INFLATED = "demo-1g"  # a name of bench.models.checkpoints
 NAMES = (DEMO, INFLATED, *MODELS)
-DRAFT_LAYERS = 3  # of an 8B target: they read as many bytes as a 1B model
-# Scale of the other layers. With it the target's token is the draft's first choice in about three
-# of four cases.
+DRAFT_LAYERS = 3  # layers of the draft of an 8B target; they read as many bytes as a 1B model
+# Scale of the target's other layers. With 0.03, the target's token is the draft's most probable
+# token in about three of four cases.
 DAMPED = 0.03
 POSITIONS = 131_072  # context of a random pair, as in the configurations of Llama 3.x
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Add flags for the sampling of these benches. Without them the largest logit is chosen."""
+    """Add flags for the sampling of these benches. Without these flags, decoding is greedy."""
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
     parser.add_argument("--top-k", type=int, default=0, metavar="K")

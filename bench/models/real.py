@@ -26,7 +26,7 @@ STORED = {"bfloat16": (2.0, 2.0), "int8": (1.0625, 1.0625), "int4": (0.75, 1.125
 def moved_bytes(config: ModelConfig, context: int, size: int, storage: str = "bfloat16") -> int:
     """Return the bytes that a forward of few rows reads: weights, keys and values.
 
-    The embedding does not count. size: bytes of an element that is not quantised. storage: storage
+    The embedding is not included. size: bytes of an element that is not quantised. storage: storage
     of the matrices, a key of STORED.
     """
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
@@ -39,7 +39,8 @@ def moved_bytes(config: ModelConfig, context: int, size: int, storage: str = "bf
 def prefill_flops(config: ModelConfig, context: int, rows: int) -> int:
     """Return the operations of a prompt piece that follows `context` tokens.
 
-    Matrix products and attention count. In the last layer only the keys and values are computed.
+    Included are matrix products and attention. In the last layer only the keys and values are
+    computed.
     """
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     taken_in = config.hidden * (queries + 2 * keys)

@@ -15,7 +15,7 @@ from sbrt import InvalidInputError
 
 @contextmanager
 def served(words: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Run a server with these flags; yields its host and port.
+    """Run `sbrt serve` with the given flags; yields its host and port.
 
     Raises InvalidInputError if the server does not start.
     """
@@ -25,7 +25,7 @@ def served(words: Sequence[str]) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def serving(words: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
-    """Run a server with these flags; yields its process, host and port.
+    """Run `sbrt serve` with the given flags; yields its process, host and port.
 
     Raises InvalidInputError if the server does not start.
     """
@@ -46,6 +46,6 @@ def serving(words: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str, 
 
 
 def _pass_on(lines: IO[str]) -> None:
-    """Copy what the server says to this process's standard error."""
+    """Copy the server's standard error to this process's standard error."""
     for line in lines:
         sys.stderr.write(line)

@@ -73,13 +73,14 @@ class Answer:
 
     @property
     def token_gaps(self) -> list[float]:
-        """Seconds per token after the first output; tokens of an output share its gap equally."""
+        """Return the seconds per token after the first output. An output's tokens share its gap
+        equally."""
         pairs = zip(self.gaps, self.counts[1:], strict=True)
         return [gap / count for gap, count in pairs for _ in range(count)]
 
     def agrees(self, expected: Sequence[int]) -> bool:
-        """Return True if the tokens are the expected ones. An aborted answer needs only the first
-        of them."""
+        """Return True if the tokens are the expected ones. For an aborted answer, the tokens so far
+        are compared with the first expected ones."""
         return self.ids == list(expected if self.finished else expected[: len(self.ids)])
 
 
@@ -92,7 +93,7 @@ class Played:
 
     @property
     def counted(self) -> list[Answer]:
-        """The answers whose latencies count: those that are no ballast."""
+        """The answers that are not ballast. Only these are counted."""
         return [answer for answer in self.answers if not answer.is_ballast]
 
     @property
@@ -112,11 +113,11 @@ class Played:
         return statistics.median(rates) if rates else 0.0
 
     def first(self, share: float) -> float:
-        """Percentile of the seconds from a request's arrival to its first token."""
+        """Return a percentile of the seconds from a request's arrival to its first token."""
         return percentile([a.times[0] - a.arrived for a in self.counted if a.times], share)
 
     def between_tokens(self, share: float) -> float:
-        """Percentile of the seconds per token within a request."""
+        """Return a percentile of the seconds per token within a request."""
         return percentile([gap for a in self.counted for gap in a.token_gaps], share)
 
     def shared(self) -> tuple[int, float]:
@@ -133,7 +134,7 @@ class Played:
         return sum(count for at, count in outputs if begin < at <= end), end - begin
 
     def between_outputs(self, share: float) -> float:
-        """Percentile of the seconds between two outputs of a request."""
+        """Return a percentile of the seconds between two outputs of a request."""
         return percentile([gap for a in self.counted for gap in a.gaps], share)
 
 
@@ -156,8 +157,8 @@ def arrivals(rate: float, count: int, seed: int) -> list[float]:
 def play(engine: Engine, method: Method, load: Load, work: Work) -> Played:
     """Send every prompt once under this load, and wait for the answers.
 
-    With `concurrency`, more requests repeat the prompts until those that count have ended, so that
-    the load stays the same. Then the other requests are aborted. Raises EngineError if a generation
+    With `concurrency`, ballast requests repeat the prompts until all other requests have ended, so
+    that the load stays the same. Then the ballast is aborted. Raises EngineError if a generation
     fails.
     """
     player = _Player(engine, method, work)
@@ -174,7 +175,7 @@ class _Player:
         self._engine, self._method, self._work = engine, method, work
         self._live: dict[str, Answer] = {}
         self._answers: list[Answer] = []
-        self._left = len(work.prompts)  # requests that count and have not ended
+        self._left = len(work.prompts)  # number of unfinished requests, without ballast
 
     def closed(self, concurrency: int) -> Played:
         begin = time.perf_counter()

@@ -13,15 +13,16 @@ from typing import Any, Protocol
 
 from sbrt.outputs import ratio
 
-# TIES has the limits of a near-tie. The gap is the distance of our token's logit from the peer's
-# best logit, relative to the best. Below the limit either token is right, because rounding can move
-# the logits that much. With quantised weights the rounding is that of activations to 8 bits.
+# TIES has the largest gap of a near-tie. The gap is the distance of our token's logit from the
+# peer's best logit, relative to the best logit. Below the limit either token is right, because
+# rounding can move the logits that much. With quantised weights the rounding is that of activations
+# to 8 bits.
 GGUF = "gguf"  # dtype of a line that reads a GGUF file and keeps the file's own weights
 TIES = {"float32": 1e-4, "float16": 2**-6, "bfloat16": 2**-4, "q8_0": 2**-4, GGUF: 2**-4}
 FLOATS = ("float32", "float16", "bfloat16")
 OURS = "sbrt"
 PLAIN = ("plain", "none")  # modes without a draft: the name in the peers' lines, the name in ours
-ROWS = (1, 2, 4, 8, 16)  # rows of the timed forwards
+ROWS = (1, 2, 4, 8, 16)  # numbers of rows of the timed forwards
 
 
 class PeerError(Exception):
@@ -30,7 +31,8 @@ class PeerError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The ids of one generation. `timed` of them took `seconds`; prefill is left out.
+    """The ids of one generation. `timed` of these ids were generated in `seconds` seconds, without
+    prefill.
 
     picking: the part of `seconds` in which the bench's own loop picked tokens and drafts.
     """
@@ -65,8 +67,8 @@ class Source(Protocol):
         """Decode greedily after all `prompts` together. Called only for lines with in_batches."""
 
     def gap(self, ids: list[int], token: int) -> float:
-        """Return how far the logit of `token` after `ids` is below the best, relative to the
-        best."""
+        """Return how far the logit of `token` after `ids` is below the best logit, relative to the
+        best logit."""
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
         """Return the microseconds of each of `times` forwards of `rows` rows after `context`
@@ -94,16 +96,16 @@ class Line:
     reference: Line | None = None
     error: str | None = None
     version: str = ""
-    answers: list[Answer | None] = field(default_factory=list)  # one per prompt so far
+    answers: list[Answer | None] = field(default_factory=list)  # one answer per prompt so far
     tokens: int = 0
     seconds: float = 0.0
-    picking: float = 0.0  # the part of `seconds` that Answer calls picking
+    picking: float = 0.0  # part of `seconds`; the sum of Answer.picking
     parts: list[int | None] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     us: dict[int, list[float]] = field(default_factory=dict)
     different: int = 0  # prompts whose ids differ from the reference's
-    ties: int = 0  # those of `different` whose first difference is at a near-tie
-    short: int = 0  # prompts whose number of tokens is not max_tokens
+    ties: int = 0  # prompts of `different` whose first difference is at a near-tie
+    short: int = 0  # prompts whose answer does not have max_tokens tokens
     in_batches: bool = False  # the engine can decode several prompts together
     batches: list[Batch] = field(default_factory=list)
     batch_different: int = 0  # like `different`, for prompts decoded together
@@ -116,8 +118,8 @@ class Line:
 
     @property
     def is_correct(self) -> bool:
-        """True if the engine ran, all answers have max_tokens tokens, and differ only at ties; see
-        `json`."""
+        """True if the engine ran, all answers have max_tokens tokens, and they differ from the
+        reference only at near-ties; see `json`."""
         judged = self.reference is None or self.reference.is_correct
         ran = self.error is None and bool(self.rates)
         differs = self.different != self.ties or self.batch_different != self.batch_ties
@@ -148,7 +150,7 @@ class Line:
     def add(self, prompt: list[int], answer: Answer, wanted: list[int], max_tokens: int) -> None:
         """Add the answer to `prompt`. wanted: the reference's ids.
 
-        If the ids differ, it asks the source for its logits.
+        If the ids differ, the source computes the gap that tells whether this is a near-tie.
         """
         self.tokens += len(answer.ids)
         self.seconds += answer.seconds
@@ -197,10 +199,10 @@ class Line:
         tokens_per_second: median over prompts, from the first token after prefill to the last.
         forward_us_N: median time of a forward of N rows that follow 64 tokens.
         correct: every answer has max_tokens tokens, and the ids of our `none` with the same
-        weights. A peer's ids may differ where its own logits of both tokens are nearly equal; ours
-        may not. Quantised weights differ from engine to engine. So a quantised line must reproduce
-        its own plain mode, and a quantised plain line is compared with nothing. On a GGUF file all
-        engines have the same weights, and must reproduce our ids.
+        weights. A peer's ids may differ where its own logits of both tokens are nearly equal; our
+        ids must not differ. Quantised weights differ from engine to engine. So a quantised line
+        must reproduce its own plain mode, and a quantised plain line is compared with nothing. On a
+        GGUF file all engines have the same weights, and must reproduce our ids.
         parts_at: index of each answer's first difference from the reference; null: none.
         picking_share: share of `seconds` that is Answer.picking.
         batch: number of prompts decoded together; null if that was not measured.
@@ -272,8 +274,9 @@ class Unit:
 def set_references(lines: Sequence[Line]) -> None:
     """Set the reference of each line.
 
-    It is our `none` for lines of floats, and our plain line of the GGUF file for lines of a GGUF
-    file. For other quantised lines it is the plain line of the same engine and dtype.
+    The reference is our `none` for lines with float weights, and our plain line of the GGUF file
+    for lines of a GGUF file. For other quantised lines it is the plain line of the same engine and
+    dtype.
     """
     plain = {(x.peer, x.dtype): x for x in reversed(lines) if x.mode in PLAIN}
     full = [x for x in lines if x.peer == OURS and x.mode == "none" and x.dtype in FLOATS]

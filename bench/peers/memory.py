@@ -27,8 +27,8 @@ FILES = (
 def free(root: Path = Path("/")) -> float | None:
     """Return the bytes that this process may still take.
 
-    That is the least of the machine's free memory and what its cgroups' limits leave. Returns None
-    if the system does not tell. root: the folder that has proc and sys.
+    That is the machine's free memory, or less if a limit of the process's cgroups leaves less.
+    Returns None if the system reports neither. root: the folder that has proc and sys.
     """
     found = [*_of_the_machine(root), *_of_cgroups(root)]
     return min(found, default=None)
@@ -53,7 +53,8 @@ def _kept(model: Path, storage: str) -> float:
 
 
 def groups(units: Sequence[Unit], room: float | None) -> list[list[Unit]]:
-    """Group the units that are open together: all if they fit in `room` bytes, else each alone."""
+    """Return groups of units that are open at the same time. It is one group if all fit in `room`
+    bytes. Otherwise each unit is a group."""
     if room is None or sum(unit.needs for unit in units) <= room:
         return [list(units)]
     return [[unit] for unit in units]
@@ -79,14 +80,14 @@ def _of_the_machine(root: Path) -> Iterator[float]:
 
 
 def _of_cgroups(root: Path) -> Iterator[float]:
-    """Yield what each memory limit of the process's cgroup and of its parents leaves, in bytes."""
+    """Yield the bytes that each memory limit of the process's cgroup and its parents leaves."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
         top = root / "sys/fs/cgroup"
         own = PurePosixPath(path.lstrip("/"))
-        for part in (own, *own.parents):  # in a container only the last folder may exist
+        for part in (own, *own.parents):  # in a container, perhaps only the top folder exists
             for folder in (top, top / "memory"):
                 yield from _left(folder / part)
 
@@ -95,7 +96,7 @@ def _left(folder: Path) -> Iterator[float]:
     for limit, used, cache in FILES:
         most = _text(folder / limit).strip()
         now = _text(folder / used).strip()
-        if not (most.isdecimal() and now.isdecimal()):  # "max", or the file does not exist
+        if not (most.isdecimal() and now.isdecimal()):  # no limit ("max"), or no such file
             continue
         freed = 0.0  # bytes of inactive file pages: the kernel frees them before memory runs out
         for line in _text(folder / "memory.stat").splitlines():

@@ -19,7 +19,7 @@ from sbrt.model.gguf import is_gguf
 # STORAGE or STORAGE/ACTIVATIONS. With quantised weights activations are int8 by default.
 DTYPES = ("float32", "bfloat16", "int8", "int8/float32", "int4", "int4/float32")
 FILE_DTYPES = (GGUF, f"{GGUF}/float32")
-COPIES, PROCESS = 1.5, 0.3 * GIB  # copies of the weights while they are read; other bytes
+COPIES, PROCESS = 1.5, 0.3 * GIB  # peak copies of the weights while loading; bytes of the rest
 
 
 @dataclass
@@ -31,8 +31,8 @@ class Ours:
     bench: KernelBench | None = None
 
     def generate(self, ids: list[int], max_tokens: int) -> Answer:
-        """Decode greedily to max_tokens, past any stop token. The seconds begin after both lanes'
-        prefills."""
+        """Decode greedily to max_tokens, past any stop token. The measured seconds begin after the
+        prefill of both lanes."""
         output = self.engine.generate(ids, _greedy(max_tokens), method=self.method)[0]
         tokens = output.outputs[0].token_ids
         seconds = output.metrics.decode_seconds if output.metrics else 0.0
@@ -54,11 +54,12 @@ class Ours:
         return Batch([answer.ids for answer in played.answers], seconds, timed, played.seconds)
 
     def gap(self, ids: list[int], token: int) -> float:
-        """Never called: only answers that differ need it, and our answers never differ."""
+        """Never called, because only differing answers need the gap, and ours never differ."""
         raise NotImplementedError
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
-        """Return the microseconds of forwards: sums of all ops, with the greedy choice."""
+        """Return the microseconds of each forward: the sum over all its ops and the greedy
+        choice."""
         if self.method != "none":
             return "a forward is that of none"
         width = self.engine.num_threads
@@ -81,7 +82,7 @@ def is_part(op: str) -> bool:
     """Return True if the op is part of a target's forward.
 
     KernelBench times both the choice of tokens and the distributions. A target's forward has only
-    the former.
+    the choice of tokens.
     """
     return "dist" not in op
 
@@ -109,7 +110,7 @@ def units(
             num_threads=threads,
             max_num_seqs=seats,
             enable_prefix_caching=False,  # prompts repeat, and other engines compute them again
-            # A method of the lines. The default, `auto`, would measure for seconds at the start.
+            # Any method of the lines, because the default, `auto`, would measure for seconds first.
             speculative=SpeculativeConfig(modes[-1], given.draft) if given.draft else None,
         )
         found = [

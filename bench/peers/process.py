@@ -62,7 +62,8 @@ class Worker:
         return Batch(found["ids"], found["seconds"], found["timed"], found["total"])
 
     def gap(self, ids: list[int], token: int) -> float:
-        """Return how far the token's logit after `ids` is below the best. Raises PeerError."""
+        """Return how far the token's logit after `ids` is below the best logit. Raises
+        PeerError."""
         return float(self.ask("gap", ids=ids, token=token)["gap"])
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:

@@ -41,7 +41,7 @@ from sbrt.tools.prompts import read_prompts
 from sbrt.tools.table import aligned
 
 WINDOW = 512  # tokens of a window; attention does not reach beyond it
-ROWS = 64  # rows of one of our forwards
+ROWS = 64  # number of rows in one of our forwards
 POSITIONS = 20_000
 COLUMNS = ("engine", "activations", "positions", "mean KL", "+-", "99 %", "same top 1", "s")
 
@@ -56,8 +56,8 @@ class Distance:
     engine: str
     activations: str
     read: Read
-    kl: list[NDArray[np.float64]] = field(default_factory=list)  # of each position, in nats
-    # For each position: True if both have the same best token.
+    kl: list[NDArray[np.float64]] = field(default_factory=list)  # KL of each position, in nats
+    # For each position: True if both engines have the same most probable token.
     same: list[NDArray[np.bool_]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -102,7 +102,7 @@ def error_of(windows: Sequence[NDArray[np.float64]]) -> float:
 def compared(ours: Distance, theirs: Distance) -> str:
     """Return a sentence on the differences between ours and another engine.
 
-    They are means of differences position by position, with standard errors.
+    It gives the mean of the differences at each position, and the standard error of the mean.
     """
     kl = [a - b for a, b in zip(ours.kl, theirs.kl, strict=True)]
     same = [a * 1.0 - b for a, b in zip(ours.same, theirs.same, strict=True)]
@@ -181,7 +181,7 @@ def _load(args: argparse.Namespace, target: Path, activations: str) -> Pair:
 def windows_of(path: Path, pair: Pair, positions: int) -> list[list[int]]:
     """Return the first `positions` ids of the text, cut into windows.
 
-    Raises InvalidInputError if the text has fewer.
+    Raises InvalidInputError if the text has fewer ids.
     """
     if path.suffix == ".jsonl":
         text = "\n\n".join(read_prompts(path))
@@ -256,7 +256,7 @@ def _compare(reference: Read, others: Sequence[Distance], windows: list[list[int
 
 
 def render(found: Sequence[dict[str, Any]]) -> str:
-    """The distances as a text table."""
+    """Return the distances as a text table."""
     rows: list[tuple[str, ...]] = [COLUMNS]
     for line in found:
         figures = (f"{line[key]:.3e}" for key in ("mean_kl", "kl_error", "kl_99"))

@@ -27,9 +27,9 @@ LLAMA = "llama-cpp-python"
 class Question:
     """Compares our line of `dtype` and `mode` with the best line of `peer` in `dtypes` and `modes`.
 
-    checkpoints: those to compare on. It is empty for questions on GGUF files, whose lines have a
-    dtype of their own. figure: a key of the JSON, a rate or a time. at_least: how many times faster
-    ours should be.
+    checkpoints: names of the checkpoints to compare on. They are empty for questions on GGUF files,
+    whose lines have a dtype of their own. figure: a key of the JSON, a rate or a time. at_least:
+    how many times faster ours should be.
     """
 
     checkpoints: tuple[str, ...]
@@ -72,7 +72,7 @@ RATE, ONE, EIGHT = "tokens_per_second", forward_key(1), forward_key(8)
 BATCH = "batch_tokens_per_second"
 RATES = (RATE, BATCH)
 LOOKUPS = ("prompt_lookup", "prompt_lookup_bare")
-# rows -> the most that a forward of these rows should cost, in forwards of one row.
+# number of rows -> longest acceptable time of such a forward, relative to a forward of one row.
 ROW_RATIOS = {8: 1.5, 16: 2.5}
 PAIRS = (DEMO, INFLATED)
 QUESTIONS = (
@@ -127,7 +127,8 @@ def _answers(name: str, lines: Sequence[Found]) -> Iterator[str]:
 
 
 def _rows_of_files(lines: Sequence[Found]) -> Iterator[str]:
-    """Yield for plain lines on GGUF files how many times one row a forward of more rows costs."""
+    """Yield sentences on plain lines on GGUF files: how the time of a forward grows with its
+    rows."""
     for line in lines:
         if line["dtype"] != GGUF or line["mode"] not in PLAIN or not line[ONE]:
             continue
@@ -138,7 +139,8 @@ def _rows_of_files(lines: Sequence[Found]) -> Iterator[str]:
 
 
 def _parts(lines: Sequence[Found]) -> Iterator[str]:
-    """Yield where answers of other engines first differ from ours on the same GGUF file."""
+    """Yield sentences on where other engines' answers first differ from ours on the same GGUF
+    file."""
     for line in lines:
         at = line["parts_at"]
         found = sorted(i for i in at if i is not None)

@@ -15,16 +15,16 @@ from sbrt.tools.measure import WARM_TOKENS, fitting
 from sbrt.tools.progress import Progress
 
 CONTEXT = 64  # tokens of the trunk in the timed forwards
-BURSTS, TIMES = 5, 8  # turns over all lines; forwards of a line in each turn
+BURSTS, TIMES = 5, 8  # passes over all lines; forwards of a line in each pass
 
 
 @dataclass(frozen=True)
 class Case:
     """The work of a run.
 
-    dtypes: the only ones to measure; None: all. methods: our methods in addition to `none`.
-    threads: per engine. concurrency: number of prompts to decode together, in addition to one at a
-    time; None: no such runs.
+    dtypes: measure only lines of these dtypes; None: all lines. methods: our methods in addition to
+    `none`. threads: per engine. concurrency: number of prompts to decode together, in addition to
+    one at a time; None: no such runs.
     """
 
     peers: Sequence[Peer]

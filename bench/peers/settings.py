@@ -126,7 +126,7 @@ PEERS = (
         None,
         ("float32", "bfloat16"),
         (("assistant_model", ("float32", "bfloat16")),),
-        copies=1.5,  # the file's weights, and half of them again while they are converted
+        copies=1.5,  # the file's weights, and half a copy more while they are converted
         process=0.8 * GIB,
     ),
     LLAMA,
@@ -137,7 +137,7 @@ PEERS = (
         ("float32", "bfloat16"),
         (("draft_model", ("float32", "bfloat16")),),
         file_modes=("plain", "prompt_lookup"),
-        copies=3.0,  # the model as read, the compiled one, and another for timed forwards
+        copies=3.0,  # the model as loaded, the compiled model, and a second one for timed forwards
         process=0.8 * GIB,
     ),
 )

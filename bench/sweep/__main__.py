@@ -54,7 +54,7 @@ class Cell:
     chosen: dict[str, Method] = field(default_factory=dict)
 
     def line(self, entry: Entry) -> dict[str, Any] | None:
-        """Return the entry's figures on odd prompts, or None if the time ran out before."""
+        """Return the entry's figures on odd prompts, or None if the time limit came first."""
         tuned = self._tuned(entry)
         if tuned is None:
             return None
@@ -240,7 +240,7 @@ def _number(word: str) -> float:
 
 
 def _split(args: argparse.Namespace) -> dict[tuple[str, str], list[str]]:
-    """Return the prompts by file and half. Numbers of prompts begin at 0."""
+    """Return {(file, half): prompts}. Prompts are numbered from 0."""
     found = {}
     for path in args.prompts:
         texts = read_prompts(path, args.limit)
@@ -303,7 +303,7 @@ def _clock(minutes: float | None) -> Callable[[], bool]:
 
 
 def _verdict(store: Store) -> int:
-    """Exit code 0, or 1 with a line that names the settings whose tokens differ."""
+    """Return exit code 0, or 1 after printing the settings whose tokens differ."""
     wrong = sorted({key.setting for key, run in store.runs.items() if not run["identical_to_none"]})
     if wrong:
         print(f"tokens differ from plain decoding: {', '.join(wrong)}", file=sys.stderr)

@@ -43,7 +43,7 @@ STYLES = (
 
 
 def draw(path: Path, cells: Sequence[Cell]) -> list[Path]:
-    """Write the picture of speed-ups to `path`, and that of rollback to a file next to it.
+    """Write the picture of speed-ups to `path`, and the picture of rollback to a file next to it.
 
     Returns the paths; without cells there are none. Raises OSError.
     """
@@ -115,10 +115,11 @@ def rollbacks(cells: Sequence[Cell]) -> Figure:
 def _mark(axis: Axes, line: dict[str, Any]) -> None:
     name = line["method"]
     color, marker = _style(name)
-    # Without branches and cuts specbranch is PEARL, so the smaller mark is above the larger one.
+    # Without branches and cuts, specbranch is PEARL. So their marks coincide, and the smaller mark
+    # is drawn above the larger one.
     size, above = (9.0 if "no branches" in name else 6.5), (3 + (name == "pearl"))
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
-    label = "specbranch" if name.startswith(CUTS) else name  # all epsilons share a label
+    label = "specbranch" if name.startswith(CUTS) else name  # entries of all epsilons share a label
     axis.plot(*_point(line), marker, color=color, label=label, ms=size, zorder=above, **edge)
 
 

@@ -2,7 +2,7 @@
 
 Each run is written to a JSON file when it ends. A target forward costs T(rows) = c, a draft forward
 t(rows) = 1. If the draft ends before the target, a round lasts as long as the target's forward. So
-the time of a run at one c also gives the time at others.
+the time of a run at one c also gives the time at other values of c.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Key(NamedTuple):
 def says(method: Method, at: int, c: int) -> bool:
     """Return True if the run at cost ratio `at` also gives the time at `c`.
 
-    At both the draft must end before the target. `auto` selects methods by the costs of forwards,
-    so it must run at every c.
+    At both cost ratios the draft must end before the target. `auto` selects methods by the costs of
+    forwards, so it must run at every c.
     """
     if method.name == AUTO:
         return at == c
@@ -75,13 +75,13 @@ def says(method: Method, at: int, c: int) -> bool:
 def speedup(run: Run, c: int) -> float:
     """Return the speed-up over plain decoding, which takes c per token.
 
-    run: a run at a cost ratio from which `says` allows to conclude.
+    run: a run at a cost ratio for which `says` returns True.
     """
     return ratio(run["tokens"] * c, run["seconds"] + run["target_passes"] * (c - run["c"]))
 
 
 def repeated(trunk: Sequence[int], begin: int) -> int:
-    """Return how many tokens from `begin` on end an n-gram that occurred before.
+    """Return the number of tokens from `begin` on that complete an n-gram which occurred before.
 
     The n-grams have GRAM tokens.
     """
@@ -123,7 +123,7 @@ class Store:
     def same(self, name: str, digest: str) -> None:
         """Remember the digest of what `name` refers to.
 
-        Raises InvalidInputError if the file has another digest for this name.
+        Raises InvalidInputError if the store's file has another digest for this name.
         """
         if self.names.setdefault(name, digest) != digest:
             raise InvalidInputError(f"--json {self.path}: expected the same {name}, got another")
@@ -173,9 +173,9 @@ class Store:
 class Runner:
     """Runs the settings that the store lacks; opens models and engines when they are first needed.
 
-    cs: the values of c. params: by temperature. load: returns the config and the weights for the
-    name of a draft. methods: those that engines must be able to run, by the name of the draft.
-    is_over: returns True when no further run may begin.
+    cs: the values of c. params: sampling parameters by temperature. load: returns the config and
+    the weights for the name of a draft. methods: those that engines must be able to run, by the
+    name of the draft. is_over: returns True when no further run may begin.
     """
 
     store: Store
@@ -199,7 +199,7 @@ class Runner:
     def run(self, place: Place, method: Method, c: int) -> Run | None:
         """Return the run of a setting, from the store or measured now.
 
-        Returns None if it is not in the store and the time is over.
+        Returns None if the store lacks the run and the time limit has passed.
         """
         known = {key.c for key in self.store.runs}
         for at in sorted({*known, *self.cs}, reverse=True):

@@ -27,7 +27,7 @@ class Entry:
 
     gammas: values to try; empty if the preset or its classifier sets gamma. last: how many of the
     largest gammas to try (a tree is slow to simulate). others: groups of further options. Each
-    group is tried on the best setting so far. follows: name of another entry. This one then takes
+    group is tried on the best setting so far. follows: name of another entry. This entry then takes
     that entry's tuned setting, and changes only the options that its own preset names.
     """
 
@@ -88,8 +88,8 @@ ENTRIES = (
 def with_classifier(file: str) -> tuple[Entry, ...]:
     """Return the entries for an H-RAD file.
 
-    The first also cuts by confidence, in the classifier's middle class. The second does not. The
-    third is like the first, without branches.
+    The first entry also cuts by confidence, in the classifier's middle class. The second does not.
+    The third is like the first, but without branches.
     """
     preset = f"specbranch:hrad={file},epsilon=0"
     return (

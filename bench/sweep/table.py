@@ -53,7 +53,8 @@ def _table(c: int, prompts: str, cells: Sequence[Cell]) -> str:
 
 
 def _figures(line: dict[str, Any] | None) -> str:
-    """Return one entry: speed-up, tokens per pass, rollback, hit rate, tuned options."""
+    """Return the text of one table cell: speed-up, tokens per pass, rollback, hit rate, tuned
+    options."""
     if line is None:
         return "-"
     hits = f" {line['hit_rate']:.0%}" if line["branch_rounds"] else ""
@@ -100,7 +101,8 @@ def _of_trees(cell: Cell) -> str:
 
 
 def _rollback(cell: Cell) -> str:
-    """Return PEARL's rollback, and the least rollback of any specbranch that is as fast."""
+    """Return PEARL's rollback, and the least rollback of the specbranch entries that are at least
+    as fast."""
     pearl = of(cell, PEARL)
     if pearl is None:
         return "-"

@@ -24,7 +24,7 @@ def test_ratios_are_of_the_same_run_and_intervals_leave_out_the_extremes():
     assert none["speedup"] == 1
     assert found["speedup"] == 2.0  # the median of 2, 3, 2, 2.1, 1
     assert found["interval"] == (2.0, 2.1)
-    assert found["best"] == "pearl"  # its median is 90, that of none 50
+    assert found["best"] == "pearl"  # the median of pearl is 90, the median of none is 50
     assert found["of_best"] == pytest.approx(100 / 90)
     assert pearl["of_best"] == 1
 

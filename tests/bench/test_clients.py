@@ -37,7 +37,7 @@ def test_only_what_both_count_is_compared():
 
 @pytest.fixture
 def fake(monkeypatch):
-    """A client that sends one request. It reports `told(n)` tokens if the server counted n."""
+    """Return a client that sends one request. It reports told(n) tokens if the server counted n."""
     state = {"told": lambda tokens: tokens}
 
     def client(run):

@@ -36,8 +36,8 @@ def ran(*words):
 
 @pytest.fixture
 def same_compiler():
-    """Skip the test with another compiler. The cost files count the instructions that the Triton of
-    constraints.txt makes."""
+    """Skip the test if a different compiler is installed. The cost files count the instructions
+    that the Triton of constraints.txt makes."""
     [made_by] = re.findall(r"^triton==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     if version("triton") != made_by:
         pytest.skip(f"triton: expected {made_by}, whose instructions the cost files count")
@@ -45,7 +45,8 @@ def same_compiler():
 
 @pytest.mark.usefixtures("same_compiler")
 def test_a_shipped_figure_is_that_of_the_kernels():
-    """The demo draft's step of one row is compiled and compared with the cost file.
+    """The one-row draft step of the demo pair is compiled, and its estimate compared with the cost
+    file.
 
     If a kernel has changed, run `python -m bench.gpu.costs --write`.
     """
@@ -67,7 +68,7 @@ def test_every_pair_has_a_file():
     assert shipped() == sorted(costs.PAIRS)
     for name, pair in costs.PAIRS.items():
         model = read_costs(name)
-        assert model.target(1) == model.target(16)  # both run the same graph
+        assert model.target(1) == model.target(16)  # 1 row and 16 rows run the same graph
         assert 0 < model.draft(1) <= model.draft(4) <= model.draft(16) < model.draft(512)
         if name == "h200-demo":  # limited by latency, so lanes do not slow each other down
             assert model.target_overlapped(1) == model.target(1)
@@ -129,7 +130,7 @@ LANES = cost_file.Lanes(
 def test_lanes_share_the_memory_of_one_device():
     file = cost_file.cost_file(LANES, 1, "x")
     assert file["T"] == {"1": 100.0, "16": 100.0, "17": 120.0, "32": 120.0}
-    assert file["t"] == {"1": 20.0, "2": 25.0, "64": 25.0}  # including the ops after a step
+    assert file["t"] == {"1": 20.0, "2": 25.0, "64": 25.0}  # with the ops after a draft step
     busy = 0.2 * 20 / 25  # share of time in which the draft's forward of 16 rows reads memory
     slower = (0.9 + busy) / cost_file.SHARING
     assert file["T_overlapped"]["1"] == round(100 * slower, 1)

@@ -1,5 +1,5 @@
-"""Contract under test: bench.endure runs clients of all kinds against a real server, and tells
-right answers from wrong ones."""
+"""Contract under test: bench.endure runs clients of all kinds against a real server, and detects
+wrong answers."""
 
 import json
 import random

@@ -14,7 +14,7 @@ inflate = pytest.importorskip("bench.models.inflate", reason="benches run from t
 from bench.models import checkpoints, sizes  # noqa: E402
 
 TARGET = demo_pair.demo_folder(demo_pair.TARGET)
-SMALL = 22_000_000  # enough for more layers and for wider MLPs, and fast
+SMALL = 22_000_000  # number of parameters: more layers and wider MLPs, but still fast
 TOKENS = 24
 
 
@@ -26,7 +26,7 @@ class Probe:
         self.head = 0
 
     def logits(self, tokens):
-        """Return the logits [tokens, vocab] of at most 64 more tokens, as a path."""
+        """Feed at most 64 more tokens without branching. Return their logits, [tokens, vocab]."""
         rows = [
             (token, self.head + j, self.lane.slot(self.head + j), -1, (2 << j) - 1, 0)
             for j, token in enumerate(tokens)
@@ -36,7 +36,8 @@ class Probe:
 
 
 def greedy(decoder, prompt):
-    """Return the logits of the prompt and of TOKENS greedy tokens after it, and those tokens."""
+    """Return the logits at the prompt and at TOKENS greedy tokens after it, and the greedy
+    tokens."""
     probe = Probe(decoder)
     found = [probe.logits(prompt[at : at + 64]) for at in range(0, len(prompt), 64)]
     tokens = []

@@ -77,7 +77,8 @@ def test_arrivals_are_a_poisson_process_of_the_seed():
     mean = sum(gaps) / len(gaps)
     assert times[0] == 0
     assert times == traffic.arrivals(4.0, 4001, seed=3) != traffic.arrivals(4.0, 4001, seed=4)
-    # an exponential distribution has mean 1/4 and the same deviation; bounds: four standard errors
+    # an exponential distribution has mean 1/4 and standard deviation 1/4; the tolerance is four
+    # standard errors
     assert mean == pytest.approx(0.25, abs=4 * 0.25 / 4000**0.5)
     squares = sum(gap**2 for gap in gaps) / len(gaps)
     assert squares == pytest.approx(2 / 16, abs=4 * (20 / 16**2 / 4000) ** 0.5)

@@ -46,7 +46,7 @@ TWO, ONE = "sys/fs/cgroup", "sys/fs/cgroup/memory"
         ("", {}, 8000 * 1024),
         ("0::/a/b", {f"{TWO}/a/memory.max": "max\n", f"{TWO}/a/memory.current": "5"}, 8000 * 1024),
         ("0::/a/b", {f"{TWO}/a/b/memory.max": "900\n", f"{TWO}/a/b/memory.current": "500\n"}, 400),
-        # the parent group has less room left
+        # the parent cgroup has less room left
         (
             "0::/a/b",
             {
@@ -56,7 +56,7 @@ TWO, ONE = "sys/fs/cgroup", "sys/fs/cgroup/memory"
             },
             110,
         ),
-        # in a container the process's own group is at the top
+        # in a container, the process's own cgroup is the top folder
         ("0::/elsewhere", {f"{TWO}/memory.max": "70", f"{TWO}/memory.current": "90"}, 0),
         (
             "9:cpu:/x\n4:memory:/x\n0::/",

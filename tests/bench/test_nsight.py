@@ -61,8 +61,8 @@ def test_every_kernel_of_ours_is_named():
     kernel = r"__global__ void(?:\s+__launch_bounds__\(.*\))?\s+(\w+)\("
     texts = [file.read_text() for file in (ROOT / "csrc").rglob("*.cu")]
     cuda = {name for text in texts for name in re.findall(kernel, text)}
-    # A macro in kernels.cu makes a kernel for every line of the table of ops. In the source it is
-    # called `name`.
+    # A macro in kernels.cu makes a kernel for every line of the table of ops. In the source of
+    # kernels.cu, that kernel is called `name`.
     assert cuda == {"name", "publish"}
     table = (ROOT / "csrc" / "round" / "op_table.inc").read_text()
     lines = [line.split(",") for line in re.findall(r"^SBRT_OP\(([^()]+)", table, re.MULTILINE)]

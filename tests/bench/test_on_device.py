@@ -61,7 +61,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def ended():
-    """{command: (exit code, stdout, stderr)} of all COMMANDS."""
+    """Return {command: (exit code, stdout, stderr)} for all COMMANDS."""
     command = [sys.executable, "-c", DRIVER, json.dumps(COMMANDS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

@@ -60,7 +60,7 @@ FAKE = """
 
 @pytest.fixture(scope="module")
 def ours():
-    """The tokens that our engine generates by `none`."""
+    """Return the tokens that our engine generates by `none`."""
     with Engine.from_pretrained(demo_pair.demo_folder(demo_pair.TARGET), num_threads=1) as engine:
         params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
         return engine.generate(PROMPT, params)[0].outputs[0].token_ids
@@ -281,7 +281,7 @@ def test_bad_input_is_one_sentence(capsys, argv, said):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """A list of the workers' calls of `ask` and `close`, in order."""
+    """Return a list of the names of the workers' calls, `ask` and `close`, in order."""
     noted = []
 
     def note(kind, word):
@@ -301,7 +301,8 @@ def opened(monkeypatch):
 def test_engines_that_do_not_fit_together_are_open_one_after_another(
     bench, ours, opened, monkeypatch
 ):
-    """The results are the same, although a line's reference is closed before the line runs."""
+    """The results are the same, although a line's reference engine is closed before the line
+    runs."""
     kinds = {"speculative": (("good", ("bfloat16",)), ("bad", ("bfloat16",)))}
     answers = {"plain": ours, "bfloat16 bad": wrong(ours, 2)}
     found = []
@@ -339,7 +340,7 @@ def test_without_room_for_ours_nothing_is_measured(bench, monkeypatch):
 
 
 def test_the_usual_checkpoints_fit_any_machine(capsys):
-    assert main(["--methods", "magic"]) == 2  # refused after parsing, before anything is made
+    assert main(["--methods", "magic"]) == 2  # refused after parsing, before a checkpoint is made
     with pytest.raises(SystemExit):
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())

@@ -64,7 +64,7 @@ def test_every_method_and_ablation_has_every_figure(run, tmp_path, capsys):
 
 
 def test_a_run_at_one_c_says_what_it_costs_at_others(run):
-    """The tuned settings are the same, too."""
+    """The tuned settings are the same at all values of c, too."""
     priced = run("--c", "8,3", "--temperature", "0.8", name="priced.json")
     measured = run("--c", "3", "--temperature", "0.8", name="measured.json")
     assert {r["c"] for r in priced["runs"] if not r["setting"].startswith("auto")} == {8}
@@ -77,7 +77,8 @@ def test_a_run_at_one_c_says_what_it_costs_at_others(run):
 
 @pytest.mark.usefixtures("few")
 def test_even_prompts_tune_and_odd_ones_are_reported(run):
-    """With other odd prompts, the runs on even prompts, and so the settings, stay the same."""
+    """With different odd prompts, the runs on even prompts stay the same, and so do the
+    settings."""
     found = run("--c", "4", "--temperature", "0")
     [cell] = found["cells"]
     tuned = [r["setting"] for r in found["runs"] if r["half"] == "even"]
@@ -124,7 +125,7 @@ def _instead(name, found):
 @pytest.mark.usefixtures("few")
 def test_a_classifier_adds_specbranch_at_its_gamma(run, make, folders, tmp_path):
     """The classifier's gamma of 3 is below c = 8. At c = 2 the draft would not end before the
-    target, so there must be runs at both."""
+    target, so there must be runs at both values of c."""
     path = tmp_path / "h.safetensors"
     make.classifier(path, hrad.origin_of(3, *folders))
     found = run("--c", "8,2", "--temperature", "0", "--hrad", path)

@@ -2,7 +2,7 @@
 
 It runs every method, greedy and sampled, with hits, misses and aborts. It also runs an exception in
 a worker, two concurrent engines, and the demo pair. At the end it prints "fine". With CANARY it
-runs only some of these, and then that fault of csrc/exec/canary.h.
+runs only some of these, and then triggers the fault CANARY of csrc/exec/canary.h.
 """
 
 import itertools
@@ -31,7 +31,7 @@ SAMPLINGS = (
 )
 
 
-# Without `auto`: an engine with it measures costs when it is made, and then no forward may fail.
+# All methods but `auto`. An engine with `auto` first measures costs, and no forward may fail then.
 FIXED = tuple(method for method in PRESETS if method != "auto")
 
 

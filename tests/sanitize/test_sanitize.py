@@ -17,7 +17,7 @@ pytestmark = pytest.mark.sanitize
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-BUILDS = ROOT / "build" / "sanitize"  # kept: a second run compiles only changes
+BUILDS = ROOT / "build" / "sanitize"  # kept, so that a second run compiles only changes
 KINDS = {"tsan": "thread", "asan": "address,undefined"}
 RUNTIMES = {"tsan": ("libtsan.so",), "asan": ("libasan.so", "libubsan.so")}
 # (kind, fault of csrc/exec/canary.h, text of the report)
@@ -27,13 +27,13 @@ CANARIES = [
     ("asan", "undefined", "core error: signed integer overflow"),
 ]
 LEAK = ("asan", "leak", "LeakSanitizer: detected memory leaks")
-# program: (folders of csrc, arguments). There are fewer rounds than without a sanitizer, because
-# ThreadSanitizer makes them 20 times slower.
+# program: (folders of csrc, arguments). The programs run fewer rounds than without a sanitizer,
+# because ThreadSanitizer makes rounds 20 times slower.
 PROGRAMS = {
     "exec_test": (["core", "exec"], [20]),
     "fuzz_ring": (["core", "ring"], ["fuzz", 20_000, 1]),
     "refuse_ring": (["core", "ring"], []),
-    "race_main": (None, [2000]),  # the sources that Programs lists for rounds
+    "race_main": (None, [2000]),  # None: the sources that Programs lists for rounds
 }
 
 
@@ -75,7 +75,7 @@ def test_a_fault_in_a_program_is_reported(programs, kind: str, fault: str, text:
 
 @cache
 def core(kind: str) -> Path:
-    """Build the extension for a sanitizer, apart from the installed one, and return its path."""
+    """Build the extension for a sanitizer in a separate folder, and return its path."""
     folder = BUILDS / kind / "core"
     cmake = [shutil.which("cmake"), "-S", ROOT, "-B", folder, f"-DSBRT_SANITIZE={KINDS[kind]}"]
     cmake += ["-DSBRT_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Sanitize", "-DCMAKE_CXX_FLAGS_SANITIZE=-O1"]

@@ -47,7 +47,7 @@ def pair_of(tmp_path_factory, make):
 
 @pytest.fixture(scope="module")
 def want(pair_of, prompts):
-    """The answers of the target without a draft."""
+    """Return the answers of the target without a draft."""
     with Engine(EngineConfig(pair_of(KNOWN)[0], num_threads=1)) as engine:
         assert engine.pair.vocab == 300
         return answers(engine, prompts, PARAMS)[0]

@@ -1,6 +1,6 @@
 """Contract under test: H-RAD in the core. The core reads a classifier's file and computes what
-plain Python computes. The engine keeps the features that a classifier is trained on. Its decision
-cuts chains, and never changes a token."""
+plain Python computes. The engine keeps the features that a classifier is trained on. The
+classifier's decision cuts chains, and never changes a token."""
 
 import json
 from contextlib import contextmanager
@@ -49,7 +49,7 @@ def test_the_core_computes_what_python_computes(tmp_path, hidden, make):
     expected = given.logits(x.astype(np.float64))
     for row, wanted in zip(x, expected, strict=True):
         found = np.array(given.core.logits(row))
-        # Three sums, of at most inputs + 256 + 64 products of order 1 in all, each rounded to f32.
+        # A logit takes three sums. They add at most inputs + 256 + 64 products of order 1 in f32.
         assert np.abs(found - wanted).max() < 2**-23 * (hrad.inputs(hidden) + 320) * 4
         assert given.core.classify(row) == found.argmax()
 
@@ -135,13 +135,14 @@ def test_features_are_five_blocks_of_unit_mean_square(folders, make):
             assert np.abs(np.sqrt((blocks**2).mean(1)) - 1).max() < 1e-3
             row = embedding[output.outputs[0].token_ids[-1]]
             assert np.abs(blocks[4] - row / np.sqrt((row**2).mean())).max() < 1e-4
-            # The model has two layers, so the first is repeated.
+            # The model has only two layers, so the features of the first layer are there twice.
             assert (blocks[0] == blocks[1]).all()
             assert (blocks[2] != blocks[3]).any()
 
 
 def test_behind_them_stands_how_sure_the_draft_was_of_the_adopted_tail(folders):
-    """There is one log probability for each node of the adopted tail, and none after a miss."""
+    """The features end with log probabilities, one for each node of the adopted tail. After a miss
+    there are none."""
     given = SpeculativeConfig(method=f"specbranch:gamma={GAMMA},epsilon=0", model=folders[1])
     config = EngineConfig(folders[0], speculative=given, num_threads=1)
     seen = {True: 0, False: 0}
@@ -164,7 +165,7 @@ def test_behind_them_stands_how_sure_the_draft_was_of_the_adopted_tail(folders):
 
 
 def test_features_do_not_depend_on_the_method(opened, prompts):
-    """The row of the accepted node has the same bits as in plain decoding."""
+    """The target's features at the accepted node have the same bits with every method."""
     with opened(keep_features=True) as (engine, method):
         kept = []
         for name in (method, f"specbranch:gamma={GAMMA},k_max=1,epsilon=0.5,hrad=off"):

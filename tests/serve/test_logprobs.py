@@ -71,7 +71,7 @@ def test_the_shape_is_vllms(demo):
             best = sorted(position.values(), key=lambda found: found.rank)
             assert [f.logprob for f in best] == sorted((f.logprob for f in best), reverse=True)
             assert all(isinstance(f, Logprob) and f.logprob <= 0 for f in best)
-    assert sizes == {0, 1}  # the token itself may be one of the most likely
+    assert sizes == {0, 1}  # the sampled token may be among the top tokens
     firsts = [p[t].logprob for p, t in zip(answer.logprobs, answer.token_ids, strict=True)]
     assert answer.cumulative_logprob == sum(firsts)
 
@@ -145,7 +145,7 @@ def test_tokens_are_decoded_as_they_stand_in_text(demo):
     ids, positions, _, prompt = asked(demo, ODD)
     texts = [f.decoded_token for p in prompt[1:] for f in list(p.values())[:1]]
     whole = "".join(texts)
-    assert "\ufffd" in whole  # tokens that are parts of the emoji
+    assert "\ufffd" in whole  # a token is only a part of the emoji
     data = b"".join(map(demo.pair.tokenizer.bytes_of, demo.encode(ODD)))
     assert data.decode() == ODD
     first = positions[0][ids[0]].decoded_token
@@ -222,7 +222,7 @@ def test_steps_are_cumulative_and_their_deltas_add_up(demo, method):
         snapshots.append((answer, len(answer.token_ids)))
         assert output.prompt_logprobs == expected[3]
     assert seen == expected[1]
-    for answer, n in snapshots:  # reading late does not change them
+    for answer, n in snapshots:  # snapshots do not change, even if read late
         assert answer.logprobs == expected[1][:n]
         assert pickle.loads(pickle.dumps(answer)) == answer
     assert told(outputs[-1]) == expected

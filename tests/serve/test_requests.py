@@ -62,7 +62,7 @@ def test_step_runs_requests_in_order(engine, plain, prompts):
     assert list(finished) == ["r0", "r1", "r2", "r3"]
     assert list(finished.values()) == list(plain.values())
     assert engine.step() == []
-    engine.add_request("r2", prompts[0], GREEDY)  # finished ids are free again
+    engine.add_request("r2", prompts[0], GREEDY)  # ids of finished requests are free again
     engine.abort_request("r2")
 
 
@@ -109,7 +109,7 @@ def test_ids_of_callers_and_drawn_ids_never_collide(folders, plain, prompts):
         assert ids_of(engine.generate(prompts[1], GREEDY)[0]) == plain[prompts[1]]  # generate-0
         stream = engine.stream(prompts[2], GREEDY)  # generate-1
         outputs = [next(stream)]
-        engine.abort_request(drawn)  # aborts the request of add_request
+        engine.abort_request(drawn)  # aborts requests of add_request, not the stream
         outputs += stream
         assert ids_of(outputs[-1]) == plain[prompts[2]]
         assert {output.request_id for output in outputs} == {"generate-1"}

@@ -223,7 +223,7 @@ def test_generation_config_gives_the_defaults(make, tmp_path, prompts):
         by_default = engine.generate(prompts[0])[0].outputs[0].token_ids
     with Engine.from_pretrained(tmp_path / "t", seed=5) as engine:
         assert engine.generate(prompts[0], wanted)[0].outputs[0].token_ids == by_default
-        # Given parameters replace the defaults as a whole.
+        # If a request has parameters, they replace all defaults of the engine.
         plain = engine.generate(prompts[0], SamplingParams(ignore_eos=True))[0].outputs[0]
         assert len(plain.token_ids) == 16
         streamed = list(engine.stream(prompts[0]))[-1]

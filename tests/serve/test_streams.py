@@ -62,12 +62,12 @@ def test_a_round_of_a_stream_costs_the_same_from_first_to_last(long_engine, stop
     spent = bytes_by_round(rounds_of(long_engine, [7] * prompt, params))
     assert len(spent) == 2000
     first, last = statistics.median(spent[50:250]), statistics.median(spent[-250:-50])
-    assert last <= first + 128  # allows 128 bytes: Python caches only small integers
+    assert last <= first + 128  # 128 bytes more, because Python caches only small integers
 
 
 def test_the_text_of_a_request_with_stop_strings_stays_short(long_engine, monkeypatch):
-    """Only the last output is read. Text that no stop string can cut any more leaves the text that
-    is searched."""
+    """Only the last output is read. The text to search stays short: it drops text that no stop
+    string can cut any more."""
     lengths = []
     settle = Request.settle
 
@@ -140,7 +140,7 @@ def test_streams_steps_and_stop_strings_run_as_far_ahead_as_generate(engine, pro
     stopping = dataclasses.replace(GREEDY, stop=NEVER)
     engine.generate(prompts[0], GREEDY, method=method)
     want = ahead()
-    # The shape of a round of hedge depends on the outcome before it, so it cannot run ahead.
+    # The shape of a hedge round depends on the previous outcome, so hedge rounds cannot run ahead.
     assert (want[1] > want[0] // 2) == (method != "hedge")
     for params in (GREEDY, stopping):
         list(engine.stream(prompts[0], params, method=method))
@@ -157,7 +157,7 @@ def test_streams_steps_and_stop_strings_run_as_far_ahead_as_generate(engine, pro
 
 
 class Clock:
-    """A clock for the scheduler: every reading is `tick` seconds after the last."""
+    """A clock for the scheduler: every reading is `tick` seconds after the previous one."""
 
     def __init__(self, tick):
         self.now, self.tick = 0.0, tick
@@ -171,7 +171,7 @@ class Clock:
 
 
 class Unhurried:
-    """A core that ignores the clock: a call that only time limits runs three rounds."""
+    """A core that ignores the clock: a call with only a time limit runs three rounds."""
 
     def __init__(self, real):
         self.real, self.asked = real, []
@@ -189,7 +189,7 @@ def ticks(engine, monkeypatch):
     """Return ticks(seconds), which gives the scheduler a clock that advances by `seconds` at each
     reading.
 
-    It returns a list, in which the core records the number of rounds of each call.
+    ticks returns a list. In it the core records the max_rounds of each call of `advance`.
     """
 
     def tick(seconds):
@@ -218,7 +218,7 @@ def test_short_rounds_of_a_stream_share_an_output_but_the_first(engine, prompts,
     """With a stop string the scheduler looks at the tokens, and at the clock, after every round."""
     params = dataclasses.replace(GREEDY, stop=NEVER)
     rounds = list(rounds_of(engine, prompts[0], params, method=method))
-    ticks(scheduler.PACE / 8.5)  # rounds are short: PACE has passed after nine
+    ticks(scheduler.PACE / 8.5)  # rounds are short: PACE has passed after nine of them
     outputs = list(engine.stream(prompts[0], params, method=method))
     read = [rounds[0], *rounds[9:-1:9], rounds[-1]]
     assert [o.outputs[0].token_ids for o in outputs] == [o.outputs[0].token_ids for o in read]

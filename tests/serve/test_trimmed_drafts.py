@@ -1,5 +1,5 @@
 """Contract under test: a draft whose LM head has only some ids, or that shares its target's
-embedding, changes no answer. It drafts only tokens that its head has."""
+embedding, changes no answer. It drafts only tokens that its LM head has."""
 
 import pytest
 
@@ -18,7 +18,7 @@ PARAMS = [
         logit_bias={5: -2.0, 250: 2.0, 201: 1.0}, bad_words=["self", "print", "return x"],
     ),
     SamplingParams(temperature=0.7, seed=5, max_tokens=12, allowed_token_ids=[7, 60, 201, 299]),
-    # Neither is in the head.
+    # The trimmed LM head has neither of the two ids.
     SamplingParams(temperature=0, max_tokens=6, allowed_token_ids=[60, 250]),
 ]  # fmt: skip
 KINDS = ("own", "shared", "whole", "narrow")
@@ -27,8 +27,8 @@ MAY_REST = ("none", "auto", "adaedl")  # these may draft nothing; adaedl stops w
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, make):
-    """Return the target's folder and the drafts' folders by kind. Most drafts are slightly changed
-    targets."""
+    """Return the target's folder, and the drafts' folders keyed by kind. Most drafts are slightly
+    changed targets."""
     base = tmp_path_factory.mktemp("trimmed")
     weights = make.weights(make.config(), seed=1)
     target = make.checkpoint(base / "target", weights=weights, eos_token_id=290)
@@ -54,7 +54,7 @@ def engine_of(pair, kind, methods=METHODS, **fields):
 
 @pytest.fixture(scope="module")
 def want(pair, prompts):
-    """The answers of the target without a draft."""
+    """Return the answers of the target without a draft."""
     with Engine(EngineConfig(pair[0], num_threads=1)) as engine:
         return answers(engine, prompts, PARAMS)[0]
 

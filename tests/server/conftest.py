@@ -63,8 +63,8 @@ def template(tmp_path_factory):
 
 
 def demo_engine(methods=()):
-    """Return an engine for the demo pair. With `auto` among the methods it measures costs for some
-    seconds."""
+    """Return an engine for the demo pair. With `auto` among the methods, the engine first measures
+    costs for some seconds."""
     target, (draft, _) = names.target_folder("demo"), names.draft_of("demo")
     config = EngineConfig(
         model=target, num_threads=1, speculative={"model": draft, "method": "draft_model"}
@@ -74,7 +74,7 @@ def demo_engine(methods=()):
 
 @pytest.fixture(scope="session")
 def engine():
-    """The engine of `served`; the server's answers must equal its answers."""
+    """The engine of `served`. The server's answers must equal the engine's own answers."""
     return demo_engine(METHODS)
 
 

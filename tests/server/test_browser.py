@@ -1,5 +1,5 @@
-"""Contract under test: a person types into the page, and sees tokens stream, and which model each
-came from. With another method the text is the same. Runs if Chromium is installed."""
+"""Contract under test: a person types into the page, and sees tokens stream in, and which model
+each token came from. With another method the text is the same. Runs if Chromium is installed."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def visit(page, url):
 
 
 def ask(page, text):
-    """Type a prompt, send it and wait for the end. Return how many lengths of the answer were
-    seen."""
+    """Type a prompt, send it and wait for the end. Return how many different lengths the answer had
+    while it streamed."""
     count = page.value("document.querySelectorAll('.answer').length")
     page.value("document.querySelector('#prompt').focus()")
     page.value(WATCH)
@@ -113,7 +113,7 @@ def test_a_second_message_goes_on_with_the_conversation(served, page, tools, pla
 
 
 def test_what_a_model_writes_is_text(served, page):
-    """Markup in a prompt or an answer makes no element."""
+    """Markup in a prompt or an answer is shown as text; it makes no HTML element."""
     visit(page, served.url)
     ask(page, "<img id=bad src=x><script id=worse></script>")
     assert page.value("document.querySelectorAll('#bad, #worse').length") == 0

@@ -166,7 +166,7 @@ def test_an_error_after_the_start_is_an_event(local, served, monkeypatch):
 
 
 def ended(service, reason):
-    """Return the number of answers that ended for this reason."""
+    """Return the number of answers whose finish reason is `reason`."""
     families = text_string_to_metric_families(service.metrics.text().decode())
     [family] = [f for f in families if f.name == "vllm:request_success"]
     samples = [s for s in family.samples if s.name.endswith("_total")]

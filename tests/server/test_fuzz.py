@@ -55,7 +55,7 @@ def mutated(draw):
 
 
 def check(path, raw, response):
-    """Check that a client can read the answer."""
+    """Check that a client can parse the answer."""
     asked = f"{path} {raw!r} {response.status_code} {response.text[:400]}"
     assert response.status_code in STATUSES, asked
     assert "Traceback" not in response.text, asked

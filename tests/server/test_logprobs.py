@@ -1,5 +1,6 @@
 """Contract under test: the log-probs of both routes are those of the engine, in OpenAI's formats,
-in whole answers and in chunks. With `echo` those of the prompt come first, as lm-eval expects."""
+in whole answers and in chunks. With `echo` the log-probs of the prompt come first, as lm-eval
+expects."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def chat(client, **fields):
 
 
 def columns(ids, positions):
-    """Return tokens, token_logprobs and top_logprobs as a completion has them."""
+    """Return tokens, token_logprobs and top_logprobs in the format of a completion."""
     found = [p[i] for i, p in zip(ids, positions, strict=True)]
     return (
         [f.decoded_token for f in found],
@@ -256,7 +257,8 @@ def test_openai_python_reads_them(served, told, tools):
 
 
 def test_what_json_cannot_hold(engine):
-    """A number replaces -inf. If tokens have the same text, the more likely one counts."""
+    """A finite number replaces -inf. If tokens have the same text, the largest log-prob is
+    returned."""
     tokenizer = engine.pair.tokenizer
     output = engine.generate(ODD, SamplingParams(max_tokens=1, logprobs=20))[0].outputs[0]
     [position] = output.logprobs
@@ -269,7 +271,7 @@ def test_what_json_cannot_hold(engine):
 
 
 def test_a_client_that_tokenises_by_routes_finds_them(client, engine):
-    """lm-eval requests these two before it uses the server's tokenizer."""
+    """lm-eval requests these two routes before it uses the server's tokenizer."""
     info = client.get("/tokenizer_info").json()
     assert "chat_template" in info
     assert engine.pair.eos >= set(engine.encode(info["eos_token"]))

@@ -1,5 +1,5 @@
-"""Contract under test: the routes that generate nothing, the key, the limits, and the answers of a
-server that loads, is full, or has lost its engine."""
+"""Contract under test: the routes that generate nothing, the API key, the limits, and the answers
+of a server that loads, is full, or has lost its engine."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_full_queue(local, engine):
         response = call("POST", "/v1/completions", json={**PROMPT, "n": places})
         assert len(response.json()["choices"]) == places
     error = error_of(call("POST", "/v1/completions", json={**PROMPT, "n": places + 1}), 400)
-    assert error["param"] == "n"  # there would never be enough places
+    assert error["param"] == "n"  # there are never as many places, however long it waits
     more = [mock.Mock() for _ in range(2)]
     for choice in more:
         choice.stream.is_done = False
@@ -233,7 +233,8 @@ def test_metrics(client, engine, value):
 
 
 def test_tokens_whose_kv_is_reused_are_counted(client, value):
-    """The second request has the prompt of the first, whose last token is never fed."""
+    """All requests have the same prompt. The prompt's last token is never fed, so its KV is not
+    reused."""
     names = ("vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total")
     text = "def once(upon, a, time):\n    return sorted(upon, key=a, reverse=time)\n"
     cached = []

@@ -214,7 +214,7 @@ def test_the_template_of_a_gguf_file(tmp_path):
 @pytest.mark.parametrize("template", ["{{ bos_token }}a b", "a b"])
 def test_a_begin_token_is_never_there_twice(tmp_path, template):
     """The begin-of-sequence token comes from the template or, with add_special_tokens, from the
-    tokenizer. It is never there twice."""
+    tokenizer. The prompt never has it twice."""
     words = {"<unk>": 0, "<s>": 1, "a": 2, "b": 3}
     library = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     library.pre_tokenizer = pre_tokenizers.Whitespace()

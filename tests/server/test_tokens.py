@@ -1,5 +1,5 @@
 """Contract under test: a router that tokenises prompts itself gets the engine's token ids. Requests
-for features that are not built are refused. tests/clients/test_dynamo.py runs Dynamo itself."""
+for features that do not exist here are refused. tests/clients/test_dynamo.py runs Dynamo itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sbrt.server.errors import ApiError
 from sbrt.server.options import EngineOptions
 from sbrt.server.tokens import ask_of, chunks
 
-# Fields that are not given, in the form in which Dynamo's frontend sends them.
+# Absent fields, in the form in which Dynamo's frontend sends them.
 NULLS = {
     "sampling_options": dict.fromkeys(
         ("n", "best_of", "temperature", "top_p", "top_k", "seed", "guided_decoding", "min_p")

@@ -96,7 +96,8 @@ def test_one_object_per_mention_and_none_always_runs(run):
 
 
 def test_every_method_feeds_the_whole_prompt(run, monkeypatch):
-    """No method reuses another's KV. Otherwise only the first method would have prefill_seconds."""
+    """No method reuses another method's KV. Otherwise only the first method would have
+    prefill_seconds."""
     cached, add = [], measure.Tally.add
 
     def noted(self, output, plain):
@@ -319,7 +320,7 @@ def test_bench_decode_is_compare(run, prompts, tmp_path):
     assert "tokens/pass" in table
     assert {line["placement"] for line in lines} == {"split"}
     alone = {line["method"] for line in lines if line["threads"] == 1}
-    assert alone == {"none", "lookup"}  # methods without a draft get only the target's share
+    assert alone == {"none", "lookup"}  # without a draft: only the target's share of threads
     for line in lines:
         check_line(line)
     longer = ("--methods", "lookup:gamma=7,pearl")  # longer chains than the default

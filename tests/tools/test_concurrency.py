@@ -1,6 +1,6 @@
-"""Contract under test: --concurrency. In virtual time, a closed loop keeps N sequences in flight.
-Only rounds in which all N decode count. Answers are the same as by plain decoding. With N = 1 the
-figures are the same as without the flag."""
+"""Contract under test: --concurrency. In simulated time, a closed loop keeps N sequences in flight.
+Only rounds in which all N sequences decode are counted. Answers are the same as by plain decoding.
+With N = 1 the figures are the same as without the flag."""
 
 import json
 
@@ -67,19 +67,19 @@ def test_one_sequence_in_flight_has_the_figures_of_a_run_without_the_flag(run):
 
 
 def test_a_round_of_many_lasts_as_long_as_a_round_of_one(run):
-    """In the cost models c=..., 64 rows cost as much as one. So N sequences by plain decoding
-    generate N tokens in the time of one."""
+    """In the cost models c=..., 64 rows cost as much as one row. So plain decoding of N sequences
+    generates N tokens in the time of one token."""
     lines = run(*TOY, "--methods", "none,pearl:gamma=3", "--concurrency", "1,4,16")
     assert [line["concurrency"] for line in lines] == [1, 1, 4, 4, 16, 16]
     plain, pearl = lines[::2], lines[1::2]
     assert [line["tokens_per_second"] for line in plain] == pytest.approx([0.25, 1, 4])
     assert all(line["identical_to_none"] for line in lines)
-    # gamma 3 = c - 1 fits into the target's time, so the speedup is that of one sequence
+    # the 3 = c - 1 draft steps fit into a target forward, so the speedup is that of one sequence
     assert [line["speedup"] for line in pearl] == pytest.approx([pearl[0]["speedup"]] * 3, rel=0.05)
 
 
 def test_only_rounds_of_all_sequences_count(loop):
-    """Every round of plain decoding that counts gives N tokens, in the time of c = 4 draft
+    """Every counted round of plain decoding gives N tokens. It lasts as long as c = 4 draft
     forwards."""
     for n in (1, 2, 3):
         load = loop(n, "none")

@@ -140,7 +140,7 @@ def test_what_is_no_file_is_refused(tmp_path, kind, one_sentence):
 def test_joined_samples_hold_out_the_same_prompts_of_every_file():
     warm = samples_of(lambda x: x[:, 0] > 0, prompts=7)
     warm = replace(warm, origin=replace(warm.origin, temperature=0.8))
-    cold = samples_of(lambda x: x[:, 0] > 0, prompts=12)  # its first 7 prompts are the same
+    cold = samples_of(lambda x: x[:, 0] > 0, prompts=12)  # its first 7 prompts are those of `warm`
     both = hrad_data.joined([cold, warm])
     assert both.origin == warm.origin
     assert len(both.labels) == len(cold.labels) + len(warm.labels)
@@ -239,7 +239,8 @@ def test_labels_are_collected_with_uncut_chains():
 
 
 class Fake:
-    """An engine with given rounds. After round i, counted from 0, all features are i + 1."""
+    """An engine with given rounds. After round i, counted from 0, each feature has the value i +
+    1."""
 
     max_model_len = 100
 

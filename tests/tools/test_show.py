@@ -101,8 +101,8 @@ def test_the_conclusion_of_nothing_and_of_a_defect():
 
 
 def simulated_of(model, *others):
-    """Return a report as report_of does, in simulated time. Plain decoding makes 0.125 tokens per
-    draft step."""
+    """Return a report as report_of does, in simulated time. Plain decoding makes 0.125 tokens in
+    the time of a draft step."""
     plain = tally("none", 0.125, passes=1000)
     return Report([plain, *others], plain, "shared", "float32", 0, simulated=model)
 

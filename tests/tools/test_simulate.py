@@ -15,7 +15,7 @@ from sbrt.tools.measure import Bench
 from sbrt.tools.simulate import SWEPT, Simulator, Sweep
 
 PROMPTS = [{"prompt": "def quick(items):"}, {"question": "für"}]
-LONG = "specbranch:k_max=1,epsilon=0"  # longer than a line of the table
+LONG = "specbranch:k_max=1,epsilon=0"  # name that is longer than a line of the table
 GOOD = {"T": {"1": 80, "5": 120}, "t": {"1": 10}}
 
 
@@ -61,8 +61,8 @@ def refused(capsys, folders):
 
 
 def test_the_unit_is_a_draft_forward(simulate):
-    """Times are multiples of a draft forward, here with c = 8. They do not depend on how many
-    tokens a round accepts."""
+    """Times are in units of a draft forward, here with c = 8. A round's time does not depend on how
+    many tokens it accepts."""
     given = "none,draft_model:gamma=3,pearl:gamma=7,specbranch:gamma=2,epsilon=0"
     plain, serial, pearl, branches = simulate("c=8", "--methods", given)
     for line in (plain, serial, pearl, branches):
@@ -73,7 +73,7 @@ def test_the_unit_is_a_draft_forward(simulate):
         assert "sweep" not in line["options"]
     assert plain["seconds"] == 8 * 48
     assert serial["seconds"] == (8 + 3) * serial["target_passes"]
-    assert pearl["seconds"] == 8 * pearl["target_passes"]  # catch-up and 7 steps take exactly this
+    assert pearl["seconds"] == 8 * pearl["target_passes"]  # as long as the catch-up and 7 steps
     assert branches["seconds"] == 8 * branches["target_passes"]
 
 
@@ -189,8 +189,8 @@ def test_a_cost_file_end_to_end(simulate, tmp_path):
         path.write_text(json.dumps(file | {"devices": devices}))
         plain, serial, pearl, swept = simulate(path, "--methods", names)
         assert plain["seconds"] == pytest.approx(48 * 85e-6)
-        # All chains are full, except those that the end cuts short. T grows by 10 us per row, up to
-        # 5 rows.
+        # All chains are full, except those that the answer's end cuts short. The time T grows by 10
+        # us per row, up to 5 rows.
         rounds = serial["target_passes"]
         wanted = rounds * (80 + 20 + 5) + 10 * serial["draft_tokens"]
         assert serial["seconds"] == pytest.approx(wanted / 1e6)
@@ -214,7 +214,7 @@ def test_the_table_picture_and_trace(capsys, folders, tmp_path):
         assert word in table
     assert png.read_bytes().startswith(b"\x89PNG")
     events = [e for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"]
-    assert {e["dur"] for e in events if e["name"] == "verify"} == {4e6}  # a unit is one second
+    assert {e["dur"] for e in events if e["name"] == "verify"} == {4e6}  # a unit is 1e6 us
     # auto skips drafting if it does not pay; a step without rows takes no time
     assert {e["dur"] for e in events if e["name"] == "step"} == {0.0, 1e6}
 

@@ -8,10 +8,10 @@ DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float3
 
 # A kernel with everything that a launch gives the compiler. types: types of the arguments, without
 # strides. constants, warps: the values, or functions that return them for an architecture. fusion:
-# may the compiler fuse products and sums. core: True if the default tests compile the case.
+# True if the compiler may fuse products and sums. core: True if the default tests compile the case.
 Case = namedtuple("Case", "kernel configuration dtype types constants warps fusion core")
 
-# hidden, inner, rows of q and of qkv, vocabulary
+# name: (hidden, inner, rows of q, rows of qkv, vocabulary)
 MODELS = {
     "1B": (2048, 8192, 2048, 3072, 128_256),
     "8B": (4096, 14336, 4096, 6144, 128_256),
@@ -21,5 +21,5 @@ MODELS = {
 
 
 def ones(sizes):
-    """Return the sizes that are 1, because a launch compiles that value in."""
+    """Return the sizes that are 1, because a launch compiles the value 1 into the kernel."""
     return {name: value for name, value in sizes.items() if value == 1}

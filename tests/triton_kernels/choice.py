@@ -12,8 +12,8 @@ from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
 from sbrt.triton_kernels.shaping import ENDS, NO_TOKEN, Shaping, _path
 
 POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
-LONGEST_TRUNK = 1000  # most tokens of a trunk if there are bad words
-MANY_WORDS = SPLITS * WORDS + 1  # number of bad words for which a program needs two turns
+LONGEST_TRUNK = 1000  # largest number of tokens of a trunk if there are bad words
+MANY_WORDS = SPLITS * WORDS + 1  # number of bad words for which a program loops twice
 ROOM = 2048  # int32 words of a list of bad words
 
 
@@ -22,7 +22,7 @@ class Case:
     dense tensors for the kernels.
 
     kind: "greedy", "plain" (sampled) or "filtered". shaped: the request shapes its logits. heads:
-    positions of the root to draw from. words: least number of bad words.
+    positions of the root, of which one is drawn. words: smallest number of bad words.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Case:
             beginning = tokens[len(tokens) - int(rng.integers(min(len(tokens), 6) + 1)) :]
             if beginning and rng.random() < 0.3:
                 beginning[rng.integers(len(beginning))] = int(rng.integers(self.vocab))
-            # Mostly ban the row's best token, so that the second best decides.
+            # In most cases ban the row's best token, so that the second best token wins.
             x = self.logits[i]
             first = int(np.nanargmax(np.where(np.isnan(x), -np.inf, x)))
             words.append(
@@ -183,7 +183,7 @@ class Case:
         return list(array.from_buffer_copy(out.cpu().numpy().tobytes())), work
 
     def trim(self, share=0.4):
-        """Keep only the logits of some tokens, the last one among them."""
+        """Keep only the logits of some tokens, including the last token."""
         known = self.rng.random(self.vocab) < share
         known[-1] = True
         self.ids = np.flatnonzero(known).tolist()
@@ -191,6 +191,6 @@ class Case:
         return self
 
     def gap(self, work, i):
-        """Return the difference between the two best scores of row i."""
+        """Return the difference between the two highest scores of row i."""
         best = work.score[i].flatten().sort(descending=True).values[:2]
         return float(best[0] - best[1]) if len(best) > 1 else float("inf")

@@ -21,7 +21,7 @@ def device() -> str:
 
 
 def path(n):
-    """Return (chain mask, tail mask, branch) of each row of a path of n nodes, the root first."""
+    """Return (chain mask, tail mask, branch) for each row of a path of n nodes, the root first."""
     return [((1 << i + 1) - 1, 0, -1) for i in range(n)]
 
 
@@ -88,7 +88,8 @@ class Scene:
         return self.head + chain.bit_count() + tail.bit_count() - 1
 
     def slots_of(self, i):
-        """Return the slots of a row's keys in order of position, without the code under test."""
+        """Return the slots of a row's keys by ascending position, computed without the code under
+        test."""
         chain, tail, branch = self.masks[i]
         plan, first = self.plan, max(0, self.position(i) - self.plan.reach + 1)
         keys = [p % plan.capacity for p in range(first, self.head)]

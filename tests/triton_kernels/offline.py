@@ -46,7 +46,7 @@ from .cases import DTYPES, MODELS, Case, ones
 from .integer_cases import integer_cases
 
 ARCHITECTURES = (80, 90, 100)
-# Most bytes of shared memory of one program (CUDA programming guide, compute capabilities).
+# Limit in bytes of a program's shared memory (CUDA programming guide, compute capabilities).
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 
@@ -88,7 +88,8 @@ def attention_cases():
         types |= dict.fromkeys(("Firsts", "Members"), "*i64")
         for name, plan, core in attention_plans(torch_dtype):
             kernel = attention._branch_attention_kernel
-            # Both depend on the architecture, because its registers limit a program's queries.
+            # The constants and the warps depend on the architecture: its registers limit a
+            # program's queries.
             constants, warps = partial(attention_constants, plan), partial(attention_warps, plan)
             yield Case(kernel, name, dtype, types, constants, warps, False, core)
 
@@ -266,7 +267,7 @@ def source_of(case):
 def issue_slots(case, warps, cubin):
     """Return the issue slots per KiB that a kernel streams, or None for other kernels.
 
-    For a product they are the slots of one turn of its loop, per KiB of weights and scales. For a
+    For a product they are the slots of one loop iteration, per KiB of weights and scales. For a
     pass over logits they are the slots of a program up to its arrival, per KiB of logits.
     """
     size = {"*fp32": 4}.get(case.dtype, 2)

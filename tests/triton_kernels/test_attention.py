@@ -15,8 +15,8 @@ from sbrt.triton_kernels.visible import see, see_torch
 
 SMALL = {"heads": 4, "kv_heads": 2, "head_dim": 16, "capacity": 192, "dtype": torch.float32}
 SMALL |= {"window": 128, "tail_slots": 8, "split": 64, "programs": 3}
-# Tolerances against the twin. That of float32 allows for the roundings of a sum of a few hundred
-# terms. Those of the 16-bit dtypes allow for rounded softmax weights.
+# Tolerances against the twin. The float32 tolerance allows for the roundings of a sum of a few
+# hundred terms. The 16-bit tolerances allow for rounded softmax weights.
 ALLOWED = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
@@ -140,7 +140,8 @@ def test_many_splits_are_merged_by_a_tree(scene, shapes, assert_close, device, s
 
 @pytest.mark.parametrize("capacity", [2112, 8256, 131_136])
 def test_programs_at_work_do_not_depend_on_the_capacity(capacity):
-    """An 8B model has as many items of work at a context of 1k, 2k and 16k, whatever the capacity.
+    """The number of work items of an 8B model at a context of 1k, 2k or 16k does not depend on the
+    ring's capacity.
 
     264 programs can run. The model's default max_model_len is 131,072.
     """
@@ -156,8 +157,8 @@ def test_programs_at_work_do_not_depend_on_the_capacity(capacity):
 
 
 class Story:
-    """Keys, values and queries that depend only on a token's prefix. So a path has the same ones as
-    plain decoding."""
+    """Keys, values and queries that depend only on a token's prefix. So a path has the same keys,
+    values and queries as plain decoding."""
 
     def __init__(self, scene, plan, device):
         self.scene, self.plan, self.device = scene, plan, device
@@ -222,8 +223,8 @@ def test_a_row_has_the_bits_of_plain_decoding(scene, shapes, device, shape):
 
 @pytest.mark.parametrize("window", [None, 300])
 def test_what_a_program_takes_changes_no_bit(scene, shapes, device, window):
-    """A program takes one split or a block of eight splits: the bits are the same. Rows cross the
-    ends of splits, blocks and groups of blocks."""
+    """The bits are the same whether a program takes one split or a block of eight splits. Rows
+    cross the ends of splits, blocks and groups of blocks."""
     sizes = SMALL | {"heads": 2, "kv_heads": 1, "capacity": 700, "window": window, "split": 32}
     for head in (250, 530):
         s = scene(AttentionPlan(rows=5, **sizes), head, shapes["tree"](5), device)

@@ -1,6 +1,6 @@
 """Contract under test: choose gives the same tokens as the CPU's sampling pass, greedy or sampled,
-with shaped or filtered logits. It writes the same distribution of a draft. Rows whose best two
-scores differ by less than the logarithm's rounding are counted separately, as near-ties."""
+with shaped or filtered logits. It also writes the same distributions for a draft. Rows whose best
+two scores differ by less than the logarithm's rounding are counted separately, as near-ties."""
 
 from collections import Counter
 from dataclasses import replace
@@ -21,7 +21,7 @@ from sbrt.triton_kernels.shaping import (
 )
 from tests.triton_kernels.choice import MANY_WORDS, POSITIONS, Case
 
-ROUNDING = 1e-13  # rounding errors of two float64 logarithms and of a sum with them
+ROUNDING = 1e-13  # bound for the rounding errors of two float64 logarithms and of a sum with them
 
 
 def compare(case, seen, op=choose, chunk=256):
@@ -54,8 +54,8 @@ def test_takes_what_the_cpu_takes(device, kind, shaped):
 @pytest.mark.parametrize("rows", [5, pytest.param(12, marks=pytest.mark.exact)])
 @pytest.mark.parametrize("op", [shape_logits, shape_logits_torch], ids=["kernel", "twin"])
 def test_bad_words_are_masked_where_their_beginning_stands(device, op, rows):
-    """Words begin in the trunk, after the trunk, or across both. Each row is compared with a search
-    in its tokens."""
+    """Bad words begin in the trunk or after the trunk, or span both. Each row is compared with a
+    search in its tokens."""
     banned = 0
     for seed, head in enumerate((0, 1, 3, 77)):
         words = 0 if seed else MANY_WORDS
@@ -91,7 +91,7 @@ MORE_WORD_CASES = sorted(set(product(("greedy", "plain", "filtered"), (0, 2, 77)
     [*WORD_CASES, *(pytest.param(*case, marks=pytest.mark.exact) for case in MORE_WORD_CASES)],
 )
 def test_bad_words_of_the_cpu(device, kind, head):
-    """The CPU gets the same bad words as a list."""
+    """The CPU's sampling pass gets the same bad words as a list, and gives the same tokens."""
     seen, words = Counter(), 0 if head else MANY_WORDS
     case = Case(70 + head, 4, 200, kind=kind, shaped=True, device=device, heads=[head], words=words)
     compare(case, seen)
@@ -112,7 +112,8 @@ def test_words_that_have_no_room(words, said):
         flat_words(words, 11)
 
 
-# Cases of 34 rows per kind, 10,200 rows in all. Kinds that the interpreter runs slowly have fewer.
+# Cases of 34 rows per kind, 10,200 rows in all. Kinds that the interpreter runs slowly have fewer
+# cases.
 CASES = [100, 100, 40, 20, 20, 20]
 
 
@@ -149,8 +150,8 @@ DIST_KINDS = [k for k in KINDS if k[0] != "filtered"]
 @pytest.mark.parametrize(("kind", "shaped"), DIST_KINDS)
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 def test_keeps_the_dist_that_the_cpu_keeps(device, op, kind, shaped, trims):
-    """With a trimmed LM head, noise, masks, bad words and penalties are those of the tokens, not of
-    the columns."""
+    """With a trimmed LM head, noise, masks, bad words and penalties belong to tokens, not to
+    columns."""
     for seed in range(1):
         heads = [77] if trims else POSITIONS
         case = Case(

@@ -11,7 +11,7 @@ from sbrt.triton_kernels import state
 from sbrt.triton_kernels.cut import ALL_IDS, find_cut, find_cut_torch
 from sbrt.triton_kernels.radix import cut_work
 
-VOCAB, CHUNK = 300, 256  # a row has two programs
+VOCAB, CHUNK = 300, 256  # two programs process a row
 ALMOST_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 
 
@@ -25,7 +25,7 @@ def rows(rng):
     lonely = np.full(VOCAB, -np.inf)
     lonely[[17, 290]] = [-3e38, -2e38]
     tied = rng.integers(-3, 3, size=VOCAB) / 2
-    across = np.full(VOCAB, -4.0)  # below: five equal largest logits, some in each chunk
+    across = np.full(VOCAB, -4.0)  # five equal largest logits, some in each chunk
     across[[5, 127, 255, 256, 299]] = 2.0
     steps = 1 + rng.integers(0, 5, size=VOCAB) * np.float32(2**-23)  # keys that share two digits
     wide = rng.choice([-3.4e38, -1e30, -88.0, -86.9, -0.0, 0.0, 1e-40, 3e38], size=VOCAB)
@@ -54,7 +54,7 @@ def sampling_words(sampling, device):
 
 
 def by(op, logits, sampling, device, n=None):
-    """Return the words that an op writes for these rows. n: number of rows in the table."""
+    """Return the words that an op writes for the rows of logits. n: number of rows in the Batch."""
     table = state.words(state.Batch(n=len(logits) if n is None else n), device)
     work = cut_work(len(logits), -(-logits.shape[1] // CHUNK), device)
     out = torch.full((len(logits), 4), 77, dtype=torch.int32, device=device)
@@ -100,10 +100,10 @@ def test_a_sum_that_is_just_enough(device):
 
 
 def test_no_place_in_the_row_changes_what_is_left(device):
-    """A sum of many small weights decides by its last unit. The tokens' order must not matter."""
+    """The last unit of a sum of many small weights decides. The tokens' order must not matter."""
     rng = np.random.default_rng(8)
     x = np.append(rng.uniform(-25, -6, size=200).astype(np.float32), 0)
-    # The probability of the largest token, exact to a unit.
+    # The probability p of the largest token, computed from weights in units of 2^-40.
     units = np.rint(exp32(x).astype(np.float64) * 2**40).astype(np.int64)
     p = np.float32(2**40 / units.sum())
     kept = set()
@@ -113,7 +113,7 @@ def test_no_place_in_the_row_changes_what_is_left(device):
             check(row[None], {"top_p": float(near)}, device)
             words = by(find_cut, row[None], {"top_p": float(near)}, device)[0]
             kept.add((float(near), tuple(sorted(row[left_by(words, row, {})]))))
-    assert len(kept) == 3  # one set of logits for each p
+    assert len(kept) == 3  # one set of kept logits for each p
 
 
 @pytest.mark.parametrize("op", [find_cut, find_cut_torch], ids=["kernel", "twin"])

@@ -22,7 +22,7 @@ from sbrt.triton_kernels.early import is_early
 
 ROOT = Path(__file__).parents[2]
 KERNELS = sorted((ROOT / "triton_kernels").glob("*.py"))
-WEIGHTS = {"W"}  # arguments that no kernel writes
+WEIGHTS = {"W"}  # kernel arguments that no kernel writes
 # Calls that may come before the wait, because they compute addresses and read no memory.
 PURE = {"tl.arange", "tl.minimum", "tl.program_id", "item.to", "tl.arange(0, BLOCK_M).to",
         "tl.program_id(0).to", "(item % SPLITS).to"}  # fmt: skip
@@ -137,8 +137,8 @@ def test_what_breaks_the_rule_is_found(old, new, said):
         assert any(said in fault for fault in found), found
 
 
-# Compiles the launches of a layer of an 8B model, early. Prints each kernel's local memory and
-# opcodes.
+# Compiles the launches of a layer of an 8B model, with early launch. Prints each kernel's local
+# memory and opcodes.
 COMPILED = """
 import json, sys
 from dataclasses import replace

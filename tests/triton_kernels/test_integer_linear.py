@@ -20,10 +20,10 @@ from sbrt.triton_kernels.round_rows import round_rows, round_rows_torch
 from tests.common.integers import FORMATS, Matrix, fma, groups_of, rows
 
 OPS = {"kernel": (round_rows, integer_linear), "twin": (round_rows_torch, integer_linear_torch)}
-# (rows, k, n). No tile divides k and n. With 1 and 2 rows, turns are of both lengths, and warps
-# share the groups of a turn. With 17 rows they do not.
+# (rows, k, n). No tile divides k and n. With 1 and 2 rows, loop iterations have both lengths
+# (TURN), and warps share the groups of an iteration. With 17 rows warps do not share them.
 SHAPES = [(1, 33, 17), (2, 250, 9), (17, 200, 21)]
-MORE = ("int8 by 128", "Q5_K", "Q4_K", "int4 by 128")  # nearly the same as other formats
+MORE = ("int8 by 128", "Q5_K", "Q4_K", "int4 by 128")  # formats that are nearly the same as others
 
 
 def format_of(name):
@@ -33,7 +33,7 @@ def format_of(name):
 
 
 def packed(name, matrix, device):
-    """Return the same matrix in the layout of the kernels."""
+    """Return `matrix` in the layout of the kernels."""
     made = packed_matrix(format_of(name), *matrix.levels.shape, device)
     given = (matrix.levels.astype(np.int8).view(np.uint8), matrix.scales, matrix.minimums)
     made.pack(0, *(None if values is None else torch.from_numpy(values) for values in given))
@@ -50,7 +50,7 @@ def anything(k, device):
 
 
 def products(name, matrix, x, device, bias=None, residual=None):
-    """Return {op: product in float32} of the kernel and the twin."""
+    """Return {op: product in float32} for the kernel and for the twin."""
     count, (n, k) = len(x), matrix.levels.shape
     plan = IntegerPlan(
         count, n, k, format_of(name), torch.float32,
@@ -183,7 +183,8 @@ def test_the_twins_fma_rounds_once():
 
 
 def test_narrow_tiles_take_longer_turns():
-    """Longer turns keep enough bytes loading at a time. k is padded only to the shorter turn."""
+    """Longer loop iterations keep enough bytes in flight. k is padded only to the shorter
+    iteration."""
     sizes = [(n, k) for n in (100, 8000, 20000) for k in (384, 1024)]
     plans = [IntegerPlan(16, n, k, format_of("int8")) for n, k in sizes]
     found = {(plan.block_n, plan.turn) for plan in plans}

@@ -16,8 +16,9 @@ from sbrt.triton_kernels.norm import rms_norm_torch, squares_torch
 
 EPS = 1e-5
 PAD = 3  # NaN columns between rows
-# Tolerances against the twin, relative to the largest result. float32 sums have another order. In
-# 16-bit dtypes the roundings of the product, after the norm and before the gate may also differ.
+# Tolerances against the twin, relative to the largest result. float32 sums are in a different
+# order. In 16-bit dtypes the roundings of the product, after the norm and before the gate may also
+# differ.
 ALLOWED = {torch.float32: 2e-6, torch.float16: 2e-3}
 KINDS = {
     "plain": {},
@@ -176,7 +177,7 @@ def test_the_twin_rounds_where_the_ops_do(device, kind, dtype):
 # ---- bits of a row
 
 
-ORDER = (9, 2, 15, 0, 7)  # those of 16 rows that are computed again without the others
+ORDER = (9, 2, 15, 0, 7)  # rows, of 16, that are computed again without the others
 
 
 @pytest.mark.parametrize("splits", [1, 3])
@@ -186,7 +187,7 @@ def test_a_row_has_the_same_bits_whatever_the_others(device, dtype, kind, splits
     plan = LinearPlan(16, 67, 400, dtype, splits=splits, **KINDS[kind])
     full = Product(plan, device)
     want, left = full.run()
-    fewer = Product(plan, device)  # the same values, but rows at other places and NaN as padding
+    fewer = Product(plan, device)  # the same values, but other row indices, and NaN as padding
     for name in ("x", "residual"):
         tensor = getattr(fewer, name)
         if tensor is not None:
@@ -202,7 +203,7 @@ def test_a_row_has_the_same_bits_whatever_the_others(device, dtype, kind, splits
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("kind", ["plain", "gate", "residual"])
 def test_a_row_has_the_same_bits_however_many_they_are(device, kind, splits):
-    """The plans have the same tiles. They run the same kernel with another number of rows."""
+    """The plans have the same tiles. They run the same kernel with a different number of rows."""
     wide = Product(LinearPlan(16, 67, 160, torch.float32, splits=splits, **KINDS[kind]), device)
     want, _ = wide.run()
     for rows in (1, 3, 15):

@@ -64,7 +64,7 @@ def test_the_words_are_the_cpus(device, position):
 
 
 def test_published_vectors():
-    """The known answers that the library Random123 publishes."""
+    """The words equal the known answers that the library Random123 publishes."""
     ones = torch.tensor([0xFFFFFFFF])
     got = philox_torch([ones] * 4, 2**64 - 1)
     assert [int(w) for w in got] == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]

@@ -1,7 +1,7 @@
 """Contract under test: every kernel compiles for sm_90, and in `make exact` also for sm_80 and
-sm_100. This finds errors that the interpreter ignores. Shared memory suffices. Where it matters,
-registers suffice, too. On sm_90 enough programs fit a multiprocessor, and issue slots do not limit
-streaming. The test fails for a kernel that offline.py does not list."""
+sm_100. Compiling finds errors that the interpreter ignores. Shared memory suffices. Where it
+matters, registers suffice, too. On sm_90 enough programs fit a multiprocessor, and issue slots do
+not limit streaming. The test fails for a kernel that offline.py does not list."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from sbrt.triton_kernels.plan import PROGRAMS_PER_MULTIPROCESSOR
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "triton_kernels"
-KEPT = ROOT / "build" / "triton"  # a cache by content, so a second run compiles only changes
+KEPT = ROOT / "build" / "triton"  # a cache keyed by content, so a second run compiles only changes
 ARCHITECTURES = (80, 90, 100)
 
 
@@ -72,10 +72,12 @@ def products_on_sm90(cubins):
 # While a multiprocessor gets a KiB of its share of 4.8 TB/s, it has about 223 issue slots at the
 # lowest clock. A kernel that needs more per KiB is limited by issue slots.
 SLOTS_OF_PRODUCTS = 200
-# Limits for products of integers with up to 16 rows. As on the CPU, every 32 columns need a float32
-# addition. int4 has more such groups per KiB, so its tiles do wait for issue slots.
+# Limits for the issue slots per KiB of integer products with up to 16 rows. As on the CPU, every 32
+# columns need a float32 addition. int4 has more groups of 32 columns per KiB, so its tiles do wait
+# for issue slots.
 SLOTS_OF_INTEGERS = {"int8": 200, "Q8_0": 210, "int4": 625, "Q4_0": 625}
-# Limit for all passes of a request that filters, per KiB of logits, with 32 programs per row.
+# Limit for the issue slots per KiB of logits, summed over all passes of a request that filters. A
+# row has 32 programs.
 SLOTS_OF_FILTERS = 4500
 
 

@@ -1,6 +1,6 @@
-"""Contract under test: rows of several seats. Neither the rows of other seats nor the number of its
-own seat change a bit of a row. A row is sampled by the request of its own seat. A seat that takes
-no part is not touched."""
+"""Contract under test: rows of several seats. A row's bits depend neither on the rows of other
+seats nor on the number of its own seat. A row is sampled by the request of its own seat. A seat
+that takes no part is not touched."""
 
 import random
 from dataclasses import replace
@@ -143,7 +143,8 @@ CASES = [("greedy", False), ("filtered", True), ("plain", False), ("greedy", Tru
 
 
 def choices(cases, dists, op, device):
-    """Sample all rows of all cases, one case per seat, in one call. Returns the words by case."""
+    """Sample all rows of all cases, one case per seat, in one call. Returns the result words by
+    case."""
     table, rows = state.Batch(), 0
     for seat, case in enumerate(cases):
         table.head[seat] = case.table.head[0]
@@ -159,7 +160,7 @@ def choices(cases, dists, op, device):
     )
     plan = ChoosePlan(rows, vocab, dists, shaped, filtered, 256)
     kinds = (torch.uint8, torch.float32, torch.int32, torch.uint8)
-    lists = [  # a seat whose request does not shape has values of an earlier request
+    lists = [  # a seat whose request does not shape logits has values of an earlier request
         case.shaping or Shaping(*(torch.full((1, vocab), 3, dtype=kind) for kind in kinds))
         for case in cases
     ]

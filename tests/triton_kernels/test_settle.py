@@ -51,7 +51,7 @@ def same(a, b):
 
 
 def check(c, what, poison, device, layers=2, kv_heads=2, head_dim=8):
-    if what is Settle.BURST:  # after a miss, with a policy that drafts a serial burst then
+    if what is Settle.BURST:  # a miss, under a policy that drafts a serial burst after a miss
         c.policy.on_miss, c.policy.burst, c.outcome.branch = 1, 4, -1
     given = storage(layers, kv_heads, head_dim, device)
     before = [x.cpu().contiguous().numpy() for x in given]

@@ -24,7 +24,7 @@ from serve import Clock, gap_of, serve, timed
 # Draft tokens per round. For prompt lookup, its documentation advises this number on a CPU.
 LOOKUP, DRAFTED = 2, 4
 KV = {"float32": llama_cpp.GGML_TYPE_F32}  # with other dtypes the KV cache is float16, the default
-ROWS = 512  # most rows of a llama_batch
+ROWS = 512  # largest number of rows of a llama_batch
 
 
 class Rows:
@@ -39,7 +39,7 @@ class Rows:
         self.seconds = 0.0  # time in llama_decode so far
 
     def cut(self, length):
-        """Forget the tokens from `length` on."""
+        """Forget the tokens from index `length` on."""
         llama_cpp.llama_memory_seq_rm(self.memory, 0, length, -1)
         del self.held[length:]
 
@@ -108,7 +108,7 @@ class Batch(Rows):
         self.sequences, self.length = sequences, length
 
     def holds(self, sequences, length):
-        """Return True if there is room for this number of sequences of this length."""
+        """Return True if there is room for `sequences` sequences of `length` tokens."""
         return self.sequences >= sequences and self.length >= length
 
     def free(self):
@@ -119,7 +119,7 @@ class Batch(Rows):
     def picks(self, rows):
         """Run forwards over rows in the format of `put`.
 
-        Returns the best next token for each row that needs logits.
+        Returns the most probable next token for each row that needs logits.
         """
         found = []
         for at in range(0, len(rows), ROWS):
@@ -196,7 +196,7 @@ class SecondModel(LlamaDraftModel):
 
 
 class Peer:
-    """The ops that serve.py lists."""
+    """A peer engine with the ops that serve.py lists."""
 
     def open(self, folder, draft, dtype, mode, threads, build):
         """Load the models."""
@@ -229,7 +229,7 @@ class Peer:
         return {"version": f"{llama_cpp.__version__}: {build_flags}"}
 
     def generate(self, ids, max_tokens):
-        """Decode greedily; returns the answer of `Clock`."""
+        """Decode greedily. Returns what Clock.answer returns."""
         clock = Clock()
         if self.mode == "prompt_lookup_bare":
             self._looked_up(ids, max_tokens, clock)
@@ -245,7 +245,7 @@ class Peer:
         return clock.answer(max_tokens)
 
     def generate_batch(self, prompts, max_tokens):
-        """Decode greedily after all prompts together; returns the answer of `Batch`."""
+        """Decode all prompts together, greedily. Returns what Batch.generate returns."""
         size = len(prompts), max(map(len, prompts)) + max_tokens
         if self.batch is None or not self.batch.holds(*size):
             if self.batch is not None:
@@ -283,7 +283,7 @@ class Peer:
         return first
 
     def gap(self, ids, token):
-        """Return how far the logit of `token` after `ids` is below the best; see `gap_of`."""
+        """Return how far the logit of `token` after `ids` is below the best logit; see `gap_of`."""
         self.rows.cut(0)
         return gap_of(self.rows.feed(ids), token)
 

@@ -38,7 +38,7 @@ class Arrivals(openvino_genai.StreamerBase):
 
 
 class Peer:
-    """The ops that serve.py lists."""
+    """A peer engine with the ops that serve.py lists."""
 
     def open(self, folder, draft, dtype, mode, threads, build):
         """Load the models."""
@@ -65,7 +65,7 @@ class Peer:
         return {"version": f"{openvino_genai.__version__}, openvino {openvino.__version__}"}
 
     def generate(self, ids, max_tokens):
-        """Decode greedily; returns the answer of `Clock`."""
+        """Decode greedily. Returns what Clock.answer returns."""
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens, config.ignore_eos, config.do_sample = max_tokens, True, False
         config.apply_chat_template = False
@@ -80,7 +80,7 @@ class Peer:
         return answer | {"ids": list(result.tokens[0])[:max_tokens]}
 
     def gap(self, ids, token):
-        """Return how far the logit of `token` after `ids` is below the best; see `gap_of`."""
+        """Return how far the logit of `token` after `ids` is below the best logit; see `gap_of`."""
         self._infer_from(ids, 0)
         return gap_of(self.request.get_tensor("logits").data[0, -1], token)
 

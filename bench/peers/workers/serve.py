@@ -5,17 +5,18 @@ A worker runs in its peer's environment, which has no sbrt. Each input line is a
 
     open      folder, draft (or null), dtype, mode, threads, build -> version
     generate  ids, max_tokens -> ids, seconds, timed; perhaps picking
-    generate_batch  prompts, max_tokens -> ids of each, seconds, timed, total (llama.cpp only)
+    generate_batch  prompts, max_tokens -> ids of each prompt, seconds, timed, total (llama.cpp
+                    only)
     gap       ids, token -> gap
-    forward   rows, context, times -> us, of each; or null with `why`
+    forward   rows, context, times -> us of each forward; or null, with `why`
     logits    ids, path -> rows, vocab; writes float32 [rows, vocab] to path (llama.cpp only)
-    tokenize  texts -> ids, of each (llama.cpp only)
+    tokenize  texts -> ids of each text (llama.cpp only)
 
 `folder` and `draft` are Hugging Face folders, or GGUF files for the dtype gguf. `seconds` is the
 time from the first token, after prefill, to the last. `timed` tokens were generated in this time.
 The worker's own loop, not the engine, took `picking` of these seconds. `total` is the time with
-prefill. `gap` is how far the logit of `token` after `ids` is below the best logit. It is relative
-to max(1, the best).
+prefill. `gap` is how far the logit of `token` after `ids` is below the best logit. The gap is
+relative to max(1, best logit).
 """
 
 import json

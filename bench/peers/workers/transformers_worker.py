@@ -26,7 +26,7 @@ class Arrivals(BaseStreamer):
 
 
 class Peer:
-    """The ops that serve.py lists."""
+    """A peer engine with the ops that serve.py lists."""
 
     def open(self, folder, draft, dtype, mode, threads, build):
         """Load the models."""
@@ -41,7 +41,7 @@ class Peer:
 
     @torch.inference_mode()
     def generate(self, ids, max_tokens):
-        """Decode greedily; returns the answer of `Clock`."""
+        """Decode greedily. Returns what Clock.answer returns."""
         arrivals, prompt = Arrivals(), torch.tensor([ids])
         self.model.generate(
             prompt,
@@ -56,7 +56,7 @@ class Peer:
 
     @torch.inference_mode()
     def gap(self, ids, token):
-        """Return how far the logit of `token` after `ids` is below the best; see `gap_of`."""
+        """Return how far the logit of `token` after `ids` is below the best logit; see `gap_of`."""
         return gap_of(self.model(torch.tensor([ids])).logits[0, -1].float(), token)
 
     @torch.inference_mode()

@@ -37,7 +37,8 @@ def numbers(weight):
 
 @pytest.fixture
 def draft(target, tmp_path):
-    """(config, weights, folder) of a draft with random weights and its target's embedding."""
+    """Return (config, weights, folder) of a draft with random weights and its target's
+    embedding."""
     config = draft_config(open_checkpoint(target).config, 1, 64, len(IDS))
     weights = dict(random_weights(config, 3))
     write_draft(tmp_path / "d", config, weights, IDS, shares_embedding=True)

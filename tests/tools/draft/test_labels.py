@@ -1,5 +1,5 @@
-"""Contract under test: labels are the engine's distributions, and are computed only once. A file
-that an interruption damaged is made again."""
+"""Contract under test: labels are the engine's distributions, and are computed only once. A label
+file that an interruption damaged is made again."""
 
 import json
 from dataclasses import replace

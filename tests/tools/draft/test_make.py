@@ -21,7 +21,7 @@ ANSWERS, LENGTH = 12, 16
 
 @pytest.fixture
 def small(monkeypatch):
-    """Make runs short. Commands then give the shape, so that no shape is measured."""
+    """Make runs short. The tests' commands name the draft's shape, so that no shape is measured."""
     for name, value in (("ANSWER", LENGTH), ("HELD_ANSWER", LENGTH), ("SPARE", ANSWERS)):
         monkeypatch.setattr(make_module, name, value)
     monkeypatch.setattr(make_module, "PAUSE", 0.0)
@@ -31,7 +31,7 @@ def small(monkeypatch):
         ("draft.verdict.TOKENS", 12),
     ):  # fmt: skip
         monkeypatch.setattr(f"sbrt.tools.{name}", value)
-    seconds = itertools.count()  # a training step lasts a second
+    seconds = itertools.count()  # on this clock, a training step lasts a second
     monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
     few = [methods.parse(name) for name in ("none", "draft_model", "lookup")]
     monkeypatch.setattr("sbrt.tools.draft.verdict.usual_methods", lambda: few)
@@ -105,8 +105,8 @@ def test_training_learns(small, run, tmp_path):
 
 
 def test_a_size_that_was_chosen_stays(small, run, tmp_path, target, monkeypatch):
-    """The first run takes the better of two sizes. The second keeps it, although it would prefer
-    the other."""
+    """The first run takes the better of two sizes. The second run keeps this size, although it
+    would prefer the other."""
     monkeypatch.setattr("sbrt.tools.draft.outlook.LAYERS", (1, 2))
     favoured = [2]
     real = outlook.outlooks
@@ -249,7 +249,7 @@ def test_torch_is_asked_for(small, run, monkeypatch):
 
 
 def test_eval_gives_the_verdict_as_json(small, target, tmp_path, capsys, prompts_file, folders):
-    draft = open_checkpoint(target).folder  # as its own draft the target is always right
+    draft = open_checkpoint(target).folder  # the target as its own draft is always right
     words = ["draft", "eval", "--target", target, "--draft", draft, "--prompts", prompts_file]
     words += ["--limit", 2, "--methods", "none,draft_model,lookup", "--threads", 1, "--json"]
     code = cli.main([str(word) for word in words])

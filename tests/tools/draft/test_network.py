@@ -47,7 +47,7 @@ def test_logits_are_the_engines(make, tmp_path, family):
         ours = network.logits(network.hidden(tokens)[0, 19:49]).numpy()
     pair = load_pair(EngineConfig(folder, num_threads=1))
     theirs = np.concatenate([piece for _, piece in Reader(pair, 64, 1).read(answer)])
-    assert theirs.shape == (30, pair.vocab)  # without the ids that no token has
+    assert theirs.shape == (30, pair.vocab)  # without padding: columns whose id is no token
     ours = ours[:, : pair.vocab]
     assert np.abs(ours - theirs).max() < 2e-4 * np.abs(theirs).max()
 
