@@ -27,7 +27,7 @@ class Nvcc:
         return subprocess.run(command, capture_output=True, text=True)
 
     def build(self, program: Path, *flags: str, strict: bool = True) -> None:
-        """Build exec_main.cu with the rooms that it needs."""
+        """Build exec_main.cu with the folders of csrc that it needs; return its path."""
         rooms = [p for room in ("core", "exec") for p in sorted((CSRC / room).rglob("*.c[cu]"))]
         sources = [ROOT / "tests/device/exec_main.cu", *rooms, CSRC / "round/kernels.cu"]
         done = self.run(*flags, *sources, "-o", program, strict=strict)

@@ -153,13 +153,13 @@ def random_weights(config, seed=0):
     }
 
 
-WHOLE = {"int64": "I64", "bool": "BOOL"}  # types that are stored as they are
+WHOLE = {"int64": "I64", "bool": "BOOL"}  # types that are written unchanged
 
 
 def as_bytes(values, dtype):
     if dtype in WHOLE.values():
         return values.tobytes()
-    if dtype == "BF16":  # truncated: exact for the values compared here
+    if dtype == "BF16":  # truncation is exact for the compared values
         return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
     return values.astype({"F32": np.float32, "F16": np.float16}[dtype]).tobytes()
 
@@ -289,7 +289,8 @@ def each_round(monkeypatch):
 
 @pytest.fixture(scope="session")
 def ctrl_c():
-    """`with ctrl_c(seconds)`: sends Ctrl-C after that time. The block must raise it."""
+    """`with ctrl_c(seconds)`: sends Ctrl-C to this process after `seconds`. The block must raise
+    KeyboardInterrupt."""
     return interrupted_in
 
 
@@ -312,7 +313,7 @@ def one_sentence():
 
 @pytest.fixture(scope="module")
 def hrad_origin(folders):
-    """Return the origin of a classifier for the tiny pair with gamma 7."""
+    """Return what identifies the training data of a classifier: gamma 7 and the tiny pair."""
     return hrad.origin_of(7, *folders)
 
 
