@@ -22,7 +22,7 @@ from sbrt import _core, _probe, reference
 SEQUENCES = 8  # number of sequences in a world
 PROGRESS = 10.0  # seconds between two progress lines
 LOOKING = ("draft_model", "pearl", "specbranch", "on_miss", "tree", "hedge")
-HIGH = (1, 1, 1, 2**31 - 10, 2**32 - 10)  # numbers of first rounds; counters are 64-bit
+HIGH = (1, 1, 1, 2**31 - 10, 2**32 - 10)  # an engine's first round number: counters must be 64-bit
 COUNTERS = (
     "rounds",
     "draft_tokens",
@@ -52,7 +52,7 @@ class Task:
     stops: list[int]
     max_tokens: int
     shaping: dict  # keywords of a Shaping
-    policies: dict[str, dict]  # method: keywords of a Policy
+    policies: dict[str, dict]  # {method: keywords of a Policy}
     slices: int  # number of rounds per call of run(); 0: all rounds
     logprobs: dict = field(default_factory=dict)  # keywords of a Logprobs
 

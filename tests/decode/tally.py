@@ -99,8 +99,8 @@ def dist_of(s):
 
 
 def expected(s):
-    """Return the probabilities of the first tokens, an array with `cells` axes of vocab + 1 ids.
-    After a stop token every id is `vocab`."""
+    """Return the joint probabilities of the first `cells` tokens: an array with `cells` axes of
+    length vocab + 1. After a stop token every further id is `vocab`."""
     target, _ = toys(s)
     stops, size = s.get("stops", ()), s["vocab"]
     shaper = None

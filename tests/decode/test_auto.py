@@ -133,8 +133,8 @@ def test_a_draft_that_could_never_pay_is_left_alone():
 
 @pytest.mark.parametrize(("c", "idle"), [(1, True), (8, False)], ids=["dear", "cheap"])
 def test_in_company_only_a_draft_that_drafts_reads_prompts(c, idle):
-    """An expensive draft could pay off if every token were accepted. So it reads the prompt of a
-    sequence that is alone, but no other prompt."""
+    """With this draft's costs, drafting could pay off if every token were accepted. So the draft
+    reads the prompt of a sequence that runs alone, but no other prompt."""
     target, draft = costs(c).target, [int(0.8 * ns) for ns in costs(1).target]
     lanes = {"target": target, "draft": draft, "target_overlapped": target}
     core = make(costs=_core.Costs(**lanes, draft_overlapped=draft), max_num_seqs=3)

@@ -34,7 +34,8 @@ ran: Counter = Counter()  # number of combinations by test
 
 
 class Grid:
-    """Engine cores over one pair. Each starts at another round number; they are used in turn."""
+    """Engine cores over one pair. Each starts at another round number. Successive sequences use
+    them in turn."""
 
     def __init__(self, name, gamma, *, noise=4, window=0, **sizes):
         self.name, self.gamma = name, gamma
@@ -143,7 +144,7 @@ def test_a_drafted_end_that_is_rejected_ends_nothing(grid):
 
 
 def test_an_abort_at_every_round(grid):
-    """end() after any round does not affect the next sequence."""
+    """A call of end() after any round does not affect the next sequence."""
     for case, length in itertools.product(CASES, (1, 2, grid.gamma, 40)):
         prompt, other = prompt_of(length), prompt_of(length + 1)
         whole, then = grid.whole(case, prompt), grid.whole(case, other)

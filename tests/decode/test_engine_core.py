@@ -109,7 +109,8 @@ def test_a_nan_row_ends_with_error_and_keeps_what_came_before(backend, threads, 
     assert got.tokens == expected(method).tokens[: 40 + 1 - 3]
     assert got.tokens == expected(method, target=failing).tokens
     stop = got.tokens[-1]
-    got = answer(core, method, stops=[stop])  # a stop before the NaN row ends it first
+    # The stop token comes before the NaN row, so the sequence ends with "stop".
+    got = answer(core, method, stops=[stop])
     assert got.tokens == expected(method, stops=[stop]).tokens
     assert (got.finish, core.seat(0).stop_token, core.seat(0).error) == ("stop", stop, None)
 
@@ -154,7 +155,7 @@ def test_the_gil_is_free_during_a_generation(backend, threads):
     done.set()
     thread.join()
     inside = sum(begin < when < end for when in counted)
-    assert inside > 10  # several hundred with a free GIL, 0 with a GIL that is held
+    assert inside > 10  # several hundred if run() releases the GIL, else 0
 
 
 def test_a_nan_is_an_error_even_where_it_is_masked():

@@ -126,8 +126,8 @@ def test_a_prompt_is_not_copied_from_another_seat_either():
 
 
 def launched(**asked):
-    """Run a sequence on the dry backend. Return the names of its ops, the conflicts, and the
-    conflicts without the host's waits."""
+    """Run a sequence on the dry backend. Return its op names, the conflicts that the order checker
+    finds, and the conflicts that it finds if it ignores the host's waits."""
     core = make("dry")
     answer(core, "specbranch", **asked)
     order = core.order

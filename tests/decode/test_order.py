@@ -49,7 +49,8 @@ def dry_engine(**fields):
 
 @cache
 def kept(name, shaped=False, rejection=False, sequences=3):
-    """Run sequences one by one on the dry backend; return the order checker's book."""
+    """Run sequences one by one on the dry backend. Return the OrderBook, in which the order checker
+    keeps the ops."""
     core = dry_engine(rejection=rejection)
     how = _probe.policy(**POLICIES[name], rejection=rejection)
     for seed in range(sequences):
@@ -61,7 +62,8 @@ def kept(name, shaped=False, rejection=False, sequences=3):
 
 
 def crowded(names, seats=5, sequences=30):
-    """Run sequences that take turns in the seats of a dry core; return the order checker's book."""
+    """Run sequences that take turns in the seats of a core on the dry backend. Return its
+    OrderBook."""
     core = dry_engine(max_num_seqs=seats, max_piece=8, reuses_prefixes=True)
     rng, running = random.Random(1), []
     while sequences or running:
@@ -109,8 +111,9 @@ def test_every_wait_is_needed(name):
 
 @every_method
 def test_what_the_host_waits_for_as_well(name):
-    """With NEVER_AHEAD methods the host reads each record before it enqueues the next round, so
-    verify_done is not needed. With others it enqueues rounds ahead, and every wait is needed."""
+    """With NEVER_AHEAD methods the host reads each record before it enqueues the next round, so the
+    wait for verify_done is not needed. With other methods it enqueues rounds ahead, and every wait
+    is needed."""
     order = kept(name)
     for fence in WAITS[name]:
         is_needed = fence != "verify_done" or name not in NEVER_AHEAD
@@ -132,7 +135,8 @@ def test_nothing_is_unordered_if_every_seat_has_its_own_method():
 
 
 def test_ops_are_of_the_seats_that_take_part():
-    """Only the host's ops may name all seats. An op of a lane names the seats in its launch."""
+    """Only ops of the host may list all seats. An op of a lane lists the seats that its launch is
+    for."""
     every = 2**64 - 1
     ops = [op for op in crowded(list(POLICIES)).ops() if op[1] not in ("wait", "record")]
     assert {op[0] for op in ops if op[4] == every} <= {"host"}

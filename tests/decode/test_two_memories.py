@@ -10,7 +10,8 @@ import pytest
 from sbrt import InvalidInputError, _core, _probe
 from tests.decode.test_order import FENCES, POLICIES
 
-# {fence: mail that is sent before it}. With every method a verdict is sent before verify_done.
+# {fence: mail that is sent before this fence is recorded}. With every method a verdict is also sent
+# before verify_done.
 MAILS = {"chain_ready": "burst", "draft_ready": "offer", "verdict": "verdict"}
 SERIAL, OVERLAPPED = {"verdict", "burst"}, {"verdict", "offer"}
 NEEDED = {

@@ -14,7 +14,7 @@ FAR = 5.0  # standard deviations
 
 PATH = {"gamma": 3, "serial": True}
 TREE = {"gamma": 2, "serial": True, "width": 3, "nodes": 3}
-ENDS = {"gamma": 2, "branches": 3}  # branches at the chain's end
+ENDS = {"gamma": 2, "branches": 3}  # branches start at the chain's end
 LOOKUP = {"gamma": 2, "branches": 4, "likely": True, "on_miss": 2, "burst": 3}
 
 JOINED = {"gamma": 2, "serial": True, "width": 2, "nodes": 4, "lookup": True}
