@@ -169,7 +169,8 @@ def ask(
 
 
 def difference(method: str, prompt: int, got: list[int], plain: list[int]) -> dict[str, Any]:
-    """Return the first place where the tokens `got` differ from those of plain decoding."""
+    """Return a sentence on the first place where the tokens `got` differ from those of plain
+    decoding."""
     differs = (i for i, (a, b) in enumerate(zip(got, plain, strict=False)) if a != b)
     shared = next(differs, min(len(got), len(plain)))
     return {

@@ -59,9 +59,9 @@ class Step:
     """A command, its time limit in seconds, and the function that judges its outcome.
 
     judge: returns the reason why an outcome is not right, "" if it is. figures: a JSON file that
-    the command writes. keeps: the command resumes with the figures of an earlier turn. is_needed:
-    if the step fails, no later step is run. tries: the largest number of runs until one is right;
-    all runs share `seconds`.
+    the command writes. keeps: a later run of the command resumes with the figures of an earlier
+    one. is_needed: if the step fails, no later step is run. tries: the largest number of runs until
+    one is right; all runs share `seconds`.
     """
 
     name: str
@@ -169,7 +169,8 @@ def run_steps(
 
 
 def _has_ended(found: Mapping[str, Any] | None, step: Step) -> bool:
-    """True if an earlier run of the same command ended. A needed step that failed runs again."""
+    """True if an earlier run of the same command ended. But a step that others need (is_needed)
+    runs again if it failed."""
     if found is None or found["command"] != list(step.command):
         return False
     return found["code"] not in (None, UNFINISHED) and not (step.is_needed and not found["right"])
