@@ -166,7 +166,7 @@ def test_a_slow_reader_gets_larger_parts_and_holds_up_nobody(served, plain):
 
     parts, others = asyncio.run(run())
     assert others == [plain(2), plain(3)]
-    assert len(parts) <= 2  # the first, and one that joins all later ones
+    assert len(parts) <= 2  # first output, then one that joins all later ones
     assert [i for ids in parts for i in ids] == plain(5)
 
 
@@ -312,7 +312,8 @@ def test_an_engine_that_fails_request_after_request_is_broken():
         for _ in range(2):
             with pytest.raises(EngineError, match="position 300"):
                 await outputs_of(engine, 290)
-        await outputs_of(engine)  # an answer in between: the engine works
+        # A complete answer in between shows that the engine still works.
+        await outputs_of(engine)
         for _ in range(3):
             with pytest.raises(EngineError, match="position 300"):
                 await outputs_of(engine, 290)
@@ -325,7 +326,8 @@ def test_an_engine_that_fails_request_after_request_is_broken():
 
 
 def test_an_error_that_ends_several_requests_ends_no_other(served, plain, monkeypatch):
-    """An engine that fails in a round leaves one error for each request that had a seat."""
+    """If an engine fails in a round, each request with a seat gets one error. Later errors must not
+    reach other requests."""
     real, state = served.engine.step, {"errors": 0, "live": None}
 
     def step():

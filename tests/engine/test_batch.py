@@ -101,7 +101,8 @@ def test_a_list_is_answered_in_order_by_rounds_that_are_shared(engine: Engine, m
 
 
 def test_rounds_are_shared() -> None:
-    """Eight requests of forty tokens take about forty rounds, not 320."""
+    """Eight requests of forty tokens take about forty rounds, not 320, because a round serves all
+    of them."""
     with toy_engine(max_num_seqs=8) as engine:
         for i in range(8):
             engine.add_request(f"{i}", [i + 1], GREEDY, method="none")
@@ -117,7 +118,8 @@ def test_rounds_are_shared() -> None:
 
 
 def test_a_long_prompt_holds_the_others_up_by_pieces() -> None:
-    """During the prefill of the long prompt every step gives the other request a token."""
+    """The long prompt is fed in pieces. During its prefill every step gives the other request a
+    token."""
     with toy_engine(max_num_seqs=2) as engine:
         params = SamplingParams(temperature=0, max_tokens=200)
         engine.add_request("short", [1], params, method="none")

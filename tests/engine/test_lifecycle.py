@@ -177,8 +177,8 @@ def test_ctrl_c_in_a_program() -> None:
 
 
 def test_an_abort_from_another_thread_comes_before_the_end() -> None:
-    """The generating thread lets the aborting thread take the lock. Without the abort it would run
-    for seconds."""
+    """The thread that generates passes the engine's lock to the thread that aborts. Without the
+    abort, the generation would run for seconds."""
     with toy_engine(max_model_len=1 << 20) as engine:
         outputs = []
         params = SamplingParams(temperature=0, max_tokens=None)
@@ -233,7 +233,7 @@ def test_closing_joins_every_thread(how: str) -> None:
         elif how == "failed":
             with pytest.raises(EngineError, match="position 200") as caught:
                 engine.generate(PROMPT[:190], GREEDY)
-            assert caught.tb  # its frames refer to the core
+            assert caught.tb  # the traceback's frames refer to the core
         elif how == "stream":
             stream = engine.stream(PROMPT[:20], GREEDY)
             next(stream)

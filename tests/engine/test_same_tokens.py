@@ -24,7 +24,7 @@ METHODS = (
 )
 UNTUNED = untuned(METHODS)
 MAX_TOKENS = 64
-DRAFTS = ("draft", "poor", "random")  # the random one misses in every round
+DRAFTS = ("draft", "poor", "random")  # with the draft "random" every round is a miss
 THREADS = (1, 2)
 # (draft, threads, number of prompts, methods). `auto` measures for seconds when an engine opens, so
 # only one engine here has it.
@@ -83,7 +83,8 @@ def engine_of() -> Iterator[MakeEngine]:
 
 
 def open_engine(draft: str, threads: int, methods: tuple[str, ...], **kept: str) -> Engine:
-    """Return an engine of the demo target. draft: "draft", "poor" or "random". kept: dtypes."""
+    """Return an engine of the demo target. draft: "draft", "poor" or "random". kept: fields of the
+    config that set dtypes."""
     target = demo_folder("target")
     if draft == "random":
         config = EngineConfig(model=target, num_threads=threads)
