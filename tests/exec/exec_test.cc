@@ -118,8 +118,9 @@ void exception_in_a_member() {
     }
 }
 
-// A failure belongs to its graph. Another member may still be in the previous graph, asleep because
-// the last op took long. It must not take the failure for one of the previous graph.
+// The fault of an op must end its own graph. When it occurs, another member of the team may still
+// be in the previous graph, asleep because the last op took long. That member must not assign the
+// fault to the previous graph.
 void exception_right_behind_a_slow_op() {
   for (int next_width = 1; next_width <= 3; ++next_width) {
     Event done("done");
@@ -315,9 +316,9 @@ void check_virtual_trace(const std::vector<TraceEvent>& events,
   check_equal("the launch behind it", int64_t{500}, later[0].begin);
 }
 
-// In virtual time a launch costs what the rows cost when its marked op runs. Parallel lanes take
-// the longer time of both. A lane that waits for another takes the sum. Nothing begins before it is
-// enqueued.
+// In virtual time the cost of a launch is read from a table, by the number of rows at the moment
+// when its marked op runs. Two lanes in parallel take the time of the longer one. If one lane waits
+// for the other, the times add up. Nothing begins before it is enqueued.
 void virtual_time() {
   constexpr int64_t table[] = {0, 10, 25, 400};
   const int64_t* ns = table;
@@ -335,7 +336,7 @@ void virtual_time() {
   one->launch(two_rows, 1);  // from 0 to 25
   one->launch(nothing, 1);
   one->record(left, 1);
-  two->launch(three_rows, 1);  // from 0 to 10 with 1 row; then it sets 3 rows
+  two->launch(three_rows, 1);  // from 0 to 10 with 1 row; its op sets 3 rows
   two->launch(three_rows, 1);  // from 10 to 410
   two->record(right, 1);
   one->wait(right, 1);  // from 25 to 410

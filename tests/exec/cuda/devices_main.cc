@@ -1,4 +1,5 @@
-// Tests the cuda backend with two devices, on a CUDA runtime that needs none (fake_cuda.h).
+// Tests the cuda backend with two devices. fake_cuda.h replaces the CUDA runtime, so no device is
+// needed.
 #include <cstdio>
 #include <memory>
 
@@ -65,7 +66,7 @@ void check_rounds() {
   scene.round(2, 0b11);
   check_equal("devices: a seat that took part", int64_t{5}, scene.here.device()[0]);
   check_equal("devices: copies between them", 6, fake::counts.peer_copies);
-  // step, offer, wait and verdict of both rounds
+  // The trace has the steps, offers, waits and verdicts of both rounds.
   check(scene.draft->trace().events(0).size() >= 4, "devices: expected a trace of the draft");
   check_equal("devices: the selected device", 0, fake::current);
 }

@@ -10,7 +10,7 @@ namespace fake {
 
 struct Counts {
   int events = 0;           // events created and not destroyed
-  int records = 0;          // records of events that keep their time
+  int records = 0;          // records of events that store a time
   int waits = 0;            // waits of the host for a stream or an event
   int captures = 0;         // profilers started minus profilers stopped
   int launches = 0;         // launches of graphs
@@ -29,6 +29,6 @@ constexpr int64_t kCopy = 7'000;  // ns of a copy between devices
 
 void hold();
 void let_go();
-void let_go_after(int naps);  // holds the device until the host has taken that many naps
+void let_go_after(int naps);  // holds the device until the host has slept `naps` times
 
 }  // namespace fake

@@ -42,7 +42,7 @@ struct Scene {
     for (const Graph* graph : {&verify, &select}) target->prepare(*graph);
     draft->prepare(step);
   }
-  // late: ns between the target's commands and the draft's.
+  // late: ns from the target's commands to the draft's.
   void enqueue(int64_t late = 0) {
     const int64_t r = ++rounds;
     target->launch(verify, 1);
@@ -55,7 +55,7 @@ struct Scene {
     draft->record(draft_ready, r);
   }
   void round(int64_t late = 0) {
-    fake::hold();  // no record is seen before everything is enqueued
+    fake::hold();  // the host sees no record before all work is enqueued
     enqueue(late);
     fake::let_go();
     exec->wait(verify_done, rounds);
@@ -98,7 +98,7 @@ void show_slices() {
   const int64_t known = origin - (fake::now - device);
   check(before <= known && known <= after, "trace: expected the host's clock");
   fake::now += 1'000'000 * kUs;
-  scene.round();  // the device was idle before it
+  scene.round();  // before this round the device was idle
   const int64_t off = scene.target->trace().events(0).at(3).begin - known - (fake::now - device);
   check(std::abs(off) <= 62, "trace: the second round is off by ", off, " ns");
 }
@@ -379,7 +379,7 @@ Captured players_at(Player (&players)[2], const int& at) {
   return calls;
 }
 
-// Without graphs, the picked player is called with the stream, and nothing is fused.
+// Without graphs, a launch calls the picked player with the stream. Nothing is fused.
 void play() {
   Player players[2];
   int at = 0;
