@@ -126,15 +126,16 @@ def prompt_of(n, seed=0):
 
 
 def recorded(checkpoint, lanes=None, rows=ROWS, on_lane=None, **more):
-    """Return a model of recordings on the CPU. Each lane that is bound is appended to `lanes`, or
-    passed to `on_lane`."""
+    """Return a model whose lanes are recorded on the CPU. Each lane that is bound is appended to
+    `lanes`, or passed to `on_lane`."""
     show = lanes.append if lanes is not None else on_lane
     return model_of(checkpoint, device="cpu", rows=rows, on_bind=show, **more)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    """Products of these sizes gain nothing from more threads, and tests share the cores."""
+    """Matrix products of these sizes gain nothing from more threads, and several tests run in
+    parallel."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -25,7 +25,7 @@ class Capture:
 
     def __init__(self, lane, is_eager=False):
         self.lane, self.is_eager, self.tapes, self.rows = lane, is_eager, {}, {}
-        self.shut = []  # tensors that only a replay may access
+        self.shut = []  # tensors that only a replayed graph may access
 
     def record(self, function, rows, scratch=0):
         """See sbrt.gpu.recorder.Recorder."""
@@ -63,7 +63,8 @@ def protect(tensors, how):
 
 
 class StandIn:
-    """Replaces the device. captures: the recorders of the lanes bound so far, target first."""
+    """Replaces the device. captures: the recorders of the lanes that were bound so far, the
+    target's first."""
 
     def __init__(self, set_attribute):
         self.captures, self.cores, self.devices = [], [], []

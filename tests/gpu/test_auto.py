@@ -56,7 +56,9 @@ def opened(tools, tool, stand_in, checkpoints):
         )
         loaded = load_pair(config)
         if device == "cpu":
-            rows = rows_for(methods.parse(AUTO), seats)  # torch's bits depend on the rows
+            # The bits of torch's results depend on the number of rows, so both engines use graphs
+            # of equal size.
+            rows = rows_for(methods.parse(AUTO), seats)
             models = [tools.recorded(c, rows=rows) for c in checkpoints["Llama"]]
             loaded = replace(loaded, target=models[0], draft=models[1])
         return Engine(config, pair=loaded, **more)

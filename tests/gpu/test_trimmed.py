@@ -22,7 +22,7 @@ PARAMS = (
     replace(SAMPLED, repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.3,
             logit_bias={7: 2.5, 60: 3.0, 66: 2.0}, min_tokens=6, stop_token_ids=[3, 55]),
     replace(SAMPLED, allowed_token_ids=list(range(25, 50)), top_p=0.9),
-    replace(SAMPLED, allowed_token_ids=[0, 64], temperature=0.0),  # not in the LM head
+    replace(SAMPLED, allowed_token_ids=[0, 64], temperature=0.0),  # neither id is in the LM head
 )  # fmt: skip
 METHODS = ("draft_model", "specbranch:k_max=3", "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4")
 SHARES = (False, True)
