@@ -14,9 +14,9 @@ OPS = {
     *CSRC.rglob("*_op.h"),
     CSRC / "round/crew.h",
     CSRC / "state/record.h",
-}  # a device runs these files, too
+}  # kernels of a device call this code, too
 SOURCES = sorted({*CSRC.rglob("*.cu"), *OPS, *(p for p in BODY.iterdir() if p.is_file())})
-ALLOCATES = {"device_memory.cc"}  # only when an engine is built
+ALLOCATES = {"device_memory.cc"}  # it allocates only when an engine is built
 # {file: number of calls with which the host waits for a stream or an event}. It waits for new
 # memory, at the end of a stream, between sequences, and for the device's clock.
 WAITS = {"device_memory.cc": 1, "exec_cuda.cc": 2, "timing.cc": 1}

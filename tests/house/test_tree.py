@@ -36,7 +36,8 @@ constraints.txt
 
 
 def test_files_that_run_first_are_there(request):
-    """Without this test, a renamed file would silently go back to alphabetical order."""
+    """LONG_FILES lists files that run first. Without this test, a renamed file would silently lose
+    that place."""
     [conftest] = [
         plugin
         for plugin in request.config.pluginmanager.get_plugins()
@@ -65,14 +66,16 @@ LOOSE = {"base", "engine"}
 
 
 def rooms(root):
-    """Folders of csrc and sbrt, LOOSE, and the Python folders that are one room each."""
+    """Return the names of all rooms: folders of csrc and sbrt, LOOSE, and Python folders that are
+    one room each."""
     csrc = {path.name for path in (root / "csrc").iterdir() if path.is_dir()}
     sbrt = {path.parent.name for path in (root / "sbrt").glob("*/__init__.py")}
     return csrc | sbrt | LOOSE | {"triton_kernels", "bench"}
 
 
 def misplaced(root):
-    """Sentences about folders of tests without a room, and rooms without tests."""
+    """Return a sentence for each folder of tests without a room, and for each room without
+    tests."""
     tests, there = root / "tests", rooms(root)
     places = [path.relative_to(tests).parts for path in tests.rglob("test_*.py")]
     tested = {parts[0] for parts in places if len(parts) > 1}
@@ -150,7 +153,7 @@ def test_the_readme_stays_short():
 
 
 def test_the_loop_of_a_round_stays_short():
-    """At most 60 lines, so that the whole round can be understood by reading it."""
+    """round.cc has at most 60 lines, so that a reader can understand a whole round."""
     assert len((ROOT / "csrc" / "round" / "round.cc").read_text().splitlines()) <= 60
 
 
@@ -161,7 +164,7 @@ def test_the_ci_runs_what_the_readme_names():
 
 
 def pybind_guards(folder):
-    """Files that take or release the GIL with pybind11's guards."""
+    """Return the files that take or release the GIL with pybind11's guards."""
     files = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
     return [path.name for path in files if "gil_scoped_" in path.read_text()]
 
