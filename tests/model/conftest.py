@@ -1,4 +1,4 @@
-"""Small random decoders for the tests of this room."""
+"""Small random decoders for the tests in this folder."""
 
 from types import SimpleNamespace
 

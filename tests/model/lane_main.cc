@@ -1,6 +1,6 @@
-// Prints a hash of a small decoder's logits on one instruction set (test_lane_bits.py). It prints a
-// line for each format of the weights, and for float and integer activations. Exits with 1 if
-// forwards of one row, or of two threads, give other bits.
+// Prints a hash of a small decoder's logits on one instruction set (test_lane_bits.py): one line
+// for each format of the weights, with float and with integer activations. Exits with 1 if forwards
+// of one row, or on two threads, give other bits.
 #include <cstdio>
 #include <cstring>
 #include <vector>

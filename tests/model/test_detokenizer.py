@@ -269,7 +269,7 @@ def test_an_answer_that_ends_inside_a_character_shows_it(words, reason):
     output = request.output(None, None)
     assert set(output.delta) == {REPLACEMENT}
     assert output.outputs[0].text == "a" + output.delta
-    request.finish("abort")  # a second time adds nothing
+    request.finish("abort")  # a second end adds no text
     assert request.output(None, None).delta == ""
 
 

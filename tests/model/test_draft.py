@@ -55,7 +55,7 @@ def test_a_trimmed_head(draft_of):
     assert draft.config.vocab == 320
     assert draft.shapes[HEAD] == (len(IDS), 32)
     assert not {EMBED, "d2t", "t2d"} & draft.shapes.keys()
-    assert draft.storage("auto") == "float32"  # d2t and t2d do not count
+    assert draft.storage("auto") == "float32"  # the dtypes of d2t and t2d do not matter
 
 
 def test_an_embedding_of_its_own(draft_of, weights):

@@ -1,6 +1,6 @@
 """Contract under test: every form of Gemma 3's config.json means the same as in transformers. If
-only some layers have a window, it limits neither ring nor text. Every method answers like plain
-decoding."""
+only some layers have a window, the ring is not smaller and the text may be longer than the window.
+Every method answers like plain decoding."""
 
 import json
 
@@ -188,7 +188,8 @@ def test_every_method_equals_plain_decoding(make, tmp_path, prompt, fields):
 
 
 def test_local_layers_alone_wrap_and_go_on(make, tmp_path):
-    """config.json has 64 positions, the ring 88 slots."""
+    """The model has 64 positions and the ring 88 slots. As both layers have a window, the text may
+    be longer."""
     changes = {"layer_types": [LOCAL] * 2, "max_position_embeddings": 64}
     check_methods(pair(make, tmp_path, **changes), [i * 7 % 300 for i in range(50)], 150)
 

@@ -147,7 +147,7 @@ def test_random_trees(tools, isa, seed):
     n, trunk = int(rng.integers(2, 65)), tokens_of(int(rng.integers(0, 40)), seed)
     parent, depth, mask = random_tree(rng, n)
     tokens = tokens_of(n, seed + 100)
-    order = rng.permutation(n)  # a forward's rows may be in any order
+    order = rng.permutation(n)  # the rows of a forward may be in any order
     lane = tools.Sequence(decoder, threads=3, debug=bool(seed % 2))
     lane.chunk(trunk)
     rows = [lane.row(tokens[i], int(i), mask[i], depth[i]) for i in order]

@@ -46,8 +46,8 @@ def test_blocks_of_random_bytes(name):
 @pytest.mark.parametrize("kind", [block.name for block in BLOCKS.values()])
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_weights_of_a_model(files, tmp_path, monkeypatch, kind, arch):
-    """Rows of q and k get the order of Hugging Face's files. The pieces in which weights are read
-    do not divide a matrix."""
+    """Rows of q and k have the order of Hugging Face's files. Weights are read in parts of several
+    rows, and the last part of a matrix has fewer."""
     monkeypatch.setattr(stored, "PIECE", 3000)
     path = files.write(tmp_path / "m.gguf", arch=arch, kind=kind, tied=False, layers=1)
     expected = files.dequantised([path])

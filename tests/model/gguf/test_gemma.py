@@ -133,7 +133,7 @@ def test_its_sisters_are_refused(files, tmp_path, refused, arch):
     refused(lambda: open_checkpoint(path), "general.architecture", arch)
 
 
-# --- ends of a turn ---
+# --- tokens that end a turn ---
 
 
 @pytest.mark.parametrize("text", TURN_ENDS)
