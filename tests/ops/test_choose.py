@@ -87,7 +87,9 @@ def test_choose_gives_the_tokens_of_a_plain_oracle():
         scores, near = plain_scores(logits, sampling, position)
         best = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()][:5]
         gaps = -np.diff(scores[best])
-        boundary = sampling.get("min_p") == 1.0 or near > 1e-6  # the best token's p is exactly 1
+        # With min_p 1 the threshold is the best token's p. That is exactly 1, so no rounding can
+        # cross it.
+        boundary = sampling.get("min_p") == 1.0 or near > 1e-6
         if boundary and (gaps.size == 0 or gaps.min() > 1e-5):
             compared += 1
             assert choose(logits, sampling, position, 5) == best.tolist(), (sampling, position)
@@ -157,7 +159,8 @@ def test_filters(filters, left):
         tokens = choose(logits, sampling, position, 16)
         assert set(tokens) == left
         found.add(tokens[0])
-    assert found == left or len(left) > 3  # if few are left, each is drawn at some position
+    # If at most three tokens are left, each is sampled at some position.
+    assert found == left or len(left) > 3
 
 
 def test_rows_without_an_answer():

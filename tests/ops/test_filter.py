@@ -65,7 +65,8 @@ def wide(rng, n):
 
 
 def neighbours(rng, n):
-    """Return logits that differ by one or a few ulp, where exp32 does not rise strictly."""
+    """Return logits that differ by one or a few ulp. There exp32 may give equal values for
+    different logits."""
     steps = rng.integers(0, 5, size=n)
     return np.float32(rng.choice([1.0, -30.0, 100.0])) * (1 + steps * np.float32(2**-23))
 

@@ -32,7 +32,7 @@ def quantised(w):
 
 
 def stored(w, storage):
-    """Return the values of `w` in the packed matrix, as float64."""
+    """Return the values of the weights `w` in the packed matrix, as float64."""
     if storage != "int8":
         return (bf16(w) if storage == "bfloat16" else w).astype(np.float64)
     parts, scales = quantised(w)
@@ -102,8 +102,8 @@ def test_int8_weights_are_floats_in_a_float32_sum(isa, inputs):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_int8_groups_without_a_scale(isa):
-    """A group of zeros gives zero. A weight that is not finite makes its output NaN in every row,
-    and no other output."""
+    """A group of zeros gives the output zero. A weight that is not finite makes its own output NaN
+    in every row. Other outputs stay finite."""
     x = np.ones((2, 70), np.float32)
     w = np.ones((3, 70), np.float32)
     w[0] = 0
