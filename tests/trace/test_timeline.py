@@ -124,7 +124,7 @@ def phase(events, ph):
 
 
 def around(events, flow):
-    """Return the slice that an end of a flow belongs to: the one that encloses it, as in trace
+    """Return the slice at an end of a flow: the slice that encloses the end, as in trace
     viewers."""
     found = [
         e
@@ -172,7 +172,7 @@ def test_the_chrome_trace_says_what_rounds_decided():
     assert phase(events, "C")[-1]["args"] == {"tokens": total}
     adopted = [
         a.number for a, b in itertools.pairwise(rounds) if a.is_hit and b.depth
-    ]  # not the last one: no round verifies its adopted tail
+    ]  # without the last hit: no later round verifies that tail
     starts, ends = phase(events, "s"), phase(events, "f")
     assert len(starts) == len(ends) == len(adopted) > 0
     for start, end in zip(starts, ends, strict=True):
