@@ -25,8 +25,8 @@ TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
 BUILD = TESTS.parent / "build"
 KEPT = BUILD / "programs"  # objects stay here, so a second run compiles only what changed
-# Programs reuse the product's object files, from the build for this version of Python. The last
-# step of that build writes INSTALLED. If CMakeLists.txt is newer, the flags may have changed.
+# Programs reuse object files of sbrt's own build for this version of Python. The last step of that
+# build writes INSTALLED. If CMakeLists.txt is newer, the flags may have changed.
 SHIPPED, INSTALLED = "cp{0}{1}-cp{0}{1}-*", "install_manifest.txt"
 OBJECTS = Path("CMakeFiles/sbrt_objects.dir/csrc")
 
@@ -114,7 +114,7 @@ class Programs:
     def build(self, name, parts, flags=plain, replaced=None, extra=()) -> Path:
         """Build the program NAME with `parts` of csrc and return its path.
 
-        parts: rooms ("ring") or files ("model/toy.cc"). replaced: {file in csrc: text to compile
+        parts: folders ("ring") or files ("model/toy.cc"). replaced: {file in csrc: text to compile
         instead}. extra: more flags for these texts.
         """
         (main,) = TESTS.rglob(f"{name}.cc")
@@ -196,7 +196,8 @@ class Programs:
         return path
 
     def _shipped(self, source: Path) -> Path | None:
-        """Return the product's object file of `source`, or None if it is missing or out of date.
+        """Return the object file of `source` from sbrt's own build. Return None if it is missing or
+        out of date.
 
         The object must be newer than the source and all headers, its build newer than
         CMakeLists.txt. A build with CUDA compiles exec/cuda and users of nvtx.h differently, so
@@ -213,7 +214,8 @@ class Programs:
         return next((path for path in found if not _is_older(path, newest)), None)
 
     def _compile(self, path: Path, *arguments: object) -> None:
-        made = path.with_name(f"{path.name}.{os.getpid()}")  # another process may be compiling it
+        # Another process may compile the same object at the same time.
+        made = path.with_name(f"{path.name}.{os.getpid()}")
         subprocess.run([self.compiler, *self.common, *arguments, "-o", made], check=True)
         made.replace(path)
 
@@ -292,14 +294,16 @@ def fixed_sums():
 
 @pytest.fixture(scope="session")
 def random_classifier():
-    """random_classifier(path, origin, favourite=None): writes and returns a random classifier."""
+    """random_classifier(path, origin, favourite=None): writes a random H-RAD classifier to `path`
+    and returns it."""
     import numpy as np
 
     from sbrt.model import hrad
     from sbrt.model.safetensors_file import bfloat16, widened
 
     def call(path, origin, favourite=None):
-        """Save random H-RAD weights. With a favourite the classifier always predicts that class."""
+        """Save random H-RAD weights. If `favourite` is given, the classifier always predicts that
+        class."""
         rng = np.random.default_rng(0)
         tensors = {
             name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
