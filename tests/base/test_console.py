@@ -28,7 +28,8 @@ SHOWS = ["generate", "compare", "collect_env"]
 
 @pytest.fixture
 def shell(folders, tmp_path):
-    """shell(command, redirections, *flags): run the command in a new shell."""
+    """shell(command, redirections, *flags): runs the command in a new shell; returns the finished
+    process."""
     prompt = tmp_path / "prompt.txt"
     prompt.write_text(PROMPT, encoding="utf-8")
 
@@ -52,7 +53,8 @@ def shell(folders, tmp_path):
 
 @pytest.fixture(scope="module")
 def shown():
-    """shown(shell, command, *flags): runs the command once, on good streams; returns the result."""
+    """shown(shell, command, *flags): runs the command once, with working standard streams; returns
+    the finished process."""
     found = {}
 
     def call(shell, *words):

@@ -1,5 +1,5 @@
-"""Contract under test: without num_threads an engine takes as many threads as the process may use
-cores. Cores are limited by affinity and by the CPU quotas of control groups, rounded up."""
+"""Contract under test: without num_threads an engine uses as many threads as the process may use
+cores. Affinity and the CPU quotas of control groups limit the cores; quotas are rounded up."""
 
 from __future__ import annotations
 
