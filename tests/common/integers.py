@@ -1,4 +1,5 @@
-"""Random matrices in every quantised format, and their products with rows, in plain numpy."""
+"""Random matrices in every quantised format, in plain numpy, and their products with rows of
+inputs."""
 
 import numpy as np
 

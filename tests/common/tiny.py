@@ -213,7 +213,7 @@ def noisy(weights, share, seed):
 
 @pytest.fixture(scope="session")
 def make(random_classifier):
-    """The functions that write checkpoints."""
+    """Return the functions that write checkpoints, as attributes of one object."""
     return SimpleNamespace(
         checkpoint=write_checkpoint,
         config=config_of,
@@ -230,7 +230,7 @@ def make(random_classifier):
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """(target, draft): a pair whose draft is right about half of the time."""
+    """Return (target, draft): the folders of a pair whose draft is right about half of the time."""
     base = tmp_path_factory.mktemp("pair")
     weights = random_weights(config_of(), seed=1)
     target = write_checkpoint(base / "target", weights=weights)
