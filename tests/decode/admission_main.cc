@@ -21,7 +21,7 @@ using namespace sbrt;
 
 constexpr int kCount = 4;  // number of seats
 
-// Plain decoding, without the draft.
+// Returns the policy of plain decoding, which runs no draft.
 Policy plain() {
   Policy p{};
   p.width = p.burst_width = 1;

@@ -23,7 +23,7 @@ import fuzz
 
 from sbrt import _core, _probe
 
-ROWS, STEP_ROWS = 64, 512  # number of rows of the largest target and draft forward
+ROWS, STEP_ROWS = 64, 512  # most rows of a target forward, of a draft forward
 SEQUENCES = 24  # number of sequences in a world
 FOUND = 16  # number of nodes that look-ups may add to a chain
 
@@ -51,7 +51,8 @@ def request(task: fuzz.Task, method: str) -> tuple:
 
 
 def most_rows(policy: dict) -> tuple[int, int]:
-    """Return the largest number of rows of one sequence, in a verification and in a draft step."""
+    """Return the largest numbers of rows that one sequence can have: (in a verification, in a draft
+    step)."""
     gamma, nodes = policy["gamma"], policy.get("nodes", 63)
     burst = policy.get("burst", gamma)
     chain = min(
@@ -135,7 +136,7 @@ def random_crowd(rng: Random, index: int, a: argparse.Namespace) -> tuple[fuzz.W
         if is_short:
             cut_trees(task, world)
         is_alike = fuzz.chance(rng, 0.5)
-        if is_alike:  # its prompt begins like others
+        if is_alike:  # its prompt begins like other prompts
             task.prompt = (common[: rng.randint(1, len(common))] + task.prompt)[:longest]
         # A request for prompt log-probs reuses no prefix, so no request with a common prefix makes
         # one.

@@ -1,10 +1,10 @@
 """Compares engine and reference in random worlds: `python tests/decode/fuzz.py --sequences 1000`.
 
-A world is a pair of toys and a core. It answers a few sequences, each by every method. Tokens,
-finish reason and every counter must equal those of sbrt.reference. Tokens of every method must
-equal those of plain decoding, unless they are accepted at random. Log-probs must equal those of
-plain decoding bit for bit, and those of the reference up to rounding. World w of seed s is always
-the same: the printed command repeats a failure. The last line on stdout is a JSON summary.
+A world is a pair of toys and an engine core. The core answers a few sequences, each by every
+method. Tokens, finish reason and every counter must equal those of sbrt.reference. Tokens of every
+method must equal those of plain decoding, unless they are accepted at random. Log-probs must equal
+those of plain decoding bit for bit, and those of the reference up to rounding. World w of seed s is
+always the same: the printed command repeats a failure. The last line on stdout is a JSON summary.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def random_world(rng: Random, cpu: float) -> World:
         draft["seed"] = rng.getrandbits(64)  # a draft unrelated to the target
     if chance(rng, 0.15):
         draft["max_positions"] = rng.randint(1, length + 5)
-    if chance(rng, 0.05):  # target or draft has more tokens
+    if chance(rng, 0.05):  # one of the two has more tokens
         rng.choice((target, draft))["vocab"] += rng.randint(1, 8)
     for toy in (target, draft):
         if chance(rng, 0.2):
@@ -210,7 +210,8 @@ def random_logprobs(rng: Random, world: World, prompt: list[int], few: float = 0
     """Return keywords of a Logprobs. Half of the sequences ask for log-probs. The share `few` of
     them asks for log-probs of the prompt, too.
 
-    If a row of the prompt is NaN, no sequence asks for the prompt's log-probs: it would fail.
+    If a row of the prompt is NaN, no sequence asks for the prompt's log-probs, because it would
+    fail.
     """
     if chance(rng, 0.5):
         return {}
@@ -402,7 +403,7 @@ def abandoned(task: Task) -> tuple:
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the flags that all programs with random worlds have."""
+    """Return an argument parser with the flags that all programs with random worlds share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--sequences", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

@@ -61,7 +61,7 @@ Policy looking_up(Policy policy) {
 }
 
 // In order: draft_model, tree and lookup; pearl, specbranch and hedge with each answer to a miss;
-// three of them with look-ups.
+// three of these policies again, with look-ups.
 const Policy kPolicies[] = {
     serial(4, 1),
     serial(3, 4),

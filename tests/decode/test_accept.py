@@ -17,7 +17,7 @@ import pytest
 from sbrt import _probe
 
 CASES = 10_000
-RULES = {  # name: (most draws of a node, most known tokens)
+RULES = {  # {number and name of a rule: (most draws of a node, most known tokens)}
     "2: one draw": (1, 0),
     "3: known tokens": (0, 3),
     "3 and 4: known tokens, then draws": (3, 2),
@@ -91,8 +91,8 @@ def chance(place: _probe.Place, token: int) -> float:
 
 
 def drawn(case: Case) -> np.ndarray:
-    """Return the token's distribution under the engine's rules: rule 3 for known tokens, then
-    rule 4. With k = 1 rule 4 is rule 2."""
+    """Return the token's distribution under the engine's rules (see RULES): rule 3 for known
+    tokens, then rule 4. With k = 1 rule 4 is rule 2."""
     out = np.zeros(len(case.p))
     _known(case, (), 1.0, out)
     return out
@@ -253,15 +253,15 @@ WRONG = {
 
 
 def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
-    """Two tokens of a chain are tried with the same coin."""
+    """Both tokens of a chain are accepted or rejected by the same random number (coin)."""
     vocab = len(first.p)
     out = np.zeros((vocab, vocab))
     a = ratio(first.p, first.q)
     for x, case in enumerate(then):
         b = ratio(case.p, case.q)
-        both = np.minimum(a[x], b)  # the coin is below both probabilities
+        both = np.minimum(a[x], b)  # probability that the coin accepts both tokens
         out[x] += first.q[x] * case.q * both
-        fell = (case.q * (a[x] - both)).sum()  # the coin accepts the first only
+        fell = (case.q * (a[x] - both)).sum()  # the coin accepts only the first token
         out[x] += first.q[x] * fell * part(case.p, case.q)
         # After a rejection the next token is decided in its own round.
         out[x] += (first.q * (1 - a)).sum() * part(first.p, first.q)[x] * case.p
@@ -272,7 +272,7 @@ def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
 
 
 def variation(dist, expected):
-    """Return the total variation distance."""
+    """Return the total variation distance of two distributions."""
     return abs(np.asarray(dist) - expected).sum() / 2
 
 

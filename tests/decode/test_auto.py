@@ -49,7 +49,8 @@ class Sum:
 
 
 def play(core, policy, temperature=0.0, max_tokens=250, repeat=3):
-    """Return the tokens of every answer, and the tokens per ns of all passes but the first."""
+    """Return the tokens of every answer, and the tokens per ns. The first pass over the prompts is
+    not timed."""
     found, total = [], Sum()
     for again in range(repeat):
         for i, prompt in enumerate(PROMPTS):

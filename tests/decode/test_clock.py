@@ -46,7 +46,7 @@ def start(core, name, max_tokens, prompt=(1, 2, 3)):
 
 
 def total(core, name, max_tokens):
-    """Run one sequence; return (rounds, hits, virtual ns)."""
+    """Run one sequence; return (number of rounds, number of hits, ns of virtual time)."""
     start(core, name, max_tokens)
     assert len(core.run()) == max_tokens
     return (

@@ -1,7 +1,7 @@
 """Contract under test: at every edge of prompt, budget, stop and abort a sequence has the exact
-length, tokens and finish reason. They are computed from plain decoding without limits, for more
-than 10,000 combinations on the toy lane. Rounds are counted from 1, 2^31 - 10 and 2^32 - 10, in
-turn."""
+length, tokens and finish reason. The expected values are computed from plain decoding without
+limits, for more than 10,000 combinations on the toy lane. Rounds are counted from 1, 2^31 - 10 and
+2^32 - 10, in turn."""
 
 import itertools
 from collections import Counter
@@ -110,8 +110,8 @@ def test_prompts_and_budgets(grid):
 
 
 def test_an_end_at_every_offset_of_a_chain(grid):
-    """Each token of the output is the stop token once, with budgets that end before, at and after
-    it."""
+    """Each token of the output is the stop token once. The budget ends before, at and after that
+    token."""
     offsets = {method: set() for method in METHODS}
     for case, length in itertools.product(CASES, (1, 2, 5, 40)):
         prompt = prompt_of(length)

@@ -1,7 +1,7 @@
-"""Contract under test: guarantees of a core, except for its tokens. A worker's exception reaches
-the caller, and the core can still be used. A NaN row ends a sequence with "error" and gives no
-token. Rounds allocate nothing, and do not hold the GIL. Bad arguments are refused with one
-sentence."""
+"""Contract under test: guarantees of an engine core that do not concern its tokens. A worker's
+exception reaches the caller, and the core can still be used. A NaN row ends a sequence with "error"
+and gives no token. Rounds allocate nothing, and do not hold the GIL. Bad arguments are refused with
+one sentence."""
 
 import math
 import re

@@ -1,8 +1,8 @@
 """Contract under test: fences order all accesses of the lanes, in the rounds of every method, with
 one sequence and with several. The dry backend records the rounds. Each wait of round.cc is needed,
 except where the host waits as well. The lanes write separate parts of the state, except for two
-that both may write by csrc/README.md. An op writes only the parts that it declares, of the seats of
-its launch: the dry backend checks each op."""
+parts that csrc/README.md names. An op writes only the parts that it declares, of the seats of its
+launch: the dry backend checks each op."""
 
 import random
 from functools import cache
@@ -41,7 +41,7 @@ SHAPING = {"repetition_penalty": 1.2, "min_tokens": 5}
 
 
 def dry_engine(**fields):
-    """Return a core of two toys on the dry backend."""
+    """Return an engine core of two toys on the dry backend."""
     pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
     sizes = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 2}
     return _core.EngineCore(*pair, backend="dry", **sizes, **fields)
