@@ -341,7 +341,8 @@ def device() -> dict[str, str]:
 
 
 def check(path: Path, where: dict[str, Any], part: str, run: Runner, fresh: bool = False) -> bool:
-    """Run the steps of one part that `path` lacks; True if all are right.
+    """Run the steps of one part whose results the file `path` lacks. Return True if all results are
+    right.
 
     where: source and device. A file for another source or device is discarded.
     """

@@ -95,7 +95,8 @@ def products() -> str:
 
 
 def captures() -> str:
-    """Check that a captured graph gives the same results as its calls, and count its nodes."""
+    """Check that a captured graph gives the same results as its calls without a graph, and count
+    its nodes."""
     import torch
 
     from sbrt.gpu.ops import Run, matmul

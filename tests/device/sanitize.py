@@ -25,7 +25,7 @@ DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)  # a line of ben
 SUMMARY = re.compile(r"(ERROR|RACECHECK) SUMMARY: 0 (errors|hazards)")
 DECODE = ("-m", "bench.gpu.decode", "--device", "cuda", "--max-tokens")
 TOKENS = {"memcheck": "16", "racecheck": "4", "synccheck": "4"}
-SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}  # time limits of a decode
+SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}  # {tool: time limit of a decode}
 TRIES = {"racecheck": 2}  # racecheck may report false hazards in cp.async pipelines
 BUILD_SECONDS, CANARY_SECONDS = 40, 15
 # Libraries may call functions that the driver lacks, which is no fault. Our code checks its calls.
@@ -90,7 +90,8 @@ def must_report(says: str) -> Callable[[Outcome], str]:
 
 
 def is_clean(outcome: Outcome) -> str:
-    """Judge a decode: the tool must report nothing, and the tokens must be right."""
+    """Return the reason why a decode is not right, or "". The tool must report nothing, and the
+    tokens must be right."""
     if outcome.code == REPORTED:
         return "the tool reported something, see the end of what it said"
     if outcome.code != 0:

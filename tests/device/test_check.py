@@ -30,7 +30,7 @@ STEPS = tuple(Step(name, (name,), 10.0, succeeded) for name in ("first", "second
 
 
 class Fake:
-    """A runner that keeps its calls, and has an outcome for each command."""
+    """A stand-in for run_command: records its calls, and has an outcome for each command."""
 
     def __init__(self, **answers):
         self.answers, self.ran = answers, []

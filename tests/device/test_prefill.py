@@ -22,7 +22,9 @@ CONFIG = ModelConfig(
     head_dim=64, vocab=5003, rms_eps=1e-5, rope_theta=5e5, tied=True, max_positions=2048,
 )  # fmt: skip
 DTYPE = torch.bfloat16
-NEARLY = 0.03  # relative to the largest value: both round to bfloat16, in different orders
+# Largest difference, relative to the largest value. Both sides round to bfloat16, in different
+# orders.
+NEARLY = 0.03
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
-"""Contract under test: the part of the GPU check with compute-sanitizer. A tool counts only after
-it has reported the canary's fault. Without the tool the part fails with a sentence."""
+"""Contract under test: the part of the GPU check with compute-sanitizer. A clean run of a tool
+counts only if the tool has reported the known fault of the canary program. Without the tool the
+part fails with a sentence."""
 
 import json
 import re
