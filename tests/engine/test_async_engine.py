@@ -37,7 +37,7 @@ def served():
 
 @pytest.fixture(scope="module")
 def plain():
-    """plain(n, params=GREEDY): an Engine's answer to the first n tokens of PROMPT."""
+    """plain(n, params=GREEDY): returns an Engine's answer to the first n tokens of PROMPT."""
     with toy_engine(num_threads=1) as engine:
         yield lambda n, params=GREEDY: answer(engine, PROMPT[:n], params, method=METHOD)
 
@@ -52,7 +52,8 @@ def ids_of(output):
 
 
 async def until_idle(engine):
-    """Wait until the pump has handled all earlier calls. True if no request is unfinished."""
+    """Wait until the pump, the thread that runs the engine, has handled all earlier calls. Return
+    True if no request is unfinished."""
     await engine.abort("nobody")
     return not engine.engine.has_unfinished_requests()
 
@@ -86,7 +87,7 @@ def test_text_is_the_same_in_parts_and_at_once():
         [whole] = [o async for o in engine.generate("def area(", params, output_kind=FINAL)]
         return parts, whole
 
-    pearl = {"method": "pearl"}  # auto takes seconds to measure
+    pearl = {"method": "pearl"}  # `auto` spends seconds on measurements
     with AsyncEngine.from_pretrained("demo", "demo", num_threads=1, speculative=pearl) as engine:
         parts, whole = asyncio.run(run(engine))
         [want] = engine.engine.generate("def area(", params)
@@ -203,7 +204,7 @@ def test_a_loop_that_was_closed_before_it_took_an_output_is_noticed(kind):
     stream.kind = kind
     output = replace(stream.aborted(), finished=False)
     assert stream.put(output)
-    assert stream.put(output)  # the loop has not taken the first yet
+    assert stream.put(output)  # the event loop has not taken the first output yet
     loop.close()
     assert not stream.put(output)
 
@@ -270,7 +271,7 @@ def test_an_engine_that_fails_tells_everybody(served, monkeypatch):
 
 
 def failing_engine(seats=1):
-    """An engine whose forward of position 300 throws."""
+    """Return an engine in which a forward of position 300 throws."""
     fields = {"num_threads": 1, "max_model_len": 2**20, "max_num_seqs": seats}
     return toy_engine(target={"throw_at": 300}, **fields)
 

@@ -67,7 +67,7 @@ def run_together(engine: Engine, sampling: str, seed: int, count: int) -> dict[s
         if waiting and rng.random() < 0.5:
             name, prompt, params, method = waiting.pop()
             engine.add_request(name, prompt, params, method=method)
-            if rng.random() < 0.3:  # a request to be aborted
+            if rng.random() < 0.3:  # this request will be aborted
                 engine.add_request(f"late {name}", prompt[::-1], params, method=method)
         for output in engine.step():
             if output.finished:

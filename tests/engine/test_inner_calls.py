@@ -117,7 +117,7 @@ def test_a_handler_that_generates_at_every_moment_of_a_call(how, alarm) -> None:
     """A helper thread makes the engine calls of the main thread. In this test the handler runs at
     any moment of the main thread. In the next tests it runs at chosen moments of the call
     itself."""
-    two = SamplingParams(temperature=0, max_tokens=2)  # short: it runs thousands of times
+    two = SamplingParams(temperature=0, max_tokens=2)  # short, because it runs thousands of times
     want, inner = fresh(PROMPT[:20], SHORT), fresh(PROMPT[:9], two)
     found: list[list[int]] = []
     with one_engine() as engine:
@@ -186,7 +186,7 @@ CALLS = [
 
 @pytest.mark.parametrize("call", CALLS)
 def test_every_call_by_a_handler_while_another_is_half_done(call, alarm, during) -> None:
-    """The interrupted call ends first, then the handler's."""
+    """The interrupted call ends first, then the handler's call."""
     with one_engine() as engine:
         done: list[object] = []
         alarm(lambda: done.append((call(engine), None)))

@@ -36,7 +36,8 @@ def sigint() -> Iterator[None]:
 def gated_engine(
     lane: str = "target", methods: tuple[str, ...] = (), **fault: int
 ) -> Iterator[tuple[Engine, Toy]]:
-    """Yield an engine and its toy with the gate. At the end open the gate and close the engine."""
+    """Yield an engine and the toy whose forwards wait at a gate. At the end open the gate and close
+    the engine."""
     engine = toy_engine(**{lane: GATE | fault}, methods=methods)
     toy = getattr(engine.pair, lane)
     try:

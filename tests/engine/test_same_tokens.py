@@ -68,7 +68,8 @@ MakeEngine = Callable[[str, int, tuple[str, ...]], Engine]
 
 @pytest.fixture(scope="module")
 def engine_of() -> Iterator[MakeEngine]:
-    """engine_of(draft, threads, methods): an engine, opened once for all tests of the module."""
+    """engine_of(draft, threads, methods): returns an engine, opened once for all tests of the
+    module."""
     opened: dict[tuple[str, int, bool], Engine] = {}
 
     def make(draft: str, threads: int, methods: tuple[str, ...]) -> Engine:
