@@ -46,7 +46,7 @@ inline void nap(const Nap& a, Worker) {
 }
 
 struct Throw {
-  int rank;  // rank of the member that throws, -1 for all
+  int rank;  // rank of the member that throws; -1: all throw
   int code;
 };
 inline void throw_code(const Throw& a, Worker worker) {

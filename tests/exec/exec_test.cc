@@ -114,7 +114,7 @@ void exception_in_a_member() {
         check(raises(*exec, done, i, 7), "an exception of rank ", rank, " was lost");
         check(round == static_cast<uint64_t>(i), "what stands behind a failed op ran");
       }
-      exec->wait(done, times(50));  // an exception is reported once
+      exec->wait(done, times(50));  // an exception is reported only once
     }
 }
 
@@ -316,9 +316,9 @@ void check_virtual_trace(const std::vector<TraceEvent>& events,
   check_equal("the launch behind it", int64_t{500}, later[0].begin);
 }
 
-// In virtual time the cost of a launch is read from a table, by the number of rows at the moment
-// when its marked op runs. Two lanes in parallel take the time of the longer one. If one lane waits
-// for the other, the times add up. Nothing begins before it is enqueued.
+// In virtual time a launch costs the time that a table gives for its rows. The rows are counted
+// when the launch's marked op runs. Two lanes in parallel take the time of the longer one. If one
+// lane waits for the other, the times add up. Nothing begins before it is enqueued.
 void virtual_time() {
   constexpr int64_t table[] = {0, 10, 25, 400};
   const int64_t* ns = table;

@@ -155,7 +155,7 @@ void hold_back() {
   check_equal("let go: slices", size_t{6}, scene.target->trace().events(0).size());
   check_equal("let go: of the draft", size_t{8}, scene.draft->trace().events(0).size());
   fake::hold();
-  for (int i = 0; i < 1000; ++i) scene.enqueue();  // more than the trace has room for
+  for (int i = 0; i < 1000; ++i) scene.enqueue();  // more rounds than the trace has room for
   fake::let_go();
   const size_t room = scene.target->trace().events(0).size();
   check(room < 1000, "room: expected fewer slices than there were, got ", room);
@@ -226,7 +226,8 @@ void profile() {
   check_equal("profilers left", 0, fake::counts.captures);
 }
 
-// The host looks before it sleeps, and remembers its waiting time for each event separately.
+// The host checks an event before it sleeps, and remembers the waiting times of each event
+// separately.
 void nap_rarely() {
   Scene scene;
   const auto wait = [&](Event& event, int64_t value, int naps) {
@@ -366,7 +367,8 @@ struct Player {
   void* stream = nullptr;
 };
 
-// Returns a captured op that calls players[at]. The third call of a player throws.
+// Returns a captured op that calls the function of players[at] instead of a graph. The third call
+// of a player throws.
 Captured players_at(Player (&players)[2], const int& at) {
   Captured calls{{&players[0], &players[1]}};
   calls.pick = [](const void* asked) { return *static_cast<const int*>(asked); };
