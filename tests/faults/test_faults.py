@@ -165,8 +165,8 @@ class Tree:
 
 
 def is_verdict(code, said):
-    """True if pytest ran the tests, or could not import a module. pytest ends with 2 then, but also
-    after Ctrl-C."""
+    """True if pytest ran the tests, or could not import a module. In the second case pytest ends
+    with 2, as it does after Ctrl-C."""
     return code in (0, 1) or (code == 2 and COLLECTION.search(said) is not None)
 
 
