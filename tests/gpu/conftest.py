@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every family, and cores over recorded lanes on the CPU backend."""
+"""Tiny random checkpoints of every family, and engine cores over recorded lanes on the CPU."""
 
 import json
 import sys
@@ -47,8 +47,8 @@ ROWS = 16  # rows of the verification graph: chains of the methods above have at
 
 
 def write(folder, family="Llama", noise=0.0, dtype=np.float32, **changes):
-    """Write a random checkpoint; the same sizes give the same weights. A checkpoint with noise
-    often agrees with the one without."""
+    """Write a random checkpoint; the same sizes give the same weights. A model with noise often
+    samples the same tokens as the model without."""
     folder.mkdir(parents=True, exist_ok=True)
     config = CONFIG | FAMILIES[family] | {"architectures": [f"{family}ForCausalLM"]} | changes
     (folder / "config.json").write_text(json.dumps(config))
@@ -77,7 +77,7 @@ def write_fewer(folder, checkpoint, vocab):
 
 
 class Play:
-    """A core that can run every method of METHODS."""
+    """An engine core that can run every method of METHODS."""
 
     def __init__(self, target, draft, debug=True, **more):
         chosen = [methods.parse(method) for method in METHODS]
@@ -162,7 +162,7 @@ def tools():
 
 @pytest.fixture(scope="session")
 def tool():
-    """Import stand_in.py, which is also a program."""
+    """Return the module stand_in.py, which is also a program."""
     folder = str(Path(__file__).parent)
     sys.path.insert(0, folder)
     import stand_in

@@ -1,5 +1,6 @@
-"""A stand-in for a CUDA device: engines for `cuda` run on the dry_cuda backend with recordings on
-the CPU, which have handles like captured graphs. Device memory faults when the host accesses it.
+"""A stand-in for a CUDA device: engines for `cuda` run on the dry_cuda backend. Their lanes are
+recorded on the CPU, and the recorded ops have handles like captured graphs. Device memory faults
+when the host accesses it.
 
     python tests/gpu/stand_in.py FOLDER run|block|arena    in a process of its own
 """
@@ -21,7 +22,8 @@ handles = itertools.count(HANDLE)
 
 
 class Capture:
-    """A recorder for one lane. It gives each recorded tape a handle, as a captured graph has."""
+    """A recorder for one lane. It gives each tape, a list of recorded ops, a handle as a captured
+    graph has."""
 
     def __init__(self, lane, is_eager=False):
         self.lane, self.is_eager, self.tapes, self.rows = lane, is_eager, {}, {}

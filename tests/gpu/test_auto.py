@@ -1,6 +1,6 @@
-"""Contract under test: `auto` on a device. The host picks a policy by records and ranks, and writes
-it to the device's memory between rounds. Tokens are those of plain decoding, for one sequence and
-for many. Fences order all accesses."""
+"""Contract under test: `auto` on a device. The host picks a policy from the records of rounds and
+the ranks of tokens. It writes the policy to the device's memory between rounds. Tokens are those of
+plain decoding, for one sequence and for many. Fences order all accesses."""
 
 from dataclasses import replace
 

@@ -318,7 +318,7 @@ def test_without_graphs_it_answers_alike_and_fuses_nothing(tools, tool, stand_in
 )
 def test_the_host_reaches_for_nothing_of_the_device(tools, tmp_path, what, code):
     """`block` and `arena` access device memory, which shows that this kills the process."""
-    small = {"hidden_size": 64, "num_hidden_layers": 1}  # each tensor covers whole pages
+    small = {"hidden_size": 64, "num_hidden_layers": 1}  # each tensor then covers whole pages
     for name, noise in (("t", 0.0), ("d", 0.03)):
         tools.write(tmp_path / name, noise=noise, **small)
     program = Path(__file__).with_name("stand_in.py")

@@ -16,7 +16,8 @@ from sbrt.gpu.recorder import CudaRecorder, EagerRecorder, Tape
 
 
 class Graph:
-    """A stand-in for a graph. As in a process's first capture, torch allocates when it begins."""
+    """A stand-in for a graph. When the capture begins, torch allocates, as in a process's first
+    capture."""
 
     def __init__(self, count):
         self.count, self.said = count, []

@@ -120,7 +120,7 @@ def test_choices_of_padding_are_not_written(play, lanes, table):
 
 # --- memory that is written ---
 
-WRITTEN = {  # op: indices or names of the arguments that it writes
+WRITTEN = {  # {op: indices or names of the arguments that it writes}
     "embed_torch": ("out", "squares"),
     "linear_torch": ("out", "work"),
     "see_torch": (2,),
@@ -148,7 +148,7 @@ def span(tensor):
 
 
 class Spy(TapeRecorder):
-    """A recorder that keeps its tapes."""
+    """A recorder that keeps the tapes, the lists of recorded ops."""
 
     def __init__(self):
         self.tapes = []
@@ -217,7 +217,7 @@ def test_weights_are_never_written(tools, play, lanes):
 
 
 class Counting(TapeRecorder):
-    """A recorder that counts replays by the rows of the graph."""
+    """A recorder that counts the replays of graphs, by their number of rows."""
 
     def __init__(self):
         self.replayed = {}

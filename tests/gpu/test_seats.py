@@ -34,7 +34,7 @@ def crowd(tools, methods, count=8):
 
 
 def take(engine, found):
-    """Run one step of an engine; put complete answers into `found`."""
+    """Run one step of an engine; put finished answers into `found`."""
     for out in engine.step():
         if out.finished:
             [answer] = out.outputs

@@ -60,7 +60,7 @@ def test_an_engine_on_a_device(tools, tool, stand_in, pair):
 
 
 def test_dists_on_the_cpu_and_recorded(tools, pair):
-    """Both kinds of lanes propose the same chains."""
+    """The CPU's lanes and the recorded lanes propose the same chains."""
     target, draft = pair
     found = []
     for recorded in (False, True):
