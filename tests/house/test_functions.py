@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 40  # lines, from the signature to the closing brace
+LIMIT = 40  # number of lines, from the signature to the closing brace
 CXX = ("csrc", "tests")
 CXX_SUFFIXES = {".h", ".inc", ".cc", ".cu"}
 PYTHON = ("sbrt", "triton_kernels", "bench", "tests", "tools")

@@ -38,9 +38,9 @@ RETIRED = {
     r"(?i:unseen)": "skipped",
 }
 CXX_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//(?P<comment>[^\n]*)')
-BEGINS = re.compile(r"(Of|What|Whether|Which|Who)\b")  # a clause without a subject and a verb
+BEGINS = re.compile(r"(Of|What|Whether|Which|Who)\b")  # begins a clause without a subject
 LONGEST = 25  # words of a sentence
-# Ends of sentences. A field of a docstring, `name: ...`, is a sentence of its own.
+# Pattern of the ends of sentences. A field of a docstring, `name: ...`, is a sentence of its own.
 SENTENCE = re.compile(r"(?<=[.:;!?])\s+|\n(?=[\w*, ]+: )")
 TABLE = re.compile(r"^ .*|^.*\S {2,}\S.*", re.MULTILINE)  # columns, commands, code
 CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
