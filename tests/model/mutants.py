@@ -52,7 +52,7 @@ def nested(rng: random.Random) -> bytes:
 
 
 def damaged(rng: random.Random, raw: bytes) -> bytes:
-    """Return `raw` with a changed bit or byte, a cut end, or a piece inserted or repeated."""
+    """Return `raw` with a changed bit or byte, a cut end, or bytes inserted or repeated."""
     out, at = bytearray(raw), rng.randrange(len(raw))
     kind = rng.randrange(7)
     if kind == 0:
@@ -202,7 +202,7 @@ def resident_peak() -> int:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Limit address space to HEADROOM more than is in use."""
+    """Limit address space to HEADROOM bytes more than is in use."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + HEADROOM, hard))

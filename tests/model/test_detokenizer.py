@@ -112,7 +112,8 @@ PIECES = st.one_of(
 
 
 def ids_of(words, pieces):
-    """Return the ids of all pieces: lists of numbers, texts for the tokenizer, or single bytes."""
+    """Return the ids of all `pieces`: lists of numbers, texts for the tokenizer, or single
+    bytes."""
     ids = []
     for piece in pieces:
         if isinstance(piece, list):
@@ -193,7 +194,8 @@ def test_decoders_that_look_at_neighbours(tmp_path_factory, decoder, ids, cut):
 
 
 class Counted(Pieces):
-    """Pieces that count the units that they decode: characters, or bytes that belong to none."""
+    """A `Pieces` that counts the units that it decodes: characters, or bytes that belong to
+    none."""
 
     def __init__(self, words):
         super().__init__(words.library, json.loads(words.path.read_text()))

@@ -116,7 +116,8 @@ def random_blocks(kind, shape, rng, scale=0.3):
         return raw.reshape(shape[0], -1)
 
 
-# HALVES: byte offsets of a block's float16 scales. SPREAD: typical size of a weight if they are 1.
+# HALVES: byte offsets of a block's float16 scales. SPREAD: typical size of a weight if these scales
+# are 1.
 HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
           "IQ4_NL": (0,)}  # fmt: skip
 SPREAD = {"Q2_K": 15, "Q3_K": 40, "Q4_K": 250, "Q5_K": 500, "Q6_K": 1500, "IQ4_NL": 70}

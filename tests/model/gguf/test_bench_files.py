@@ -60,7 +60,8 @@ def ours(path):
 
 @pytest.fixture
 def fake(path, ours, tmp_path, monkeypatch):
-    """fake(answer, modes): writes and returns a peer that answers with these ids."""
+    """fake(answer, modes): writes a fake peer, a program that answers with the ids `answer`;
+    returns its description."""
     monkeypatch.setattr(settings, "WORKERS", tmp_path)
     monkeypatch.setattr(quality, "WORKERS", tmp_path)
     monkeypatch.setattr(settings.Peer, "python", lambda peer: settings.Path(sys.executable))
