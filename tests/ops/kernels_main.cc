@@ -199,7 +199,7 @@ void print_odd_values(const Kernels& kernels) {
   print("every", "odd values", found);
 }
 
-// ---- choices, with the best kernels of this machine
+// ---- token choice, with the best kernels of this machine
 
 void print_choices(int vocab) {
   ChooseScratch scratch(vocab);

@@ -50,7 +50,7 @@ def random_logits(rng, vocab):
     else:
         logits = rng.integers(-6, 7, size=vocab) / 2
     logits[rng.random(vocab) < 0.1] = -np.inf
-    logits[rng.integers(vocab)] = 1.0  # never mask all of them
+    logits[rng.integers(vocab)] = 1.0  # never mask all tokens
     return logits.astype(np.float32)
 
 

@@ -55,7 +55,7 @@ def portable(programs, program):
 
 @pytest.fixture(scope="module")
 def expected(programs):
-    """The lines of the changed portable kernels, which use no vector instruction."""
+    """Return the lines of the changed portable kernels, which use no vector instruction."""
     program = programs.build("kernels_main", PARTS, replaced=fused_portable(programs))
     return lines_of(programs, program, "portable")
 

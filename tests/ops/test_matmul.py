@@ -7,7 +7,7 @@ import pytest
 from sbrt import _core, _probe
 
 STORAGES = ["float32", "bfloat16", "int8"]
-GROUP = 64  # number of consecutive k that share a scale
+GROUP = 64  # number of neighbours along k that share a scale
 ISAS = _core.instruction_sets()
 
 
