@@ -334,7 +334,7 @@ class World {
   KvRing ring_;
   int64_t base_ = 0;     // first position
   int64_t end_ = kStop;  // number of positions
-  int64_t touched_ = 0;  // highest position whose slot was written or poisoned
+  int64_t touched_ = 0;  // highest position whose slot was written or dropped
   uint64_t stamp_ = 0;
   std::vector<uint64_t> trunk_;  // the naive cache
   std::vector<Node> nodes_;      // in flight

@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def build(programs):
-    """build(name) compiles a program of this folder and gives its path."""
+    """build(name) compiles a program of this folder and returns its path."""
     return lambda name: programs.build(name, ["core", "ring"])
 
 
