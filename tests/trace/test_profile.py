@@ -16,7 +16,7 @@ PARAMS = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 
 def opened(**fields):
-    """An engine whose method is not `auto`, because `auto` would measure costs each time."""
+    """Return an engine whose method is not `auto`, because `auto` would measure costs each time."""
     return Engine.from_pretrained(
         *(demo_folder("target"), demo_folder("draft")),
         speculative={"method": "specbranch"},
