@@ -33,8 +33,8 @@ OBJECTS = Path("CMakeFiles/sbrt_objects.dir/csrc")
 # Without a writable HOME matplotlib warns on stderr and searches for fonts in every process.
 os.environ.setdefault("MPLCONFIGDIR", str(TESTS.parent / "build" / "matplotlib"))
 
-# Compiler flags by the end of a file's name, as in CMakeLists.txt. Other processors do not compile
-# these files.
+# Compiler flags by the end of a file's name, as in CMakeLists.txt. On other processors these files
+# compile to nothing, so they need no flags.
 ISA_FLAGS: dict[str, tuple[str, ...]] = {}
 AARCH64_FLAGS = {"_dotprod": ("-march=armv8.2-a+dotprod",)}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -96,7 +96,7 @@ class Programs:
         *("ops/kernels.cc", "ops/kernels_portable.cc"),
         *(f"ops/kernels_{part}.cc" for part in ("avx2", "avx512", "neon")),  # empty elsewhere
     )
-    longest = 900  # time limit of a run in seconds, for a program that never ends
+    longest = 900  # time limit of a run in seconds, because a faulty program may never end
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -166,7 +166,8 @@ class Programs:
     def reporting(self, kind: str, leaks: bool = True) -> dict[str, str]:
         """Return environment variables that make the first report of `tsan` or `asan` end a run.
 
-        leaks: report leaks, too. A Python process leaks much at its exit, so it needs False.
+        leaks: report leaks, too. Python itself leaks at its exit, so pass False for a Python
+        process.
         """
         common = f"exitcode={self.reported} halt_on_error=1"
         if kind == "tsan":
@@ -235,7 +236,8 @@ def programs() -> Programs:
 
 @pytest.fixture(scope="session")
 def run_all():
-    """run_all(commands): runs the commands, one per core at a time, and returns their outputs.
+    """run_all(commands): runs the commands, at most one per core at a time, and returns their
+    outputs.
 
     A command's output must not depend on the others. Every command must exit with 0.
     """
