@@ -26,7 +26,7 @@ FORMATS = {
 def fma(a, b, c):
     """Return a * b + c in float32 with one rounding, as a fused multiply-add does. The float64
     result is first rounded to odd."""
-    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)  # exact
+    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)  # exact in float64
     c = np.asarray(c, np.float64)
     total = product + c
     part = total - product

@@ -21,7 +21,7 @@ class Nvcc:
         self.path = path
 
     def run(self, *arguments: object, strict: bool = True) -> "subprocess.CompletedProcess[str]":
-        """Run nvcc with the build's flags. strict: warnings are errors."""
+        """Run nvcc with the build's flags. strict: treat warnings as errors."""
         flags = [*FLAGS, *(STRICT if strict else ())]
         command = [self.path, *flags, f"-I{CSRC}", f"-I{ROOT / 'tests'}", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True)

@@ -11,7 +11,7 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 
 import pytest
 
-NAME = "processor"  # a report's field: the test's seconds, for the process that adds them
+NAME = "processor"  # name of the field of a report that holds the test's seconds
 BEGUN = pytest.StashKey[float]()
 
 

@@ -183,7 +183,7 @@ def write_weights(path, weights, dtype="F32"):
 
 
 def write_checkpoint(folder, *, seed=0, dtype="F32", shards=1, weights=None, **changes):
-    """Write a model folder and return it. `changes` go into config.json."""
+    """Write a model folder and return its path. `changes` go into config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     config = config_of(**changes)
     (folder / "config.json").write_text(json.dumps(config))
