@@ -77,7 +77,7 @@ def random_world(rng: Random, cpu: float) -> World:
         rng.choice((target, draft))["vocab"] += rng.randint(1, 8)
     for toy in (target, draft):
         if chance(rng, 0.2):
-            toy["window"] = rng.randint(2, 80)  # the ring wraps
+            toy["window"] = rng.randint(2, 80)  # so small that the ring wraps
         if chance(rng, 0.05):
             toy["nan_at"] = rng.randrange(length)
     on_cpu = chance(rng, cpu)

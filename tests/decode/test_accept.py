@@ -322,7 +322,8 @@ def test_two_tokens_have_the_joint_dist():
 
 
 def test_one_coin_for_two_tokens_is_caught():
-    """Each token alone has its distribution: only the joint distribution shows the fault."""
+    """Each of the two tokens alone has the right distribution. Only their joint distribution shows
+    the fault."""
     off = [variation(one_coin_for_two(f, t), joint) for f, t, joint in chains(2000)]
     assert np.mean(off) > 0.005
     assert max(off) > 1e-3

@@ -12,7 +12,7 @@ from sbrt import InvalidInputError, _core, _probe
 
 GAMMAS = (1, 4, 7)
 LIMIT = 72  # max_model_len
-CAPACITY = LIMIT + 64  # slots of a ring with full attention
+CAPACITY = LIMIT + 64  # number of slots of a ring with full attention
 VOCAB = 24
 METHODS = ("none", "draft_model", "pearl", "specbranch", "uncut")
 SAMPLINGS = {

@@ -50,7 +50,7 @@ def run_all(core):
 def test_rounds_of_sixteen_sequences_allocate_nothing(backend, threads):
     core = make(backend, threads, SEATS)
     assert core.seats == SEATS
-    run_all(core)  # the warm-up
+    run_all(core)  # the first run is the warm-up
     tokens, spent = run_all(core)
     assert spent == 0
     alone = make("sim", 1, 1)

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.exact
 
 SEQUENCES = 400_000
 FLAGS = ("-O2",)  # no -Werror: a wrong rule may leave a variable unused
-FAR = 5.0  # standard deviations
+FAR = 5.0  # in standard deviations
 
 PATH = {"gamma": 3, "serial": True}
 TREE = {"gamma": 2, "serial": True, "width": 3, "nodes": 3}

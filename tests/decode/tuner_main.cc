@@ -115,7 +115,7 @@ int ranks_tokens() {
   for (int i = 0; i < kCandidates; ++i) note_rank(*c, i, dist, 100 + i);
   note_rank(*c, kCandidates, dist, 7);
   dist.n = 3;
-  note_rank(*c, kCandidates + 1, dist, 103);  // beyond dist.n: no candidate
+  note_rank(*c, kCandidates + 1, dist, 103);  // candidates end at dist.n
   for (int i = 0; i < kCandidates; ++i)
     if (rank_at(rank, i) != 1 + i) return failed("a candidate has another's rank");
   for (int i = kCandidates; i < kCandidates + 2; ++i)
