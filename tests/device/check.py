@@ -60,7 +60,7 @@ LIMIT = 480  # time limit of a part in seconds, for all its steps
 ANYWHERE = "gpu or (not exact and not sanitize)"
 TRITON = "tests/triton_kernels"
 APART = "tests/device/test_apart.py"
-WORKERS = 8  # processes of pytest-xdist, if it is installed: compiling a kernel uses a core
+WORKERS = 8  # number of pytest-xdist processes, if installed: compiling uses a whole core
 OVERLAPPED = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4"
 
 

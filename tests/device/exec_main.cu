@@ -64,7 +64,7 @@ void keep_order() {
   one->prepare(slow), two->prepare(quick);
   Event first("first"), second("second");
   for (int64_t turn = 1; turn <= kTurns; ++turn) {
-    two->wait(first, turn);  // before it is recorded
+    two->wait(first, turn);  // this wait may come before the event's record
     two->launch(quick, 1);
     two->record(second, turn);
     one->wait(second, turn - 1);
@@ -166,7 +166,7 @@ class DeviceOps {
   std::map<std::pair<RoundOp, DType>, std::unique_ptr<Graph>> graphs_;
   Event done_{"done"};
   int64_t runs_ = 0;
-  std::unique_ptr<Stream> stream_;  // destroyed first
+  std::unique_ptr<Stream> stream_;  // last, so that it is destroyed first
 };
 
 void compare_ops() {

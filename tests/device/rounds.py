@@ -83,7 +83,7 @@ def measured(engine: Engine, method: str, args: argparse.Namespace) -> dict[str,
             return list(engine.stream(prompt(i), params, method=method))[-1]
         return engine.generate(prompt(i), params, method=method)[0]
 
-    answer(0)  # warm-up
+    answer(0)  # the first answer is the warm-up
     answers = [answer(i) for i in range(args.prompts)]
     with tempfile.TemporaryDirectory() as folder:
         engine.start_profile(Path(folder) / "trace.json")
@@ -144,7 +144,7 @@ def shares(args: argparse.Namespace, plain: dict[str, Any]) -> dict[str, float]:
     from bench.gpu.timing import read_bandwidth
 
     roof = read_bandwidth(torch.device("cuda", torch.cuda.current_device()))
-    context = 100 + args.max_tokens // 2  # mean prompt, and half of the answer
+    context = 100 + args.max_tokens // 2  # mean prompt plus half of an answer, in tokens
     moved = moved_bytes(pairs.shape_of(args.pair), context, 2)
     reads = moved / (plain["us_per_round"] / 1e6)
     print(f"none reads {reads / 1e9:.0f} of {roof / 1e9:.0f} GB/s: {100 * reads / roof:.0f} %")

@@ -21,7 +21,8 @@ SAYS = {
     "racecheck": "Race reported",
     "synccheck": "Barrier error",
 }
-DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)  # a line of bench.gpu.decode
+# A line that bench.gpu.decode prints.
+DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)
 SUMMARY = re.compile(r"(ERROR|RACECHECK) SUMMARY: 0 (errors|hazards)")
 DECODE = ("-m", "bench.gpu.decode", "--device", "cuda", "--max-tokens")
 TOKENS = {"memcheck": "16", "racecheck": "4", "synccheck": "4"}

@@ -39,7 +39,7 @@ CAUSES = (
     re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*", re.MULTILINE),
     re.compile(r"^(?:FAILED|WRONG|MISSED)\b.*", re.MULTILINE),
 )
-LONGEST_CAUSE = 300  # characters
+LONGEST_CAUSE = 300  # number of characters
 
 
 @dataclass(frozen=True)
