@@ -24,7 +24,7 @@ from sbrt.pump import Order, Stream
 from tests.common.toys import PROMPT, answer, toy_engine
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
-ENDLESS = SamplingParams(temperature=0, max_tokens=10**6)  # always aborted
+ENDLESS = SamplingParams(temperature=0, max_tokens=10**6)  # such requests are always aborted
 DELTA, FINAL = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
 METHOD = "pearl"
 

@@ -99,9 +99,9 @@ class Callers(RuleBasedStateMachine):
         self.tuned, self.seats = tuned, seats
         self.engine: Engine | None = open_engine(tuned, seats)
         self.ids = map(str, itertools.count())
-        self.told: dict[str, tuple] = {}  # id: (prompt, sampling, budget)
-        self.seen: dict[str, int] = {}  # id: tokens so far
-        self.free: list[str] = []  # ids that have finished
+        self.told: dict[str, tuple] = {}  # {id: (prompt, sampling, budget)}
+        self.seen: dict[str, int] = {}  # {id: number of tokens so far}
+        self.free: list[str] = []  # ids of finished requests, which may be used again
         self.streams: list[tuple] = []  # (iterator, prompt, sampling, budget)
 
     def teardown(self):
@@ -261,7 +261,8 @@ def examples(count):
 
 
 TestCallers = Callers.TestCase
-TestCallers.settings = examples(int(os.environ.get("SBRT_EXAMPLES", "40")))  # fewer in sanitizers
+# Runs under sanitizers may set another number of examples.
+TestCallers.settings = examples(int(os.environ.get("SBRT_EXAMPLES", "40")))
 
 
 @pytest.mark.exact

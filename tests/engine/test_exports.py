@@ -10,7 +10,7 @@ import pytest
 
 RUNTIME = "libstdc++.so.6"
 NEW = "_Znwm"
-ALIGNED_NEW = "_ZnwmSt11align_val_tRKSt9nothrow_t"  # LLVM allocates with it
+ALIGNED_NEW = "_ZnwmSt11align_val_tRKSt9nothrow_t"  # the operator new that LLVM calls
 
 LOOK = f"""
 import ctypes, importlib, sys

@@ -101,7 +101,7 @@ def at_every_bytecode(call: Callable[[], object]) -> Iterator[Callable[[], int]]
         frame.f_trace_opcodes = True
         if event == "opcode":
             next(count)
-            call()  # is not traced itself
+            call()  # Python does not trace this call
         return trace
 
     before = sys.gettrace()

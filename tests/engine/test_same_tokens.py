@@ -35,7 +35,7 @@ SOME = (
     ("random", 1, 1, UNTUNED),
 )
 ENOUGH = 4  # number of prompts: some answers end at a stop string, others at max_tokens
-QUANTISED = [("int8", "float32"), ("int8", "int8"), ("int4", "int8")]  # weights, activations
+QUANTISED = [("int8", "float32"), ("int8", "int8"), ("int4", "int8")]  # (weights, activations)
 # All params that change a row's distribution, and stop strings of several tokens. Each stop string
 # ends some answers.
 SHAPING = {
