@@ -333,13 +333,13 @@ void virtual_time() {
   nothing.add(set_rows, SetRows{&rows, 1}, true);
   const auto exec = make_virtual_exec();
   const auto one = exec->stream(1), two = exec->stream(1);
-  one->launch(two_rows, 1);  // from 0 to 25
+  one->launch(two_rows, 1);  // from 0 ns to 25 ns
   one->launch(nothing, 1);
   one->record(left, 1);
-  two->launch(three_rows, 1);  // from 0 to 10 with 1 row; its op sets 3 rows
-  two->launch(three_rows, 1);  // from 10 to 410
+  two->launch(three_rows, 1);  // from 0 ns to 10 ns with 1 row; its op sets 3 rows
+  two->launch(three_rows, 1);  // from 10 ns to 410 ns
   two->record(right, 1);
-  one->wait(right, 1);  // from 25 to 410
+  one->wait(right, 1);  // from 25 ns to 410 ns
   one->launch(two_rows, 1);
   one->record(done, 1);
   check_equal("host before", int64_t{0}, exec->now());

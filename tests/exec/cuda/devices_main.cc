@@ -10,7 +10,7 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kVerify = 1'000'000, kStep = 500'000;  // ns
+constexpr int64_t kVerify = 1'000'000, kStep = 500'000;  // duration in ns
 
 void nothing(const int&, Worker) {}
 
@@ -60,7 +60,7 @@ void check_rounds() {
   const int64_t values[] = {5, 7};
   for (int seat = 0; seat < 2; ++seat) scene.there.host()[seat] = values[seat];
   scene.exec->upload(scene.there, 0, 2);
-  scene.round(1, 0b10);  // the second seat only
+  scene.round(1, 0b10);  // only the second seat takes part
   check_equal("devices: a seat that took part", int64_t{7}, scene.here.device()[1]);
   check_equal("devices: a seat that did not", int64_t{0}, scene.here.device()[0]);
   scene.round(2, 0b11);

@@ -347,10 +347,10 @@ void fuse() {
   check_equal("step: graphs", 3, parts);
   for (const int at : {0, 1, 0}) {
     forward.at = at;
-    const bool is_known = timed.turns == 4;  // the first graph again
+    const bool is_known = timed.turns == 4;  // this turn picks the first graph again
     check(stream->is_fused(burst) == is_known, "fused: turn ", timed.turns);
     stream->fuse(burst);
-    stream->fuse(burst);  // fused already
+    stream->fuse(burst);  // no effect: fused already
     const auto [by_parts, launches] = timed.launch(step, kSteps);
     check_equal("parts: launches", 2 * kSteps, launches);
     const auto [whole, once] = timed.launch(burst, 1);
