@@ -142,7 +142,7 @@ def test_a_verification_is_the_work_of_its_parts(tools, tool, stand_in, checkpoi
     if method not in TREES:
         parts = [said for said in parts if "moves" not in said]
     assert len(parts) > 10
-    assert whole[: len(parts)] == parts  # one more round may be enqueued
+    assert whole[: len(parts)] == parts  # `whole` may hold one more round
     core.close()
 
 
@@ -161,7 +161,7 @@ def test_a_burst_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, me
     parts = of_draft(core.order, "ops")
     assert ("step",) in of_draft(core.order, "launches")
     assert len(parts) > 3 * how.gamma
-    assert whole[: len(parts)] == parts  # one more round may be enqueued
+    assert whole[: len(parts)] == parts  # `whole` may hold one more round
     core.close()
 
 

@@ -89,4 +89,4 @@ def test_a_dist_of_fewer_tokens_on_the_cpu_and_recorded(tools, pair):
         counters.append(play.counters())
         play.close()
     assert counters[0] == counters[1]
-    assert counters[0][1] > 0  # drafted tokens
+    assert counters[0][1] > 0  # number of drafted tokens

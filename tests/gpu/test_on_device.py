@@ -249,7 +249,7 @@ def test_every_size_is_recorded_once_for_every_kind(tool, stand_in, checkpoints)
     for capture in stand_in.captures:
         made = Counter(map(capture.said, capture.tapes))
         for rows in capture.lane.sizes:
-            assert made["forward", rows] == (2 if rows == 64 else 1)  # prefill: no logits
+            assert made["forward", rows] == (2 if rows == 64 else 1)  # prefill needs no logits
             for filters in (False, True):
                 for shapes in (False, True):
                     assert made["choose", rows, filters, shapes] == 1

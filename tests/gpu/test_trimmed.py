@@ -76,7 +76,7 @@ def test_dists_on_the_cpu_and_recorded(tools, pair):
             found.append((answer, play.counters()))
         play.close()
     assert found[:2] == found[2:]
-    assert found[0][1][2] > 0  # accepted tokens
+    assert found[0][1][2] > 0  # number of accepted tokens
 
 
 def test_a_head_that_is_the_targets(tools, checkpoints, tmp_path):
