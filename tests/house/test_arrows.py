@@ -26,14 +26,14 @@ FOLDERS = {
 # Inside sbrt a room may import only rooms to its right. Modules outside every room belong to
 # `engine`, except those of ENTRY and BASE.
 SBRT_ROOMS = ("entry", "tools", "server", "engine", "serve", "gpu", "trace", "model", "base")
-ENTRY = {"__main__", "collect_env"}  # run by `python -m`
+ENTRY = {"__main__", "collect_env"}  # modules that `python -m` runs
 BASE = {"_core", "check", "config", "console", "cores", "errors", "files", "methods", "outputs"}
 BASE |= {"sampling"}
 OWN_RULES = {"reference", "triton_kernels"}
 
 # PRIVATE: packages that no other package may import. ALONE: packages that may import none of our
 # other packages.
-PRIVATE = {"bench.peers", "bench.clients"}  # separate programs
+PRIVATE = {"bench.peers", "bench.clients"}  # they are separate programs
 ALONE = {"bench.peers.workers", "bench.clients.workers"}  # they run in environments without sbrt
 # Inside bench a room may import only rooms to its right. Modules outside every room belong to
 # `commands`.

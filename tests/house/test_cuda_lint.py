@@ -31,7 +31,7 @@ RULES = {
     "the default stream": re.compile(
         r"\bcudaStream(Legacy|PerThread|Default)\b"
         r"|\bcudaStreamCreate\("  # a stream made this way waits for the default stream
-        r"|\bcudaMem(cpy|set)(2D|3D)?(To\w+|From\w+)?\("  # the functions without Async
+        r"|\bcudaMem(cpy|set)(2D|3D)?(To\w+|From\w+)?\("  # functions without Async in their name
     ),
     "a wait for the whole device": re.compile(
         r"\bcuda(Device|Thread)Synchronize\b|\bcudaDeviceReset\b"

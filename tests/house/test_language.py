@@ -39,10 +39,10 @@ RETIRED = {
 }
 CXX_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//(?P<comment>[^\n]*)')
 BEGINS = re.compile(r"(Of|What|Whether|Which|Who)\b")  # begins a clause without a subject
-LONGEST = 25  # words of a sentence
+LONGEST = 25  # number of words of a sentence
 # Pattern of the ends of sentences. A field of a docstring, `name: ...`, is a sentence of its own.
 SENTENCE = re.compile(r"(?<=[.:;!?])\s+|\n(?=[\w*, ]+: )")
-TABLE = re.compile(r"^ .*|^.*\S {2,}\S.*", re.MULTILINE)  # columns, commands, code
+TABLE = re.compile(r"^ .*|^.*\S {2,}\S.*", re.MULTILINE)  # lines with columns, commands or code
 CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
 
 
