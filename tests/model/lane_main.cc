@@ -22,7 +22,7 @@ DecoderConfig small_config() {
   return c;
 }
 const DecoderConfig kConfig = small_config();
-constexpr int kTokens = 300, kChunk = 60;  // the ring wraps
+constexpr int kTokens = 300, kChunk = 60;  // a text so long that the ring wraps
 
 uint64_t state = 1;
 float number() {

@@ -64,7 +64,8 @@ class Words:
         return string.replace("\u2581", " ").encode()
 
     def answer(self, ids, prompt=(), skip=True):
-        """Return a list of the text that each token adds, and the text that flush() adds."""
+        """Return a list of texts: the text that each token adds, and last the text that flush()
+        adds."""
         detokenizer = Detokenizer(self.ours, prompt, skip_special=skip)
         return [*(detokenizer.push(i) for i in ids), detokenizer.flush()]
 

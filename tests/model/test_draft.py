@@ -34,8 +34,8 @@ def target(make, tmp_path_factory, weights):
 
 @pytest.fixture
 def draft_of(make, tmp_path, target, weights):
-    """draft_of(changes, **fields): writes and opens a draft. changes: {name: weights, or None to
-    remove them}. fields: changes of its config.json."""
+    """draft_of(changes, **fields): writes and opens a draft. changes: {name: weights}; None removes
+    the weights. fields: changes of its config.json."""
 
     def opened(changes=None, base=None, **fields):
         given = head_weights(weights, embedding=False) if base is None else base

@@ -288,7 +288,7 @@ def test_a_window_goes_on_past_the_positions_of_the_config(make, tmp_path, windo
     """config.json has 64 positions, the ring window + 64 slots, the text 350 positions."""
     folders = pair(make, tmp_path, MISTRAL, sliding_window=window, max_position_embeddings=64)
     with Engine.from_pretrained(*folders) as engine:
-        assert engine.max_model_len == 64  # default: config.json's positions
+        assert engine.max_model_len == 64  # the default: the positions in config.json
     assert check_methods(folders, [i * 7 % 300 for i in range(50)], 300, max_model_len=400) == 0
 
 

@@ -118,7 +118,8 @@ def test_sizes_that_fill_no_panel(tools, isa, sizes):
 
 @pytest.mark.parametrize("group", [1, 2, 3, 7])
 def test_many_query_heads_share_a_key_head(tools, group):
-    """Blocks of query heads end inside a row, and rows end inside blocks."""
+    """The kernel handles query heads in blocks. Here blocks end inside a row, and rows end inside
+    blocks."""
     decoder = tools.random_decoder(heads=2 * group, kv_heads=2, head_dim=16)
     tokens = tokens_of(70)
     alone = tools.Sequence(decoder).alone(tokens)

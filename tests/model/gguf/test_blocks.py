@@ -39,7 +39,7 @@ def test_blocks_of_random_bytes(name):
         (block.layout.scales, found.scales),
         (block.layout.minimums, found.minimums),
     ):
-        if kind == "float16":  # exact as float16
+        if kind == "float16":  # values that float16 holds exactly
             assert np.array_equal(values.astype(np.float16).astype(np.float32), values, True)
 
 
