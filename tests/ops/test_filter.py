@@ -181,8 +181,8 @@ def test_no_order_of_additions_changes_what_is_left(ones):
 
 
 def test_a_greater_logit_never_weighs_less():
-    """exp32 does not fall from one float to the next, from -87 to -2^-25. So min_p keeps a prefix
-    of the row sorted by logit."""
+    """For arguments from -87 to -2^-25, exp32 of a larger float is never smaller. So min_p keeps a
+    prefix of the row sorted by logit."""
     step, sign = 1 << 22, np.uint32(1 << 31)
     for first in range(0x33000000, 0x42AE0000, step):
         weight = exp32((np.arange(first, first + step + 1, dtype=np.uint32) | sign).view("f4"))

@@ -27,7 +27,7 @@ def quantised(w):
     scales = np.abs(groups).max(axis=2) / np.float32(127)
     safe = np.where(scales > 0, scales, np.float32(1))
     parts = groups / safe[:, :, None]
-    away = np.sign(parts) * np.floor(np.abs(parts) + np.float32(0.5))  # halves away from zero
+    away = np.sign(parts) * np.floor(np.abs(parts) + np.float32(0.5))  # round half away from zero
     return away.reshape(outputs, -1)[:, :inputs], scales
 
 
