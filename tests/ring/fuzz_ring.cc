@@ -62,7 +62,7 @@ class World {
     ++counts_[kWorlds];
     counts_[kFull] += full_;
     counts_[kDebug] += ring_.debug();
-    put_in_flight(-1);  // the root
+    put_in_flight(-1);  // the root is in flight
   }
 
   void step() {
@@ -337,7 +337,7 @@ class World {
   int64_t touched_ = 0;  // highest position whose slot was written or dropped
   uint64_t stamp_ = 0;
   std::vector<uint64_t> trunk_;  // the naive cache
-  std::vector<Node> nodes_;      // in flight
+  std::vector<Node> nodes_;      // nodes in flight
   std::vector<Tail> tails_;
 };
 

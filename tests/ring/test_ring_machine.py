@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sbrt import EngineError, InvalidInputError, _probe
 
-S = 64  # in-flight slots
+S = 64  # number of in-flight slots
 BASES = (0, 2**31 - 10, 2**32 - 10)
 SHAPES = st.fixed_dictionaries(
     {
@@ -43,10 +43,10 @@ class Lane(RuleBasedStateMachine):
         self.ring = _probe.RingProbe(capacity=self.capacity, **shape)
         self.base, self.touched, self.stamp = base, base - 1, 0
         self.trunk: list[bytes] = []  # the naive cache
-        self.nodes: list[tuple[int, int, bytes]] = []  # parent, level, content
+        self.nodes: list[tuple[int, int, bytes]] = []  # (parent, level, content) of each node
         self.tails: list[tuple[int, list[bytes]]] = [(0, []) for _ in range(shape["branches"])]
         self.tail_slots = shape["tail_slots"]
-        self.put_in_flight(-1)  # the root
+        self.put_in_flight(-1)  # the root is in flight
 
     @property
     def head(self) -> int:
