@@ -39,7 +39,8 @@ struct OpState {
   static_assert(kInputs % 2 == 1 && (kSplit.count & (kSplit.count - 1)) != 0 &&
                 kSplit.room() > kInputs);
   DType dtype;
-  uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];  // in any dtype
+  // Values of the type `dtype`.
+  uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];
   uint32_t first[kHradInner * kSplit.room() / 2], second[kHradNarrow * kHradInner];
   uint32_t third[kPanel * kHradNarrow];
   float bias[kHradLayers][kHradInner], shown[kInputs];
@@ -69,7 +70,7 @@ inline LaneArgs lane_at(OpState* place, bool is_draft) {
           kShape,
           64};
 }
-inline GatherArgs gather_at(OpState* place) {  // of the draft
+inline GatherArgs gather_at(OpState* place) {  // arguments of the draft's gather
   return {seats_at(place), &place->drafted.batch, true, 0};
 }
 inline SelectArgs select_at(OpState* place) {
