@@ -94,7 +94,8 @@ class Programs:
         *("ops/choose.cc", "ops/columns.cc", "ops/filter.cc", "ops/logprobs.cc", "ops/shaping.cc"),
         *("ops/packed.cc", "ops/quantise.cc", "ops/format.cc"),
         *("ops/kernels.cc", "ops/kernels_portable.cc"),
-        *(f"ops/kernels_{part}.cc" for part in ("avx2", "avx512", "neon")),  # empty elsewhere
+        # On other processors these files compile to nothing.
+        *(f"ops/kernels_{part}.cc" for part in ("avx2", "avx512", "neon")),
     )
     longest = 900  # time limit of a run in seconds, because a faulty program may never end
 
@@ -141,7 +142,8 @@ class Programs:
         objects = []
         for source in [main, *(p for part in parts for p in self._files(CSRC / part))]:
             isa = next((f for n, f in AARCH64_FLAGS.items() if source.stem.endswith(n)), ())
-            objects.append(folder / f"{len(objects)}-{source.stem}.o")  # a unique name
+            # The number makes the file's name unique.
+            objects.append(folder / f"{len(objects)}-{source.stem}.o")
             flags = (*self.common, *self.plain, *isa, f"-I{CSRC}", "-c", source)
             subprocess.run([compiler, *flags, "-o", objects[-1]], check=True)
         program = folder / name
