@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def processor_seconds() -> float:
-    """Returns the seconds of this process and of its children that have ended."""
+    """Returns the processor seconds of this process and of its children that have ended."""
     return sum(sum(resource.getrusage(who)[:2]) for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
 
 

@@ -50,8 +50,8 @@ def write_draft(folder, config, weights, *, tokenizer=False) -> Path:
 
 
 def answers(engine, prompts, dists, method="none"):
-    """Return the answers to every prompt with each of the sampling params `dists`, the number of
-    drafted tokens, and the number of accepted tokens."""
+    """Return three values: the answers to every prompt with each of the sampling params `dists`,
+    the number of drafted tokens, and the number of accepted tokens."""
     outputs = [o for dist in dists for o in engine.generate(prompts, dist, method=method)]
     completions = [o.outputs[0] for o in outputs]
     found = [(c.token_ids, c.text, c.finish_reason, c.stop_reason) for c in completions]
