@@ -98,7 +98,8 @@ def random_world(rng: Random, cpu: float) -> World:
 
 
 def random_head(rng: Random, known: int, vocab: int) -> tuple[int, ...]:
-    """Return ids below `known` for a draft's LM head; at least one is in the target's `vocab`."""
+    """Return ids below `known` for a draft's LM head. At least one of them is below `vocab`, so
+    that the target has it."""
     ids = {rng.randrange(min(known, vocab))}
     ids.update(rng.sample(range(known), rng.randint(1, known)))
     return tuple(sorted(ids))

@@ -26,8 +26,8 @@ PROMPTS = [[1, 2, 3], list(range(40))]
 
 
 def costs(c=8, step=100, shared=1.0):
-    """Return costs in which a target forward takes c draft steps plus a little per row.
-    shared: factor by which all forwards are slower while the lanes overlap."""
+    """Return costs in which a target forward takes the time of c draft steps, plus a little per
+    row. shared: factor by which all forwards are slower while the lanes overlap."""
     target = [step * c + 3 * rows for rows in ROWS]
     draft = [step + rows // 8 for rows in ROWS]
     slow = {"target_overlapped": [round(shared * t) for t in target]}

@@ -1,6 +1,7 @@
 """Contract under test: virtual time. A forward costs what its rows in use cost, everything else
-costs nothing. A round whose lanes overlap lasts as long as the longer lane, a serial one as long as
-both. The host's cost is added once a round. The clock does not change the tokens."""
+costs nothing. A round whose lanes overlap lasts as long as the longer lane. A serial round lasts as
+long as both lanes together. The host's cost is added once a round. The clock does not change the
+tokens."""
 
 from itertools import pairwise
 

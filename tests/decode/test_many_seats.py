@@ -1,5 +1,5 @@
 """Contract under test: after warm-up, no call that runs rounds of sixteen sequences allocates
-memory. In these rounds sequences come and go, and prompts go in by pieces. Every sequence has the
+memory. In these rounds sequences come and go, and prompts are fed in pieces. Every sequence has the
 tokens that it has alone."""
 
 import pytest

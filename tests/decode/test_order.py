@@ -19,7 +19,7 @@ POLICIES = toys.POLICIES | {
     | {"on_miss": 1, "burst": 2, "burst_width": 4, "lookup": True},
 }
 FENCES = ("verify_done", "chain_ready", "draft_ready")
-# The fences that each method's streams wait for.
+# {method: the fences that its streams wait for}
 WAITS = {
     "none": set(),
     "draft_model": {"verify_done", "chain_ready"},
@@ -32,8 +32,8 @@ WAITS = {
     "tree and look-up": {"verify_done", "chain_ready"},
     "hedge and look-up": set(FENCES),
 }
-# In these methods some misses need a serial burst. So the host waits for the last record before it
-# enqueues a round.
+# With these methods some misses need a serial burst. So the host waits for the last record before
+# it enqueues a round.
 NEVER_AHEAD = {"serial after a miss", "hedge and look-up"}
 # Parts that both draft and target lane write (csrc/README.md, "Who writes what").
 HANDED = {"chain", "rank"}
