@@ -74,7 +74,7 @@ def _tests(name: str, seconds: float, *arguments: str, workers: int = 0) -> Step
 
 
 def figures_of(name: str) -> Path:
-    """Return the path of the JSON file into which a step writes its figures."""
+    """Return the path of the JSON file to which a step writes its figures."""
     return ROOT / "build" / f"gpu-{re.sub(r'[^a-z0-9_]+', '-', name)}.json"
 
 
@@ -311,7 +311,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
     expect_cuda()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so running steps are ended
+    # The exit on SIGTERM raises SystemExit, so running steps are ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     where = {"source": source_hash(), "device": device()}
     right = check(Path(args.json), where, args.part, run_command, args.fresh)
     print(f"{args.part}: {'all right' if right else 'NOT RIGHT'}, see {args.json}")

@@ -29,8 +29,8 @@ SUFFIXES = {".py", ".cc", ".cu", ".h", ".inc"}
 TAIL = 60  # number of lines of a step's output that are kept
 COUNTS = re.compile(r"(\d+) (passed|failed|error|skipped)")
 UNFINISHED = 75  # exit code of a command that stores its results and must run again
-# Patterns for the cause of a failure; the first one that matches the output wins. They find: a
-# sentence of ours, the first failure of pytest, a compiler's error, the end of a traceback.
+# Patterns for the cause of a failure; the first one that matches the output wins. They find: an
+# error sentence of sbrt, the first failure of pytest, a compiler's error, the end of a traceback.
 CAUSES = (
     re.compile(r"^\S+: error: .+", re.MULTILINE),
     re.compile(r"^E   +(?!assert\b)\S.+", re.MULTILINE),

@@ -41,7 +41,7 @@ METHODS = (
 
 
 class Scene:
-    """A target lane with a random ring, and a row table that can be changed."""
+    """A target lane whose ring has random KV, and a row table that can be changed."""
 
     def __init__(self, size, rows, dtype=torch.bfloat16, ops=TRITON, storage="auto"):
         self.config = SIZES[size]

@@ -61,7 +61,8 @@ class Scene:
         self.pieces = {p.rows: p for p in self.lane.forward(self.table.data_ptr(), False)}
 
     def fed(self, tokens, width):
-        """Process tokens in pieces of `width` rows; return the KV ring, all NaN before."""
+        """Process tokens in pieces of `width` rows; return the KV ring, which was all NaN
+        before."""
         kv = self.lane.buffers.kv
         kv.fill_(float("nan"))
         for first in range(0, len(tokens), width):

@@ -39,7 +39,7 @@ def test_only_racecheck_has_a_second_try():
     [
         (Outcome(66, REPORT, 1.0), True),
         (Outcome(0, "========= ERROR SUMMARY: 0 errors", 1.0), False),  # the tool reports nothing
-        (Outcome(66, "========= ERROR SUMMARY: 1 error", 1.0), False),  # the tool reports other text
+        (Outcome(66, "========= ERROR SUMMARY: 1 error", 1.0), False),  # another report
         (Outcome(1, REPORT, 1.0), False),
         (Outcome(255, "could not attach", 1.0), False),
     ],
