@@ -1,5 +1,5 @@
 """Contract under test: every bad argument or model folder raises InvalidInputError, with one
-sentence that names the thing. The command line ends with exit code 2 and no traceback."""
+sentence that names the bad value. The command line ends with exit code 2 and no traceback."""
 
 import dataclasses
 import json

@@ -118,7 +118,8 @@ class Callers(RuleBasedStateMachine):
         return "hedge" if method == AUTO else method
 
     def check(self, outputs):
-        """Outputs of `step` must be for live requests, in order, and prefixes of plain decoding."""
+        """Outputs of `step` must be for live requests and in order. Their tokens must be a prefix
+        of those of plain decoding."""
         for output in outputs:
             assert output.request_id in self.told
             tokens, finish = plain(*self.told[output.request_id])

@@ -26,8 +26,8 @@ UNTUNED = untuned(METHODS)
 MAX_TOKENS = 64
 DRAFTS = ("draft", "poor", "random")  # with the draft "random" every round is a miss
 THREADS = (1, 2)
-# (draft, threads, number of prompts, methods). `auto` measures for seconds when an engine opens, so
-# only one engine here has it.
+# Engines under test: (draft, threads, number of prompts, methods). `auto` measures for seconds when
+# an engine opens, so only one engine here has it.
 SOME = (
     ("draft", 1, 2, UNTUNED),
     ("draft", 2, 2, METHODS),
@@ -139,7 +139,8 @@ def test_some_prompts(
     check_all_methods(engine_of(draft, threads, methods), sampling, limit, methods)
 
 
-# Every method once, greedy or sampled. `make exact` has every method, prompt and sampling.
+# These cases run every method once, greedy or sampled. `make exact` runs every method with every
+# prompt and sampling.
 SHAPED = (
     ("draft", 1, SHAPED_DISTS[0], UNTUNED[::2]),
     ("poor", 2, SHAPED_DISTS[1], UNTUNED[1::2]),
