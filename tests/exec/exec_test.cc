@@ -141,7 +141,7 @@ void exception_right_behind_a_slow_op() {
   }
 }
 
-// An exception in one stream reaches the host through an event of another.
+// An exception in one stream reaches the host through an event of another stream.
 void exception_across_streams() {
   Event ready("ready"), done("done");
   uint64_t value = 0, round = 0;

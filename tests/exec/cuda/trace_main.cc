@@ -294,8 +294,8 @@ std::string what_broke(Exec& exec) {
   return "";
 }
 
-// A stream keeps at most kMostFused fused graphs. It drops the oldest one, whose launch is then an
-// error.
+// A stream keeps at most kMostFused fused graphs. If one more is fused, the stream drops the oldest
+// one. A launch of the dropped graph is an error.
 void drop_the_oldest(Exec& exec, Stream& stream, const Graph& burst, int parts) {
   std::vector<std::unique_ptr<Graph>> more;
   for (int i = 0; i < Stream::kMostFused; ++i) {
