@@ -38,7 +38,8 @@ def ran(out):
 
 @pytest.fixture
 def requests(tools):
-    """Return requests. All prompts but one repeat themselves, so that look-ups find tokens."""
+    """Return requests. All prompts but one repeat the same 12 tokens, so that look-ups find
+    matches."""
     return [
         ((tools.prompt(12, seed=i) * (3 if i != 1 else 1))[:36], params, AUTO)
         for i, params in enumerate(PARAMS)

@@ -57,7 +57,7 @@ def pair_of(checkpoints):
 
 
 def of_stream(order, kind, stream):
-    """Return the recorded ops or launches (kind) of a stream."""
+    """Return what the OrderBook recorded for a stream. kind: "ops" or "launches"."""
     return [tuple(said[1:]) for said in getattr(order, kind)() if said[0] == stream]
 
 

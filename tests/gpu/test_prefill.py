@@ -1,4 +1,4 @@
-"""Contract under test: a prompt goes into a recorded lane by wide pieces, which depend only on the
+"""Contract under test: a prompt is fed to a recorded lane in wide pieces, which depend only on the
 prompt. They leave the same keys and values as narrow pieces, write nothing else, and give the
 tokens of the CPU's engine. The requested attention is used, or refused with a sentence."""
 

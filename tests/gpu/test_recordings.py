@@ -17,7 +17,7 @@ from sbrt.triton_kernels import state
 
 HEDGE = "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-# Parts of a lane's memory that every forward or choice writes before it reads them.
+# Parts of a lane's memory that every forward or token choice writes before it reads them.
 SCRATCH = ("activations", "logits", "features", "attention", "products", "choice")
 
 
@@ -161,7 +161,7 @@ class Spy(TapeRecorder):
 
 
 def result_of(lane, scratch):
-    """Return the part of a lane's scratch memory that its choices write."""
+    """Return the part of a lane's scratch memory that the token choice writes."""
     if lane.shape.is_draft:
         return state.view(scratch, state.DraftScratch, "dist")
     return state.view(scratch, state.TargetScratch, "choice")
