@@ -69,8 +69,8 @@ std::shared_ptr<Decoder> decoder_of(const char* storage, const char* isa, bool i
   return made;
 }
 
-// Returns the logits of the last kChunk tokens. All kTokens go in by forwards of `rows` rows on
-// `threads` threads.
+// Returns the logits of the last kChunk tokens. All kTokens tokens are fed in forwards of `rows`
+// rows on `threads` threads.
 std::vector<float> logits_of(const Decoder& decoder, int rows, int threads) {
   const auto lane = decoder.bind({.max_len = kTokens, .max_rows = kChunk, .threads = threads});
   Batch table{};

@@ -22,7 +22,7 @@ TEXTS = ["🙂\n\nthe cat", "a\ufffd\ufffd b", "你龘你龘", "the the  the", "
 
 
 class Words:
-    """A tokenizer under test, and the library's tokenizer for the same file."""
+    """A tokenizer under test, and the tokenizers library's object for the same file."""
 
     def __init__(self, folder):
         self.path = folder / "tokenizer.json"

@@ -198,7 +198,8 @@ def test_answers_are_those_of_the_plain_folder(make, tmp_path, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_arithmetic_has_these_weights(make, tmp_path, case):
-    """The decoder does not quantise weights again: rows of its matrices have the same bits."""
+    """The decoder does not quantise weights again: its matrices have the same bits as the weights
+    that were read."""
     expected = write(make, tmp_path / "m", case)
     decoder = open_checkpoint(tmp_path / "m").decoder("auto")
     for name, values in expected.items():

@@ -60,7 +60,8 @@ def test_weights_of_a_model(files, tmp_path, monkeypatch, kind, arch):
 
 @pytest.mark.parametrize("kind", [block.name for block in BLOCKS.values()])
 def test_arithmetic_has_these_weights(files, tmp_path, kind):
-    """The decoder does not quantise weights again: rows of its matrices have the same bits."""
+    """The decoder does not quantise weights again: its matrices have the same bits as the weights
+    that were read."""
     path = files.write(tmp_path / "m.gguf", kind=kind, tied=kind == "Q4_1", layers=1)
     same_rows(open_checkpoint(path).decoder("auto"), files.dequantised([path]))
 
