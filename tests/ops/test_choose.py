@@ -139,7 +139,7 @@ def test_greedy_ties_go_to_the_lowest_id():
         ({}, {0, 1, 2, 3, 5, 6}),
         ({"top_k": 1}, {1}),
         ({"top_k": 2}, {1, 3}),
-        ({"top_k": 4}, {1, 2, 3, 5}),  # 2 and 6 are tied: the lower id stays
+        ({"top_k": 4}, {1, 2, 3, 5}),  # tokens 2 and 6 are tied: the lower id stays
         ({"top_k": 100}, {0, 1, 2, 3, 5, 6}),
         ({"top_p": 0.0}, {1}),
         ({"top_p": 0.25}, {1}),

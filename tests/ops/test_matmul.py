@@ -32,7 +32,7 @@ def quantised(w):
 
 
 def stored(w, storage):
-    """Return the values of the weights `w` in the packed matrix, as float64."""
+    """Return the values of the weights `w` after they were packed, as float64."""
     if storage != "int8":
         return (bf16(w) if storage == "bfloat16" else w).astype(np.float64)
     parts, scales = quantised(w)
@@ -92,7 +92,8 @@ def test_every_sum_runs_over_k_from_zero_up(isa, storage):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("inputs", [1, 63, 64, 65, 200])
 def test_int8_weights_are_floats_in_a_float32_sum(isa, inputs):
-    """The result is, bit for bit, the product with weights level * scale, rounded to float32."""
+    """The result has the same bits as the product with weights level * scale, rounded to
+    float32."""
     x, w = case(5, inputs, 37)
     parts, scales = quantised(w)
     kept = parts.astype(np.float32) * np.repeat(scales, GROUP, axis=1)[:, :inputs]
