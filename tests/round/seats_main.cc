@@ -1,4 +1,5 @@
-// Checks the slots of each seat, the rows of a batch, and the distributions that return to a seat.
+// Checks the slots of each seat, the rows of a batch, and that each seat gets its own distributions
+// back.
 #include <algorithm>
 #include <array>
 #include <cstdio>
