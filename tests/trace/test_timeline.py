@@ -234,7 +234,7 @@ def test_strips_begin_at_the_same_token_and_are_equally_long():
 def test_the_stretch_shown_is_one_that_was_not_disturbed():
     report = report_of(("none", "none"))
 
-    def later(ns):  # another process uses the core in the fourth round
+    def later(ns):  # another process uses the CPU core in the fourth round
         return ns + 8 * LENGTH * (ns > 3.5 * LENGTH)
 
     for tally in report.tallies:
