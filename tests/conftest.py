@@ -328,7 +328,7 @@ def random_classifier():
 def build_with(programs, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """build_with(program, mutant): builds a program that needs only headers of csrc.
 
-    mutant: a header, a text that occurs once in it, and its replacement; or None.
+    mutant: (a header, a text that occurs once in it, the replacement of this text), or None.
     """
 
     def build(program: str, mutant: tuple[str, str, str] | None) -> Path:
