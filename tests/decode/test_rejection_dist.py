@@ -50,7 +50,7 @@ def test_tokens_have_the_dist_of_plain_decoding(run_tally):
 
 @pytest.mark.exact
 def test_a_million_sequences_of_every_setting(run_tally, capfd):
-    with capfd.disabled():  # shows the progress, and the results below
+    with capfd.disabled():  # the terminal shows the progress, and the results below
         found = check_dist(run_tally(SETTINGS, 1_000_000, shares=26), 1_000_000)
         print({i: round(seen["distance"], 2) for i, seen in found.items()})
 

@@ -77,7 +77,7 @@ def test_many_drafts_that_know_fewer_tokens(run_fuzz):
 
 @pytest.mark.exact
 def test_two_hundred_thousand_sequences(run_fuzz, capfd):
-    with capfd.disabled():  # shows the progress, and the results below
+    with capfd.disabled():  # the terminal shows the progress, and the results below
         seen = run_fuzz(200_000, seed=3, cpu=0.02, shares=MANY)
         print(f"\n{dict(seen)}")
     check_seen(seen, 200_000)
