@@ -69,7 +69,7 @@ class Found:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare; returns 0, 1 if a token differs, 75 if the time ran out first."""
+    """Compare; returns 0 if all tokens agree, 1 if one differs, 75 if the time ran out first."""
     return flags.guarded("tests.device.exact", lambda: _main(argv))
 
 
