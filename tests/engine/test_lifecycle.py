@@ -77,7 +77,7 @@ def ctrl_c_at_the_gate(engine: Engine, toy: Toy) -> Iterator[None]:
             time.sleep(0.001)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
-    sender = threading.Thread(target=send, daemon=True)  # a failing test must still end
+    sender = threading.Thread(target=send, daemon=True)  # daemon, so that a failing test still ends
     sender.start()
     with pytest.raises(KeyboardInterrupt):
         yield
@@ -117,7 +117,7 @@ def test_ctrl_c_inside_a_long_round_of_a_stream(start: str) -> None:
             engine.add_request("a", PROMPT[:290], GREEDY)
             while engine.has_unfinished_requests():
                 engine.step()
-        engine.abort_request("a")  # Ctrl-C between two slices leaves the request as it is
+        engine.abort_request("a")  # Ctrl-C between two rounds does not end the request
         assert not engine.has_unfinished_requests()
         toy.open_gate()
         assert answer(engine, PROMPT[:290]) == fresh(PROMPT[:290])
