@@ -45,7 +45,7 @@ class Capture:
 
     def said(self, handle):
         """Return ("forward", "choose" or "moves", rows) of a graph. For "choose" two bools follow:
-        it filters, it shapes."""
+        True if it filters, True if it shapes."""
         ops = {op.__name__: given for op, _, given in self.tapes[handle].calls}
         if "choose_torch" in ops:
             plan = ops["choose_torch"]["plan"]

@@ -251,7 +251,7 @@ def test_the_method_alone_says_which_graph(tools, checkpoints, method, sizes):
     play.answer(tools.prompt(20), method, 0.0, 8)
     play.close()
     target, draft = (counting.replayed for counting in counts)
-    assert set(target) == {tools.rows, 64}  # graphs of verification; of prefill and KV moves
+    assert set(target) == {tools.rows, 64}  # tools.rows: verification; 64: prefill and KV moves
     assert set(draft) - {64} == sizes - {64}
 
 

@@ -9,7 +9,8 @@ import pytest
 from sbrt import _probe
 
 GAP = 1e-4  # tokens may differ where the CPU's two largest logits are closer than this
-TOLERANCE = 1e-5  # relative to the largest logit: torch and the CPU add in different orders
+# Largest error, relative to the largest logit: torch and the CPU add in different orders.
+TOLERANCE = 1e-5
 TOKENS, MANY = 8, 24
 # With a prompt of 60 tokens, this many more make Mistral's ring of 88 slots wrap.
 LONG = 34
