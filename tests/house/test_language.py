@@ -38,7 +38,7 @@ RETIRED = {
     r"(?i:unseen)": "skipped",
 }
 CXX_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//(?P<comment>[^\n]*)')
-BEGINS = re.compile(r"(Of|What|Whether|Which|Who)\b")  # begins a clause without a subject
+BEGINS = re.compile(r"(Of|What|Whether|Which|Who)\b")  # these words begin a clause, not a sentence
 LONGEST = 25  # number of words of a sentence
 # Pattern of the ends of sentences. A field of a docstring, `name: ...`, is a sentence of its own.
 SENTENCE = re.compile(r"(?<=[.:;!?])\s+|\n(?=[\w*, ]+: )")
