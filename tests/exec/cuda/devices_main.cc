@@ -20,7 +20,7 @@ Graph graph_of(const char* name, const int64_t& ns) {
   return graph;
 }
 
-// A target and a draft, each on a device of its own, and cells that they send each other.
+// A target and a draft, each on a device of its own, and memory cells that they send each other.
 struct Scene {
   std::unique_ptr<Exec> exec = make_cuda_exec(0, 1);
   Graph verify = graph_of("verify", kVerify), step = graph_of("step", kStep);
