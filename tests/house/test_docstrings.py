@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 STUBS = {ROOT / "sbrt" / f"{module.__name__[5:]}.pyi": module for module in (_core, _probe)}
 FOLDERS = ("sbrt", "triton_kernels", "bench", "tools")
 FILES = [*(path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py"))), *STUBS]
-FILES += [  # tests that are also programs
+FILES += [  # programs in tests/device
     path
     for path in sorted((ROOT / "tests" / "device").glob("*.py"))
     if not path.name.startswith(("test_", "conftest"))

@@ -53,7 +53,7 @@ def test_files_that_run_first_are_there(request):
 # Folders of tests that belong to no room: checks of a device, other people's programs, shared
 # helpers, and tests of the tree, of the tests themselves and under sanitizers.
 APART = {"device", "clients", "common", "house", "faults", "sanitize"}
-# Rooms without a folder of tests, and the folder that has their tests.
+# {room without a folder of tests: the folder that has its tests}
 ELSEWHERE = {
     "core": "model",
     "state": "round",
