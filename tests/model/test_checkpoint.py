@@ -1,5 +1,6 @@
 """Contract under test: a model folder is untrusted until every size, name and byte is checked.
-Every fault gives one sentence that names it, before memory of its size is allocated."""
+Every fault gives one sentence that names it. This happens before memory of the claimed size is
+allocated."""
 
 import json
 import struct

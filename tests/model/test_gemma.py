@@ -54,7 +54,8 @@ def test_which_layers_have_a_window(make, tmp_path, changes, local, window):
 
 
 def test_what_a_missing_field_means(make, tmp_path):
-    """Missing fields have the defaults of transformers, the sizes of the 4B model's text part."""
+    """Missing fields have the defaults of transformers. These are the sizes of the 4B model's text
+    part."""
     missing = dict.fromkeys(
         ("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "rope_theta",
          "max_position_embeddings", "tie_word_embeddings", "query_pre_attn_scalar"), "absent",
