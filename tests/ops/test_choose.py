@@ -199,7 +199,7 @@ def softmax(logits, temperature):
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 10}, {"top_p": 0.8}, {"min_p": 0.05}], ids=str)
 def test_the_coupled_draw_follows_the_dist(filters):
-    """This holds for draws at many positions, with many seeds, and for many completions."""
+    """The test draws tokens at many positions, with many seeds, and in many completions."""
     rng = np.random.default_rng(7)
     logits = rng.normal(scale=1.5, size=32).astype(np.float32)
     sampling = {"temperature": 0.8, "seed": 11, **filters}
