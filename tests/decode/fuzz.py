@@ -274,7 +274,8 @@ def oracle(world: World, task: Task, method: str):
 
 
 def differences(seat, tokens, expected) -> dict:
-    """Return a finished sequence's wrong results as {name: (of the engine, of the reference)}."""
+    """Return a finished sequence's wrong results as {name: (the engine's value, the reference's
+    value)}."""
     want_tokens, want_finish, want_stats = expected
     pairs = {
         "tokens": (tokens, want_tokens),
@@ -306,7 +307,7 @@ def logprobs_of(seat, logprobs: dict) -> dict[str, list]:
 
 
 def differing_logprobs(world: World, task: Task, tokens: list[int], found: dict) -> dict:
-    """Return the wrong log-probs as {name: (of the engine, of the reference)}."""
+    """Return the wrong log-probs as {name: (the engine's list, the reference's list)}."""
     toy = reference.Toy(**{k: v for k, v in world.target.items() if k != "window"})
     trunks = {"output": (task.prompt + tokens, len(task.prompt)), "prompt": (task.prompt, 1)}
     different = {}

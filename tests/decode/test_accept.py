@@ -23,7 +23,7 @@ RULES = {  # {number and name of a rule: (most draws of a node, most known token
     "3 and 4: known tokens, then draws": (3, 2),
     "4: draws without replacement": (4, 0),
 }
-# The uniform random numbers under test are this far below and above the probability (relative).
+# Coins under test differ from the acceptance probability by this relative distance, up and down.
 EDGE = 1e-9
 
 
