@@ -115,7 +115,7 @@ class Record:
     """The results of every part, in a file that is always replaced as a whole."""
 
     def __init__(self, path: Path, where: Mapping[str, Any]) -> None:
-        """`where`: source and device. Results for another one are discarded."""
+        """`where`: source and device. Results for another source or device are discarded."""
         self._path = path
         self._found: dict[str, Any] = {"where": dict(where), "parts": {}}
         before = _read(path)
