@@ -30,7 +30,7 @@ namespace {
 
 using namespace sbrt;
 
-constexpr int kTimeLimit = 600;  // seconds, for a program that never ends
+constexpr int kTimeLimit = 600;  // time limit in seconds: a faulty program may never end
 int scale = 100;                 // length of the loops in per cent
 bool canary = false;
 
