@@ -107,7 +107,7 @@ def config_of(folders, device, method="specbranch", draft_device=None, **more):
 
 
 def main(folder, what):
-    """Answer while the lanes' memory is protected. With what "block" or "arena", access that
+    """Answer while the lanes' memory is protected. With `what` "block" or "arena", access that
     memory, which kills the process."""
     stand_in = StandIn(setattr)
     pair = [Path(folder) / name for name in "td"]

@@ -93,7 +93,8 @@ def test_many_share_one_policy(stand_in, opened, requests, plain):
 
 
 def test_a_draft_that_never_pays_is_never_fed(stand_in, opened, requests, plain):
-    """The tuner uses the given costs instead of measured ones."""
+    """The tuner uses the given costs instead of measured ones. With these costs a draft never
+    pays."""
     with opened("cuda", tuning=costs(target=100, draft=8000)) as engine:
         [out] = engine.generate(*requests[0][:2])
         assert found_in(out) == plain[0]

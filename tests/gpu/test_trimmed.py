@@ -29,8 +29,8 @@ SHARES = (False, True)
 
 
 def write(folder, checkpoint, *, shares, trims=True):
-    """Write the same model as a draft, and open it. trims: its LM head has only IDS. shares: it has
-    no embedding and uses the target's."""
+    """Write the same model as a draft, and open it. trims: the LM head has rows for IDS only.
+    shares: the draft has no embedding and uses the target's."""
     config = json.loads((checkpoint.folder / "config.json").read_text())
     weights, ids = load_file(checkpoint.folder / "model.safetensors"), IDS if trims else None
     kept = head_weights(weights, ids, embedding=not shares)
