@@ -349,7 +349,8 @@ print(resident("VmHWM") - before)
 
 @pytest.mark.parametrize(("dtype", "bytes_of_a_weight"), [("int4", 0.625), ("bfloat16", 2)])
 def test_loading_needs_no_second_copy(make, tmp_path, dtype, bytes_of_a_weight):
-    """Loading needs at most 1.15 times the packed size, the largest tensor, and 4 MiB of heap."""
+    """Loading needs at most the sum of three sizes: 1.15 times the packed weights, the largest
+    tensor, and 4 MiB of heap."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not tell a process its peak of memory")
     sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 5}
