@@ -30,7 +30,7 @@ def run_fuzz(build, run_all):
 
 
 def check_seen(seen, operations):
-    """The random operations reached every case that matters."""
+    """Check that the random operations reached every case that matters."""
     assert seen["operations"] >= operations
     for name in ("append", "fork", "adopt", "drop", "commit", "rollback", "refused", "moved"):
         assert seen[name] > operations // 1000, name
