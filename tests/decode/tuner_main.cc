@@ -1,6 +1,6 @@
 // Tests of the tuner of `auto`:
-// - Once Tuner::stays() has returned false, it returns false until next() is called. In this test the
-//   trunk begins to repeat itself under plain decoding, and look-up becomes the better policy.
+// - Once Tuner::stays() has returned false, it returns false until next() is called. In this test
+//   the trunk begins to repeat itself under plain decoding, and look-up becomes the better policy.
 // - If a round is in flight while the tuner starts or ends a trial, its loss is charged correctly.
 // - A token that is not a candidate of the draft gets a rank that no candidate has.
 #include <cstdint>
