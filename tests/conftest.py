@@ -25,16 +25,16 @@ TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
 BUILD = TESTS.parent / "build"
 KEPT = BUILD / "programs"  # objects stay here, so a second run compiles only what changed
-# Programs reuse the product's object files, from the build for this version of Python. The last
-# step of that build writes INSTALLED. If CMakeLists.txt is newer, the flags may have changed.
+# Programs reuse object files of sbrt's own build for this version of Python. The last step of that
+# build writes INSTALLED. If CMakeLists.txt is newer, the flags may have changed.
 SHIPPED, INSTALLED = "cp{0}{1}-cp{0}{1}-*", "install_manifest.txt"
 OBJECTS = Path("CMakeFiles/sbrt_objects.dir/csrc")
 
 # Without a writable HOME matplotlib warns on stderr and searches for fonts in every process.
 os.environ.setdefault("MPLCONFIGDIR", str(TESTS.parent / "build" / "matplotlib"))
 
-# Compiler flags by the end of a file's name, as in CMakeLists.txt. Other processors do not compile
-# these files.
+# Compiler flags by the end of a file's name, as in CMakeLists.txt. On other processors these files
+# compile to nothing, so they need no flags.
 ISA_FLAGS: dict[str, tuple[str, ...]] = {}
 AARCH64_FLAGS = {"_dotprod": ("-march=armv8.2-a+dotprod",)}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -94,9 +94,10 @@ class Programs:
         *("ops/choose.cc", "ops/columns.cc", "ops/filter.cc", "ops/logprobs.cc", "ops/shaping.cc"),
         *("ops/packed.cc", "ops/quantise.cc", "ops/format.cc"),
         *("ops/kernels.cc", "ops/kernels_portable.cc"),
-        *(f"ops/kernels_{part}.cc" for part in ("avx2", "avx512", "neon")),  # empty elsewhere
+        # On other processors these files compile to nothing.
+        *(f"ops/kernels_{part}.cc" for part in ("avx2", "avx512", "neon")),
     )
-    longest = 900  # time limit of a run in seconds, for a program that never ends
+    longest = 900  # time limit of a run in seconds, because a faulty program may never end
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -114,7 +115,7 @@ class Programs:
     def build(self, name, parts, flags=plain, replaced=None, extra=()) -> Path:
         """Build the program NAME with `parts` of csrc and return its path.
 
-        parts: rooms ("ring") or files ("model/toy.cc"). replaced: {file in csrc: text to compile
+        parts: folders ("ring") or files ("model/toy.cc"). replaced: {file in csrc: text to compile
         instead}. extra: more flags for these texts.
         """
         (main,) = TESTS.rglob(f"{name}.cc")
@@ -141,7 +142,8 @@ class Programs:
         objects = []
         for source in [main, *(p for part in parts for p in self._files(CSRC / part))]:
             isa = next((f for n, f in AARCH64_FLAGS.items() if source.stem.endswith(n)), ())
-            objects.append(folder / f"{len(objects)}-{source.stem}.o")  # a unique name
+            # The number makes the file's name unique.
+            objects.append(folder / f"{len(objects)}-{source.stem}.o")
             flags = (*self.common, *self.plain, *isa, f"-I{CSRC}", "-c", source)
             subprocess.run([compiler, *flags, "-o", objects[-1]], check=True)
         program = folder / name
@@ -166,7 +168,8 @@ class Programs:
     def reporting(self, kind: str, leaks: bool = True) -> dict[str, str]:
         """Return environment variables that make the first report of `tsan` or `asan` end a run.
 
-        leaks: report leaks, too. A Python process leaks much at its exit, so it needs False.
+        leaks: report leaks, too. Python itself leaks at its exit, so pass False for a Python
+        process.
         """
         common = f"exitcode={self.reported} halt_on_error=1"
         if kind == "tsan":
@@ -196,7 +199,8 @@ class Programs:
         return path
 
     def _shipped(self, source: Path) -> Path | None:
-        """Return the product's object file of `source`, or None if it is missing or out of date.
+        """Return the object file of `source` from sbrt's own build. Return None if it is missing or
+        out of date.
 
         The object must be newer than the source and all headers, its build newer than
         CMakeLists.txt. A build with CUDA compiles exec/cuda and users of nvtx.h differently, so
@@ -213,7 +217,8 @@ class Programs:
         return next((path for path in found if not _is_older(path, newest)), None)
 
     def _compile(self, path: Path, *arguments: object) -> None:
-        made = path.with_name(f"{path.name}.{os.getpid()}")  # another process may be compiling it
+        # Another process may compile the same object at the same time.
+        made = path.with_name(f"{path.name}.{os.getpid()}")
         subprocess.run([self.compiler, *self.common, *arguments, "-o", made], check=True)
         made.replace(path)
 
@@ -233,7 +238,8 @@ def programs() -> Programs:
 
 @pytest.fixture(scope="session")
 def run_all():
-    """run_all(commands): runs the commands, one per core at a time, and returns their outputs.
+    """run_all(commands): runs the commands, at most one per core at a time, and returns their
+    outputs.
 
     A command's output must not depend on the others. Every command must exit with 0.
     """
@@ -292,14 +298,16 @@ def fixed_sums():
 
 @pytest.fixture(scope="session")
 def random_classifier():
-    """random_classifier(path, origin, favourite=None): writes and returns a random classifier."""
+    """random_classifier(path, origin, favourite=None): writes a random H-RAD classifier to `path`
+    and returns it."""
     import numpy as np
 
     from sbrt.model import hrad
     from sbrt.model.safetensors_file import bfloat16, widened
 
     def call(path, origin, favourite=None):
-        """Save random H-RAD weights. With a favourite the classifier always predicts that class."""
+        """Save random H-RAD weights. If `favourite` is given, the classifier always predicts that
+        class."""
         rng = np.random.default_rng(0)
         tensors = {
             name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
@@ -320,7 +328,7 @@ def random_classifier():
 def build_with(programs, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """build_with(program, mutant): builds a program that needs only headers of csrc.
 
-    mutant: a header, a text that occurs once in it, and its replacement; or None.
+    mutant: (a header, a text that occurs once in it, the replacement of this text), or None.
     """
 
     def build(program: str, mutant: tuple[str, str, str] | None) -> Path:

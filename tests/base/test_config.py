@@ -352,8 +352,9 @@ def test_an_engine_knows_the_names_of_the_commands(tmp_path, monkeypatch):
     with Engine.from_pretrained(demo_pair.demo_folder("target"), num_threads=1) as engine:
         want = engine.generate("def area(", params)[0].outputs[0].token_ids
     (tmp_path / "demo").mkdir()
-    monkeypatch.chdir(tmp_path)  # the folder "demo" there is ignored
-    pearl = {"method": "pearl"}  # auto would measure for a second
+    # This folder has a subfolder "demo", which the engine must ignore.
+    monkeypatch.chdir(tmp_path)
+    pearl = {"method": "pearl"}  # `auto` would spend a second on measurements
     for draft, given, own in (
         ("demo", None, "auto"), ("demo-poor", pearl, "pearl"), ("random", pearl, "pearl"),
         ("none", None, "none"), (None, None, "none"),

@@ -28,7 +28,8 @@ SHOWS = ["generate", "compare", "collect_env"]
 
 @pytest.fixture
 def shell(folders, tmp_path):
-    """shell(command, redirections, *flags): run the command in a new shell."""
+    """shell(command, redirections, *flags): runs the command in a new shell; returns the finished
+    process."""
     prompt = tmp_path / "prompt.txt"
     prompt.write_text(PROMPT, encoding="utf-8")
 
@@ -52,7 +53,8 @@ def shell(folders, tmp_path):
 
 @pytest.fixture(scope="module")
 def shown():
-    """shown(shell, command, *flags): runs the command once, on good streams; returns the result."""
+    """shown(shell, command, *flags): runs the command once, with working standard streams; returns
+    the finished process."""
     found = {}
 
     def call(shell, *words):
@@ -78,7 +80,7 @@ def one_sentence(ran: subprocess.CompletedProcess[bytes], *words: str) -> None:
 def test_without_a_place_for_messages_the_work_is_shown(shell, shown, command, how):
     want, ran = shown(shell, command), shell(command, how)
     assert ran.returncode == 0
-    end = 40 if command == "compare" else None  # the rest are measured times
+    end = 40 if command == "compare" else None  # what follows are measured times
     assert ran.stdout[:end] == want.stdout[:end]
 
 

@@ -1,5 +1,5 @@
-"""Contract under test: without num_threads an engine takes as many threads as the process may use
-cores. Cores are limited by affinity and by the CPU quotas of control groups, rounded up."""
+"""Contract under test: without num_threads an engine uses as many threads as the process may use
+cores. Affinity and the CPU quotas of control groups limit the cores; quotas are rounded up."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def test_the_least_of_nested_groups_of_v1_counts(tree):
 
 
 def test_a_container_that_sees_its_own_group_as_the_whole_tree(tree):
-    """Without a cgroup namespace /proc has the host's path of the group. docker mounts the group as
-    if it were the whole tree."""
+    """Without a cgroup namespace /proc shows the group's path on the host. docker mounts the group
+    as if it were the whole tree."""
     files = {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}
     assert cores.usable_cores(tree(*v1("/docker/12ab", root="/docker/12ab"), files)) == 2
 
@@ -112,7 +112,7 @@ def test_a_container_whose_path_leads_out_of_what_it_sees(tree):
 
 
 def test_both_versions_at_once(tree):
-    """In systemd's hybrid mode v2 only names the groups, and v1 limits the CPU."""
+    """In systemd's hybrid mode cgroup v2 only names the groups, and cgroup v1 limits the CPU."""
     groups, mounts = zip(v1("/job"), v2("/job", at="/sys/fs/cgroup/unified"), strict=True)
     files = {
         "cpu/job/cpu.cfs_quota_us": "200000",

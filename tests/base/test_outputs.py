@@ -1,5 +1,5 @@
 """Contract under test: streamed text grows by whole characters only. It never shows a part of a
-stop string. The figures match their definitions."""
+stop string. The metrics of an answer match their definitions."""
 
 import random
 from types import SimpleNamespace
@@ -94,7 +94,7 @@ def test_pairs_are_compared_token_by_token(tokenizer):
 
 
 class Words:
-    """A stand-in for a tokenizer and its pieces: token i is the i-th word of a list."""
+    """A stand-in for a tokenizer and for its `pieces`: token i is the i-th word of a list."""
 
     def __init__(self, words):
         self.words, self.pieces = words, self

@@ -1,2 +1,2 @@
-"""Helpers that tests of several rooms share: fixtures (`tiny`, `nvcc`) and engines over toys
-(`toys`)."""
+"""Helpers that several folders of tests share: fixtures (`tiny`, `nvcc`) and engines over the toy
+pair (`toys`)."""

@@ -1,4 +1,5 @@
-"""Random matrices in every quantised format, and their products with rows, in plain numpy."""
+"""Random matrices in every quantised format, in plain numpy, and their products with rows of
+inputs."""
 
 import numpy as np
 
@@ -23,8 +24,9 @@ FORMATS = {
 
 
 def fma(a, b, c):
-    """Return a * b + c in float32, rounded once: to odd in float64, then to float32."""
-    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)  # exact
+    """Return a * b + c in float32 with one rounding, as a fused multiply-add does. The float64
+    result is first rounded to odd."""
+    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)  # exact in float64
     c = np.asarray(c, np.float64)
     total = product + c
     part = total - product
@@ -35,7 +37,7 @@ def fma(a, b, c):
 
 
 def by_group(a, group):
-    """Reshape [..., k] to [..., groups, group]; the last group is padded with zeros."""
+    """Reshape [..., k] to [..., number of groups, group]. The last group is padded with zeros."""
     n = a.shape[-1]
     wide = np.zeros((*a.shape[:-1], -(-n // group) * group), a.dtype)
     wide[..., :n] = a
@@ -51,7 +53,8 @@ def rounded(x):
 
 
 class Matrix:
-    """A matrix [outputs, inputs] of random quantised levels in one format, and its weights."""
+    """A matrix [outputs, inputs] of random integer levels in one quantised format. `weights` and
+    `product` compute with the values that the levels stand for."""
 
     def __init__(self, name, outputs, inputs, seed=0):
         rng = np.random.default_rng([seed, outputs, inputs, *name.encode()])
@@ -92,9 +95,10 @@ class Matrix:
         return out.reshape(len(out), -1)[:, : self.inputs]
 
     def product(self, x):
-        """Return the product with the rows x, as float32 [rows, outputs], added group by group.
+        """Return the product of this matrix and the rows x, as float32 [rows, outputs].
 
-        A group adds scale * (scale of the row) * sum, then minimum * (moment of the row)."""
+        The dot products are accumulated group by group. A group adds scale * (scale of the row) *
+        (integer dot product). Then it adds minimum * (sum of the row's values in the group)."""
         step = min(self.group, GROUP)
         q, x_scales = rounded(x)
         q = by_group(q.reshape(len(x), -1), step)

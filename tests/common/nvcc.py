@@ -21,13 +21,13 @@ class Nvcc:
         self.path = path
 
     def run(self, *arguments: object, strict: bool = True) -> "subprocess.CompletedProcess[str]":
-        """Run nvcc with the build's flags. strict: warnings are errors."""
+        """Run nvcc with the build's flags. strict: treat warnings as errors."""
         flags = [*FLAGS, *(STRICT if strict else ())]
         command = [self.path, *flags, f"-I{CSRC}", f"-I{ROOT / 'tests'}", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True)
 
     def build(self, program: Path, *flags: str, strict: bool = True) -> None:
-        """Build exec_main.cu with the rooms that it needs."""
+        """Build exec_main.cu with the folders of csrc that it needs; return its path."""
         rooms = [p for room in ("core", "exec") for p in sorted((CSRC / room).rglob("*.c[cu]"))]
         sources = [ROOT / "tests/device/exec_main.cu", *rooms, CSRC / "round/kernels.cu"]
         done = self.run(*flags, *sources, "-o", program, strict=strict)

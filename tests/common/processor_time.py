@@ -1,5 +1,6 @@
-"""`pytest --processor-time N`: the N files and the N tests that took most processor time, children
-and compilers included. On a shared machine wall-clock time would depend on the other users."""
+"""`pytest --processor-time N` shows the N files and the N tests that used most processor time.
+Child processes, such as compilers, are included. On a shared machine wall-clock time would depend
+on the other users."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 
 import pytest
 
-NAME = "processor"  # a report carries its seconds under this name to the process that adds them
+NAME = "processor"  # name of the field of a report that holds the test's seconds
 BEGUN = pytest.StashKey[float]()
 
 
@@ -20,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def processor_seconds() -> float:
-    """Returns the seconds of this process and of its children that have ended."""
+    """Returns the processor seconds of this process and of its children that have ended."""
     return sum(sum(resource.getrusage(who)[:2]) for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
 
 

@@ -153,13 +153,13 @@ def random_weights(config, seed=0):
     }
 
 
-WHOLE = {"int64": "I64", "bool": "BOOL"}  # types that are stored as they are
+WHOLE = {"int64": "I64", "bool": "BOOL"}  # types that are written unchanged
 
 
 def as_bytes(values, dtype):
     if dtype in WHOLE.values():
         return values.tobytes()
-    if dtype == "BF16":  # truncated: exact for the values compared here
+    if dtype == "BF16":  # truncation is exact for the compared values
         return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
     return values.astype({"F32": np.float32, "F16": np.float16}[dtype]).tobytes()
 
@@ -183,7 +183,7 @@ def write_weights(path, weights, dtype="F32"):
 
 
 def write_checkpoint(folder, *, seed=0, dtype="F32", shards=1, weights=None, **changes):
-    """Write a model folder and return it. `changes` go into config.json."""
+    """Write a model folder and return its path. `changes` go into config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     config = config_of(**changes)
     (folder / "config.json").write_text(json.dumps(config))
@@ -213,7 +213,7 @@ def noisy(weights, share, seed):
 
 @pytest.fixture(scope="session")
 def make(random_classifier):
-    """The functions that write checkpoints."""
+    """Return the functions that write checkpoints, as attributes of one object."""
     return SimpleNamespace(
         checkpoint=write_checkpoint,
         config=config_of,
@@ -230,7 +230,7 @@ def make(random_classifier):
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """(target, draft): a pair whose draft is right about half of the time."""
+    """Return (target, draft): the folders of a pair whose draft is right about half of the time."""
     base = tmp_path_factory.mktemp("pair")
     weights = random_weights(config_of(), seed=1)
     target = write_checkpoint(base / "target", weights=weights)
@@ -289,7 +289,8 @@ def each_round(monkeypatch):
 
 @pytest.fixture(scope="session")
 def ctrl_c():
-    """`with ctrl_c(seconds)`: sends Ctrl-C after that time. The block must raise it."""
+    """`with ctrl_c(seconds)`: sends Ctrl-C to this process after `seconds`. The block must raise
+    KeyboardInterrupt."""
     return interrupted_in
 
 
@@ -312,7 +313,7 @@ def one_sentence():
 
 @pytest.fixture(scope="module")
 def hrad_origin(folders):
-    """Return the origin of a classifier for the tiny pair with gamma 7."""
+    """Return what identifies the training data of a classifier: gamma 7 and the tiny pair."""
     return hrad.origin_of(7, *folders)
 
 

@@ -1,4 +1,5 @@
-"""Engines over the toy pair. Its logits are a hash of the prefix; prompts and answers are ids."""
+"""Engines over the toy pair: a target and a draft without weights, whose logits are a hash of the
+prefix. Prompts and answers are lists of ids."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from sbrt.serve.pair import Pair
 
 VOCAB = 32
 PROMPT = [i * 7 % VOCAB for i in range(640)]  # prefill needs ten pieces
-# Policies of the core, one for each form that a round has.
+# One policy of the engine core for each kind of round.
 POLICIES = {
     "none": {"gamma": 0},
     "draft_model": {"gamma": 4, "branches": 1, "serial": 1},
@@ -22,7 +23,7 @@ POLICIES = {
 
 
 def untuned(methods):
-    """The methods without `auto`, which measures when an engine opens."""
+    """Return the methods without `auto`, which runs measurements when an engine opens."""
     return tuple(method for method in methods if method != AUTO)
 
 
@@ -35,7 +36,7 @@ def toy_engine(
 ) -> Engine:
     """Return an engine over the toy pair. Prompts and answers are lists of ids.
 
-    If `auto` is among the methods, opening it takes 0.2 s of measurements.
+    If `auto` is among the methods, the engine measures for 0.2 s when it opens.
     """
     target_toy = Toy(**({"vocab": VOCAB, "seed": 3} | (target or {})))
     draft_toy = Toy(**({"vocab": VOCAB, "seed": 3, "noise16": 8} | (draft or {})))
@@ -66,4 +67,4 @@ def fresh(prompt: list[int], params: SamplingParams = GREEDY) -> list[int]:
     return list(_FRESH[key])
 
 
-_FRESH: dict[tuple, list[int]] = {}  # answers of `fresh` so far
+_FRESH: dict[tuple, list[int]] = {}  # answers that `fresh` has computed

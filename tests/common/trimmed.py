@@ -25,15 +25,15 @@ def t2d(ids=IDS, vocab=320):
 
 
 def head_weights(weights, ids=IDS, *, embedding=True):
-    """Return a draft's weights with an LM head of `ids`. ids None: leave out the LM head.
-    embedding False: leave out the embedding, so that the draft uses the target's."""
+    """Return a draft's weights with an LM head that has rows for `ids` only. ids None: leave out
+    the LM head. embedding False: leave out the embedding, so that the draft uses the target's."""
     head = weights.get(HEAD, weights[EMBED])
     found = {n: w for n, w in weights.items() if n != HEAD and (embedding or n != EMBED)}
     return found if ids is None else found | {HEAD: head[list(ids)].copy(), "d2t": d2t(ids)}
 
 
 def head_fields(ids=IDS):
-    """Return the fields of config.json that describe an LM head of `ids`."""
+    """Return the fields of config.json that describe an LM head with rows for `ids` only."""
     if ids is None:
         return {"tie_word_embeddings": True}
     return {"tie_word_embeddings": False, "draft_vocab_size": len(ids)}
@@ -50,8 +50,8 @@ def write_draft(folder, config, weights, *, tokenizer=False) -> Path:
 
 
 def answers(engine, prompts, dists, method="none"):
-    """Return the answers to every prompt with each of the sampling params `dists`, the number of
-    drafted tokens, and the number of accepted tokens."""
+    """Return three values: the answers to every prompt with each of the sampling params `dists`,
+    the number of drafted tokens, and the number of accepted tokens."""
     outputs = [o for dist in dists for o in engine.generate(prompts, dist, method=method)]
     completions = [o.outputs[0] for o in outputs]
     found = [(c.token_ids, c.text, c.finish_reason, c.stop_reason) for c in completions]

@@ -21,7 +21,7 @@ using namespace sbrt;
 
 constexpr int kCount = 4;  // number of seats
 
-// Plain decoding, without the draft.
+// Returns the policy of plain decoding, which runs no draft.
 Policy plain() {
   Policy p{};
   p.width = p.burst_width = 1;
@@ -50,7 +50,7 @@ Policy overlapped(int32_t branches, int32_t width, OnMiss on_miss) {
 
 const Policy kPolicies[] = {plain(), overlapped(1, 1, kGoOn), overlapped(8, 2, kLookup),
                             serial(4, 1), serial(3, 4)};
-constexpr size_t kAhead = 3;  // number of policies at the front that have no serial bursts
+constexpr size_t kAhead = 3;  // the first kAhead policies have no serial bursts
 
 std::unique_ptr<Engine> engine_of(Backend backend, int seats) {
   ToyConfig target{.vocab = 16, .seed = 5}, draft = target;
@@ -89,9 +89,10 @@ class Crowd {
       const bool ends = !engine_->sequence(seat).live();
       if (ends) expect_alone(*running_[seat]);
       if (!ends && random_() % 16) continue;
-      engine_->release(seat);  // some are still in prefill
+      engine_->release(seat);  // the sequence may still be in prefill
       running_[seat].reset();
-      if (random_() % 2) admit();  // rounds and pieces of the old one may be in flight
+      // Rounds and prompt pieces of the released sequence may still be in flight.
+      if (random_() % 2) admit();
     }
   }
 

@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tally() -> ModuleType:
-    """The module tally.py, which is also a program."""
+    """Return the module tally.py, which is also a program."""
     spec = importlib.util.spec_from_file_location("tally", Path(__file__).with_name("tally.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

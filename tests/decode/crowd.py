@@ -1,10 +1,11 @@
 """Compares many sequences with the reference: `python tests/decode/crowd.py --sequences 1000`.
 
-A world is a pair of toys and a core with some seats. Sequences of fuzz.py come and go at random,
-each with its own method, and some are dropped before their end. Next to other sequences each must
-have the tokens, log-probs and finish reason that it has alone. Its counters must be the same, too.
-They may differ if a round has more rows than a forward holds, or if other sequences decide how a
-miss is answered. World w of seed s is always the same. The last line on stdout is a JSON summary.
+A world is a pair of toys and an engine core with some seats. Sequences of fuzz.py come and go at
+random, each with its own method, and some are dropped before their end. Next to other sequences
+each must have the tokens, log-probs and finish reason that it has alone. Its counters must be the
+same, too. Counters may differ in two cases: a round has more rows than a forward holds, or other
+sequences decide if a burst follows a miss. World w of seed s is always the same. The last line on
+stdout is a JSON summary.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import fuzz
 
 from sbrt import _core, _probe
 
-ROWS, STEP_ROWS = 64, 512  # number of rows of the largest target and draft forward
+ROWS, STEP_ROWS = 64, 512  # most rows of a target forward, of a draft forward
 SEQUENCES = 24  # number of sequences in a world
 FOUND = 16  # number of nodes that look-ups may add to a chain
 
@@ -50,7 +51,8 @@ def request(task: fuzz.Task, method: str) -> tuple:
 
 
 def most_rows(policy: dict) -> tuple[int, int]:
-    """Return the largest number of rows of one sequence, in a verification and in a draft step."""
+    """Return the largest numbers of rows that one sequence can have: (in a verification, in a draft
+    step)."""
     gamma, nodes = policy["gamma"], policy.get("nodes", 63)
     burst = policy.get("burst", gamma)
     chain = min(
@@ -70,7 +72,8 @@ def is_roomy(world: fuzz.World, tasks: list[tuple[fuzz.Task, str]]) -> bool:
 
 
 def waits_for_company(world: fuzz.World, done: Running) -> bool:
-    """True if other sequences decide whether a burst answers a miss; never under `rejection`.
+    """True if it depends on other sequences whether a serial burst follows a miss of `done`. Never
+    true under `rejection`.
 
     At temperature 0 a request is decoded as if it did not ask for `rejection`.
     """
@@ -133,9 +136,11 @@ def random_crowd(rng: Random, index: int, a: argparse.Namespace) -> tuple[fuzz.W
         if is_short:
             cut_trees(task, world)
         is_alike = fuzz.chance(rng, 0.5)
-        if is_alike:  # its prompt begins like others
+        if is_alike:  # its prompt begins like other prompts
             task.prompt = (common[: rng.randint(1, len(common))] + task.prompt)[:longest]
-        few = 0.0 if is_alike else 0.75  # a request for prompt log-probs reuses no prefix
+        # A request for prompt log-probs reuses no prefix, so no request with a common prefix makes
+        # one.
+        few = 0.0 if is_alike else 0.75
         task.logprobs = fuzz.random_logprobs(asking, world, task.prompt, few)
         tasks.append((task, rng.choice(list(task.policies))))
     return world, tasks
@@ -154,7 +159,7 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
     core = fuzz.make_core(world)
     running: list[Running] = []
     wrong: list[str] = []
-    eager = rng.choice((0.1, 0.5, 1.0))  # probability that the next one is admitted
+    eager = rng.choice((0.1, 0.5, 1.0))  # probability that the next sequence is admitted
     while tasks or running:
         while tasks and core.has_free_seat and (not running or fuzz.chance(rng, eager)):
             task, method = tasks.pop()
@@ -176,7 +181,8 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
 
 
 def is_over(one: Running) -> bool:
-    """Take the sequence's tokens. True if it has ended or is to be dropped now."""
+    """Move the new tokens and log-probs from the seat to `one`. Return True if the sequence has
+    ended or is to be dropped now."""
     one.tokens += one.seat.take()
     one.logprobs += fuzz.rows_of(one.seat.take_logprobs())
     return one.seat.finished or (one.ends_after is not None and len(one.tokens) >= one.ends_after)

@@ -1,10 +1,10 @@
 """Compares engine and reference in random worlds: `python tests/decode/fuzz.py --sequences 1000`.
 
-A world is a pair of toys and a core. It answers a few sequences, each by every method. Tokens,
-finish reason and every counter must equal those of sbrt.reference. Tokens of every method must
-equal those of plain decoding, unless they are accepted at random. Log-probs must equal those of
-plain decoding bit for bit, and those of the reference up to rounding. World w of seed s is always
-the same: the printed command repeats a failure. The last line on stdout is a JSON summary.
+A world is a pair of toys and an engine core. The core answers a few sequences, each by every
+method. Tokens, finish reason and every counter must equal those of sbrt.reference. Tokens of every
+method must equal those of plain decoding, unless they are accepted at random. Log-probs must equal
+those of plain decoding bit for bit, and those of the reference up to rounding. World w of seed s is
+always the same: the printed command repeats a failure. The last line on stdout is a JSON summary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sbrt import _core, _probe, reference
 SEQUENCES = 8  # number of sequences in a world
 PROGRESS = 10.0  # seconds between two progress lines
 LOOKING = ("draft_model", "pearl", "specbranch", "on_miss", "tree", "hedge")
-HIGH = (1, 1, 1, 2**31 - 10, 2**32 - 10)  # numbers of first rounds; counters are 64-bit
+HIGH = (1, 1, 1, 2**31 - 10, 2**32 - 10)  # an engine's first round number: counters must be 64-bit
 COUNTERS = (
     "rounds",
     "draft_tokens",
@@ -52,7 +52,7 @@ class Task:
     stops: list[int]
     max_tokens: int
     shaping: dict  # keywords of a Shaping
-    policies: dict[str, dict]  # method: keywords of a Policy
+    policies: dict[str, dict]  # {method: keywords of a Policy}
     slices: int  # number of rounds per call of run(); 0: all rounds
     logprobs: dict = field(default_factory=dict)  # keywords of a Logprobs
 
@@ -73,11 +73,11 @@ def random_world(rng: Random, cpu: float) -> World:
         draft["seed"] = rng.getrandbits(64)  # a draft unrelated to the target
     if chance(rng, 0.15):
         draft["max_positions"] = rng.randint(1, length + 5)
-    if chance(rng, 0.05):  # target or draft has more tokens
+    if chance(rng, 0.05):  # one of the two has more tokens
         rng.choice((target, draft))["vocab"] += rng.randint(1, 8)
     for toy in (target, draft):
         if chance(rng, 0.2):
-            toy["window"] = rng.randint(2, 80)  # the ring wraps
+            toy["window"] = rng.randint(2, 80)  # so small that the ring wraps
         if chance(rng, 0.05):
             toy["nan_at"] = rng.randrange(length)
     on_cpu = chance(rng, cpu)
@@ -98,7 +98,8 @@ def random_world(rng: Random, cpu: float) -> World:
 
 
 def random_head(rng: Random, known: int, vocab: int) -> tuple[int, ...]:
-    """Return ids below `known` for a draft's LM head; at least one is in the target's `vocab`."""
+    """Return ids below `known` for a draft's LM head. At least one of them is below `vocab`, so
+    that the target has it."""
     ids = {rng.randrange(min(known, vocab))}
     ids.update(rng.sample(range(known), rng.randint(1, known)))
     return tuple(sorted(ids))
@@ -210,7 +211,8 @@ def random_logprobs(rng: Random, world: World, prompt: list[int], few: float = 0
     """Return keywords of a Logprobs. Half of the sequences ask for log-probs. The share `few` of
     them asks for log-probs of the prompt, too.
 
-    If a row of the prompt is NaN, no sequence asks for the prompt's log-probs: it would fail.
+    If a row of the prompt is NaN, no sequence asks for the prompt's log-probs, because it would
+    fail.
     """
     if chance(rng, 0.5):
         return {}
@@ -272,7 +274,8 @@ def oracle(world: World, task: Task, method: str):
 
 
 def differences(seat, tokens, expected) -> dict:
-    """Return a finished sequence's wrong results as {name: (of the engine, of the reference)}."""
+    """Return a finished sequence's wrong results as {name: (the engine's value, the reference's
+    value)}."""
     want_tokens, want_finish, want_stats = expected
     pairs = {
         "tokens": (tokens, want_tokens),
@@ -304,7 +307,7 @@ def logprobs_of(seat, logprobs: dict) -> dict[str, list]:
 
 
 def differing_logprobs(world: World, task: Task, tokens: list[int], found: dict) -> dict:
-    """Return the wrong log-probs as {name: (of the engine, of the reference)}."""
+    """Return the wrong log-probs as {name: (the engine's list, the reference's list)}."""
     toy = reference.Toy(**{k: v for k, v in world.target.items() if k != "window"})
     trunks = {"output": (task.prompt + tokens, len(task.prompt)), "prompt": (task.prompt, 1)}
     different = {}
@@ -402,7 +405,7 @@ def abandoned(task: Task) -> tuple:
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the flags that all programs with random worlds have."""
+    """Return an argument parser with the flags that all programs with random worlds share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--sequences", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

@@ -61,7 +61,7 @@ Policy looking_up(Policy policy) {
 }
 
 // In order: draft_model, tree and lookup; pearl, specbranch and hedge with each answer to a miss;
-// three of them with look-ups.
+// three of these policies again, with look-ups.
 const Policy kPolicies[] = {
     serial(4, 1),
     serial(3, 4),
@@ -120,7 +120,7 @@ struct Shared {
   int64_t outcome = 1, chain = 1, branches = 1, choice = 1;
 };
 
-// An op sets *to to a hash of *to and *from.
+// The arguments of the op `fold`, which sets *to to a hash of *to and *from.
 struct Fold {
   int64_t* to;
   const int64_t* from;
@@ -131,7 +131,8 @@ void fold(const Fold& a, Worker) {
 }
 
 RoundShape shape_of(int64_t round) {
-  // (steps before the target's forward, steps during it): overlapped, serial, both, neither
+  // (draft steps before the target's forward, draft steps during it) of four kinds of rounds:
+  // overlapped, serial, both, neither.
   constexpr int kShapes[][2] = {{0, 2}, {2, 0}, {2, 2}, {0, 0}};
   const auto& [burst, gamma] = kShapes[mix64(1, static_cast<uint64_t>(round)) % 4];
   return {burst, gamma, 1, 1, 1};

@@ -99,8 +99,8 @@ def dist_of(s):
 
 
 def expected(s):
-    """Return the probabilities of the first tokens, an array with `cells` axes of vocab + 1 ids.
-    After a stop token every id is `vocab`."""
+    """Return the joint probabilities of the first `cells` tokens: an array with `cells` axes of
+    length vocab + 1. After a stop token every further id is `vocab`."""
     target, _ = toys(s)
     stops, size = s.get("stops", ()), s["vocab"]
     shaper = None
@@ -124,7 +124,8 @@ def expected(s):
 
 
 def counted(s, sequences, first=0):
-    """Return counts by cell for `sequences` seeds from `first` on, and sums of engine counters."""
+    """Return (counts per cell, sums of the engine's counters) for the seeds first to first +
+    sequences - 1."""
     core = _core.EngineCore(
         *(_core.Toy(**toy) for toy in toys(s)), backend="sim", rejection=True, **SIZES
     )
@@ -149,8 +150,8 @@ def counted(s, sequences, first=0):
 def distance(counts, dist):
     """Return the distance of the counts from the expected counts, in standard deviations.
 
-    It is the chi-square after the transformation of Wilson and Hilferty, or infinity if an
-    impossible cell was counted.
+    It is the chi-square, transformed by Wilson and Hilferty's formula. It is infinite if a cell of
+    probability 0 was counted.
     """
     counts, want = np.ravel(counts), np.ravel(dist) * np.sum(counts)
     if counts[want == 0].any():

@@ -1,8 +1,9 @@
-"""Contract under test: the rules of `rejection` give the target's distribution exactly.
+"""Contract under test: the acceptance rules of `rejection` give the target's distribution exactly.
 
-Every draw and coin is enumerated, in 10,000 random cases per rule, degenerate ones included: the
-total variation stays below 1e-12. Rules that look right but are wrong must fail the same tests.
-They must also fail the chi-square test that the engine's own tokens pass (test_rejection_dist.py).
+A test computes the distribution of a rule by enumeration: of every token that may be drawn, and of
+acceptance and rejection. In 10,000 random cases per rule, degenerate ones included, the total
+variation stays below 1e-12. Rules that look right but are wrong must fail the same tests. They must
+also fail the chi-square test that the engine's own tokens pass (test_rejection_dist.py).
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import pytest
 from sbrt import _probe
 
 CASES = 10_000
-RULES = {  # name: (most draws of a node, most known tokens)
+RULES = {  # {number and name of a rule: (most draws of a node, most known tokens)}
     "2: one draw": (1, 0),
     "3: known tokens": (0, 3),
     "3 and 4: known tokens, then draws": (3, 2),
     "4: draws without replacement": (4, 0),
 }
-EDGE = 1e-9  # relative distance of the tested coins from the probability
+# Coins under test differ from the acceptance probability by this relative distance, up and down.
+EDGE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def random_cases(seed: int, count: int, most: int = 1, known: int = 0) -> Iterat
 
 
 def chance(place: _probe.Place, token: int) -> float:
-    """Return the probability that a drawn token is accepted. Check it against the engine's coin."""
+    """Return the probability that a drawn token is accepted. Check that the engine accepts the
+    token exactly if its uniform random number (the coin) is below this probability."""
     p, q = place.p[token], place.q[token]
     found = min(1.0, p / q)
     assert place.stands(token, 0.0) == (p > 0)
@@ -88,15 +91,16 @@ def chance(place: _probe.Place, token: int) -> float:
 
 
 def drawn(case: Case) -> np.ndarray:
-    """Return the token's distribution under the engine's rules: rule 3 for known tokens, then
-    rule 4. With k = 1 rule 4 is rule 2."""
+    """Return the token's distribution under the engine's rules (see RULES): rule 3 for known
+    tokens, then rule 4. With k = 1 rule 4 is rule 2."""
     out = np.zeros(len(case.p))
     _known(case, (), 1.0, out)
     return out
 
 
 def _place(case: Case, known: tuple[int, ...], rejected: tuple[int, ...]) -> tuple:
-    """Return the place after these rejections, and True if some of p was left after each."""
+    """Return the engine's Place (p and q at one node) after these tokens were rejected. Also return
+    True if p had probability left after each rejection."""
     place, left = _probe.Place(case.p, case.q), True
     for token in known:
         left &= place.reject_known(token)
@@ -119,7 +123,7 @@ def _known(case: Case, tried: tuple[int, ...], weight: float, out: np.ndarray) -
 
 def _drawn(case: Case, rejected: tuple[int, ...], weight: float, out: np.ndarray) -> None:
     place, left = _place(case, case.known, rejected)
-    true = case.q.copy()  # the distribution of the next draw, independent of the rule
+    true = case.q.copy()  # distribution of the next draw, computed here, not by the engine
     true[[*case.known, *rejected]] = 0
     if len(rejected) == case.k or not true.sum() > 0 or not left:
         out += weight * place.p
@@ -133,7 +137,8 @@ def _drawn(case: Case, rejected: tuple[int, ...], weight: float, out: np.ndarray
 
 
 def two_in_a_row(first: Case, then: list[Case]) -> np.ndarray:
-    """Return the probabilities [vocab, vocab] of two tokens of a chain, each with its own coin."""
+    """Return the joint probabilities [vocab, vocab] of two successive tokens of a chain. Each is
+    accepted or rejected by its own uniform random number."""
     return drawn(first)[:, None] * np.stack([drawn(case) for case in then])
 
 
@@ -248,15 +253,15 @@ WRONG = {
 
 
 def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
-    """Two tokens of a chain are tried with the same coin."""
+    """Both tokens of a chain are accepted or rejected by the same random number (coin)."""
     vocab = len(first.p)
     out = np.zeros((vocab, vocab))
     a = ratio(first.p, first.q)
     for x, case in enumerate(then):
         b = ratio(case.p, case.q)
-        both = np.minimum(a[x], b)  # the coin is below both probabilities
+        both = np.minimum(a[x], b)  # probability that the coin accepts both tokens
         out[x] += first.q[x] * case.q * both
-        fell = (case.q * (a[x] - both)).sum()  # the coin accepts the first only
+        fell = (case.q * (a[x] - both)).sum()  # the coin accepts only the first token
         out[x] += first.q[x] * fell * part(case.p, case.q)
         # After a rejection the next token is decided in its own round.
         out[x] += (first.q * (1 - a)).sum() * part(first.p, first.q)[x] * case.p
@@ -267,12 +272,13 @@ def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
 
 
 def variation(dist, expected):
-    """Return the total variation distance."""
+    """Return the total variation distance of two distributions."""
     return abs(np.asarray(dist) - expected).sum() / 2
 
 
 def check_exact(rule, cases):
-    """Raises AssertionError with the worst case."""
+    """Check that the rule gives p exactly in every case. The AssertionError shows the worst
+    case."""
     worst = max(((variation(rule(case), case.p), i, case) for i, case in enumerate(cases)))
     assert worst[0] < 1e-12, worst
 
@@ -300,7 +306,8 @@ def test_a_wrong_rule_is_caught(name):
 
 
 def chains(count):
-    """Yield (case of the first token, next case after each token, joint distribution of both)."""
+    """Yield (case of the first token, list of the next case for each first token, right joint
+    distribution of both tokens)."""
     rng = np.random.default_rng(3)
     for _ in range(count):
         vocab = int(rng.integers(1, 5))
@@ -315,7 +322,8 @@ def test_two_tokens_have_the_joint_dist():
 
 
 def test_one_coin_for_two_tokens_is_caught():
-    """Each token alone has its distribution: only the joint distribution shows the fault."""
+    """Each of the two tokens alone has the right distribution. Only their joint distribution shows
+    the fault."""
     off = [variation(one_coin_for_two(f, t), joint) for f, t, joint in chains(2000)]
     assert np.mean(off) > 0.005
     assert max(off) > 1e-3
@@ -354,7 +362,7 @@ def test_what_is_empty_falls_back_to_the_target():
     assert not place.reject(1)
     assert place.p.tolist() == dist.tolist()
     assert place.q.tolist() == [1.0, 0.0]
-    assert place.reject(0)  # the first token is all that is left of q
+    assert place.reject(0)  # only token 0 has probability left in q
     assert place.p.tolist() == [0.0, 1.0]
     alone = _probe.Place([0.0, 1.0], dist)
     assert not alone.reject_known(1)

@@ -1,12 +1,12 @@
-"""Contract under test: a sequence enters a seat while other seats decode. No fence guards that: the
-host fills the seat once nothing in flight uses it, and enqueues its first op afterwards. The order
-checker and ThreadSanitizer report nothing. They report each wait of the host that is left out, and
-each wrong seat in a launch."""
+"""Contract under test: a sequence enters a seat while other seats decode. No fence guards the
+entry: the host fills the seat once nothing in flight uses it, and enqueues its first op afterwards.
+The order checker and ThreadSanitizer report nothing. If a wait of the host is left out, or a launch
+has a wrong seat, they report it."""
 
 import pytest
 
 ADMISSION = "decode/pump.cc"
-# All waits of the host before it fills a seat.
+# All waits of the host that come before it fills a seat.
 WAITS = {
     "target's pieces": "  wait(r_.target.feed.fed, seats_[found].fed[0].last_piece());\n",
     "draft's pieces": "  wait(r_.draft.feed.fed, seats_[found].fed[1].last_piece());\n",

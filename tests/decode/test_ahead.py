@@ -1,5 +1,6 @@
-"""Contract under test: a caller that takes one round at a time keeps the lanes as busy as one that
-takes all rounds. The next round is enqueued before the record of the last one is read."""
+"""Contract under test: a caller that takes one round at a time keeps the lanes as busy as a caller
+that takes all rounds in one call. The next round is enqueued before the record of the last one is
+read."""
 
 from __future__ import annotations
 

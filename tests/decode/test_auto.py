@@ -26,8 +26,8 @@ PROMPTS = [[1, 2, 3], list(range(40))]
 
 
 def costs(c=8, step=100, shared=1.0):
-    """Return costs in which a target forward takes c draft steps plus a little per row.
-    shared: factor by which all forwards are slower while the lanes overlap."""
+    """Return costs in which a target forward takes the time of c draft steps, plus a little per
+    row. shared: factor by which all forwards are slower while the lanes overlap."""
     target = [step * c + 3 * rows for rows in ROWS]
     draft = [step + rows // 8 for rows in ROWS]
     slow = {"target_overlapped": [round(shared * t) for t in target]}
@@ -49,7 +49,8 @@ class Sum:
 
 
 def play(core, policy, temperature=0.0, max_tokens=250, repeat=3):
-    """Return the tokens of every answer, and the tokens per ns of all passes but the first."""
+    """Return the tokens of every answer, and the tokens per ns. The first pass over the prompts is
+    not timed."""
     found, total = [], Sum()
     for again in range(repeat):
         for i, prompt in enumerate(PROMPTS):
@@ -133,8 +134,8 @@ def test_a_draft_that_could_never_pay_is_left_alone():
 
 @pytest.mark.parametrize(("c", "idle"), [(1, True), (8, False)], ids=["dear", "cheap"])
 def test_in_company_only_a_draft_that_drafts_reads_prompts(c, idle):
-    """An expensive draft could pay off if every token were accepted. So it reads the prompt of a
-    sequence that is alone, but no other prompt."""
+    """With this draft's costs, drafting could pay off if every token were accepted. So the draft
+    reads the prompt of a sequence that runs alone, but no other prompt."""
     target, draft = costs(c).target, [int(0.8 * ns) for ns in costs(1).target]
     lanes = {"target": target, "draft": draft, "target_overlapped": target}
     core = make(costs=_core.Costs(**lanes, draft_overlapped=draft), max_num_seqs=3)

@@ -1,6 +1,7 @@
 """Contract under test: virtual time. A forward costs what its rows in use cost, everything else
-costs nothing. A round whose lanes overlap lasts as long as the longer lane, a serial one as long as
-both. The host's cost is added once a round. The clock does not change the tokens."""
+costs nothing. A round whose lanes overlap lasts as long as the longer lane. A serial round lasts as
+long as both lanes together. The host's cost is added once a round. The clock does not change the
+tokens."""
 
 from itertools import pairwise
 
@@ -46,7 +47,7 @@ def start(core, name, max_tokens, prompt=(1, 2, 3)):
 
 
 def total(core, name, max_tokens):
-    """Run one sequence; return (rounds, hits, virtual ns)."""
+    """Run one sequence; return (number of rounds, number of hits, ns of virtual time)."""
     start(core, name, max_tokens)
     assert len(core.run()) == max_tokens
     return (
@@ -81,7 +82,7 @@ def test_plain_decoding_costs_its_forwards():
 @pytest.mark.parametrize("slow", [{}, SLOW], ids=["quick draft", "slow draft"])
 def test_overlapped_rounds_that_hit(slow):
     factor = 40 if slow else 1
-    burst = factor * (t(1) + 3 * t(1))  # catch-up (root or tail's last node), 3 steps
+    burst = factor * (t(1) + 3 * t(1))  # catch-up (root or tail's last node), then 3 steps
     wanted = max(T(1), burst) + 2 * max(T(4), burst)
     assert total(make(**slow), "one branch", 9) == (3, 2, wanted)
 
@@ -98,19 +99,21 @@ def test_a_step_counts_the_rows_of_all_branches():
 
 
 def test_a_forward_without_rows_costs_nothing():
-    """After a cut the root's KV exists already, so no round after the first has a catch-up."""
+    """The chain is cut in every round. The draft has already processed the next root, so no round
+    after the first has a catch-up."""
     assert total(make(**SLOW), "cut", 5) == (5, 4, 40 * (4 * t(1) + 4 * 3 * t(1)))
 
 
 def test_serial_rounds_that_stand():
-    """No step of a burst processes the chain's last node. The next round's first step does,
-    together with the root."""
+    """No step of a burst processes the chain's last node. If the chain is accepted, the first step
+    of the next burst processes that node together with the root."""
     wanted = (3 * t(1) + T(4)) + 2 * (t(2) + 2 * t(1) + T(4))
     assert total(make(), "serial", 12) == (3, 0, wanted)
 
 
 def test_serial_rounds_that_fall():
-    # At the end the chain has 5 - 1 - round nodes: never more than may still be emitted.
+    # Round r = 0 to 4 verifies the root and min(3, 4 - r) nodes, because 5 - r tokens may still be
+    # emitted.
     verified = [4, 4, 3, 2, 1]
     assert total(make(NEVER), "serial", 5) == (5, 0, 5 * 3 * t(1) + sum(map(T, verified)))
 

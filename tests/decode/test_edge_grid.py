@@ -1,7 +1,7 @@
 """Contract under test: at every edge of prompt, budget, stop and abort a sequence has the exact
-length, tokens and finish reason. They are computed from plain decoding without limits, for more
-than 10,000 combinations on the toy lane. Rounds are counted from 1, 2^31 - 10 and 2^32 - 10, in
-turn."""
+length, tokens and finish reason. The expected values are computed from plain decoding without
+limits, for more than 10,000 combinations on the toy lane. Rounds are counted from 1, 2^31 - 10 and
+2^32 - 10, in turn."""
 
 import itertools
 from collections import Counter
@@ -12,7 +12,7 @@ from sbrt import InvalidInputError, _core, _probe
 
 GAMMAS = (1, 4, 7)
 LIMIT = 72  # max_model_len
-CAPACITY = LIMIT + 64  # slots of a ring with full attention
+CAPACITY = LIMIT + 64  # number of slots of a ring with full attention
 VOCAB = 24
 METHODS = ("none", "draft_model", "pearl", "specbranch", "uncut")
 SAMPLINGS = {
@@ -34,7 +34,8 @@ ran: Counter = Counter()  # number of combinations by test
 
 
 class Grid:
-    """Engine cores over one pair. Each starts at another round number; they are used in turn."""
+    """Engine cores over one pair. Each starts at another round number. Successive sequences use
+    them in turn."""
 
     def __init__(self, name, gamma, *, noise=4, window=0, **sizes):
         self.name, self.gamma = name, gamma
@@ -109,8 +110,8 @@ def test_prompts_and_budgets(grid):
 
 
 def test_an_end_at_every_offset_of_a_chain(grid):
-    """Each token of the output is the stop token once, with budgets that end before, at and after
-    it."""
+    """Each token of the output is the stop token once. The budget ends before, at and after that
+    token."""
     offsets = {method: set() for method in METHODS}
     for case, length in itertools.product(CASES, (1, 2, 5, 40)):
         prompt = prompt_of(length)
@@ -143,7 +144,7 @@ def test_a_drafted_end_that_is_rejected_ends_nothing(grid):
 
 
 def test_an_abort_at_every_round(grid):
-    """end() after any round does not affect the next sequence."""
+    """A call of end() after any round does not affect the next sequence."""
     for case, length in itertools.product(CASES, (1, 2, grid.gamma, 40)):
         prompt, other = prompt_of(length), prompt_of(length + 1)
         whole, then = grid.whole(case, prompt), grid.whole(case, other)

@@ -1,7 +1,7 @@
-"""Contract under test: guarantees of a core, except for its tokens. A worker's exception reaches
-the caller, and the core can still be used. A NaN row ends a sequence with "error" and gives no
-token. Rounds allocate nothing, and do not hold the GIL. Bad arguments are refused with one
-sentence."""
+"""Contract under test: guarantees of an engine core that do not concern its tokens. A worker's
+exception reaches the caller, and the core can still be used. A NaN row ends a sequence with "error"
+and gives no token. Rounds allocate nothing, and do not hold the GIL. Bad arguments are refused with
+one sentence."""
 
 import math
 import re
@@ -109,7 +109,8 @@ def test_a_nan_row_ends_with_error_and_keeps_what_came_before(backend, threads, 
     assert got.tokens == expected(method).tokens[: 40 + 1 - 3]
     assert got.tokens == expected(method, target=failing).tokens
     stop = got.tokens[-1]
-    got = answer(core, method, stops=[stop])  # a stop before the NaN row ends it first
+    # The stop token comes before the NaN row, so the sequence ends with "stop".
+    got = answer(core, method, stops=[stop])
     assert got.tokens == expected(method, stops=[stop]).tokens
     assert (got.finish, core.seat(0).stop_token, core.seat(0).error) == ("stop", stop, None)
 
@@ -154,7 +155,7 @@ def test_the_gil_is_free_during_a_generation(backend, threads):
     done.set()
     thread.join()
     inside = sum(begin < when < end for when in counted)
-    assert inside > 10  # several hundred with a free GIL, 0 with a GIL that is held
+    assert inside > 10  # several hundred if run() releases the GIL, else 0
 
 
 def test_a_nan_is_an_error_even_where_it_is_masked():

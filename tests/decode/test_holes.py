@@ -45,8 +45,8 @@ def tokens(method, sampling, shaping, holes=(), seed=1):
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=lambda sampling: f"T={sampling['temperature']}")
 @pytest.mark.parametrize("method", METHODS)
 def test_holes_are_what_is_not_allowed(method, sampling):
-    """Holes act like a request that allows all other ids. Fuzz tests compare such requests with
-    the reference."""
+    """An engine with holes gives the tokens of a request that allows all other ids. Fuzz tests
+    compare such requests with the reference."""
     rng = random.Random(0)
     changed = 0
     for seed in range(6):

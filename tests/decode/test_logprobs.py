@@ -126,8 +126,8 @@ def test_a_prompt_is_not_copied_from_another_seat_either():
 
 
 def launched(**asked):
-    """Run a sequence on the dry backend. Return the names of its ops, the conflicts, and the
-    conflicts without the host's waits."""
+    """Run a sequence on the dry backend. Return its op names, the conflicts that the order checker
+    finds, and the conflicts that it finds if it ignores the host's waits."""
     core = make("dry")
     answer(core, "specbranch", **asked)
     order = core.order
@@ -147,7 +147,7 @@ def test_who_does_not_ask_launches_no_op_for_it():
 
 def test_a_neighbour_that_asks_changes_nothing():
     """Six requests share rounds. Each asks for the log-probs of a different number of top tokens.
-    The first asks for none of its output, the last for none of its prompt."""
+    The first asks for no log-probs of its output, the last for none of its prompt."""
 
     def asked(i):
         return {"sampling": {"temperature": 0.9, "seed": i}, "output": i - 1, "prompt": 4 - i}

@@ -16,12 +16,12 @@ POLICIES = {
 }
 every_policy = pytest.mark.parametrize("name", POLICIES)
 PROMPT = [1, 2, 3, 7, 7, 7]
-ONLY = _core.Shaping(allowed_token_ids=(7,))  # the text continues with one token
+ONLY = _core.Shaping(allowed_token_ids=(7,))  # allows only token 7
 TOKENS = 80
 
 
 def core(**more):
-    """Return a core whose draft does not have token 7."""
+    """Return an engine core whose draft does not have token 7."""
     toys = _core.Toy(vocab=8, seed=3), _core.Toy(vocab=4, seed=3)
     sizes = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 4}
     return _core.EngineCore(*toys, backend="sim", rejection=True, **sizes, **more)

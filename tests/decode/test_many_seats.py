@@ -1,5 +1,5 @@
 """Contract under test: after warm-up, no call that runs rounds of sixteen sequences allocates
-memory. In these rounds sequences come and go, and prompts go in by pieces. Every sequence has the
+memory. In these rounds sequences come and go, and prompts are fed in pieces. Every sequence has the
 tokens that it has alone."""
 
 import pytest
@@ -50,7 +50,7 @@ def run_all(core):
 def test_rounds_of_sixteen_sequences_allocate_nothing(backend, threads):
     core = make(backend, threads, SEATS)
     assert core.seats == SEATS
-    run_all(core)  # the warm-up
+    run_all(core)  # the first run is the warm-up
     tokens, spent = run_all(core)
     assert spent == 0
     alone = make("sim", 1, 1)

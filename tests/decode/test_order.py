@@ -1,8 +1,8 @@
 """Contract under test: fences order all accesses of the lanes, in the rounds of every method, with
 one sequence and with several. The dry backend records the rounds. Each wait of round.cc is needed,
 except where the host waits as well. The lanes write separate parts of the state, except for two
-that both may write by csrc/README.md. An op writes only the parts that it declares, of the seats of
-its launch: the dry backend checks each op."""
+parts that csrc/README.md names. An op writes only the parts that it declares, of the seats of its
+launch: the dry backend checks each op."""
 
 import random
 from functools import cache
@@ -19,7 +19,7 @@ POLICIES = toys.POLICIES | {
     | {"on_miss": 1, "burst": 2, "burst_width": 4, "lookup": True},
 }
 FENCES = ("verify_done", "chain_ready", "draft_ready")
-# The fences that each method's streams wait for.
+# {method: the fences that its streams wait for}
 WAITS = {
     "none": set(),
     "draft_model": {"verify_done", "chain_ready"},
@@ -32,8 +32,8 @@ WAITS = {
     "tree and look-up": {"verify_done", "chain_ready"},
     "hedge and look-up": set(FENCES),
 }
-# In these methods some misses need a serial burst. So the host waits for the last record before it
-# enqueues a round.
+# With these methods some misses need a serial burst. So the host waits for the last record before
+# it enqueues a round.
 NEVER_AHEAD = {"serial after a miss", "hedge and look-up"}
 # Parts that both draft and target lane write (csrc/README.md, "Who writes what").
 HANDED = {"chain", "rank"}
@@ -41,7 +41,7 @@ SHAPING = {"repetition_penalty": 1.2, "min_tokens": 5}
 
 
 def dry_engine(**fields):
-    """Return a core of two toys on the dry backend."""
+    """Return an engine core of two toys on the dry backend."""
     pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
     sizes = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 2}
     return _core.EngineCore(*pair, backend="dry", **sizes, **fields)
@@ -49,7 +49,8 @@ def dry_engine(**fields):
 
 @cache
 def kept(name, shaped=False, rejection=False, sequences=3):
-    """Run sequences one by one on the dry backend; return the order checker's book."""
+    """Run sequences one by one on the dry backend. Return the OrderBook, in which the order checker
+    keeps the ops."""
     core = dry_engine(rejection=rejection)
     how = _probe.policy(**POLICIES[name], rejection=rejection)
     for seed in range(sequences):
@@ -61,7 +62,8 @@ def kept(name, shaped=False, rejection=False, sequences=3):
 
 
 def crowded(names, seats=5, sequences=30):
-    """Run sequences that take turns in the seats of a dry core; return the order checker's book."""
+    """Run sequences that take turns in the seats of a core on the dry backend. Return its
+    OrderBook."""
     core = dry_engine(max_num_seqs=seats, max_piece=8, reuses_prefixes=True)
     rng, running = random.Random(1), []
     while sequences or running:
@@ -109,8 +111,9 @@ def test_every_wait_is_needed(name):
 
 @every_method
 def test_what_the_host_waits_for_as_well(name):
-    """With NEVER_AHEAD methods the host reads each record before it enqueues the next round, so
-    verify_done is not needed. With others it enqueues rounds ahead, and every wait is needed."""
+    """With NEVER_AHEAD methods the host reads each record before it enqueues the next round, so the
+    wait for verify_done is not needed. With other methods it enqueues rounds ahead, and every wait
+    is needed."""
     order = kept(name)
     for fence in WAITS[name]:
         is_needed = fence != "verify_done" or name not in NEVER_AHEAD
@@ -132,7 +135,8 @@ def test_nothing_is_unordered_if_every_seat_has_its_own_method():
 
 
 def test_ops_are_of_the_seats_that_take_part():
-    """Only the host's ops may name all seats. An op of a lane names the seats in its launch."""
+    """Only ops of the host may list all seats. An op of a lane lists the seats that its launch is
+    for."""
     every = 2**64 - 1
     ops = [op for op in crowded(list(POLICIES)).ops() if op[1] not in ("wait", "record")]
     assert {op[0] for op in ops if op[4] == every} <= {"host"}

@@ -13,9 +13,9 @@ import pytest
 from sbrt import InvalidInputError, _core, _probe
 
 SCRIPT = Path(__file__).with_name("tally.py")
-FAR = 5.0  # standard deviations
+FAR = 5.0  # in standard deviations
 SETTINGS = range(32)
-BRANCHING = (*range(8, 24), 25, 27, 28, 30, 31)  # settings that prepare branches
+BRANCHING = (*range(8, 24), 25, 27, 28, 30, 31)  # settings whose methods draft branches
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def check_dist(found, sequences):
     assert sorted(found) == list(SETTINGS)
     for i, seen in found.items():
         assert abs(seen["distance"]) < FAR, (i, seen)
-        assert seen["accepted"] > sequences / 100, (i, seen)  # some were accepted
-        assert seen["rollback_tokens"] > sequences / 100, (i, seen)  # and some rejected
+        assert seen["accepted"] > sequences / 100, (i, seen)  # some drafts were accepted
+        assert seen["rollback_tokens"] > sequences / 100, (i, seen)  # some were rejected
         if i in BRANCHING:
             assert sequences / 100 < seen["branch_hits"] < seen["branch_rounds"], (i, seen)
     assert sum(seen["branches"] > 1.3 * seen["branch_rounds"] for seen in found.values()) > 10
@@ -50,7 +50,7 @@ def test_tokens_have_the_dist_of_plain_decoding(run_tally):
 
 @pytest.mark.exact
 def test_a_million_sequences_of_every_setting(run_tally, capfd):
-    with capfd.disabled():  # progress, and the figures at the end
+    with capfd.disabled():  # the terminal shows the progress, and the results below
         found = check_dist(run_tally(SETTINGS, 1_000_000, shares=26), 1_000_000)
         print({i: round(seen["distance"], 2) for i, seen in found.items()})
 

@@ -25,8 +25,8 @@ def run_fuzz(deal):
 
 
 def check_seen(seen, sequences, each_by_chance=True):
-    """Check that the random draws reached the places that matter. Under rejection each method must
-    reach them; if not `each_by_chance`, one of the methods must."""
+    """Check that the random worlds covered every case that this test is for. Under rejection each
+    method must cover them; if not `each_by_chance`, one of the methods must."""
     assert seen["sequences"] >= sequences
     assert seen["generations"] == 4 * seen["sequences"]
     assert seen["mismatches"] == 0
@@ -53,8 +53,8 @@ def test_a_share_on_the_cpu_backend(run_fuzz):
 
 
 def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
-    """Some drafts have two of the target's sixty tokens. A draft must continue after tokens that
-    it does not have."""
+    """Some drafts have only two of the target's sixty tokens. A draft must continue after tokens
+    that it does not have."""
     check_seen(run_fuzz(64, 44, 0.0, "--small", "1"), 64, each_by_chance=False)
 
 
@@ -77,7 +77,7 @@ def test_many_drafts_that_know_fewer_tokens(run_fuzz):
 
 @pytest.mark.exact
 def test_two_hundred_thousand_sequences(run_fuzz, capfd):
-    with capfd.disabled():  # progress, and the figures at the end
+    with capfd.disabled():  # the terminal shows the progress, and the results below
         seen = run_fuzz(200_000, seed=3, cpu=0.02, shares=MANY)
         print(f"\n{dict(seen)}")
     check_seen(seen, 200_000)

@@ -1,7 +1,8 @@
-"""Contract under test: once the tuner of `auto` has said that it leaves a policy, it says so until
-it leaves. A caller whose time slices are shorter than a round asks several times. A trial is
-charged the loss of its own rounds, the last one included, and of no earlier round. A token that is
-not among the draft's candidates gets a rank after all of them (tuner_main.cc)."""
+"""Contract under test: once the tuner of `auto` has decided to leave a policy, Tuner::stays()
+returns false until the policy changes. A caller whose time slices are shorter than a round asks
+several times. A trial is charged the loss of its own rounds, the last one included, and of no
+earlier round. A token that is not among the draft's candidates gets a rank after all of them
+(tuner_main.cc)."""
 
 
 def test_policies_trials_and_ranks(programs):

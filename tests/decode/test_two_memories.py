@@ -10,7 +10,8 @@ import pytest
 from sbrt import InvalidInputError, _core, _probe
 from tests.decode.test_order import FENCES, POLICIES
 
-# {fence: mail that is sent before it}. With every method a verdict is sent before verify_done.
+# {fence: mail that is sent before this fence is recorded}. With every method a verdict is also sent
+# before verify_done.
 MAILS = {"chain_ready": "burst", "draft_ready": "offer", "verdict": "verdict"}
 SERIAL, OVERLAPPED = {"verdict", "burst"}, {"verdict", "offer"}
 NEEDED = {
@@ -45,7 +46,7 @@ every_method = pytest.mark.parametrize("name", POLICIES)
 
 
 def engine(apart, backend="dry", **fields):
-    """Return a core of two toys. apart: with a memory for each lane."""
+    """Return an engine core of two toys. apart: each lane has its own memory."""
     pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
     return _core.EngineCore(
         *pair, backend=backend, draft_device=1 if apart else -1, **SIZES, **fields

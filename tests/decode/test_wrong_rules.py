@@ -10,11 +10,11 @@ pytestmark = pytest.mark.exact
 
 SEQUENCES = 400_000
 FLAGS = ("-O2",)  # no -Werror: a wrong rule may leave a variable unused
-FAR = 5.0  # standard deviations
+FAR = 5.0  # in standard deviations
 
 PATH = {"gamma": 3, "serial": True}
 TREE = {"gamma": 2, "serial": True, "width": 3, "nodes": 3}
-ENDS = {"gamma": 2, "branches": 3}  # branches at the chain's end
+ENDS = {"gamma": 2, "branches": 3}  # branches start at the chain's end
 LOOKUP = {"gamma": 2, "branches": 4, "likely": True, "on_miss": 2, "burst": 3}
 
 JOINED = {"gamma": 2, "serial": True, "width": 2, "nodes": 4, "lookup": True}

@@ -1,7 +1,7 @@
 // Tests of the tuner of `auto`:
-// - Tuner::stays() keeps saying no until next() is called. Here the trunk begins to repeat itself
-//   under plain decoding, and a look-up becomes the better policy.
-// - A round in flight while the tuner starts or ends a trial is booked correctly.
+// - Once Tuner::stays() has returned false, it returns false until next() is called. In this test
+//   the trunk begins to repeat itself under plain decoding, and look-up becomes the better policy.
+// - If a round is in flight while the tuner starts or ends a trial, its loss is charged correctly.
 // - A token that is not a candidate of the draft gets a rank that no candidate has.
 #include <cstdint>
 #include <cstdio>
@@ -50,8 +50,9 @@ int leaves_for_good() {
   return 0;
 }
 
-// Returns the loss in ns that trials may still cause, as a multiple of kStep: the tuner lets the
-// draft catch up only if that costs less. Valid only while the policy is plain decoding.
+// Returns the ns that trials may still lose, in steps of kStep. The function finds this allowance
+// by a search: the tuner lets the draft catch up only if that costs less. Call it only while the
+// policy is plain decoding.
 constexpr int64_t kStep = 300, kTargetNs = 1000;
 
 int64_t allowance(const Tuner& tuner, Sequence& c) {
@@ -65,7 +66,8 @@ int64_t allowance(const Tuner& tuner, Sequence& c) {
   return found;
 }
 
-// The draft's most likely tokens were wrong, so it is not the best policy, but worth a trial.
+// The token was always the draft's third choice (rank 2). So the draft is not the best policy, but
+// worth a trial.
 int books_trials() {
   std::vector<int32_t> trunk(kTokens);
   std::vector<uint8_t> rank(kTokens, 2);
@@ -105,7 +107,7 @@ int books_trials() {
 int ranks_tokens() {
   uint8_t rank[kCandidates + 3] = {};
   auto c = std::make_unique<Sequence>();
-  note_rank(*c, 1, Dist{}, 0);  // without an array of ranks
+  note_rank(*c, 1, Dist{}, 0);  // this sequence has no array of ranks
   c->rank = rank;
   Dist dist{};
   dist.n = kCandidates;
@@ -113,7 +115,7 @@ int ranks_tokens() {
   for (int i = 0; i < kCandidates; ++i) note_rank(*c, i, dist, 100 + i);
   note_rank(*c, kCandidates, dist, 7);
   dist.n = 3;
-  note_rank(*c, kCandidates + 1, dist, 103);  // beyond dist.n: no candidate
+  note_rank(*c, kCandidates + 1, dist, 103);  // candidates end at dist.n
   for (int i = 0; i < kCandidates; ++i)
     if (rank_at(rank, i) != 1 + i) return failed("a candidate has another's rank");
   for (int i = kCandidates; i < kCandidates + 2; ++i)

@@ -1,23 +1,27 @@
-"""`python -m tests.device.check --part NAME`: run one part of the checks that need a CUDA device.
+"""`python -m tests.device.check --part NAME` runs one part of the checks that need a CUDA device.
+The results are written to one JSON file. The parts are:
 
-The results are one JSON file.
-
-first: a short run of everything. kernels: the tests of the kernels on the device, for which Triton
-compiles them, then their bench. products: the same for `linear`, whose plans need many kernels.
-lanes: the cuda backend, recorded forwards compared with the same ops one by one, then bench.lanes.
-rounds: tests.device.rounds at the sizes of real models and of the inflated demo pair, and
-transformers on the same prompts. exact: engines on the device, every method compared with plain
-decoding, with graphs and without. settings: filters, streams and rings of a default length.
-launches: kernels that start before the previous kernel has ended. integers: bits, tokens and times
-of quantised weights. seats: eight prompts in the same rounds, compared with one by one. devices:
-draft and target in memories of their own; one step needs two devices, and is skipped where there is
-one. requests: log-probs, bad words of several tokens, `auto`. prefixes: prompts that reuse KV.
-large: `exact` at the size of an 8B model. sanitize: compute-sanitizer over a short decode.
+first: a short run of everything.
+kernels: the tests of the kernels, which Triton compiles for the device, and a benchmark of them.
+products: the same for `linear`, whose launch plans need many kernels.
+lanes: the cuda backend; recorded forwards against the same ops run one by one; bench.lanes.
+rounds: tests.device.rounds at the sizes of real models and of the inflated demo pair;
+    transformers on the same prompts.
+exact: every method against plain decoding on the device, with graphs and without.
+settings: filters, streamed answers, and rings of a default length.
+launches: kernels that start before the previous kernel has ended.
+integers: bits, tokens and times of quantised weights.
+seats: eight prompts in the same rounds, against the same prompts one by one.
+devices: draft and target in separate memories. One step is skipped if there is only one device.
+requests: log-probs, bad words of several tokens, and `auto`.
+prefixes: prompts that reuse KV.
+large: `exact` at the size of an 8B model.
+sanitize: compute-sanitizer over a short decode.
 
 A part takes at most eight minutes, and consists of steps. A part that was killed resumes where it
-stopped, as long as source and device are the same; --fresh starts it again. After a failed step the
-other steps still run. Only the first step, `ready`, must be right: it checks that anything can run.
-`make gpu-check PART=kernels` calls this program.
+stopped, as long as source and device are the same; --fresh starts the part again. After a failed
+step the other steps still run. The exception is the first step, `ready`: it checks that anything
+can run. `make gpu-check PART=kernels` calls this program.
 """
 
 from __future__ import annotations
@@ -57,7 +61,7 @@ LIMIT = 480  # time limit of a part in seconds, for all its steps
 ANYWHERE = "gpu or (not exact and not sanitize)"
 TRITON = "tests/triton_kernels"
 APART = "tests/device/test_apart.py"
-WORKERS = 8  # processes of pytest-xdist, if it is installed: compiling a kernel uses a core
+WORKERS = 8  # number of pytest-xdist processes, if installed: compiling uses a whole core
 OVERLAPPED = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4"
 
 
@@ -71,7 +75,7 @@ def _tests(name: str, seconds: float, *arguments: str, workers: int = 0) -> Step
 
 
 def figures_of(name: str) -> Path:
-    """Return the path of the JSON file into which a step writes its figures."""
+    """Return the path of the JSON file to which a step writes its figures."""
     return ROOT / "build" / f"gpu-{re.sub(r'[^a-z0-9_]+', '-', name)}.json"
 
 
@@ -162,7 +166,8 @@ def _rounds() -> tuple[Step, ...]:
 
 
 def _same(name: str, seconds: float, *arguments: str) -> Step:
-    """Return a step with tests.device.exact, which ends before its limit and can be resumed."""
+    """Return a step that runs tests.device.exact. The command stops before the step's time limit,
+    and a later run resumes it."""
     turn = ("--seconds", str(seconds - 30))
     return _bench(name, seconds, "tests.device.exact", *arguments, *turn, keeps=True)
 
@@ -191,7 +196,8 @@ def _large() -> tuple[Step, ...]:
 
 
 def _settings() -> tuple[Step, ...]:
-    """Return steps with common settings: filters, streams, mode fast, rings of a default length."""
+    """Return steps with common settings: filters, streamed answers, mode `fast`, rings of a default
+    length."""
     filtered = ("--temperature", "0.8", "--top-p", "0.9", "--top-k", "40")
     rounds = ("tests.device.rounds", "--pair", "8b", "--methods", OVERLAPPED, "--prompts", "2")
     return (
@@ -206,7 +212,8 @@ def _settings() -> tuple[Step, ...]:
 
 
 def _launches() -> tuple[Step, ...]:
-    """Return steps that compare tokens and times with early launches of kernels and without."""
+    """Return steps that compare two engines, with and without early launches of kernels. They
+    compare tokens and times."""
     module = "tests.device.early"
     return (
         _ready(50),
@@ -217,8 +224,8 @@ def _launches() -> tuple[Step, ...]:
 
 
 def _integers() -> tuple[Step, ...]:
-    """Return steps for quantised weights: the CPU's bits, rows and graphs, tokens of every method,
-    times of forwards."""
+    """Return steps for quantised weights. They compare bits with the CPU's, rows with each other,
+    graphs with single ops, and tokens of every method. They also measure forwards."""
     short = ("--prompts", "40", "--max-tokens", "64", "--pair", "demo")
     few = ("bench.lanes", "--rows", "16", "--seconds", "0.3")
     return (
@@ -314,7 +321,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
     expect_cuda()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that running steps are ended, too
+    # The exit on SIGTERM raises SystemExit, so running steps are ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     where = {"source": source_hash(), "device": device()}
     right = check(Path(args.json), where, args.part, run_command, args.fresh)
     print(f"{args.part}: {'all right' if right else 'NOT RIGHT'}, see {args.json}")
@@ -344,7 +352,8 @@ def device() -> dict[str, str]:
 
 
 def check(path: Path, where: dict[str, Any], part: str, run: Runner, fresh: bool = False) -> bool:
-    """Run the steps of one part that `path` lacks; True if all are right.
+    """Run the steps of one part whose results the file `path` lacks. Return True if all results are
+    right.
 
     where: source and device. A file for another source or device is discarded.
     """

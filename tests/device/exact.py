@@ -69,7 +69,7 @@ class Found:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare; returns 0, 1 if a token differs, 75 if the time ran out first."""
+    """Compare; returns 0 if all tokens agree, 1 if one differs, 75 if the time ran out first."""
     return flags.guarded("tests.device.exact", lambda: _main(argv))
 
 
@@ -169,7 +169,8 @@ def ask(
 
 
 def difference(method: str, prompt: int, got: list[int], plain: list[int]) -> dict[str, Any]:
-    """Return the first place where the tokens `got` differ from those of plain decoding."""
+    """Return a sentence on the first place where the tokens `got` differ from those of plain
+    decoding."""
     differs = (i for i, (a, b) in enumerate(zip(got, plain, strict=False)) if a != b)
     shared = next(differs, min(len(got), len(plain)))
     return {

@@ -64,7 +64,7 @@ void keep_order() {
   one->prepare(slow), two->prepare(quick);
   Event first("first"), second("second");
   for (int64_t turn = 1; turn <= kTurns; ++turn) {
-    two->wait(first, turn);  // before it is recorded
+    two->wait(first, turn);  // this wait may come before the event's record
     two->launch(quick, 1);
     two->record(second, turn);
     one->wait(second, turn - 1);
@@ -75,7 +75,8 @@ void keep_order() {
   check(fetched(a + 1) == 2 * kTurns, "order: expected ", 2 * kTurns, ", got ", fetched(a + 1));
 }
 
-// A graph of kernels and captured graphs does the same work in parts and as one launch.
+// A graph is launched as one fused launch, and part by part. Its parts are a kernel and a captured
+// graph. Both ways do the same work.
 void fuse() {
   const auto exec = make_cuda_exec(0);
   const auto cells = exec->cells<int64_t>(2, Where::device);
@@ -165,7 +166,7 @@ class DeviceOps {
   std::map<std::pair<RoundOp, DType>, std::unique_ptr<Graph>> graphs_;
   Event done_{"done"};
   int64_t runs_ = 0;
-  std::unique_ptr<Stream> stream_;  // destroyed first
+  std::unique_ptr<Stream> stream_;  // last, so that it is destroyed first
 };
 
 void compare_ops() {
@@ -213,7 +214,7 @@ void read_records() {
   const auto stream = exec->stream(1);
   stream->prepare(graph);
   Event done("done");
-  constexpr int kRounds = 200;  // one token each: the trunk holds them
+  constexpr int kRounds = 200;  // each round commits one token; the trunk holds 200
   for (int64_t round = 1; round <= kRounds; ++round) {
     stream->launch(graph, 1);
     stream->record(done, round);

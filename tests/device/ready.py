@@ -1,8 +1,8 @@
 """`python -m tests.device.ready`: checks that build and machine are ready for device checks.
 
-It checks the core with its CUDA backend, torch, Triton, a matrix product as in the lanes, and a
-captured graph of both. It prints a line for each. It stops at the first failure with one sentence,
-because the later checks depend on the earlier ones.
+It checks the core with its CUDA backend, torch, Triton, and a matrix product as in the lanes. It
+also checks a captured graph of a kernel and a product. It prints a line for each check. It stops at
+the first failure with one sentence, because the later checks depend on the earlier ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def core() -> str:
-    """Check that the core was built with CUDA for this device and that the driver accepts it."""
+    """Check that the core was built with CUDA for this device and that the driver accepts it.
+    Return the line to print."""
     info = build_info()
     if not info["cuda"]:
         raise EngineError("core: expected one built with CUDA (SBRT_CUDA=ON says why), got none")
@@ -50,7 +51,7 @@ def core() -> str:
 
 
 def torch_there() -> str:
-    """Check that torch finds the device."""
+    """Check that torch finds the device. Return the line to print."""
     expect_cuda()
     import torch
 
@@ -60,7 +61,8 @@ def torch_there() -> str:
 
 
 def triton_there() -> str:
-    """Check that Triton compiles a kernel, and that the kernel gives torch's result."""
+    """Check that Triton compiles a kernel, and that the kernel gives torch's result. Return the
+    line to print."""
     import torch
     import triton
 
@@ -78,7 +80,8 @@ def triton_there() -> str:
 
 
 def products() -> str:
-    """Check matrix products of bfloat16 that write float32 results into existing memory."""
+    """Check matrix products of bfloat16 that write float32 results into existing memory. Return the
+    line to print."""
     import torch
 
     from sbrt.gpu.ops import matmul_float32
@@ -95,7 +98,8 @@ def products() -> str:
 
 
 def captures() -> str:
-    """Check that a captured graph gives the same results as its calls, and count its nodes."""
+    """Check that a captured graph gives the same results as its calls without a graph. Return the
+    line to print, with the number of its nodes."""
     import torch
 
     from sbrt.gpu.ops import Run, matmul

@@ -1,15 +1,16 @@
-"""`python -m tests.device.rounds`: measures rounds of an engine on a device, by clock and by trace.
+"""`python -m tests.device.rounds` measures rounds of an engine on a device: by the wall clock, and
+from a trace.
 
 python -m tests.device.rounds [--pair 8b] [--methods A,B] [--temperature 0] [--top-p 1] [--top-k 0]
     [--mode exact] [--streams] [--share 0.7] [--idle 20] [--json OUT]
 
-It prints tokens/s and us per round of `none` and of every method. For `none` it prints which share
-of the measured read bandwidth it uses to read weights and the context's keys and values. From a
-trace it prints how long each lane works, and how long both work at the same time. It also prints
-how long the target is idle between two rounds. Overlapped methods run a second time, with higher
-priority for the target's stream. --streams: answers are streamed, token by token. Ends with 1 if a
-token differs, if `none` is below --share, or if the median idle time is --idle us or more. In
---mode fast tokens may differ.
+It prints tokens/s and us per round of `none` and of every method. `none` reads weights and the
+context's keys and values: the program prints which share of the measured read bandwidth this takes.
+From a trace it prints how long each lane works, and how long both work at the same time. It also
+prints how long the target is idle between two rounds. Overlapped methods run a second time, with
+higher priority for the target's stream. --streams: answers are streamed, token by token. Ends with
+1 if a token differs, if `none` is below --share, or if the median idle time is --idle us or more.
+In --mode fast tokens may differ.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def measured(engine: Engine, method: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Return a method's figures: times of all prompts without a trace, then of one with a trace."""
+    """Return a method's figures: times of all prompts without a trace, then times of one prompt
+    from a trace."""
     prompt = pairs.prompts_of(args.pair)
     params = pairs.sampling_of(args, 1)
 
@@ -81,7 +83,7 @@ def measured(engine: Engine, method: str, args: argparse.Namespace) -> dict[str,
             return list(engine.stream(prompt(i), params, method=method))[-1]
         return engine.generate(prompt(i), params, method=method)[0]
 
-    answer(0)  # warm-up
+    answer(0)  # the first answer is the warm-up
     answers = [answer(i) for i in range(args.prompts)]
     with tempfile.TemporaryDirectory() as folder:
         engine.start_profile(Path(folder) / "trace.json")
@@ -97,7 +99,8 @@ def measured(engine: Engine, method: str, args: argparse.Namespace) -> dict[str,
 
 
 def by_the_clock(answers: Sequence[RequestOutput]) -> dict[str, float]:
-    """Return figures over all answers, without their prefill."""
+    """Return {figure: value} for all answers together: tokens per second, tokens per round, us per
+    round. Prefill is not counted."""
     seconds = sum(answer.metrics.decode_seconds for answer in answers if answer.metrics)
     tokens = sum(len(answer.outputs[0].token_ids) for answer in answers)
     each = [answer.outputs[0].spec_decode_metrics or {} for answer in answers]
@@ -110,8 +113,8 @@ def by_the_clock(answers: Sequence[RequestOutput]) -> dict[str, float]:
 
 
 def by_the_trace(answer: RequestOutput, spans: Sequence[Span]) -> dict[str, float]:
-    """Return us per round: work of the draft, of the target, of both at the same time. Also the
-    median and the largest idle time of the target between rounds, in us."""
+    """Return us per round: work of the draft lane, of the target lane, and the time in which both
+    work. Also return the median and the largest idle time of the target between rounds, in us."""
     spec = answer.outputs[0].spec_decode_metrics or {}
     rounds = max(1, spec.get("num_spec_steps", 0))
     times, idle = lane_times(spans), idle_between(spans)
@@ -125,14 +128,15 @@ def by_the_trace(answer: RequestOutput, spans: Sequence[Span]) -> dict[str, floa
 
 
 def idle_between(spans: Sequence[Span]) -> list[float]:
-    """Return the us from each `select`, which ends a round of the target, to the target's next
-    work."""
+    """Return a list of idle times in us. Each lasts from the end of a `select`, which ends a round
+    of the target, to the target's next work."""
     work = lane_work(spans, TARGET)
     return [(b.begin_ns - a.end_ns) / 1e3 for a, b in pairwise(work) if a.name == "select"]
 
 
 def shares(args: argparse.Namespace, plain: dict[str, Any]) -> dict[str, float]:
-    """Return the share of the read bandwidth that `none` uses; {} for trained pairs or on a CPU."""
+    """Return the share of the read bandwidth that `none` uses. Return {} for trained pairs and on a
+    CPU."""
     if not (pairs.is_random(args.pair) and args.device.startswith("cuda")):
         return {}
     import torch
@@ -140,7 +144,7 @@ def shares(args: argparse.Namespace, plain: dict[str, Any]) -> dict[str, float]:
     from bench.gpu.timing import read_bandwidth
 
     roof = read_bandwidth(torch.device("cuda", torch.cuda.current_device()))
-    context = 100 + args.max_tokens // 2  # mean length of a prompt, and half of the answer
+    context = 100 + args.max_tokens // 2  # mean prompt plus half of an answer, in tokens
     moved = moved_bytes(pairs.shape_of(args.pair), context, 2)
     reads = moved / (plain["us_per_round"] / 1e6)
     print(f"none reads {reads / 1e9:.0f} of {roof / 1e9:.0f} GB/s: {100 * reads / roof:.0f} %")

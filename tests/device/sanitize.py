@@ -15,18 +15,19 @@ from .steps import ROOT, Outcome, Step, succeeded
 TOOL = "compute-sanitizer"
 REPORTED = 66  # exit code of a run in which the tool reports something
 CANARY = ROOT / "build" / "gpu-canary"
-# Part of each tool's report about the canary's fault.
+# Text that each tool must report for the canary, a program with a known fault.
 SAYS = {
     "memcheck": "Invalid __global__ write",
     "racecheck": "Race reported",
     "synccheck": "Barrier error",
 }
-DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)  # a line of bench.gpu.decode
+# A line that bench.gpu.decode prints.
+DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)
 SUMMARY = re.compile(r"(ERROR|RACECHECK) SUMMARY: 0 (errors|hazards)")
 DECODE = ("-m", "bench.gpu.decode", "--device", "cuda", "--max-tokens")
 TOKENS = {"memcheck": "16", "racecheck": "4", "synccheck": "4"}
-SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}  # time limits of a decode
-TRIES = {"racecheck": 2}  # it may report false hazards in cp.async pipelines
+SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}  # {tool: time limit of a decode}
+TRIES = {"racecheck": 2}  # racecheck may report false hazards in cp.async pipelines
 BUILD_SECONDS, CANARY_SECONDS = 40, 15
 # Libraries may call functions that the driver lacks, which is no fault. Our code checks its calls.
 PROBES = ("--report-api-errors", "no")
@@ -75,7 +76,8 @@ def steps(tool: str) -> tuple[Step, ...]:
 
 
 def must_report(says: str) -> Callable[[Outcome], str]:
-    """Return a judge that expects this report. Without it a clean decode proves nothing."""
+    """Return a function that judges an outcome: it expects this report. If the tool misses a known
+    fault, a decode without reports proves nothing."""
 
     def judge(outcome: Outcome) -> str:
         if outcome.code == REPORTED and says in outcome.text:
@@ -89,7 +91,8 @@ def must_report(says: str) -> Callable[[Outcome], str]:
 
 
 def is_clean(outcome: Outcome) -> str:
-    """Judge a decode: the tool must report nothing, and the tokens must be right."""
+    """Return the reason why a decode is not right, or "". The tool must report nothing, and the
+    tokens must be right."""
     if outcome.code == REPORTED:
         return "the tool reported something, see the end of what it said"
     if outcome.code != 0:

@@ -1,7 +1,7 @@
 """Runs a check in steps; it may be killed and resumed. Each step has its own time limit. The result
 of a step is stored in a JSON file, and the step is not run again for the same source and device.
 
-A step that ran out of time, or that asks for another turn, has not ended: it runs again. A step
+A step that ran out of time, or that exits with UNFINISHED, has not ended: it runs again. A step
 that failed has ended, and does not run again.
 """
 
@@ -28,9 +28,9 @@ FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests")
 SUFFIXES = {".py", ".cc", ".cu", ".h", ".inc"}
 TAIL = 60  # number of lines of a step's output that are kept
 COUNTS = re.compile(r"(\d+) (passed|failed|error|skipped)")
-UNFINISHED = 75  # exit code of a command that stores its results and asks for another turn
-# Patterns for the cause of a failure; the first one that matches the output wins. They find: a
-# sentence of ours, the first failure of pytest, a compiler's error, the end of a traceback.
+UNFINISHED = 75  # exit code of a command that stores its results and must run again
+# Patterns for the cause of a failure; the first one that matches the output wins. They find: an
+# error sentence of sbrt, the first failure of pytest, a compiler's error, the end of a traceback.
 CAUSES = (
     re.compile(r"^\S+: error: .+", re.MULTILINE),
     re.compile(r"^E   +(?!assert\b)\S.+", re.MULTILINE),
@@ -39,7 +39,7 @@ CAUSES = (
     re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*", re.MULTILINE),
     re.compile(r"^(?:FAILED|WRONG|MISSED)\b.*", re.MULTILINE),
 )
-LONGEST_CAUSE = 300  # characters
+LONGEST_CAUSE = 300  # number of characters
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Step:
     """A command, its time limit in seconds, and the function that judges its outcome.
 
     judge: returns the reason why an outcome is not right, "" if it is. figures: a JSON file that
-    the command writes. keeps: the command resumes with the figures of an earlier turn. is_needed:
-    if the step fails, no later step is run. tries: the largest number of runs until one is right;
-    all runs share `seconds`.
+    the command writes. keeps: a later run of the command resumes with the figures of an earlier
+    one. is_needed: if the step fails, no later step is run. tries: the largest number of runs until
+    one is right; all runs share `seconds`.
     """
 
     name: str
@@ -75,7 +75,8 @@ class Step:
 
 
 def some_passed(outcome: Outcome) -> str:
-    """Judge a run of pytest: at least one test must pass, and none may fail."""
+    """Return the reason why a run of pytest is not right, or "". At least one test must pass, and
+    none may fail."""
     found = counts(outcome.text)
     if outcome.code != 0:
         return f"pytest ended with {outcome.code}"
@@ -83,7 +84,7 @@ def some_passed(outcome: Outcome) -> str:
 
 
 def none_failed(outcome: Outcome) -> str:
-    """Judge a run of pytest in which tests may be skipped because there are too few devices."""
+    """Like some_passed, but all tests may be skipped, because there may be too few devices."""
     if outcome.code == 0 and counts(outcome.text).get("skipped", 0):
         return ""
     return some_passed(outcome)
@@ -106,7 +107,7 @@ def counts(text: str) -> dict[str, int]:
 
 
 def succeeded(outcome: Outcome) -> str:
-    """Judge a command that must end with 0."""
+    """Return the reason why a command is not right, or "". It must end with 0."""
     return "" if outcome.code == 0 else f"it ended with {outcome.code}"
 
 
@@ -114,7 +115,7 @@ class Record:
     """The results of every part, in a file that is always replaced as a whole."""
 
     def __init__(self, path: Path, where: Mapping[str, Any]) -> None:
-        """`where`: source and device. Results for another one are discarded."""
+        """`where`: source and device. Results for another source or device are discarded."""
         self._path = path
         self._found: dict[str, Any] = {"where": dict(where), "parts": {}}
         before = _read(path)
@@ -146,7 +147,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 def run_steps(
     record: Record, part: str, steps: Sequence[Step], run: Runner, say: Callable[[str], None]
 ) -> bool:
-    """Run the steps that have not ended, in order; True if all are right."""
+    """Run the steps that have not ended, in order. Return True if all are right."""
     kept = record.part(part)["steps"]
     for stale in set(kept) - {step.name for step in steps}:
         del kept[stale]
@@ -169,15 +170,16 @@ def run_steps(
 
 
 def _has_ended(found: Mapping[str, Any] | None, step: Step) -> bool:
-    """True if an earlier run of the same command ended. A needed step that failed runs again."""
+    """True if an earlier run of the same command ended. But a step that others need (is_needed)
+    runs again if it failed."""
     if found is None or found["command"] != list(step.command):
         return False
     return found["code"] not in (None, UNFINISHED) and not (step.is_needed and not found["right"])
 
 
 def run_step(step: Step, run: Runner) -> dict[str, Any]:
-    """Run a step; return the result of its first right try, else of its last. All tries share the
-    step's seconds."""
+    """Run a step. Return the result of the first try that is right, or else of the last try. All
+    tries share the step's seconds."""
     begun, left, found = 1, step.seconds, run_once(step, run, step.seconds)
     while not found["right"] and begun < step.tries:
         left -= found["seconds"]

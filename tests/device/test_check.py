@@ -1,7 +1,7 @@
 """Contract under test: a part of the GPU check that was killed resumes where it stopped. Results
 are kept for the same source and device only. Each step has a time limit, and a part has eight
-minutes. A failure gives its reason in a sentence. The other steps still run, except after a failed
-step that they need."""
+minutes. A failure gives its reason in a sentence. After a failure the other steps still run, unless
+they need the failed step."""
 
 import json
 import re
@@ -30,7 +30,7 @@ STEPS = tuple(Step(name, (name,), 10.0, succeeded) for name in ("first", "second
 
 
 class Fake:
-    """A runner that keeps its calls, and has an outcome for each command."""
+    """A stand-in for run_command: records its calls, and has an outcome for each command."""
 
     def __init__(self, **answers):
         self.answers, self.ran = answers, []
@@ -287,8 +287,9 @@ def test_a_part_looks_first_whether_anything_can_run(part):
 
 
 def test_every_test_that_needs_a_device_is_in_a_part():
-    """Also, every step selects some test: else pytest would end with 5 after minutes. Steps select
-    kernel tests by file: see test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
+    """Also, every step selects at least one test. Otherwise pytest would end with exit code 5 after
+    minutes. Steps select kernel tests by file: see
+    test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
     collect = ("-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider")
     done = subprocess.run(
         [sys.executable, *collect, "tests/device"], cwd=ROOT, capture_output=True, text=True
@@ -306,7 +307,8 @@ def test_every_test_that_needs_a_device_is_in_a_part():
 
 
 def runs(command, test):
-    """True if a pytest command of a step selects a test: by its files, and by one word of -k."""
+    """True if the pytest command of a step selects `test`: by its files, and by the word after
+    -k."""
     ignored = [word.removeprefix("--ignore=") for word in command if word.startswith("--ignore=")]
     files = [word for word in command if word.startswith("tests/")]
     chosen = any(test.startswith(file) for file in files)

@@ -31,7 +31,7 @@ def test_both_engines_give_the_same_tokens(tmp_path, capsys):
 
 
 def test_tokens_that_differ_are_told(monkeypatch, capsys):
-    """The tokens differ because this test gives the engines different prompts."""
+    """The tokens differ because this test gives the two engines different prompts."""
     texts = itertools.cycle(["import os\nimport", "class Tree:\n    def"])
     monkeypatch.setattr(pairs, "prompts_of", lambda name: lambda i: next(texts))
     assert early.main([*SHORT]) == 1

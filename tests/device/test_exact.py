@@ -104,7 +104,7 @@ def test_a_token_that_differs_is_found(out, capsys, monkeypatch):
     assert (wrong["method"], wrong["prompt"], wrong["at"]) == ("pearl", 1, 3)
     assert wrong["got"] == [wrong["expected"][0] + 1]
     assert "WRONG: pearl, prompt 1: token 3 is" in capsys.readouterr().out
-    assert call(out, "--prompts", "3") == 1  # the failure is kept
+    assert call(out, "--prompts", "3") == 1  # the stored failure is reported again
 
 
 def test_prompts_that_share_rounds_are_compared_with_plain_decoding_alone(out, monkeypatch):
@@ -184,7 +184,7 @@ def test_the_target_is_idle_from_its_select_to_what_comes_next():
         ("draft", "burst", 20, 9000, False),
         ("target", "draft_ready", 5000, 9000, True),
         ("target", "select", 9000, 9100, False),
-        ("target", "settle", 12100, 12200, False),  # 3 us later
+        ("target", "settle", 12100, 12200, False),  # begins 3 us later
         ("target", "verify", 12300, 15000, False),
         ("target", "select", 15000, 15100, False),
     )
@@ -198,7 +198,7 @@ LINE = {"method": "none", "right": True, "idle_us": 5.0}
     ("report", "said"),
     [
         ({"lines": [LINE], "share_of_none": 0.71}, []),
-        ({"lines": [LINE]}, []),  # the bandwidth is unknown
+        ({"lines": [LINE]}, []),  # without a measured bandwidth
         ({"lines": [LINE], "share_of_none": 0.69},
          ["none: expected 70 % of the read bandwidth, got 69"]),
         ({"lines": [{**LINE, "idle_us": 20.0}]},

@@ -41,7 +41,7 @@ METHODS = (
 
 
 class Scene:
-    """A target lane with a random ring, and a row table that can be changed."""
+    """A target lane whose ring has random KV, and a row table that can be changed."""
 
     def __init__(self, size, rows, dtype=torch.bfloat16, ops=TRITON, storage="auto"):
         self.config = SIZES[size]
@@ -145,7 +145,8 @@ def check_rows(scene, rows):
 @pytest.mark.parametrize("rows", [16, 64])
 @pytest.mark.parametrize("size", ["1b", "8b"])
 def test_a_layer_has_at_most_ten_nodes_in_the_graph_itself(size, rows, capsys):
-    """The driver counts the nodes, because a matrix product may be more than one kernel."""
+    """The test asks the driver for the number of graph nodes, because a matrix product may be more
+    than one kernel."""
     scene = Scene(size, rows)
     layers = scene.config.layers
     fewer = replace(scene.lane.weights.config, layers=layers - 1)

@@ -22,7 +22,9 @@ CONFIG = ModelConfig(
     head_dim=64, vocab=5003, rms_eps=1e-5, rope_theta=5e5, tied=True, max_positions=2048,
 )  # fmt: skip
 DTYPE = torch.bfloat16
-NEARLY = 0.03  # relative to the largest value: both round to bfloat16, in different orders
+# Largest difference, relative to the largest value. Both sides round to bfloat16, in different
+# orders.
+NEARLY = 0.03
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,8 @@ class Scene:
         self.pieces = {p.rows: p for p in self.lane.forward(self.table.data_ptr(), False)}
 
     def fed(self, tokens, width):
-        """Process tokens in pieces of `width` rows; return the KV ring, all NaN before."""
+        """Process tokens in pieces of `width` rows; return the KV ring, which was all NaN
+        before."""
         kv = self.lane.buffers.kv
         kv.fill_(float("nan"))
         for first in range(0, len(tokens), width):

@@ -1,5 +1,6 @@
-"""Contract under test: the part of the GPU check with compute-sanitizer. A tool counts only after
-it has reported the canary's fault. Without the tool the part fails with a sentence."""
+"""Contract under test: the part of the GPU check with compute-sanitizer. A clean run of a tool
+counts only if the tool has reported the known fault of the canary program. Without the tool the
+part fails with a sentence."""
 
 import json
 import re
@@ -37,7 +38,7 @@ def test_only_racecheck_has_a_second_try():
     ("outcome", "right"),
     [
         (Outcome(66, REPORT, 1.0), True),
-        (Outcome(0, "========= ERROR SUMMARY: 0 errors", 1.0), False),  # nothing is reported
+        (Outcome(0, "========= ERROR SUMMARY: 0 errors", 1.0), False),  # the tool reports nothing
         (Outcome(66, "========= ERROR SUMMARY: 1 error", 1.0), False),  # another report
         (Outcome(1, REPORT, 1.0), False),
         (Outcome(255, "could not attach", 1.0), False),

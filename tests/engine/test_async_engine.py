@@ -24,7 +24,7 @@ from sbrt.pump import Order, Stream
 from tests.common.toys import PROMPT, answer, toy_engine
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
-ENDLESS = SamplingParams(temperature=0, max_tokens=10**6)  # always aborted
+ENDLESS = SamplingParams(temperature=0, max_tokens=10**6)  # such requests are always aborted
 DELTA, FINAL = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
 METHOD = "pearl"
 
@@ -37,7 +37,7 @@ def served():
 
 @pytest.fixture(scope="module")
 def plain():
-    """plain(n, params=GREEDY): an Engine's answer to the first n tokens of PROMPT."""
+    """plain(n, params=GREEDY): returns an Engine's answer to the first n tokens of PROMPT."""
     with toy_engine(num_threads=1) as engine:
         yield lambda n, params=GREEDY: answer(engine, PROMPT[:n], params, method=METHOD)
 
@@ -52,7 +52,8 @@ def ids_of(output):
 
 
 async def until_idle(engine):
-    """Wait until the pump has handled all earlier calls. True if no request is unfinished."""
+    """Wait until the pump, the thread that runs the engine, has handled all earlier calls. Return
+    True if no request is unfinished."""
     await engine.abort("nobody")
     return not engine.engine.has_unfinished_requests()
 
@@ -86,7 +87,7 @@ def test_text_is_the_same_in_parts_and_at_once():
         [whole] = [o async for o in engine.generate("def area(", params, output_kind=FINAL)]
         return parts, whole
 
-    pearl = {"method": "pearl"}  # auto takes seconds to measure
+    pearl = {"method": "pearl"}  # `auto` spends seconds on measurements
     with AsyncEngine.from_pretrained("demo", "demo", num_threads=1, speculative=pearl) as engine:
         parts, whole = asyncio.run(run(engine))
         [want] = engine.engine.generate("def area(", params)
@@ -166,7 +167,7 @@ def test_a_slow_reader_gets_larger_parts_and_holds_up_nobody(served, plain):
 
     parts, others = asyncio.run(run())
     assert others == [plain(2), plain(3)]
-    assert len(parts) <= 2  # the first, and one that joins all later ones
+    assert len(parts) <= 2  # first output, then one that joins all later ones
     assert [i for ids in parts for i in ids] == plain(5)
 
 
@@ -203,7 +204,7 @@ def test_a_loop_that_was_closed_before_it_took_an_output_is_noticed(kind):
     stream.kind = kind
     output = replace(stream.aborted(), finished=False)
     assert stream.put(output)
-    assert stream.put(output)  # the loop has not taken the first yet
+    assert stream.put(output)  # the event loop has not taken the first output yet
     loop.close()
     assert not stream.put(output)
 
@@ -270,7 +271,7 @@ def test_an_engine_that_fails_tells_everybody(served, monkeypatch):
 
 
 def failing_engine(seats=1):
-    """An engine whose forward of position 300 throws."""
+    """Return an engine in which a forward of position 300 throws."""
     fields = {"num_threads": 1, "max_model_len": 2**20, "max_num_seqs": seats}
     return toy_engine(target={"throw_at": 300}, **fields)
 
@@ -312,7 +313,8 @@ def test_an_engine_that_fails_request_after_request_is_broken():
         for _ in range(2):
             with pytest.raises(EngineError, match="position 300"):
                 await outputs_of(engine, 290)
-        await outputs_of(engine)  # an answer in between: the engine works
+        # A complete answer in between shows that the engine still works.
+        await outputs_of(engine)
         for _ in range(3):
             with pytest.raises(EngineError, match="position 300"):
                 await outputs_of(engine, 290)
@@ -325,7 +327,8 @@ def test_an_engine_that_fails_request_after_request_is_broken():
 
 
 def test_an_error_that_ends_several_requests_ends_no_other(served, plain, monkeypatch):
-    """An engine that fails in a round leaves one error for each request that had a seat."""
+    """If an engine fails in a round, each request with a seat gets one error. Later errors must not
+    reach other requests."""
     real, state = served.engine.step, {"errors": 0, "live": None}
 
     def step():

@@ -1,5 +1,5 @@
 """Contract under test: every bad argument or model folder raises InvalidInputError, with one
-sentence that names the thing. The command line ends with exit code 2 and no traceback."""
+sentence that names the bad value. The command line ends with exit code 2 and no traceback."""
 
 import dataclasses
 import json
@@ -177,7 +177,7 @@ def test_a_pickle_in_the_folder_is_never_opened(make, tmp_path):
     assert "config.json" in done.stdout
     assert not any(name in done.stdout for name in (*names, "index"))
     assert not made.exists()
-    pickle.loads(pickle.dumps(Creates(made))).close()  # the trap works
+    pickle.loads(pickle.dumps(Creates(made))).close()  # unpickling does create the file
     assert made.exists()
 
 

@@ -67,7 +67,7 @@ def run_together(engine: Engine, sampling: str, seed: int, count: int) -> dict[s
         if waiting and rng.random() < 0.5:
             name, prompt, params, method = waiting.pop()
             engine.add_request(name, prompt, params, method=method)
-            if rng.random() < 0.3:  # a request to be aborted
+            if rng.random() < 0.3:  # this request will be aborted
                 engine.add_request(f"late {name}", prompt[::-1], params, method=method)
         for output in engine.step():
             if output.finished:
@@ -101,7 +101,8 @@ def test_a_list_is_answered_in_order_by_rounds_that_are_shared(engine: Engine, m
 
 
 def test_rounds_are_shared() -> None:
-    """Eight requests of forty tokens take about forty rounds, not 320."""
+    """Eight requests of forty tokens take about forty rounds, not 320, because a round serves all
+    of them."""
     with toy_engine(max_num_seqs=8) as engine:
         for i in range(8):
             engine.add_request(f"{i}", [i + 1], GREEDY, method="none")
@@ -117,7 +118,8 @@ def test_rounds_are_shared() -> None:
 
 
 def test_a_long_prompt_holds_the_others_up_by_pieces() -> None:
-    """During the prefill of the long prompt every step gives the other request a token."""
+    """The long prompt is fed in pieces. During its prefill every step gives the other request a
+    token."""
     with toy_engine(max_num_seqs=2) as engine:
         params = SamplingParams(temperature=0, max_tokens=200)
         engine.add_request("short", [1], params, method="none")

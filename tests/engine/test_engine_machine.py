@@ -99,9 +99,9 @@ class Callers(RuleBasedStateMachine):
         self.tuned, self.seats = tuned, seats
         self.engine: Engine | None = open_engine(tuned, seats)
         self.ids = map(str, itertools.count())
-        self.told: dict[str, tuple] = {}  # id: (prompt, sampling, budget)
-        self.seen: dict[str, int] = {}  # id: tokens so far
-        self.free: list[str] = []  # ids that have finished
+        self.told: dict[str, tuple] = {}  # {id: (prompt, sampling, budget)}
+        self.seen: dict[str, int] = {}  # {id: number of tokens so far}
+        self.free: list[str] = []  # ids of finished requests, which may be used again
         self.streams: list[tuple] = []  # (iterator, prompt, sampling, budget)
 
     def teardown(self):
@@ -118,7 +118,8 @@ class Callers(RuleBasedStateMachine):
         return "hedge" if method == AUTO else method
 
     def check(self, outputs):
-        """Outputs of `step` must be for live requests, in order, and prefixes of plain decoding."""
+        """Outputs of `step` must be for live requests and in order. Their tokens must be a prefix
+        of those of plain decoding."""
         for output in outputs:
             assert output.request_id in self.told
             tokens, finish = plain(*self.told[output.request_id])
@@ -261,7 +262,8 @@ def examples(count):
 
 
 TestCallers = Callers.TestCase
-TestCallers.settings = examples(int(os.environ.get("SBRT_EXAMPLES", "40")))  # fewer in sanitizers
+# Runs under sanitizers may set another number of examples.
+TestCallers.settings = examples(int(os.environ.get("SBRT_EXAMPLES", "40")))
 
 
 @pytest.mark.exact

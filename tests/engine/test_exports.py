@@ -1,6 +1,6 @@
 """Contract under test: our modules change nothing in libraries that are loaded later. If the core
 is imported first, all libraries use the C++ runtime that it loads. operator new must be that
-runtime's own, not one of our modules."""
+runtime's own, not one that our modules define."""
 
 import ctypes
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 RUNTIME = "libstdc++.so.6"
 NEW = "_Znwm"
-ALIGNED_NEW = "_ZnwmSt11align_val_tRKSt9nothrow_t"  # LLVM allocates with it
+ALIGNED_NEW = "_ZnwmSt11align_val_tRKSt9nothrow_t"  # the operator new that LLVM calls
 
 LOOK = f"""
 import ctypes, importlib, sys

@@ -1,6 +1,6 @@
 """Contract under test: in a forked child every call of the parent's engine raises EngineError
-immediately, even if a thread was inside a call at the fork. close does nothing. An engine made in
-the child works, and both processes end."""
+immediately, even if a thread was inside a call at the fork. The child's close() of that engine does
+nothing. An engine made in the child works, and both processes end."""
 
 from __future__ import annotations
 

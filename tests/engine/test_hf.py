@@ -32,7 +32,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def engine():
-    """One engine for all tests, on one thread, with the demo draft."""
+    """Return one engine for all tests, on one thread, with the demo draft."""
     with Engine.from_pretrained("demo", "demo", dtype="float32", num_threads=1) as found:
         yield found
 

@@ -46,7 +46,7 @@ def send() -> None:
 
 @pytest.fixture
 def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], None]:
-    """during(method, call): make `call` once inside that method of the scheduler."""
+    """during(method, call): makes `call` once while that method of the scheduler runs."""
 
     def plant(method: str, call: Callable[[], object]) -> None:
         inner, calls = getattr(Scheduler, method), [call]
@@ -92,7 +92,7 @@ def outer(engine: Engine, how: str, params: SamplingParams = LONG) -> list[int]:
 @contextmanager
 def at_every_bytecode(call: Callable[[], object]) -> Iterator[Callable[[], int]]:
     """Make `call` between any two bytecodes of sbrt in this thread. Yield a function that returns
-    their number."""
+    how many calls were made."""
     here, count = str(Path(sbrt.__file__).parent), itertools.count()
 
     def trace(frame: FrameType, event: str, arg: object) -> object:
@@ -101,7 +101,7 @@ def at_every_bytecode(call: Callable[[], object]) -> Iterator[Callable[[], int]]
         frame.f_trace_opcodes = True
         if event == "opcode":
             next(count)
-            call()  # is not traced itself
+            call()  # Python does not trace this call
         return trace
 
     before = sys.gettrace()
@@ -114,9 +114,10 @@ def at_every_bytecode(call: Callable[[], object]) -> Iterator[Callable[[], int]]
 
 @pytest.mark.parametrize("how", ["generate", "stream", "step"])
 def test_a_handler_that_generates_at_every_moment_of_a_call(how, alarm) -> None:
-    """The handler runs at any moment of the calling thread. In the next tests it runs at a moment
-    of the call, which another thread makes."""
-    two = SamplingParams(temperature=0, max_tokens=2)  # short: it runs thousands of times
+    """A helper thread makes the engine calls of the main thread. In this test the handler runs at
+    any moment of the main thread. In the next tests it runs at chosen moments of the call
+    itself."""
+    two = SamplingParams(temperature=0, max_tokens=2)  # short, because it runs thousands of times
     want, inner = fresh(PROMPT[:20], SHORT), fresh(PROMPT[:9], two)
     found: list[list[int]] = []
     with one_engine() as engine:
@@ -124,7 +125,9 @@ def test_a_handler_that_generates_at_every_moment_of_a_call(how, alarm) -> None:
         def handler() -> None:
             found.append(answer(engine, PROMPT[:9], two, method="none"))
 
-        alarm(lambda: None)  # a program with a handler; the trace replaces the signals
+        # As this program has a signal handler, a helper thread makes the main thread's calls.
+        # Instead of signals, the trace calls `handler`.
+        alarm(lambda: None)
         with at_every_bytecode(handler) as moments:
             assert outer(engine, how, SHORT) == want
         assert moments() == len(found) > 500
@@ -183,7 +186,7 @@ CALLS = [
 
 @pytest.mark.parametrize("call", CALLS)
 def test_every_call_by_a_handler_while_another_is_half_done(call, alarm, during) -> None:
-    """The interrupted call ends first, then the handler's."""
+    """The interrupted call ends first, then the handler's call."""
     with one_engine() as engine:
         done: list[object] = []
         alarm(lambda: done.append((call(engine), None)))

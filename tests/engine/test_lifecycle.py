@@ -36,7 +36,8 @@ def sigint() -> Iterator[None]:
 def gated_engine(
     lane: str = "target", methods: tuple[str, ...] = (), **fault: int
 ) -> Iterator[tuple[Engine, Toy]]:
-    """Yield an engine and its toy with the gate. At the end open the gate and close the engine."""
+    """Yield an engine and the toy whose forwards wait at a gate. At the end open the gate and close
+    the engine."""
     engine = toy_engine(**{lane: GATE | fault}, methods=methods)
     toy = getattr(engine.pair, lane)
     try:
@@ -76,7 +77,7 @@ def ctrl_c_at_the_gate(engine: Engine, toy: Toy) -> Iterator[None]:
             time.sleep(0.001)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
-    sender = threading.Thread(target=send, daemon=True)  # a failing test must still end
+    sender = threading.Thread(target=send, daemon=True)  # daemon, so that a failing test still ends
     sender.start()
     with pytest.raises(KeyboardInterrupt):
         yield
@@ -116,7 +117,7 @@ def test_ctrl_c_inside_a_long_round_of_a_stream(start: str) -> None:
             engine.add_request("a", PROMPT[:290], GREEDY)
             while engine.has_unfinished_requests():
                 engine.step()
-        engine.abort_request("a")  # Ctrl-C between two slices leaves the request as it is
+        engine.abort_request("a")  # Ctrl-C between two rounds does not end the request
         assert not engine.has_unfinished_requests()
         toy.open_gate()
         assert answer(engine, PROMPT[:290]) == fresh(PROMPT[:290])
@@ -177,8 +178,8 @@ def test_ctrl_c_in_a_program() -> None:
 
 
 def test_an_abort_from_another_thread_comes_before_the_end() -> None:
-    """The generating thread lets the aborting thread take the lock. Without the abort it would run
-    for seconds."""
+    """The thread that generates passes the engine's lock to the thread that aborts. Without the
+    abort, the generation would run for seconds."""
     with toy_engine(max_model_len=1 << 20) as engine:
         outputs = []
         params = SamplingParams(temperature=0, max_tokens=None)
@@ -209,7 +210,7 @@ def test_an_abort_after_any_number_of_steps(method: str, stride: int) -> None:
             assert ids_of(last["b"]) == then, steps
             if "a" in last:
                 assert ids_of(last["a"]) == first[: len(ids_of(last["a"]))]
-        assert last["a"].outputs[0].finish_reason == "length"  # it ended normally
+        assert last["a"].outputs[0].finish_reason == "length"  # with many steps it ends normally
 
 
 # --- threads ---
@@ -233,7 +234,7 @@ def test_closing_joins_every_thread(how: str) -> None:
         elif how == "failed":
             with pytest.raises(EngineError, match="position 200") as caught:
                 engine.generate(PROMPT[:190], GREEDY)
-            assert caught.tb  # its frames refer to the core
+            assert caught.tb  # the traceback's frames refer to the core
         elif how == "stream":
             stream = engine.stream(PROMPT[:20], GREEDY)
             next(stream)

@@ -1,5 +1,5 @@
 """Contract under test: a prompt that begins like the tokens of a seat reuses that seat's KV, in
-both lanes. Prefill computes only the rest. No token of any method depends on it. The tests use
+both lanes. Prefill computes only the rest. Reuse changes no token of any method. The tests use
 turns of a chat, answers to one prompt, and prompts with a common beginning in the same rounds. They
 also use aborts, and rings that have wrapped."""
 
@@ -59,7 +59,8 @@ def test_a_chat_feeds_what_is_new(sampling: dict, names: tuple[str, ...]) -> Non
             assert [tokens for tokens, *_ in turns] == [tokens for tokens, *_ in fresh], method
             before = 0
             for tokens, cached, length in turns:
-                # KV of the last accepted path is not reused: only a next round would move it.
+                # The KV of the last accepted path is not reused: only a next round would move it to
+                # its slots.
                 least = max(0, before - 20)
                 assert least <= cached <= (length - 1 if before else 0), (method, cached, before)
                 before = length + len(tokens)

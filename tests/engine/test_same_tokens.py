@@ -24,10 +24,10 @@ METHODS = (
 )
 UNTUNED = untuned(METHODS)
 MAX_TOKENS = 64
-DRAFTS = ("draft", "poor", "random")  # the random one misses in every round
+DRAFTS = ("draft", "poor", "random")  # with the draft "random" every round is a miss
 THREADS = (1, 2)
-# (draft, threads, number of prompts, methods). `auto` measures for seconds when an engine opens, so
-# only one engine here has it.
+# Engines under test: (draft, threads, number of prompts, methods). `auto` measures for seconds when
+# an engine opens, so only one engine here has it.
 SOME = (
     ("draft", 1, 2, UNTUNED),
     ("draft", 2, 2, METHODS),
@@ -35,7 +35,7 @@ SOME = (
     ("random", 1, 1, UNTUNED),
 )
 ENOUGH = 4  # number of prompts: some answers end at a stop string, others at max_tokens
-QUANTISED = [("int8", "float32"), ("int8", "int8"), ("int4", "int8")]  # weights, activations
+QUANTISED = [("int8", "float32"), ("int8", "int8"), ("int4", "int8")]  # (weights, activations)
 # All params that change a row's distribution, and stop strings of several tokens. Each stop string
 # ends some answers.
 SHAPING = {
@@ -68,7 +68,8 @@ MakeEngine = Callable[[str, int, tuple[str, ...]], Engine]
 
 @pytest.fixture(scope="module")
 def engine_of() -> Iterator[MakeEngine]:
-    """engine_of(draft, threads, methods): an engine, opened once for all tests of the module."""
+    """engine_of(draft, threads, methods): returns an engine, opened once for all tests of the
+    module."""
     opened: dict[tuple[str, int, bool], Engine] = {}
 
     def make(draft: str, threads: int, methods: tuple[str, ...]) -> Engine:
@@ -83,7 +84,8 @@ def engine_of() -> Iterator[MakeEngine]:
 
 
 def open_engine(draft: str, threads: int, methods: tuple[str, ...], **kept: str) -> Engine:
-    """Return an engine of the demo target. draft: "draft", "poor" or "random". kept: dtypes."""
+    """Return an engine of the demo target. draft: "draft", "poor" or "random". kept: fields of the
+    config that set dtypes."""
     target = demo_folder("target")
     if draft == "random":
         config = EngineConfig(model=target, num_threads=threads)
@@ -137,7 +139,8 @@ def test_some_prompts(
     check_all_methods(engine_of(draft, threads, methods), sampling, limit, methods)
 
 
-# Every method once, greedy or sampled. `make exact` has every method, prompt and sampling.
+# These cases run every method once, greedy or sampled. `make exact` runs every method with every
+# prompt and sampling.
 SHAPED = (
     ("draft", 1, SHAPED_DISTS[0], UNTUNED[::2]),
     ("poor", 2, SHAPED_DISTS[1], UNTUNED[1::2]),

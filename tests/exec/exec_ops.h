@@ -46,7 +46,7 @@ inline void nap(const Nap& a, Worker) {
 }
 
 struct Throw {
-  int rank;  // rank of the member that throws, -1 for all
+  int rank;  // rank of the member that throws; -1: all throw
   int code;
 };
 inline void throw_code(const Throw& a, Worker worker) {
@@ -61,7 +61,7 @@ inline void set_rows(const SetRows& a, Worker) { *a.rows = a.n; }
 
 struct Denormal {
   const double* tiny;
-  double* out;  // [team]
+  double* out;  // one value per member of the team
 };
 inline void halve(const Denormal& a, Worker worker) { a.out[worker.rank] = *a.tiny / 2; }
 

@@ -30,7 +30,7 @@ namespace {
 
 using namespace sbrt;
 
-constexpr int kTimeLimit = 600;  // seconds, for a program that never ends
+constexpr int kTimeLimit = 600;  // time limit in seconds: a faulty program may never end
 int scale = 100;                 // length of the loops in per cent
 bool canary = false;
 
@@ -114,12 +114,13 @@ void exception_in_a_member() {
         check(raises(*exec, done, i, 7), "an exception of rank ", rank, " was lost");
         check(round == static_cast<uint64_t>(i), "what stands behind a failed op ran");
       }
-      exec->wait(done, times(50));  // an exception is reported once
+      exec->wait(done, times(50));  // an exception is reported only once
     }
 }
 
-// A failure belongs to its graph. Another member may still be in the previous graph, asleep because
-// the last op took long. It must not take the failure for one of the previous graph.
+// The fault of an op must end its own graph. When it occurs, another member of the team may still
+// be in the previous graph, asleep because the last op took long. That member must not assign the
+// fault to the previous graph.
 void exception_right_behind_a_slow_op() {
   for (int next_width = 1; next_width <= 3; ++next_width) {
     Event done("done");
@@ -140,7 +141,7 @@ void exception_right_behind_a_slow_op() {
   }
 }
 
-// An exception in one stream reaches the host through an event of another.
+// An exception in one stream reaches the host through an event of another stream.
 void exception_across_streams() {
   Event ready("ready"), done("done");
   uint64_t value = 0, round = 0;
@@ -315,9 +316,9 @@ void check_virtual_trace(const std::vector<TraceEvent>& events,
   check_equal("the launch behind it", int64_t{500}, later[0].begin);
 }
 
-// In virtual time a launch costs what the rows cost when its marked op runs. Parallel lanes take
-// the longer time of both. A lane that waits for another takes the sum. Nothing begins before it is
-// enqueued.
+// In virtual time a launch costs the time that a table gives for its rows. The rows are counted
+// when the launch's marked op runs. Two lanes in parallel take the time of the longer one. If one
+// lane waits for the other, the times add up. Nothing begins before it is enqueued.
 void virtual_time() {
   constexpr int64_t table[] = {0, 10, 25, 400};
   const int64_t* ns = table;
@@ -332,13 +333,13 @@ void virtual_time() {
   nothing.add(set_rows, SetRows{&rows, 1}, true);
   const auto exec = make_virtual_exec();
   const auto one = exec->stream(1), two = exec->stream(1);
-  one->launch(two_rows, 1);  // from 0 to 25
+  one->launch(two_rows, 1);  // from 0 ns to 25 ns
   one->launch(nothing, 1);
   one->record(left, 1);
-  two->launch(three_rows, 1);  // from 0 to 10 with 1 row; then it sets 3 rows
-  two->launch(three_rows, 1);  // from 10 to 410
+  two->launch(three_rows, 1);  // from 0 ns to 10 ns with 1 row; its op sets 3 rows
+  two->launch(three_rows, 1);  // from 10 ns to 410 ns
   two->record(right, 1);
-  one->wait(right, 1);  // from 25 to 410
+  one->wait(right, 1);  // from 25 ns to 410 ns
   one->launch(two_rows, 1);
   one->record(done, 1);
   check_equal("host before", int64_t{0}, exec->now());

@@ -1,5 +1,5 @@
-// Tests two memories of a dry backend. Ops access the memory of their stream, mail copies between
-// the memories.
+// Tests two memories of a dry backend. Ops access the memory of their stream, and mail copies
+// between the memories.
 //
 //   memories_main own | other [device]    other: an op accesses the other memory, and faults
 #include <cstdio>

@@ -1,5 +1,6 @@
-"""Contract under test: csrc/exec/backends.h lists what each backend cannot do. The core refuses
-such a request in one sentence. No other room asks which backend it has."""
+"""Contract under test: csrc/exec/backends.h lists what each backend cannot do. If a config needs
+such a capability, the core refuses it in one sentence. No code outside csrc/exec asks which backend
+it has."""
 
 import re
 from pathlib import Path
@@ -24,7 +25,7 @@ def test_what_a_backend_cannot_do_is_refused(backend, name):
     if not getattr(can, name):
         with pytest.raises(InvalidInputError, match=rf"^device: .* is not on {can.name} yet$"):
             _core.EngineCore(toy, None, config)
-    elif not can.captures:  # a toy has no captured graphs
+    elif not can.captures:  # a toy works only on a backend without captured graphs
         assert _core.EngineCore(toy, None, config).seats == config.max_num_seqs
 
 

@@ -10,7 +10,7 @@ from sbrt import InvalidInputError, _core
 
 
 def book():
-    """Return an order book, the indices of two streams in it, and the index of an event."""
+    """Return an OrderBook, the indices of two streams in it, and the index of an event."""
     made = _core.OrderBook()
     return made, made.stream("one"), made.stream("two"), made.event("e")
 
@@ -160,7 +160,8 @@ def test_what_cannot_be_is_refused(wrong):
 
 
 def rounds(order, streams, events, count, skip=None):
-    """Let two streams pass `chain` back and forth; the wait of turn `skip` is left out."""
+    """Record ops of two streams that take turns to write the part `chain` of the state. The wait of
+    turn `skip` is left out."""
     for turn in range(1, count + 1):
         for side in (0, 1):
             if turn != skip or side != 1:

@@ -1,4 +1,4 @@
-"""Faults that only a device would show, as in faults.py."""
+"""Faults in code for devices, which only a device would show. Their format is that of faults.py."""
 
 from tests.faults.faults import Fault
 

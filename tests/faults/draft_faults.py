@@ -1,4 +1,5 @@
-"""Faults of drafts with a trimmed LM head or their target's embedding, as in faults.py."""
+"""Faults in the code for drafts with a trimmed LM head or their target's embedding. Their format is
+that of faults.py."""
 
 from tests.faults.faults import Fault
 

@@ -1,5 +1,5 @@
-"""Faults of the product. Each replaces a text that occurs once in its file, and names tests of
-`make test` that must then fail."""
+"""Faults that tests insert into sbrt's code. Each replaces a text that occurs once in its file. It
+names tests of `make test` that must then fail."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """name: what is wrong. tests: files below tests/, or single tests of one as FILE::TEST."""
+    """name: what is wrong. tests: files below tests/, or one test of a file as FILE::TEST."""
 
     name: str
     file: str

@@ -1,4 +1,4 @@
-"""Faults of log-probs, as in faults.py."""
+"""Faults in the code for log-probs. Their format is that of faults.py."""
 
 from tests.faults.faults import Fault
 

@@ -1,4 +1,4 @@
-"""Faults of look-ups inside the round, as in faults.py."""
+"""Faults in the code for look-ups inside a round. Their format is that of faults.py."""
 
 from tests.faults.faults import Fault
 

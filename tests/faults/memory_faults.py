@@ -1,4 +1,5 @@
-"""Faults of draft and target in memories of their own, as in faults.py."""
+"""Faults in the code for draft and target with separate memories. Their format is that of
+faults.py."""
 
 from tests.faults.faults import Fault
 

@@ -1,4 +1,4 @@
-"""Faults of many seats in the kernels of a device, as in faults.py."""
+"""Faults in the device kernels for many seats. Their format is that of faults.py."""
 
 from tests.faults.faults import Fault
 

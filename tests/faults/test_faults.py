@@ -1,6 +1,7 @@
-"""Contract under test: the tests of `make test` catch every fault put into the product. `make
-exact` puts each into a copy of the tree, one at a time. The default tests check that each text
-still exists. `SBRT_TREE=FOLDER` takes the product and its tests from another checkout."""
+"""Contract under test: for each fault in FAULTS, at least one test of `make test` fails. `make
+exact` copies the repository and inserts one fault at a time into the copy. The default tests only
+check that the text to be replaced still exists. `SBRT_TREE=FOLDER` takes code and tests from
+another checkout."""
 
 import importlib.util
 import os
@@ -16,7 +17,7 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SOURCE = Path(os.environ.get("SBRT_TREE", ROOT))
-COPY = ROOT / "build" / "faults"  # kept, so that the next fault compiles only changes
+COPY = ROOT / "build" / "faults"  # never deleted, so that the next fault compiles only changes
 TOP = (
     "CMakeLists.txt",
     "constraints.txt",
@@ -26,7 +27,7 @@ TOP = (
     "CONTRIBUTING.md",
 )
 FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests", "tools", "docs")
-LONGEST = 1800  # time limit in seconds: a fault may make a test hang
+LONGEST = 1800  # time limit of a test run in seconds: a fault may make a test hang
 COLLECTION = re.compile("errors? during collection|ERROR collecting")
 
 
@@ -89,7 +90,7 @@ def test_an_interrupted_run_is_no_verdict(tmp_path):
 
 
 class Tree:
-    """A copy of the tree with its own build, in which files may be changed."""
+    """A copy of the repository with its own build, in which files may be changed."""
 
     def __init__(self, source, folder):
         self.folder, self.is_built = folder, False
@@ -130,7 +131,7 @@ class Tree:
         assert len(modules) == 2
         for module in modules:
             place = self.folder / "sbrt" / module.name
-            place.unlink(missing_ok=True)  # a process may have mapped it
+            place.unlink(missing_ok=True)  # a running process may have mapped the old file
             shutil.copyfile(module, place)
         self.is_built = True
 
@@ -144,7 +145,9 @@ class Tree:
             env=os.environ
             | {
                 "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(self.folder)]),
-                "PYTHONDONTWRITEBYTECODE": "1",  # a changed file may have the old file's time
+                # A changed file may have the old file's modification time, so bytecode could be out
+                # of date.
+                "PYTHONDONTWRITEBYTECODE": "1",
             },
             capture_output=True,
             text=True,
@@ -162,8 +165,8 @@ class Tree:
 
 
 def is_verdict(code, said):
-    """True if pytest ran the tests, or could not import a module. pytest ends with 2 then, but also
-    after Ctrl-C."""
+    """True if pytest ran the tests, or could not import a module. In the second case pytest ends
+    with 2, as it does after Ctrl-C."""
     return code in (0, 1) or (code == 2 and COLLECTION.search(said) is not None)
 
 

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every family, and cores over recorded lanes on the CPU backend."""
+"""Tiny random checkpoints of every family, and engine cores over recorded lanes on the CPU."""
 
 import json
 import sys
@@ -47,8 +47,8 @@ ROWS = 16  # rows of the verification graph: chains of the methods above have at
 
 
 def write(folder, family="Llama", noise=0.0, dtype=np.float32, **changes):
-    """Write a random checkpoint; the same sizes give the same weights. A checkpoint with noise
-    often agrees with the one without."""
+    """Write a random checkpoint; the same sizes give the same weights. A model with noise often
+    samples the same tokens as the model without."""
     folder.mkdir(parents=True, exist_ok=True)
     config = CONFIG | FAMILIES[family] | {"architectures": [f"{family}ForCausalLM"]} | changes
     (folder / "config.json").write_text(json.dumps(config))
@@ -77,7 +77,7 @@ def write_fewer(folder, checkpoint, vocab):
 
 
 class Play:
-    """A core that can run every method of METHODS."""
+    """An engine core that can run every method of METHODS."""
 
     def __init__(self, target, draft, debug=True, **more):
         chosen = [methods.parse(method) for method in METHODS]
@@ -126,15 +126,16 @@ def prompt_of(n, seed=0):
 
 
 def recorded(checkpoint, lanes=None, rows=ROWS, on_lane=None, **more):
-    """Return a model of recordings on the CPU. Each lane that is bound is appended to `lanes`, or
-    passed to `on_lane`."""
+    """Return a model whose lanes are recorded on the CPU. Each lane that is bound is appended to
+    `lanes`, or passed to `on_lane`."""
     show = lanes.append if lanes is not None else on_lane
     return model_of(checkpoint, device="cpu", rows=rows, on_bind=show, **more)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    """Products of these sizes gain nothing from more threads, and tests share the cores."""
+    """Matrix products of these sizes gain nothing from more threads, and several tests run in
+    parallel."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -161,7 +162,7 @@ def tools():
 
 @pytest.fixture(scope="session")
 def tool():
-    """Import stand_in.py, which is also a program."""
+    """Return the module stand_in.py, which is also a program."""
     folder = str(Path(__file__).parent)
     sys.path.insert(0, folder)
     import stand_in

@@ -1,5 +1,6 @@
-"""A stand-in for a CUDA device: engines for `cuda` run on the dry_cuda backend with recordings on
-the CPU, which have handles like captured graphs. Device memory faults when the host accesses it.
+"""A stand-in for a CUDA device: engines for `cuda` run on the dry_cuda backend. Their lanes are
+recorded on the CPU, and the recorded ops have handles like captured graphs. Device memory faults
+when the host accesses it.
 
     python tests/gpu/stand_in.py FOLDER run|block|arena    in a process of its own
 """
@@ -21,11 +22,12 @@ handles = itertools.count(HANDLE)
 
 
 class Capture:
-    """A recorder for one lane. It gives each recorded tape a handle, as a captured graph has."""
+    """A recorder for one lane. It gives each tape, a list of recorded ops, a handle as a captured
+    graph has."""
 
     def __init__(self, lane, is_eager=False):
         self.lane, self.is_eager, self.tapes, self.rows = lane, is_eager, {}, {}
-        self.shut = []  # tensors that only a replay may access
+        self.shut = []  # tensors that only a replayed graph may access
 
     def record(self, function, rows, scratch=0):
         """See sbrt.gpu.recorder.Recorder."""
@@ -43,7 +45,7 @@ class Capture:
 
     def said(self, handle):
         """Return ("forward", "choose" or "moves", rows) of a graph. For "choose" two bools follow:
-        it filters, it shapes."""
+        True if it filters, True if it shapes."""
         ops = {op.__name__: given for op, _, given in self.tapes[handle].calls}
         if "choose_torch" in ops:
             plan = ops["choose_torch"]["plan"]
@@ -63,7 +65,8 @@ def protect(tensors, how):
 
 
 class StandIn:
-    """Replaces the device. captures: the recorders of the lanes bound so far, target first."""
+    """Replaces the device. captures: the recorders of the lanes that were bound so far, the
+    target's first."""
 
     def __init__(self, set_attribute):
         self.captures, self.cores, self.devices = [], [], []
@@ -104,7 +107,7 @@ def config_of(folders, device, method="specbranch", draft_device=None, **more):
 
 
 def main(folder, what):
-    """Answer while the lanes' memory is protected. With what "block" or "arena", access that
+    """Answer while the lanes' memory is protected. With `what` "block" or "arena", access that
     memory, which kills the process."""
     stand_in = StandIn(setattr)
     pair = [Path(folder) / name for name in "td"]

@@ -1,6 +1,6 @@
-"""Contract under test: `auto` on a device. The host picks a policy by records and ranks, and writes
-it to the device's memory between rounds. Tokens are those of plain decoding, for one sequence and
-for many. Fences order all accesses."""
+"""Contract under test: `auto` on a device. The host picks a policy from the records of rounds and
+the ranks of tokens. It writes the policy to the device's memory between rounds. Tokens are those of
+plain decoding, for one sequence and for many. Fences order all accesses."""
 
 from dataclasses import replace
 
@@ -38,7 +38,8 @@ def ran(out):
 
 @pytest.fixture
 def requests(tools):
-    """Return requests. All prompts but one repeat themselves, so that look-ups find tokens."""
+    """Return requests. All prompts but one repeat the same 12 tokens, so that look-ups find
+    matches."""
     return [
         ((tools.prompt(12, seed=i) * (3 if i != 1 else 1))[:36], params, AUTO)
         for i, params in enumerate(PARAMS)
@@ -56,7 +57,9 @@ def opened(tools, tool, stand_in, checkpoints):
         )
         loaded = load_pair(config)
         if device == "cpu":
-            rows = rows_for(methods.parse(AUTO), seats)  # torch's bits depend on the rows
+            # The bits of torch's results depend on the number of rows, so both engines use graphs
+            # of equal size.
+            rows = rows_for(methods.parse(AUTO), seats)
             models = [tools.recorded(c, rows=rows) for c in checkpoints["Llama"]]
             loaded = replace(loaded, target=models[0], draft=models[1])
         return Engine(config, pair=loaded, **more)
@@ -90,7 +93,8 @@ def test_many_share_one_policy(stand_in, opened, requests, plain):
 
 
 def test_a_draft_that_never_pays_is_never_fed(stand_in, opened, requests, plain):
-    """The tuner uses the given costs instead of measured ones."""
+    """The tuner uses the given costs instead of measured ones. With these costs a draft never
+    pays."""
     with opened("cuda", tuning=costs(target=100, draft=8000)) as engine:
         [out] = engine.generate(*requests[0][:2])
         assert found_in(out) == plain[0]

@@ -50,7 +50,8 @@ def test_words_of_several_tokens(tools, opened, checkpoints):
     cpu = tools.Play(*map(tools.recorded, checkpoints["Qwen3"])).core
     free = [answers(cpu, [(prompt, "none", [])])[0] for prompt in prompts]
     words = [
-        # Words across the prompt's end, inside the answer, of one token, and one that never occurs.
+        # Bad words: one crosses the prompt's end, two are inside the answer, one has one token, and
+        # one never occurs.
         [[*p[-3:], a[0]], a[2:4], a[4:9], [a[10]], [66] * 40]
         for p, a in zip(prompts, free, strict=True)
     ]
@@ -65,7 +66,8 @@ def test_words_of_several_tokens(tools, opened, checkpoints):
     requests = list(zip(prompts, METHODS, words, strict=True))
     alone = opened(1)
     assert [answers(alone, [request])[0] for request in requests] == want
-    assert answers(alone, [(prompts[0], "pearl", [])])[0] == free[0]  # earlier words are gone
+    # The bad words of earlier requests no longer have an effect.
+    assert answers(alone, [(prompts[0], "pearl", [])])[0] == free[0]
     assert answers(opened(len(METHODS)), requests) == want
 
 

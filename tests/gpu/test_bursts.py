@@ -1,6 +1,7 @@
 """Contract under test: on a device a draft's burst is one launch of a fused graph, and so is the
 target's work between two waits. A fused graph does the same work in the same order as its parts,
-with the same tokens, for any gamma and request. The target settles KV only if chains are trees."""
+with the same tokens, for any gamma and request. The target moves accepted KV (`settle`) only if
+chains are trees."""
 
 from collections import Counter
 from dataclasses import replace
@@ -19,7 +20,7 @@ PARAMS = {
     "filtered": replace(SAMPLED, top_p=0.8),
     "both": replace(SAMPLED, top_p=0.8, repetition_penalty=1.2, min_tokens=4),
 }
-BURSTS = {  # method: names of the draft's launches in rounds, without settle
+BURSTS = {  # {method: names of the draft's launches in a round, except settle}
     "none": set(),
     "draft_model": {"serial_burst"},
     "lookup:gamma=6": set(),
@@ -31,7 +32,7 @@ BURSTS = {  # method: names of the draft's launches in rounds, without settle
     HEDGE: {"serial_burst", "burst"},
 }
 TREES = ("tree:gamma=3,width=4,nodes=12", HEDGE)
-VERIFIED = {  # method: the target's launches in a round, in order, for each kind of round
+VERIFIED = {  # {method: the target's launches in a round, in order, for each kind of round}
     "none": {("verify",)},
     "draft_model": {("verify",)},
     "lookup:gamma=6": {("verify",)},
@@ -56,7 +57,7 @@ def pair_of(checkpoints):
 
 
 def of_stream(order, kind, stream):
-    """Return the recorded ops or launches (kind) of a stream."""
+    """Return what the OrderBook recorded for a stream. kind: "ops" or "launches"."""
     return [tuple(said[1:]) for said in getattr(order, kind)() if said[0] == stream]
 
 
@@ -103,7 +104,7 @@ def test_a_burst_is_one_launch_and_so_is_a_verification(
     Other graphs are fused at their first use."""
     config = tool.config_of(pair_of(checkpoints), "cuda", method, max_model_len=tools.max_len)
     kinds = len(VERIFIED.get(method, ())) + len(BURSTS.get(method, ()))
-    tokens = 12 if kinds > 2 else 6  # enough for both kinds of rounds
+    tokens = 12 if kinds > 2 else 6  # number of tokens that makes every kind of round occur
     with Engine(config) as engine:
         core = stand_in.cores[-1][1]
         made = core.fused_graphs
@@ -123,7 +124,8 @@ def test_a_burst_is_one_launch_and_so_is_a_verification(
 
 @pytest.mark.parametrize("method", VERIFIED)
 def test_a_verification_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, method):
-    """The dry backend records the parts: it fuses nothing, and settles the KV of paths, too."""
+    """The dry backend fuses nothing, so its record shows the parts. It also settles the KV of
+    chains that are paths."""
     prompt, how = tools.prompt(9), methods.parse(method)
     with Engine(tool.config_of(pair_of(checkpoints), "cuda", method)) as engine:
         [out] = engine.generate(prompt, GREEDY)
@@ -140,7 +142,7 @@ def test_a_verification_is_the_work_of_its_parts(tools, tool, stand_in, checkpoi
     if method not in TREES:
         parts = [said for said in parts if "moves" not in said]
     assert len(parts) > 10
-    assert whole[: len(parts)] == parts  # a round more may have been enqueued
+    assert whole[: len(parts)] == parts  # `whole` may hold one more round
     core.close()
 
 
@@ -159,12 +161,13 @@ def test_a_burst_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, me
     parts = of_draft(core.order, "ops")
     assert ("step",) in of_draft(core.order, "launches")
     assert len(parts) > 3 * how.gamma
-    assert whole[: len(parts)] == parts  # a round more may have been enqueued
+    assert whole[: len(parts)] == parts  # `whole` may hold one more round
     core.close()
 
 
 def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, checkpoints):
-    """Requests with different gamma take turns, so the graph of one would be wrong for the next."""
+    """Requests with different gamma take turns. A graph for one gamma would do the wrong number of
+    steps for the next."""
     pair = pair_of(checkpoints)
     config = tool.config_of(pair, "cuda", "specbranch:gamma=7", max_model_len=tools.max_len)
     found = set()
@@ -183,7 +186,8 @@ def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, chec
 
 
 def test_launches_are_made_for_what_comes(tools, tool, stand_in, checkpoints):
-    """All graphs are fused in advance, for the rows of each method, also if ids have no token."""
+    """All graphs are fused in advance, for the rows of each method. This also holds if some ids
+    have no token."""
     config = tool.config_of(pair_of(checkpoints), "cuda", "none", max_model_len=tools.max_len)
     loaded = replace(load_pair(config), holes=(3,))
     with Engine(config, pair=loaded, methods=["lookup:gamma=20"]) as engine:

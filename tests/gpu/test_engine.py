@@ -55,6 +55,6 @@ def test_every_method_has_rows_that_hold_its_chains():
     assert rows_for(parse("specbranch:gamma=16")) == 32
     assert {rows_for(parse(name)) for name in METHODS} <= set(ROWS)
     assert rows_for(parse("lookup:gamma=63")) == 64
-    assert rows_for(parse("hedge:tree=0,on_miss=continue")) == 16  # chains of at most 15 nodes
+    assert rows_for(parse("hedge:tree=0,on_miss=continue")) == 16  # chains have at most 15 nodes
     # A look-up gives a chain of gamma tokens, even if trees may only have fewer nodes.
     assert rows_for(parse("hedge:gamma=20,tree=2,nodes=3,on_miss=lookup")) == 32

@@ -32,7 +32,8 @@ FAMILIES = ("Llama", "Mistral")  # Mistral has a separate LM head, and a window
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request, tools, checkpoints, tmp_path_factory):
-    """(target, draft): the draft is the target without its last rows."""
+    """Return (target, draft); the draft is the target without its last rows of embedding and LM
+    head."""
     [target, _] = checkpoints[request.param]
     folder = tmp_path_factory.mktemp("fewer") / request.param
     return target, tools.write_fewer(folder, target, KNOWN)
@@ -77,7 +78,7 @@ def test_recordings_on_the_cpu(tools, pair, temperature):
 
 
 def test_a_dist_of_fewer_tokens_on_the_cpu_and_recorded(tools, pair):
-    """Both kinds of lanes propose the same chains."""
+    """The CPU's lanes and the recorded lanes propose the same chains."""
     counters = []
     for models in (
         [c.decoder("float32") for c in pair],
@@ -88,4 +89,4 @@ def test_a_dist_of_fewer_tokens_on_the_cpu_and_recorded(tools, pair):
         counters.append(play.counters())
         play.close()
     assert counters[0] == counters[1]
-    assert counters[0][1] > 0  # drafted tokens
+    assert counters[0][1] > 0  # number of drafted tokens

@@ -104,7 +104,7 @@ def test_it_cuts_like_the_engine_on_the_cpu(
         assert decided(cut) == decided(shown(engine, tools))
     plain = plain_of(family, "float32")
     check_cuts(cut, plain, favourite)
-    assert cut != plain  # without the classifier confidence cuts elsewhere
+    assert cut != plain  # without a classifier, confidence decides the cuts
 
 
 @pytest.mark.parametrize("favourite", [None, pytest.param(2, marks=pytest.mark.exact)])

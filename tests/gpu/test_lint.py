@@ -1,5 +1,5 @@
 """Contract under test: recorded code calls only ops that write into memory that they are given. It
-does not allocate, read a value, wait, or use another stream."""
+does not allocate, read a value on the host, wait, or use another stream."""
 
 import ast
 from pathlib import Path
@@ -19,7 +19,8 @@ HARMLESS = {
     *("run", "range", "len", "isinstance", "Views", "feature_blocks", "Terms", "normed"),
     *("Linear", "IntegerTerms", "integer_plan", "_float_plan"),
 }
-# Functions that an op of plain torch may not call: they allocate, read a value or wait.
+# Functions that an op of plain torch may not call: they allocate, read a value on the host, or
+# wait.
 FORBIDDEN = {
     *("item", "cpu", "tolist", "numpy", "synchronize", "current_stream", "default_stream"),
     *("empty", "zeros", "ones", "full", "cat", "stack", "contiguous", "clone", "to", "tensor"),

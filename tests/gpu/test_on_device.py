@@ -169,7 +169,7 @@ SIZES = {
     "lookup:gamma=20": ({32}, set()),
 }
 KINDS = ("forward", "choose")
-ASKED = {  # kind of request: (it filters, it shapes)
+ASKED = {  # {kind of request: (True if it filters, True if it shapes)}
     "greedy": (False, False), "sampled": (False, False), "filtered": (True, False),
     "shaped": (False, True), "both": (True, True),
 }  # fmt: skip
@@ -249,7 +249,7 @@ def test_every_size_is_recorded_once_for_every_kind(tool, stand_in, checkpoints)
     for capture in stand_in.captures:
         made = Counter(map(capture.said, capture.tapes))
         for rows in capture.lane.sizes:
-            assert made["forward", rows] == (2 if rows == 64 else 1)  # prefill: no logits
+            assert made["forward", rows] == (2 if rows == 64 else 1)  # prefill needs no logits
             for filters in (False, True):
                 for shapes in (False, True):
                     assert made["choose", rows, filters, shapes] == 1
@@ -318,7 +318,7 @@ def test_without_graphs_it_answers_alike_and_fuses_nothing(tools, tool, stand_in
 )
 def test_the_host_reaches_for_nothing_of_the_device(tools, tmp_path, what, code):
     """`block` and `arena` access device memory, which shows that this kills the process."""
-    small = {"hidden_size": 64, "num_hidden_layers": 1}  # each tensor covers whole pages
+    small = {"hidden_size": 64, "num_hidden_layers": 1}  # each tensor then covers whole pages
     for name, noise in (("t", 0.0), ("d", 0.03)):
         tools.write(tmp_path / name, noise=noise, **small)
     program = Path(__file__).with_name("stand_in.py")

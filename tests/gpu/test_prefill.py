@@ -1,4 +1,4 @@
-"""Contract under test: a prompt goes into a recorded lane by wide pieces, which depend only on the
+"""Contract under test: a prompt is fed to a recorded lane in wide pieces, which depend only on the
 prompt. They leave the same keys and values as narrow pieces, write nothing else, and give the
 tokens of the CPU's engine. The requested attention is used, or refused with a sentence."""
 
@@ -133,12 +133,12 @@ def test_answers_are_those_of_the_cpu_engine(tools, checkpoints, family, length)
 
 
 def forwards(stand_in, engine, lane, prompt, method=None):
-    """Return the rows of the graphs by which the prompt went into a lane."""
+    """Return the number of rows of each graph that fed the prompt to the lane."""
     seen = len(stand_in.picks())
     engine.generate(prompt, GREEDY, method=method)
     picks = [said for name, said in stand_in.picks()[seen:] if name == lane]
     chooses = [i for i, said in enumerate(picks) if said[0] == "choose"]
-    before = picks[: chooses[0] - 1] if chooses else picks  # the rest is no prefill
+    before = picks[: chooses[0] - 1] if chooses else picks  # what follows is not prefill
     return [said[1] for said in before if said[0] == "forward"]
 
 
@@ -212,7 +212,7 @@ def test_an_engine_says_that_the_package_is_missing(stand_in, checkpoints):
 
 
 def test_the_package_is_called_as_it_wants_to_be(monkeypatch):
-    """A stand-in for the package checks the arguments, and computes the result."""
+    """A stand-in for the package flash_attn checks its arguments, and computes the result."""
     asked = []
 
     def attend(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0,
@@ -235,7 +235,8 @@ def test_the_package_is_called_as_it_wants_to_be(monkeypatch):
 
 
 def test_torch_has_the_op_as_it_is_called():
-    """torch's op cannot run without a device. So its schema is compared with flash_torch's call."""
+    """Flash attention of torch cannot run without a device. So the test compares its schema with
+    the call in flash_torch."""
     schema = torch.ops.aten._flash_attention_forward.default._schema
     names = [a.name for a in schema.arguments]
     assert names[:10] == [

@@ -1,6 +1,6 @@
 """Contract under test: an engine for a CUDA device, on the stand-in, reuses the KV of a prompt that
-begins alike: in the same seat, or copied from another one by the lanes' own streams. It reuses what
-prompts fed, but not what rounds fed. No token depends on it."""
+begins alike. The KV is in the same seat, or a lane copies it from another seat on its own stream.
+Only KV computed in prefill is reused, not KV computed in rounds. No token depends on reuse."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def made(tools, tool, stand_in, checkpoints):
 
 
 def chat(engine, tools, method):
-    """(tokens, reused tokens, length of the prompt) of each turn."""
+    """Return (tokens, number of reused tokens, length of the prompt) of each turn."""
     ids, turns = tools.prompt(70), []
     for turn in range(3):
         params = replace(list(PARAMS.values())[turn], max_tokens=8)
@@ -50,7 +50,8 @@ def test_a_chat_feeds_what_no_prompt_fed(tools, made, draft_device):
 
 
 def requests_of(tools):
-    """{name: (prompt, params, method)} with a common beginning of 80 tokens; all draft."""
+    """Return {name: (prompt, params, method)}. The prompts have a common beginning of 80 tokens,
+    and all methods draft."""
     common, kinds = tools.prompt(80), list(PARAMS.values())
     return {
         f"{i}": (
@@ -64,7 +65,7 @@ def requests_of(tools):
 
 @pytest.mark.parametrize("draft_device", [None, "cuda:1"])
 def test_running_requests_lend_their_beginning(tools, made, stand_in, draft_device):
-    """Each request comes one step after the last."""
+    """Each request is added one step after the previous one."""
     requests = requests_of(tools)
     with made(max_num_seqs=3) as engine:
         want = alone(engine, requests)
@@ -93,7 +94,8 @@ def test_flash_attention_refuses_it(tools, made):
 
 
 def test_without_it_flash_attention_feeds_prompts(tools, made, stand_in):
-    """Its pieces have other bits, so such a lane shows its core no KV."""
+    """Flash attention gives KV with other bits than a round does. So a lane with flash attention
+    offers no KV for reuse."""
     with made():
         assert all(c.lane.flash is not None and c.lane.kv == 0 for c in stand_in.captures)
     stand_in.captures.clear()

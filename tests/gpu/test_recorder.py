@@ -16,7 +16,8 @@ from sbrt.gpu.recorder import CudaRecorder, EagerRecorder, Tape
 
 
 class Graph:
-    """A stand-in for a graph. As in a process's first capture, torch allocates when it begins."""
+    """A stand-in for a graph. When the capture begins, torch allocates, as in a process's first
+    capture."""
 
     def __init__(self, count):
         self.count, self.said = count, []
@@ -160,7 +161,7 @@ def test_without_graphs_calls_are_made_when_they_are_played(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, fake)
     made = EagerRecorder(torch.device("cuda", 0))
     piece = made.record(lambda run: [run(said.append, i) for i in range(3)], 16)
-    assert said == ["wait"]  # it waited until memory was zeroed
+    assert said == ["wait"]  # record() waited until the memory was zeroed
     assert (piece.rows, piece.nodes, piece.graph) == (16, 3, 0)
     piece.play(0x5EA)
     piece.play(0x5EB)

@@ -17,7 +17,7 @@ from sbrt.triton_kernels import state
 
 HEDGE = "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-# Parts of a lane's memory that every forward or choice writes before it reads them.
+# Parts of a lane's memory that every forward or token choice writes before it reads them.
 SCRATCH = ("activations", "logits", "features", "attention", "products", "choice")
 
 
@@ -120,7 +120,7 @@ def test_choices_of_padding_are_not_written(play, lanes, table):
 
 # --- memory that is written ---
 
-WRITTEN = {  # op: indices or names of the arguments that it writes
+WRITTEN = {  # {op: indices or names of the arguments that it writes}
     "embed_torch": ("out", "squares"),
     "linear_torch": ("out", "work"),
     "see_torch": (2,),
@@ -148,7 +148,7 @@ def span(tensor):
 
 
 class Spy(TapeRecorder):
-    """A recorder that keeps its tapes."""
+    """A recorder that keeps the tapes, the lists of recorded ops."""
 
     def __init__(self):
         self.tapes = []
@@ -161,7 +161,7 @@ class Spy(TapeRecorder):
 
 
 def result_of(lane, scratch):
-    """Return the part of a lane's scratch memory that its choices write."""
+    """Return the part of a lane's scratch memory that the token choice writes."""
     if lane.shape.is_draft:
         return state.view(scratch, state.DraftScratch, "dist")
     return state.view(scratch, state.TargetScratch, "choice")
@@ -217,7 +217,7 @@ def test_weights_are_never_written(tools, play, lanes):
 
 
 class Counting(TapeRecorder):
-    """A recorder that counts replays by the rows of the graph."""
+    """A recorder that counts the replays of graphs, by their number of rows."""
 
     def __init__(self):
         self.replayed = {}
@@ -251,7 +251,7 @@ def test_the_method_alone_says_which_graph(tools, checkpoints, method, sizes):
     play.answer(tools.prompt(20), method, 0.0, 8)
     play.close()
     target, draft = (counting.replayed for counting in counts)
-    assert set(target) == {tools.rows, 64}  # verification; prefill and KV moves
+    assert set(target) == {tools.rows, 64}  # tools.rows: verification; 64: prefill and KV moves
     assert set(draft) - {64} == sizes - {64}
 
 

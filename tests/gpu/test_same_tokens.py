@@ -9,9 +9,11 @@ import pytest
 from sbrt import _probe
 
 GAP = 1e-4  # tokens may differ where the CPU's two largest logits are closer than this
-TOLERANCE = 1e-5  # relative to the largest logit: torch and the CPU add in different orders
+# Largest error, relative to the largest logit: torch and the CPU add in different orders.
+TOLERANCE = 1e-5
 TOKENS, MANY = 8, 24
-LONG = 34  # after a prompt of 60, Mistral's ring of 88 slots wraps
+# With a prompt of 60 tokens, this many more make Mistral's ring of 88 slots wrap.
+LONG = 34
 
 
 @pytest.fixture(scope="module")

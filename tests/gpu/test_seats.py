@@ -34,7 +34,7 @@ def crowd(tools, methods, count=8):
 
 
 def take(engine, found):
-    """Run one step of an engine; put complete answers into `found`."""
+    """Run one step of an engine; put finished answers into `found`."""
     for out in engine.step():
         if out.finished:
             [answer] = out.outputs
@@ -84,7 +84,8 @@ def engines(tools, tool, checkpoints):
 
 @pytest.fixture(scope="module")
 def known():
-    """Return the answers of requests that ran alone, by prompt and params. Tests share them."""
+    """Return the answers of requests that ran alone, by prompt and params. Several tests use
+    them."""
     return {}
 
 
@@ -163,7 +164,8 @@ def test_requests_come_and_go_at_random(tools, stand_in, engines, answers_alone,
 
 
 def test_a_prompt_goes_in_between_the_rounds_of_others(tools, stand_in, engines):
-    """Prefill of a request does not stop the other: a round follows each piece of the prompt."""
+    """The prefill of one request does not stop the other request: a round follows each piece of the
+    prompt."""
     running = replace(PARAMS["greedy"], max_tokens=40)
     with engines("stand-in", 2, attention_backend="triton") as engine:
         engine.add_request("running", tools.prompt(9), running, method="pearl")
@@ -211,7 +213,7 @@ def test_a_launch_takes_the_smallest_graph_that_holds_all(
 
 
 def test_graphs_follow_the_requests_that_are_there(tools, tool, stand_in, checkpoints):
-    """Choices filter and shape as long as a request runs that needs it."""
+    """The sampling graphs filter and shape only while a request that needs this is running."""
     config = tool.config_of(
         folders(checkpoints, FAMILY), "cuda", "none", max_model_len=tools.max_len, max_num_seqs=4
     )

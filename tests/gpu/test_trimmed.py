@@ -22,15 +22,15 @@ PARAMS = (
     replace(SAMPLED, repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.3,
             logit_bias={7: 2.5, 60: 3.0, 66: 2.0}, min_tokens=6, stop_token_ids=[3, 55]),
     replace(SAMPLED, allowed_token_ids=list(range(25, 50)), top_p=0.9),
-    replace(SAMPLED, allowed_token_ids=[0, 64], temperature=0.0),  # not in the LM head
+    replace(SAMPLED, allowed_token_ids=[0, 64], temperature=0.0),  # neither id is in the LM head
 )  # fmt: skip
 METHODS = ("draft_model", "specbranch:k_max=3", "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4")
 SHARES = (False, True)
 
 
 def write(folder, checkpoint, *, shares, trims=True):
-    """Write the same model as a draft, and open it. trims: its LM head has only IDS. shares: it has
-    no embedding and uses the target's."""
+    """Write the same model as a draft, and open it. trims: the LM head has rows for IDS only.
+    shares: the draft has no embedding and uses the target's."""
     config = json.loads((checkpoint.folder / "config.json").read_text())
     weights, ids = load_file(checkpoint.folder / "model.safetensors"), IDS if trims else None
     kept = head_weights(weights, ids, embedding=not shares)
@@ -60,7 +60,7 @@ def test_an_engine_on_a_device(tools, tool, stand_in, pair):
 
 
 def test_dists_on_the_cpu_and_recorded(tools, pair):
-    """Both kinds of lanes propose the same chains."""
+    """The CPU's lanes and the recorded lanes propose the same chains."""
     target, draft = pair
     found = []
     for recorded in (False, True):
@@ -76,7 +76,7 @@ def test_dists_on_the_cpu_and_recorded(tools, pair):
             found.append((answer, play.counters()))
         play.close()
     assert found[:2] == found[2:]
-    assert found[0][1][2] > 0  # accepted tokens
+    assert found[0][1][2] > 0  # number of accepted tokens
 
 
 def test_a_head_that_is_the_targets(tools, checkpoints, tmp_path):

@@ -1,6 +1,7 @@
-"""Contract under test: arrows between rooms point one way, probe -> bind -> decode -> round ->
-model -> ops -> ring -> state -> exec -> core. Imports inside sbrt and bench point one way, too. No
-room has a cycle of imports. Every check is tried on a wrong tree first."""
+"""Contract under test: includes and imports between the source folders ("rooms") point one way. In
+csrc the order is probe -> bind -> decode -> round -> model -> ops -> ring -> state -> exec -> core.
+The rooms of sbrt and bench have an order, too. No room has a cycle of imports. Every check is tried
+on a wrong tree first."""
 
 import ast
 import re
@@ -9,12 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Each room may use those to its right.
+# A room may include only rooms to its right.
 ROOMS = ("probe", "bind", "decode", "round", "model", "ops", "ring", "state", "exec", "core")
 SUFFIXES = {".h", ".inc", ".cc", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
-# {folder: (its installed name, our packages that its modules may import)}. None of them may import
+# {folder: (its installed name, our packages that its modules may import)}. No folder may import
 # tests or tools.
 OURS = {"sbrt", "bench", "tests", "tools", "triton_kernels"}
 FOLDERS = {
@@ -22,26 +23,27 @@ FOLDERS = {
     "sbrt": ("sbrt", {"sbrt"}),
     "bench": ("bench", {"sbrt", "bench"}),
 }
-# Inside sbrt each room may use those to its right. Modules outside every room are in `engine`,
-# except those of ENTRY and BASE.
+# Inside sbrt a room may import only rooms to its right. Modules outside every room belong to
+# `engine`, except those of ENTRY and BASE.
 SBRT_ROOMS = ("entry", "tools", "server", "engine", "serve", "gpu", "trace", "model", "base")
-ENTRY = {"__main__", "collect_env"}  # run by `python -m`
+ENTRY = {"__main__", "collect_env"}  # modules that `python -m` runs
 BASE = {"_core", "check", "config", "console", "cores", "errors", "files", "methods", "outputs"}
 BASE |= {"sampling"}
 OWN_RULES = {"reference", "triton_kernels"}
 
 # PRIVATE: packages that no other package may import. ALONE: packages that may import none of our
 # other packages.
-PRIVATE = {"bench.peers", "bench.clients"}  # separate programs
-ALONE = {"bench.peers.workers", "bench.clients.workers"}  # run in environments that have no sbrt
-# Inside bench each room may use those to its right. Modules outside every room are commands.
+PRIVATE = {"bench.peers", "bench.clients"}  # they are separate programs
+ALONE = {"bench.peers.workers", "bench.clients.workers"}  # they run in environments without sbrt
+# Inside bench a room may import only rooms to its right. Modules outside every room belong to
+# `commands`.
 BENCH_ROOMS = ("commands", "clients", "peers", "sweep", "kernels", "lanes", "gpu", "models")
 HEAVY = {"torch", "triton", "transformers", "matplotlib", "flash_attn"}
 HEAVY |= {"asyncio", "starlette", "uvicorn", "jinja2", "prometheus_client"}  # used by the server
 
 
 def include_faults(csrc):
-    """Return the includes in `csrc` that point to a room further left, or to no room."""
+    """Return the includes in `csrc` that point to a room further left in ROOMS, or to no room."""
     faults = []
     for path in sorted(p for p in csrc.rglob("*") if p.suffix in SUFFIXES):
         room = path.relative_to(csrc).parts[0]
@@ -56,7 +58,8 @@ def include_faults(csrc):
 
 
 def include_graph(csrc):
-    """{unit: units that it includes}; a unit is a header with the sources of its name."""
+    """Return {unit: units that it includes}. A unit is a header with the sources of the same
+    name."""
     graph = {}
     for path in (p for p in csrc.rglob("*") if p.suffix in SUFFIXES):
         unit = str(path.relative_to(csrc).with_suffix(""))
@@ -66,7 +69,8 @@ def include_graph(csrc):
 
 
 def imported_modules(tree, module, is_package):
-    """Absolute names imported anywhere in `tree`. `from a import b` gives both a and a.b."""
+    """Return the absolute names imported anywhere in `tree`. `from a import b` gives both a and
+    a.b."""
     package = module.split(".") if is_package else module.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -79,7 +83,7 @@ def imported_modules(tree, module, is_package):
 
 
 def import_time_only(tree):
-    """The module without function bodies and without `if TYPE_CHECKING:`."""
+    """Return the module without function bodies and without `if TYPE_CHECKING:`."""
 
     class Strip(ast.NodeTransformer):
         def visit_FunctionDef(self, node):
@@ -96,7 +100,8 @@ def import_time_only(tree):
 
 
 def python_modules(root, folder):
-    """(dotted name, path, is_package) of every module in root/folder, under its installed name."""
+    """Return (dotted name, path, is_package) of every module in root/folder. The name is that of
+    the installed module."""
     for path in sorted((root / folder).rglob("*.py")):
         inner = path.relative_to(root / folder).with_suffix("").parts
         is_package = inner[-1] == "__init__"
@@ -114,7 +119,7 @@ def allowed(name, roots):
 
 
 def allowed_inside(module, name):
-    """True if `module` may import `name` under PRIVATE and ALONE."""
+    """True if the tables PRIVATE and ALONE let `module` import `name`."""
     for package in ALONE:
         if below(module, package) and name.split(".")[0] in OURS and not below(name, package):
             return False
@@ -122,7 +127,8 @@ def allowed_inside(module, name):
 
 
 def python_faults(root):
-    """Return the imports that a module's folder forbids, including those inside functions."""
+    """Return the imports that break the rules for a module's folder, including imports inside
+    functions."""
     faults = []
     for folder, (_, roots) in FOLDERS.items():
         for module, path, is_package in python_modules(root, folder):
@@ -133,7 +139,8 @@ def python_faults(root):
 
 
 def room_of(module):
-    """Index of a module in the rooms of sbrt or of bench; None for a module with its own rules."""
+    """Return the index of a module's room in the rooms of sbrt or of bench. Return None for a
+    module with its own rules."""
     folder, name = module.split(".")[:2]
     if folder == "bench":
         return BENCH_ROOMS.index(name if name in BENCH_ROOMS else "commands")
@@ -144,7 +151,8 @@ def room_of(module):
 
 
 def room_faults(root, folder="sbrt"):
-    """Return the imports that point to a room further left, including those inside functions."""
+    """Return the imports that point to a room further left in the list of rooms, including imports
+    inside functions."""
     faults = []
     for module, names in import_graph(root, folder, in_functions=True).items():
         if module == folder or room_of(module) is None:
@@ -157,7 +165,7 @@ def room_faults(root, folder="sbrt"):
 
 
 def import_graph(root, folder="sbrt", in_functions=False):
-    """{module: names that it imports} for a folder. `in_functions`: also the imports inside
+    """Return {module: names that it imports} for a folder. `in_functions`: also the imports inside
     functions."""
     graph = {}
     for module, path, is_package in python_modules(root, folder):
@@ -168,7 +176,7 @@ def import_graph(root, folder="sbrt", in_functions=False):
 
 
 def first_cycle(graph):
-    """A cycle among the modules or units of `graph` as a list of names, or None.
+    """Return a cycle among the modules or units of `graph` as a list of names, or None.
 
     An edge to a package from inside it does not count, because submodules import their package
     first.
@@ -196,7 +204,7 @@ def first_cycle(graph):
 
 
 def reached_from(graph, start):
-    """Every name that importing `start` imports, through modules of sbrt."""
+    """Return every name that importing `start` imports, through modules of sbrt."""
     seen, waiting = set(), {start}
     while waiting:
         seen |= waiting

@@ -14,10 +14,10 @@ OPS = {
     *CSRC.rglob("*_op.h"),
     CSRC / "round/crew.h",
     CSRC / "state/record.h",
-}  # a device runs these files, too
+}  # kernels of a device call this code, too
 SOURCES = sorted({*CSRC.rglob("*.cu"), *OPS, *(p for p in BODY.iterdir() if p.is_file())})
-ALLOCATES = {"device_memory.cc"}  # only when an engine is built
-# {file: number of calls with which the host waits for a stream or an event}. It waits for new
+ALLOCATES = {"device_memory.cc"}  # it allocates only when an engine is built
+# {file: number of calls with which the host waits for a stream or an event}. The host waits for new
 # memory, at the end of a stream, between sequences, and for the device's clock.
 WAITS = {"device_memory.cc": 1, "exec_cuda.cc": 2, "timing.cc": 1}
 TIMES = {"timing.h", "timing.cc"}  # the only files with timed events
@@ -30,8 +30,8 @@ NULL_STREAMS = {"0", "nullptr", "NULL", "cudaStreamLegacy", "cudaStreamPerThread
 RULES = {
     "the default stream": re.compile(
         r"\bcudaStream(Legacy|PerThread|Default)\b"
-        r"|\bcudaStreamCreate\("  # such a stream waits for the default stream
-        r"|\bcudaMem(cpy|set)(2D|3D)?(To\w+|From\w+)?\("  # the functions without Async
+        r"|\bcudaStreamCreate\("  # a stream made this way waits for the default stream
+        r"|\bcudaMem(cpy|set)(2D|3D)?(To\w+|From\w+)?\("  # functions without Async in their name
     ),
     "a wait for the whole device": re.compile(
         r"\bcuda(Device|Thread)Synchronize\b|\bcudaDeviceReset\b"

@@ -77,7 +77,7 @@ def test_the_index_of_figures_names_every_entry():
 
 
 def words_of(page):
-    """The first column of the table whose heading is "word", split at commas."""
+    """Return the first column of the table whose heading is "word", split at commas."""
     table = page.read_text().split("| word |")[1].split("\n\n")[0]
     rows = [line.split("|")[1] for line in table.splitlines()[2:]]
     return {word.strip() for row in rows for word in row.split(",")}
@@ -110,7 +110,7 @@ def test_there_are_commands_to_check():
 
 
 def command_of(module):
-    """The module that `python -m` runs: for a package its __main__."""
+    """Return the module that `python -m` runs: for a package its __main__."""
     found = importlib.import_module(module)
     is_package = hasattr(found, "__path__")
     return importlib.import_module(f"{module}.__main__") if is_package else found
@@ -118,8 +118,8 @@ def command_of(module):
 
 @pytest.mark.parametrize(("module", "flags"), commands(BENCH))
 def test_the_benches_of_a_page_have_the_flags_that_exist(module, flags, capsys):
-    """Each command gets the flag --wrong as well. The only flag reported must be --wrong, before
-    anything runs."""
+    """The test adds the flag --wrong to each command. The command must report only --wrong, before
+    it runs anything."""
     try:
         code = command_of(module).main([*shlex.split(flags), "--wrong"])
     except SystemExit as end:
@@ -137,8 +137,8 @@ def test_the_commands_of_a_page_have_the_flags_that_exist(line):
 
 
 def test_the_worked_example_obeys_the_rules():
-    """A round commits n + 1 tokens. After a hit the chain is as deep as the row says, after a miss
-    it is empty."""
+    """A round commits n + 1 tokens. After a hit the chain is as deep as the row of the table says,
+    after a miss it is empty."""
     text = (ROOT / "docs" / "round.md").read_text()
     rows = re.findall(
         r"^\| (\d+) \| (\d+)[^|]*\| (\d+) \| ([^|]+)\| (\d+) \| ([^|]+)\| (\d+) \|$",

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 STUBS = {ROOT / "sbrt" / f"{module.__name__[5:]}.pyi": module for module in (_core, _probe)}
 FOLDERS = ("sbrt", "triton_kernels", "bench", "tools")
 FILES = [*(path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py"))), *STUBS]
-FILES += [  # programs among the tests
+FILES += [  # programs in tests/device
     path
     for path in sorted((ROOT / "tests" / "device").glob("*.py"))
     if not path.name.startswith(("test_", "conftest"))
@@ -23,7 +23,8 @@ FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def public(tree, prefix=""):
-    """(name, node) of public classes and functions; methods with their class, fields left out."""
+    """Return (name, node) of public classes and functions. Methods have the name of their class in
+    front. Fields are left out."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (ast.ClassDef, *FUNCTION)) and not node.name.startswith("_"):
             yield prefix + node.name, node
@@ -38,7 +39,7 @@ def undocumented(source):
 
 
 def untyped(source):
-    """Functions, private ones too, with a parameter or a result without a type."""
+    """Return the functions, private ones too, with a parameter or a result without a type."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, FUNCTION) or is_kernel(node):
@@ -90,7 +91,8 @@ def test_what_the_package_exports_is_documented_where_it_is_seen():
 
 @pytest.mark.parametrize("stub", STUBS, ids=lambda stub: stub.stem)
 def test_the_stub_and_the_binary_have_the_same_members(stub):
-    """The binary has everything in the stub, and the stub has every member of a class."""
+    """Everything in the stub is in the binary module. Every member of a class in the binary module
+    is in the stub."""
     for node in ast.parse(stub.read_text()).body:
         if not isinstance(node, (ast.ClassDef, *FUNCTION)):
             continue
@@ -115,6 +117,6 @@ def test_the_stub_names_all_that_is_imported(stub):
 
 
 def test_the_package_does_without_the_probe():
-    """A wheel does not contain `_probe`."""
+    """A wheel does not contain `_probe`, the module with test-only functions."""
     for path in (ROOT / "sbrt").rglob("*.py"):
         assert "_probe" not in path.read_text(), name_of(path)

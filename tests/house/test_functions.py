@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 40  # lines, from the signature to the closing brace
+LIMIT = 40  # number of lines, from the signature to the closing brace
 CXX = ("csrc", "tests")
 CXX_SUFFIXES = {".h", ".inc", ".cc", ".cu"}
 PYTHON = ("sbrt", "triton_kernels", "bench", "tests", "tools")
@@ -29,7 +29,8 @@ def blanked(match):
 
 
 def cxx_functions(source):
-    """(name, lines) of the functions of a C++ file; lambdas count with their function."""
+    """Return (name, number of lines) of the functions of a C++ file. A lambda counts as part of its
+    function."""
     text, found, scopes, begin = SILENT.sub(blanked, source), [], [], 0
     for at, sign in ((m.start(), m.group()) for m in re.finditer(r"[{};]", text)):
         head = text[begin:at]
@@ -47,7 +48,7 @@ def cxx_functions(source):
         elif sign == "}" and scopes:
             kind, head, first = scopes.pop()
             if kind == "function" and text[at + 1 :].lstrip()[:1] in (",", "{"):
-                begin = first  # a member's initialiser; the function's body follows
+                begin = first  # this was a member's initialiser; the constructor's body follows
                 continue
             if kind == "function":
                 found.append((name_in(head), text.count("\n", first, at) + 1))
@@ -60,7 +61,7 @@ def name_in(head):
 
 
 def python_functions(source):
-    """(name, lines) of the functions of a Python file, kernels left out."""
+    """Return (name, number of lines) of the functions of a Python file, without Triton kernels."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue

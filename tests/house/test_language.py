@@ -1,6 +1,6 @@
-"""Contract under test: comments, docstrings and pages are plain English. In the rooms and pages
-that are clean, none begins with a word like "Of" or "Whether", and none has a retired word. No
-sentence of a comment or docstring is too long. Every check is tried on a wrong text first."""
+"""Contract under test: comments, docstrings and pages are plain English. None begins with a word
+like "Of" or "Whether", and none has a retired word. No sentence of a comment or docstring is too
+long. Every check is tried on a wrong text first."""
 
 import ast
 import io
@@ -20,7 +20,8 @@ PAGES = (
 CXX_SUFFIXES = {".h", ".inc", ".cc", ".cu"}
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
-# A retired word, and the words to use instead. Only words without another true use are listed.
+# {pattern of a retired word: the words to use instead}. Only words without another correct use are
+# listed.
 RETIRED = {
     r"(?i:behind)": "after, following",
     r"(?i:beside)": "next to, alongside, compared with",
@@ -37,16 +38,17 @@ RETIRED = {
     r"(?i:unseen)": "skipped",
 }
 CXX_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//(?P<comment>[^\n]*)')
-BEGINS = re.compile(r"(Of|What|Whether|Which|Who)\b")  # a clause without a subject and a verb
-LONGEST = 25  # words of a sentence
-# Ends of sentences. A field of a docstring, `name: ...`, is a sentence of its own.
+BEGINS = re.compile(r"(Of|What|Whether|Which|Who)\b")  # these words begin a clause, not a sentence
+LONGEST = 25  # number of words of a sentence
+# Pattern of the ends of sentences. A field of a docstring, `name: ...`, is a sentence of its own.
 SENTENCE = re.compile(r"(?<=[.:;!?])\s+|\n(?=[\w*, ]+: )")
-TABLE = re.compile(r"^ .*|^.*\S {2,}\S.*", re.MULTILINE)  # columns, commands, code
+TABLE = re.compile(r"^ .*|^.*\S {2,}\S.*", re.MULTILINE)  # lines with columns, commands or code
 CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
 
 
 def cxx_comments(source):
-    """(line, code before it, text) of the comments of a C++ file; `line` counts from 1."""
+    """Yield (line, code before the comment, text) of the comments of a C++ file. `line` counts from
+    1."""
     for match in CXX_COMMENT.finditer(source):
         if match["comment"] is not None:
             before = source[: match.start()]
@@ -54,21 +56,21 @@ def cxx_comments(source):
 
 
 def python_comments(source):
-    """(line, code before it, text) of the comments of a Python file."""
+    """Yield (line, code before the comment, text) of the comments of a Python file."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.line[: token.start[1]].strip(), token.string[1:]
 
 
 def docstrings(source):
-    """(line, text) of the docstrings of a Python file."""
+    """Yield (line, text) of the docstrings of a Python file."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
             yield node.body[0].lineno, ast.get_docstring(node)
 
 
 def blocks(comments):
-    """(line, text) of comments; those that fill successive lines are one text."""
+    """Return (line, text) of comments. Comments that fill successive lines become one text."""
     found, last = [], None
     for line, code, text in comments:
         if last == line - 1 and not code:
@@ -80,7 +82,7 @@ def blocks(comments):
 
 
 def texts(name, source):
-    """(line, text) of everything in the file `name` that is written for people."""
+    """Return (line, text) of everything in the file `name` that is written for people."""
     if name.endswith(".md"):
         return [(1, source)]
     if name.endswith((".py", ".pyi")):
@@ -89,7 +91,7 @@ def texts(name, source):
 
 
 def retired(text):
-    """Sentences about the retired words of a text; code in backquotes does not count."""
+    """Yield a message for each retired word in a text. Code in backquotes does not count."""
     prose = " ".join(CODE.sub(" ", text).split())
     for word, instead in RETIRED.items():
         for match in re.finditer(rf"(?<![\w.:]){word}(?![\w(])", prose):
@@ -97,7 +99,7 @@ def retired(text):
 
 
 def too_long(text):
-    """Sentences about the sentences of more than LONGEST words; tables do not count."""
+    """Yield a message for each sentence of more than LONGEST words. Tables do not count."""
     for paragraph in TABLE.sub("", text).split("\n\n"):
         for sentence in SENTENCE.split(paragraph):
             count = sum(any(map(str.isalnum, word)) for word in sentence.split())
@@ -107,7 +109,7 @@ def too_long(text):
 
 
 def faults(name, source):
-    """One sentence for each breach in the file `name`."""
+    """Return one sentence for each breach of the rules in the file `name`."""
     found = []
     for line, text in texts(name, source):
         begins = BEGINS.match(text)

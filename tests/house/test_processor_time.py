@@ -27,7 +27,8 @@ def test_the_most_expensive_test_is_shown_first(tmp_path, jobs):
     (tmp_path / "test_it.py").write_text(TESTS)
     plugin = ("-p", "tests.common.processor_time", "--processor-time", "1")
     command = [sys.executable, "-m", "pytest", "-q", *plugin, *jobs, str(tmp_path)]
-    own = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}  # not this run's options
+    # The child gets no pytest options of this run.
+    own = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
     said = subprocess.run(
         command, cwd=ROOT, env=own, capture_output=True, text=True, check=True
     ).stdout

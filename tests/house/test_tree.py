@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("csrc", "sbrt", "triton_kernels", "tests", "bench", "tools")
 SUFFIXES = {".h", ".inc", ".cc", ".cu", ".cuh", ".py"}
-LONGEST = 450  # lines; aim at 350 at most
+LONGEST = 450  # number of lines; aim at 350 at most
 
 BUILT = """
 .venv/bin/python
@@ -36,7 +36,8 @@ constraints.txt
 
 
 def test_files_that_run_first_are_there(request):
-    """Without this test, a renamed file would silently go back to alphabetical order."""
+    """LONG_FILES lists files that run first. Without this test, a renamed file would silently lose
+    that place."""
     [conftest] = [
         plugin
         for plugin in request.config.pluginmanager.get_plugins()
@@ -52,7 +53,7 @@ def test_files_that_run_first_are_there(request):
 # Folders of tests that belong to no room: checks of a device, other people's programs, shared
 # helpers, and tests of the tree, of the tests themselves and under sanitizers.
 APART = {"device", "clients", "common", "house", "faults", "sanitize"}
-# Rooms without a folder of tests, and the folder that has their tests.
+# {room without a folder of tests: the folder that has its tests}
 ELSEWHERE = {
     "core": "model",
     "state": "round",
@@ -65,14 +66,16 @@ LOOSE = {"base", "engine"}
 
 
 def rooms(root):
-    """Folders of csrc and sbrt, LOOSE, and the Python folders that are one room each."""
+    """Return the names of all rooms: folders of csrc and sbrt, LOOSE, and Python folders that are
+    one room each."""
     csrc = {path.name for path in (root / "csrc").iterdir() if path.is_dir()}
     sbrt = {path.parent.name for path in (root / "sbrt").glob("*/__init__.py")}
     return csrc | sbrt | LOOSE | {"triton_kernels", "bench"}
 
 
 def misplaced(root):
-    """Sentences about folders of tests without a room, and rooms without tests."""
+    """Return a sentence for each folder of tests without a room, and for each room without
+    tests."""
     tests, there = root / "tests", rooms(root)
     places = [path.relative_to(tests).parts for path in tests.rglob("test_*.py")]
     tested = {parts[0] for parts in places if len(parts) > 1}
@@ -150,7 +153,7 @@ def test_the_readme_stays_short():
 
 
 def test_the_loop_of_a_round_stays_short():
-    """At most 60 lines, so that the whole round can be understood by reading it."""
+    """round.cc has at most 60 lines, so that a reader can understand a whole round."""
     assert len((ROOT / "csrc" / "round" / "round.cc").read_text().splitlines()) <= 60
 
 
@@ -161,7 +164,7 @@ def test_the_ci_runs_what_the_readme_names():
 
 
 def pybind_guards(folder):
-    """Files that take or release the GIL with pybind11's guards."""
+    """Return the files that take or release the GIL with pybind11's guards."""
     files = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
     return [path.name for path in files if "gil_scoped_" in path.read_text()]
 

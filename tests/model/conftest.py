@@ -1,4 +1,4 @@
-"""Small random decoders for the tests of this room."""
+"""Small random decoders for the tests in this folder."""
 
 from types import SimpleNamespace
 
@@ -69,7 +69,8 @@ class Sequence:
         self.head = 0
 
     def chunk(self, tokens, width=1, logits=True):
-        """Process all tokens as one path, `width` rows at a time; they become part of the trunk."""
+        """Process all tokens as one path, `width` rows at a time. The tokens become part of the
+        trunk."""
         rows = [self.row(t, j, (2 << j) - 1) for j, t in enumerate(tokens)]
         out = self.probe.forward(self.head, rows, width, logits)
         self.head += len(tokens)

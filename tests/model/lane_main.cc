@@ -1,6 +1,6 @@
-// Prints a hash of a small decoder's logits on one instruction set (test_lane_bits.py). It prints a
-// line for each format of the weights, and for float and integer activations. Exits with 1 if
-// forwards of one row, or of two threads, give other bits.
+// Prints a hash of a small decoder's logits on one instruction set (test_lane_bits.py): one line
+// for each format of the weights, with float and with integer activations. Exits with 1 if forwards
+// of one row, or on two threads, give other bits.
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -22,7 +22,7 @@ DecoderConfig small_config() {
   return c;
 }
 const DecoderConfig kConfig = small_config();
-constexpr int kTokens = 300, kChunk = 60;  // the ring wraps
+constexpr int kTokens = 300, kChunk = 60;  // a text so long that the ring wraps
 
 uint64_t state = 1;
 float number() {
@@ -69,8 +69,8 @@ std::shared_ptr<Decoder> decoder_of(const char* storage, const char* isa, bool i
   return made;
 }
 
-// Returns the logits of the last kChunk tokens. All kTokens go in by forwards of `rows` rows on
-// `threads` threads.
+// Returns the logits of the last kChunk tokens. All kTokens tokens are fed in forwards of `rows`
+// rows on `threads` threads.
 std::vector<float> logits_of(const Decoder& decoder, int rows, int threads) {
   const auto lane = decoder.bind({.max_len = kTokens, .max_rows = kChunk, .threads = threads});
   Batch table{};

@@ -52,7 +52,7 @@ def nested(rng: random.Random) -> bytes:
 
 
 def damaged(rng: random.Random, raw: bytes) -> bytes:
-    """Return `raw` with a changed bit or byte, a cut end, or a piece inserted or repeated."""
+    """Return `raw` with a changed bit or byte, a cut end, or bytes inserted or repeated."""
     out, at = bytearray(raw), rng.randrange(len(raw))
     kind = rng.randrange(7)
     if kind == 0:
@@ -110,7 +110,7 @@ def mutated_config(rng: random.Random, good: dict[str, Any]) -> bytes:
             part[rng.choice(list(part))] = copy.deepcopy(rng.choice(WHATEVER))
         elif kind == 3:
             part.pop(rng.choice(list(part)))
-        elif kind == 4:  # several sizes grow by one factor: checks of one by another pass
+        elif kind == 4:  # sizes grow alike, so checks of one against another may pass
             factor = rng.choice((2, 2**10, 2**31, 2**62))
             for key in rng.sample(SIZES, rng.choice((1, 2, 4))):
                 if isinstance(config.get(key), int):
@@ -140,7 +140,7 @@ def mutated_entry(rng: random.Random, entry: dict[str, Any]) -> None:
     elif kind == 4:
         by = rng.choice((-4, 4, 2**40, 2**62))
         entry["data_offsets"] = [at + by for at in entry["data_offsets"]]
-    elif kind == 5:  # shape and offsets agree with each other, but not with the file
+    elif kind == 5:  # shape and offsets agree with each other, but not with the file's size
         more = rng.choice((2, 2**20, 2**31, 2**58))
         begin, end = entry["data_offsets"]
         entry["shape"][0] *= more
@@ -202,7 +202,7 @@ def resident_peak() -> int:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Limit address space to HEADROOM more than is in use."""
+    """Limit address space to HEADROOM bytes more than is in use."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + HEADROOM, hard))
@@ -223,7 +223,7 @@ def read(folder: Path, size: int, measured: bool, seen: Counter) -> None:
         open_traced(folder, peaks)
     finally:
         bound = BASE + PER_BYTE * size
-        if peaks[0] > bound:  # a table of the interpreter may have grown, which happens once
+        if peaks[0] > bound:  # may be a table of the interpreter, which grows only once
             with suppress(Exception):
                 open_traced(folder, peaks)
         seen["measured"] += 1

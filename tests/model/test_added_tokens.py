@@ -118,7 +118,7 @@ def folder_of(make, folder, vocab, **generation):
 
 
 def test_an_added_token_is_said_and_ends_an_answer(make, tmp_path):
-    """The model has 320 logits. The last 19 have no token, and are never sampled."""
+    """The model has 320 logits. The last 19 belong to no token, and their ids are never sampled."""
     folder = folder_of(make, tmp_path / "m", 320, eos_token_id=300)
     with Engine.from_pretrained(folder, num_threads=1) as engine:
         assert (engine.pair.vocab, engine.pair.eos) == (301, {300})

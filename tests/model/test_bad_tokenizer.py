@@ -37,7 +37,7 @@ def changed_tokenizer(make, folder, change):
         (lambda raw: raw["model"].update(vocab={"a": 2**32}, merges=[]), []),
         (lambda raw: raw["model"].update(merges=["no such"]), []),
         (lambda raw: raw["model"].update(vocab={"\ud800": 0}, merges=[]), []),
-        # the library would end the process at these two
+        # without sbrt's own check the library would end the process at the next two
         (lambda raw: raw["model"].update(continuing_subword_prefix="too long"),
          ["continuing_subword_prefix", "too long"]),
         (lambda raw: raw["model"].update(continuing_subword_prefix=5), ["prefix"]),

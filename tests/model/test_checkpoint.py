@@ -1,5 +1,6 @@
 """Contract under test: a model folder is untrusted until every size, name and byte is checked.
-Every fault gives one sentence that names it, before memory of its size is allocated."""
+Every fault gives one sentence that names it. This happens before memory of the claimed size is
+allocated."""
 
 import json
 import struct
@@ -163,7 +164,7 @@ GENERATION, CONFIG = "generation_config.json", "config.json"
     [
         ([1, 2], {"eos_token_id": 3}, GENERATION, {3}),
         ([1, 2], {"eos_token_id": [3, 4, 3]}, GENERATION, {3, 4}),
-        (320, {"eos_token_id": 0}, GENERATION, {0}),  # config.json is not read: 320 is no error
+        (320, {"eos_token_id": 0}, GENERATION, {0}),  # config.json is not read, so 320 is no error
         ([1, 2], {"eos_token_id": None}, CONFIG, {1, 2}),
         ([1, 2], {"eos_token_id": []}, CONFIG, {1, 2}),
         (7, {"temperature": 1.0}, CONFIG, {7}),
@@ -348,7 +349,8 @@ print(resident("VmHWM") - before)
 
 @pytest.mark.parametrize(("dtype", "bytes_of_a_weight"), [("int4", 0.625), ("bfloat16", 2)])
 def test_loading_needs_no_second_copy(make, tmp_path, dtype, bytes_of_a_weight):
-    """Loading needs at most 1.15 times the packed size, the largest tensor, and 4 MiB of heap."""
+    """Loading needs at most the sum of three sizes: 1.15 times the packed weights, the largest
+    tensor, and 4 MiB of heap."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not tell a process its peak of memory")
     sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 5}

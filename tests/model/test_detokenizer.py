@@ -22,7 +22,7 @@ TEXTS = ["🙂\n\nthe cat", "a\ufffd\ufffd b", "你龘你龘", "the the  the", "
 
 
 class Words:
-    """A tokenizer under test, and the library's tokenizer for the same file."""
+    """A tokenizer under test, and the tokenizers library's object for the same file."""
 
     def __init__(self, folder):
         self.path = folder / "tokenizer.json"
@@ -64,7 +64,8 @@ class Words:
         return string.replace("\u2581", " ").encode()
 
     def answer(self, ids, prompt=(), skip=True):
-        """Return a list of the text that each token adds, and the text that flush() adds."""
+        """Return a list of texts: the text that each token adds, and last the text that flush()
+        adds."""
         detokenizer = Detokenizer(self.ours, prompt, skip_special=skip)
         return [*(detokenizer.push(i) for i in ids), detokenizer.flush()]
 
@@ -112,7 +113,8 @@ PIECES = st.one_of(
 
 
 def ids_of(words, pieces):
-    """Return the ids of all pieces: lists of numbers, texts for the tokenizer, or single bytes."""
+    """Return the ids of all `pieces`: lists of numbers, texts for the tokenizer, or single
+    bytes."""
     ids = []
     for piece in pieces:
         if isinstance(piece, list):
@@ -193,7 +195,8 @@ def test_decoders_that_look_at_neighbours(tmp_path_factory, decoder, ids, cut):
 
 
 class Counted(Pieces):
-    """Pieces that count the units that they decode: characters, or bytes that belong to none."""
+    """A `Pieces` that counts the units that it decodes: characters, or bytes that belong to
+    none."""
 
     def __init__(self, words):
         super().__init__(words.library, json.loads(words.path.read_text()))
@@ -269,7 +272,7 @@ def test_an_answer_that_ends_inside_a_character_shows_it(words, reason):
     output = request.output(None, None)
     assert set(output.delta) == {REPLACEMENT}
     assert output.outputs[0].text == "a" + output.delta
-    request.finish("abort")  # a second time adds nothing
+    request.finish("abort")  # a second end adds no text
     assert request.output(None, None).delta == ""
 
 

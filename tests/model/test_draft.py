@@ -34,8 +34,8 @@ def target(make, tmp_path_factory, weights):
 
 @pytest.fixture
 def draft_of(make, tmp_path, target, weights):
-    """draft_of(changes, **fields): writes and opens a draft. changes: {name: weights, or None to
-    remove them}. fields: changes of its config.json."""
+    """draft_of(changes, **fields): writes and opens a draft. changes: {name: weights}; None removes
+    the weights. fields: changes of its config.json."""
 
     def opened(changes=None, base=None, **fields):
         given = head_weights(weights, embedding=False) if base is None else base
@@ -55,7 +55,7 @@ def test_a_trimmed_head(draft_of):
     assert draft.config.vocab == 320
     assert draft.shapes[HEAD] == (len(IDS), 32)
     assert not {EMBED, "d2t", "t2d"} & draft.shapes.keys()
-    assert draft.storage("auto") == "float32"  # d2t and t2d do not count
+    assert draft.storage("auto") == "float32"  # the dtypes of d2t and t2d do not matter
 
 
 def test_an_embedding_of_its_own(draft_of, weights):

@@ -28,7 +28,7 @@ FAMILIES = {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     },
 }  # fmt: skip
-LOCAL = {"rope_type": "default", "rope_theta": 500.0}  # rope of Gemma 3's layers with a window
+LOCAL = {"rope_type": "default", "rope_theta": 500.0}  # rope of Gemma 3's sliding-window layers
 # With original_max_position_embeddings 64, both sides of each boundary have rope frequencies.
 ROPES = {
     "default": {"rope_theta": 5e5},

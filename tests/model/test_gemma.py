@@ -1,6 +1,6 @@
 """Contract under test: every form of Gemma 3's config.json means the same as in transformers. If
-only some layers have a window, it limits neither ring nor text. Every method answers like plain
-decoding."""
+only some layers have a window, the ring is not smaller and the text may be longer than the window.
+Every method answers like plain decoding."""
 
 import json
 
@@ -54,7 +54,8 @@ def test_which_layers_have_a_window(make, tmp_path, changes, local, window):
 
 
 def test_what_a_missing_field_means(make, tmp_path):
-    """Missing fields have the defaults of transformers, the sizes of the 4B model's text part."""
+    """Missing fields have the defaults of transformers. These are the sizes of the 4B model's text
+    part."""
     missing = dict.fromkeys(
         ("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "rope_theta",
          "max_position_embeddings", "tie_word_embeddings", "query_pre_attn_scalar"), "absent",
@@ -188,7 +189,8 @@ def test_every_method_equals_plain_decoding(make, tmp_path, prompt, fields):
 
 
 def test_local_layers_alone_wrap_and_go_on(make, tmp_path):
-    """config.json has 64 positions, the ring 88 slots."""
+    """The model has 64 positions and the ring 88 slots. As both layers have a window, the text may
+    be longer."""
     changes = {"layer_types": [LOCAL] * 2, "max_position_embeddings": 64}
     check_methods(pair(make, tmp_path, **changes), [i * 7 % 300 for i in range(50)], 150)
 

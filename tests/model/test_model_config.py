@@ -159,7 +159,8 @@ def test_the_context_that_a_rope_is_for(make, tmp_path, given, positions):
 
 
 def test_a_stretched_context_is_used_to_its_end(make, tmp_path):
-    """config.json has 64 positions, yarn makes them 256. All methods agree up to the last one."""
+    """config.json has 64 positions, and yarn extends them to 256. All methods give the same tokens
+    up to the last position."""
     folders = pair(make, tmp_path, LLAMA, rope_scaling=YARN, max_position_embeddings=64)
     with Engine.from_pretrained(*folders) as engine:
         assert engine.max_model_len == 256
@@ -287,7 +288,7 @@ def test_a_window_goes_on_past_the_positions_of_the_config(make, tmp_path, windo
     """config.json has 64 positions, the ring window + 64 slots, the text 350 positions."""
     folders = pair(make, tmp_path, MISTRAL, sliding_window=window, max_position_embeddings=64)
     with Engine.from_pretrained(*folders) as engine:
-        assert engine.max_model_len == 64  # default: config.json's positions
+        assert engine.max_model_len == 64  # the default: the positions in config.json
     assert check_methods(folders, [i * 7 % 300 for i in range(50)], 300, max_model_len=400) == 0
 
 
@@ -299,8 +300,8 @@ def test_full_attention_ends_where_its_positions_end(make, tmp_path):
 
 @pytest.mark.parametrize("endless", ["target", "draft", "both"])
 def test_past_the_limit_of_a_draft_the_chain_is_empty_and_counted(make, tmp_path, endless):
-    """A model with a window has no limit of positions, one with full attention has. Target and
-    draft may differ in this."""
+    """A model with a window has no limit of positions, a model with full attention has one. Only
+    one of target and draft may have a limit."""
     window = {"sliding_window": 24, "max_position_embeddings": 64}
     full = {"sliding_window": None, "max_position_embeddings": 64}
     long = full | {"max_position_embeddings": 256}

@@ -141,5 +141,6 @@ def test_rope_angles_of_far_positions(tools, tmp_path):
         expected = torch.cat([k[:, 0] * cos - k[:, 1] * sin, k[:, 1] * cos + k[:, 0] * sin], -1)
         given = lane.probe.k(lane.probe.slot(position))[0]
         error = np.abs(given - expected.numpy()).max() / np.abs(expected.numpy()).max()
-        # torch's powf may differ from ours by one unit in the last place of an angle, angle * 2^-24
+        # Our powf and torch's may differ by one unit in the last place. The angle's error is then
+        # angle * 2^-24.
         assert error < 1e-6 + (0 if position < 2000 else angle.max().item() * 2.0**-24), position

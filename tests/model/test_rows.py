@@ -118,7 +118,8 @@ def test_sizes_that_fill_no_panel(tools, isa, sizes):
 
 @pytest.mark.parametrize("group", [1, 2, 3, 7])
 def test_many_query_heads_share_a_key_head(tools, group):
-    """Blocks of query heads end inside a row, and rows end inside blocks."""
+    """The kernel handles query heads in blocks. Here blocks end inside a row, and rows end inside
+    blocks."""
     decoder = tools.random_decoder(heads=2 * group, kv_heads=2, head_dim=16)
     tokens = tokens_of(70)
     alone = tools.Sequence(decoder).alone(tokens)
@@ -147,7 +148,7 @@ def test_random_trees(tools, isa, seed):
     n, trunk = int(rng.integers(2, 65)), tokens_of(int(rng.integers(0, 40)), seed)
     parent, depth, mask = random_tree(rng, n)
     tokens = tokens_of(n, seed + 100)
-    order = rng.permutation(n)  # a forward's rows may be in any order
+    order = rng.permutation(n)  # the rows of a forward may be in any order
     lane = tools.Sequence(decoder, threads=3, debug=bool(seed % 2))
     lane.chunk(trunk)
     rows = [lane.row(tokens[i], int(i), mask[i], depth[i]) for i in order]

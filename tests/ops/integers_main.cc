@@ -87,8 +87,8 @@ void print_case(const Integers& integers, const Format& f, const int64_t (&shape
 }  // namespace
 }  // namespace sbrt
 
-// Without an argument, prints the names of this machine's sets. With a name, prints the lines of
-// that set.
+// Without an argument, prints the names of this machine's instruction sets. With a name, prints the
+// lines of that set.
 int main(int argc, char** argv) {
   if (argc < 2) {
     for (const sbrt::Integers* each : sbrt::integers_here()) std::printf("%s\n", each->name);

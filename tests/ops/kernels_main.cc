@@ -141,7 +141,7 @@ void print_row_ops(const Kernels& kernels, int64_t n) {
   print("fused", "gelu" + shape_of({n}), y);
 }
 
-// Returns logits like a model's: most are far below the best.
+// Returns logits like a model's: most are far below the largest.
 Floats logits_of(int64_t n) {
   Floats x = numbers(n, 12);
   for (int i = 0; i < 40; ++i) x[draw() % n] += 10 + number();
@@ -199,7 +199,7 @@ void print_odd_values(const Kernels& kernels) {
   print("every", "odd values", found);
 }
 
-// ---- choices, with the best kernels of this machine
+// ---- token choice, with the best kernels of this machine
 
 void print_choices(int vocab) {
   ChooseScratch scratch(vocab);
@@ -237,8 +237,8 @@ void print_all(const Kernels& kernels) {
 }  // namespace
 }  // namespace sbrt
 
-// Without an argument, prints the names of this machine's sets. With a name, prints the lines of
-// that set.
+// Without an argument, prints the names of this machine's instruction sets. With a name, prints the
+// lines of that set.
 int main(int argc, char** argv) {
   if (argc < 2) {
     for (const sbrt::Kernels* each : sbrt::kernels_here()) std::printf("%s\n", each->name);

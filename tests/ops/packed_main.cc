@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr int64_t kOut = 64, kIn = 1 << 15;  // enough for eight threads
+constexpr int64_t kOut = 64, kIn = 1 << 15;  // large enough that eight threads share the work
 std::atomic<bool> no_rows{false}, no_threads{false};
 
 }  // namespace

@@ -50,7 +50,7 @@ def random_logits(rng, vocab):
     else:
         logits = rng.integers(-6, 7, size=vocab) / 2
     logits[rng.random(vocab) < 0.1] = -np.inf
-    logits[rng.integers(vocab)] = 1.0  # never mask all of them
+    logits[rng.integers(vocab)] = 1.0  # never mask all tokens
     return logits.astype(np.float32)
 
 
@@ -87,7 +87,9 @@ def test_choose_gives_the_tokens_of_a_plain_oracle():
         scores, near = plain_scores(logits, sampling, position)
         best = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()][:5]
         gaps = -np.diff(scores[best])
-        boundary = sampling.get("min_p") == 1.0 or near > 1e-6  # the best token's p is exactly 1
+        # With min_p 1 the threshold is the best token's p. That is exactly 1, so no rounding can
+        # cross it.
+        boundary = sampling.get("min_p") == 1.0 or near > 1e-6
         if boundary and (gaps.size == 0 or gaps.min() > 1e-5):
             compared += 1
             assert choose(logits, sampling, position, 5) == best.tolist(), (sampling, position)
@@ -137,7 +139,7 @@ def test_greedy_ties_go_to_the_lowest_id():
         ({}, {0, 1, 2, 3, 5, 6}),
         ({"top_k": 1}, {1}),
         ({"top_k": 2}, {1, 3}),
-        ({"top_k": 4}, {1, 2, 3, 5}),  # 2 and 6 are tied: the lower id stays
+        ({"top_k": 4}, {1, 2, 3, 5}),  # tokens 2 and 6 are tied: the lower id stays
         ({"top_k": 100}, {0, 1, 2, 3, 5, 6}),
         ({"top_p": 0.0}, {1}),
         ({"top_p": 0.25}, {1}),
@@ -157,7 +159,8 @@ def test_filters(filters, left):
         tokens = choose(logits, sampling, position, 16)
         assert set(tokens) == left
         found.add(tokens[0])
-    assert found == left or len(left) > 3  # if few are left, each is drawn at some position
+    # If at most three tokens are left, each is sampled at some position.
+    assert found == left or len(left) > 3
 
 
 def test_rows_without_an_answer():
@@ -196,7 +199,7 @@ def softmax(logits, temperature):
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 10}, {"top_p": 0.8}, {"min_p": 0.05}], ids=str)
 def test_the_coupled_draw_follows_the_dist(filters):
-    """This holds for draws at many positions, with many seeds, and for many completions."""
+    """The test draws tokens at many positions, with many seeds, and in many completions."""
     rng = np.random.default_rng(7)
     logits = rng.normal(scale=1.5, size=32).astype(np.float32)
     sampling = {"temperature": 0.8, "seed": 11, **filters}

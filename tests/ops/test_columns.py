@@ -1,6 +1,6 @@
-"""Contract under test: a row may have logits of some tokens only. The tokens chosen from it are
-those of a row of all tokens in which the others are masked. Noise, filters and ties are the same.
-"""
+"""Contract under test: a row may have logits of some tokens only. The chosen tokens are the same as
+for a row of all tokens in which the missing tokens are masked. Noise, filters and ties are the
+same."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def choose(logits, sampling, position, want, ids=()):
 
 
 def masked(logits, ids, vocab):
-    """Return the row of all tokens, in which those without a logit are masked."""
+    """Return the row of all tokens. Tokens without a logit are masked."""
     row = np.full(vocab, -np.inf, np.float32)
     row[ids] = logits
     return row

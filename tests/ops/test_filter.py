@@ -65,7 +65,8 @@ def wide(rng, n):
 
 
 def neighbours(rng, n):
-    """Return logits that differ by one or a few ulp, where exp32 does not rise strictly."""
+    """Return logits that differ by one or a few ulp. There exp32 may give equal values for
+    different logits."""
     steps = rng.integers(0, 5, size=n)
     return np.float32(rng.choice([1.0, -30.0, 100.0])) * (1 + steps * np.float32(2**-23))
 
@@ -123,8 +124,8 @@ def test_large_vocabularies(kind):
 
 @pytest.mark.parametrize("n", [64, 300, 1024, 5000])
 def test_a_sum_that_is_just_enough(n):
-    """All weights are 1. With top_p = i / n, the weights of the first i tokens reach it exactly, to
-    the last bit."""
+    """All weights are 1. With top_p = i / n, the weights of the first i tokens add up to exactly
+    the threshold, to the last bit."""
     row = np.full(n, 2.5)
     for i in (1, n // 4, n // 2, n - 1):
         for p in (np.float32(i / n), np.nextafter(np.float32(i / n), np.float32(2))):
@@ -163,9 +164,9 @@ def by_units(row, p):
 
 @pytest.mark.parametrize("ones", [1, 70])
 def test_no_order_of_additions_changes_what_is_left(ones):
-    """The weights of 1 are half of the sum, to far below a double's last bit. So the nucleus has
-    their tokens alone, or one more. The rounded weights decide which, not their places in the
-    row."""
+    """The tokens with weight 1 have half of the total weight, to far below a double's last bit. So
+    the nucleus has only these tokens, or one more. The rounded weights decide this, not the order
+    of the row."""
     rng, kept = np.random.default_rng(3), set()
     for _ in range(8):
         row = filled(rng, 700, ones)
@@ -180,8 +181,8 @@ def test_no_order_of_additions_changes_what_is_left(ones):
 
 
 def test_a_greater_logit_never_weighs_less():
-    """exp32 does not fall from one float to the next, from -87 to -2^-25. So min_p keeps a prefix
-    of the row sorted by logit."""
+    """For arguments from -87 to -2^-25, exp32 of a larger float is never smaller. So min_p keeps a
+    prefix of the row sorted by logit."""
     step, sign = 1 << 22, np.uint32(1 << 31)
     for first in range(0x33000000, 0x42AE0000, step):
         weight = exp32((np.arange(first, first + step + 1, dtype=np.uint32) | sign).view("f4"))

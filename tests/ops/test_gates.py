@@ -33,7 +33,7 @@ def test_a_gate(isa, name, n):
     up = rng.standard_normal(gates.shape).astype(np.float32)
     given = _probe.gate_probe(np.concatenate([gates, up], axis=1), name, isa)
     expected = GATES[name](gates.astype(np.float64)) * up
-    # for very negative gates 1 + tanh cancels even in double: allow an absolute error
+    # For very negative gates 1 + tanh cancels even in double, so a small absolute error is allowed.
     allowed = RELATIVE * np.abs(expected) + 1e-12
     at = np.unravel_index(np.argmax(np.abs(given - expected) / allowed), expected.shape)
     assert (np.abs(given - expected) <= allowed).all(), (at, gates[at], given[at], expected[at])

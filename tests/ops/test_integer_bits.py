@@ -1,5 +1,5 @@
-"""Contract under test: integer products have the same bits on every instruction set. Tested are the
-sets of this machine, AVX-VNNI code compiled for AVX-512, and NEON under an emulator."""
+"""Contract under test: integer products have the same bits on every instruction set. The tests run
+the sets of this machine, AVX-VNNI code compiled for AVX-512, and NEON under an emulator."""
 
 import platform
 import shutil

@@ -8,7 +8,7 @@ import pytest
 
 CORE = ("core", "ops/format.cc", "ops/packed.cc", "ops/quantise.cc", "ops/choose.cc",
         "ops/filter.cc", "ops/shaping.cc", "ops/kernels.cc", "ops/kernels_portable.cc")  # fmt: skip
-SETS = ("avx2", "avx512", "neon")  # their files are empty for other processors
+SETS = ("avx2", "avx512", "neon")  # on other processors these files compile to nothing
 PARTS = (*CORE, *(f"ops/kernels_{name}.cc" for name in SETS))
 EVERY, LINES = 27, 95  # number of lines that are equal on all sets; number of all lines
 PORTABLE = "ops/kernels_portable.cc"
@@ -55,7 +55,7 @@ def portable(programs, program):
 
 @pytest.fixture(scope="module")
 def expected(programs):
-    """The lines of the changed portable kernels, which use no vector instruction."""
+    """Return the lines of the changed portable kernels, which use no vector instruction."""
     program = programs.build("kernels_main", PARTS, replaced=fused_portable(programs))
     return lines_of(programs, program, "portable")
 

@@ -7,7 +7,7 @@ import pytest
 from sbrt import _core, _probe
 
 STORAGES = ["float32", "bfloat16", "int8"]
-GROUP = 64  # number of consecutive k that share a scale
+GROUP = 64  # number of neighbours along k that share a scale
 ISAS = _core.instruction_sets()
 
 
@@ -27,12 +27,12 @@ def quantised(w):
     scales = np.abs(groups).max(axis=2) / np.float32(127)
     safe = np.where(scales > 0, scales, np.float32(1))
     parts = groups / safe[:, :, None]
-    away = np.sign(parts) * np.floor(np.abs(parts) + np.float32(0.5))  # halves away from zero
+    away = np.sign(parts) * np.floor(np.abs(parts) + np.float32(0.5))  # round half away from zero
     return away.reshape(outputs, -1)[:, :inputs], scales
 
 
 def stored(w, storage):
-    """Return the values of `w` in the packed matrix, as float64."""
+    """Return the values of the weights `w` after they were packed, as float64."""
     if storage != "int8":
         return (bf16(w) if storage == "bfloat16" else w).astype(np.float64)
     parts, scales = quantised(w)
@@ -92,7 +92,8 @@ def test_every_sum_runs_over_k_from_zero_up(isa, storage):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("inputs", [1, 63, 64, 65, 200])
 def test_int8_weights_are_floats_in_a_float32_sum(isa, inputs):
-    """The result is, bit for bit, the product with weights level * scale, rounded to float32."""
+    """The result has the same bits as the product with weights level * scale, rounded to
+    float32."""
     x, w = case(5, inputs, 37)
     parts, scales = quantised(w)
     kept = parts.astype(np.float32) * np.repeat(scales, GROUP, axis=1)[:, :inputs]
@@ -102,8 +103,8 @@ def test_int8_weights_are_floats_in_a_float32_sum(isa, inputs):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_int8_groups_without_a_scale(isa):
-    """A group of zeros gives zero. A weight that is not finite makes its output NaN in every row,
-    and no other output."""
+    """A group of zeros gives the output zero. A weight that is not finite makes its own output NaN
+    in every row. Other outputs stay finite."""
     x = np.ones((2, 70), np.float32)
     w = np.ones((3, 70), np.float32)
     w[0] = 0

@@ -12,7 +12,7 @@ HOOKS = [
 
 @pytest.fixture(scope="module")
 def packed(programs):
-    """Return packed(what), which returns the output of the program when `what` runs out."""
+    """Return packed(what), which runs the program with argument `what` and returns its output."""
     replaced = {}
     for file, place, hook, takes in HOOKS:
         before, found, after = programs.text(file).partition(place)

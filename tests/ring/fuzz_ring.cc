@@ -3,9 +3,9 @@
 //   fuzz_ring fuzz OPERATIONS SEED     ends 0 if every visible slot was right bit for bit, else 1
 //   fuzz_ring short OPERATIONS SEED    the same with one slot too few: must end 1
 //
-// Every token fed to a lane has a stamp, and its K/V is a hash of the stamp. The naive cache is a
-// list of the trunk's stamps; a row of a forward sees its last W entries. The ring must hold the
-// same bits at the slots that the row reads.
+// Every token fed to a lane has a stamp, a number that identifies it. Its K/V is a hash of the
+// stamp. The naive cache is a list of the trunk's stamps; a row of a forward sees its last W
+// entries (W is the window). The ring must hold the same bits at the slots that the row reads.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -36,12 +36,12 @@ constexpr const char* kNames[kCounts] = {
     "fork",       "adopt",  "drop", "commit", "rollback", "refused", "moved", "past_2_32"};
 using Counts = std::array<int64_t, kCounts>;
 
-struct Node {  // in flight: node j sits at slot head + j, its position is head + level
+struct Node {  // a node in flight: node j sits at slot head + j, its position is head + level
   int parent, level;
   uint64_t stamp;
 };
 
-struct Tail {  // a branch at `node`; no stamps: there is none
+struct Tail {  // a branch at `node`; empty stamps: no branch
   int node;
   std::vector<uint64_t> stamps;
 };
@@ -62,7 +62,7 @@ class World {
     ++counts_[kWorlds];
     counts_[kFull] += full_;
     counts_[kDebug] += ring_.debug();
-    put_in_flight(-1);  // the root
+    put_in_flight(-1);  // the root is in flight
   }
 
   void step() {
@@ -89,9 +89,9 @@ class World {
   int64_t head() const { return base_ + static_cast<int64_t>(trunk_.size()); }
   int64_t slot(int64_t position) const { return ring_.shape().slot(0, position); }
 
-  // In half of the worlds the capacity is exactly W + S - 1. one_short: the ring gets a window that
-  // is one smaller, so its own check passes, while rows still look W back. The ring is not a debug
-  // ring, so only the comparison can notice.
+  // W is the window, S the number of slots for rows in flight. In half of the worlds the capacity
+  // is exactly W + S - 1. one_short: the ring gets a window of W - 1, so its own check passes,
+  // while rows still look W back. The ring is not a debug ring, so only the comparison can notice.
   RingShape random_shape(bool one_short) {
     window_ = 1 + pick(pick(2) ? 8 : 120);
     full_ = !one_short && pick(4) == 0;
@@ -194,8 +194,8 @@ class World {
     injective();
   }
 
-  // Starts a branch at a node, or lets a branch grow. Its rows see their own tail, and share the
-  // rest.
+  // Starts a branch at a node, or lets a branch grow. The rows of a branch see the trunk, the chain
+  // up to the node, and their own tail.
   void fork() {
     ++counts_[kFork];
     Tail& tail = tails_[pick(static_cast<int>(tails_.size()))];
@@ -217,7 +217,7 @@ class World {
     tails_[branch].stamps.clear();
   }
 
-  // Debug: a dropped slot is all NaN and belongs to no position.
+  // Drops a slot. In a debug ring, checks that the slot is all NaN and belongs to no position.
   void dropped(int64_t slot, int64_t position) {
     ring_.poison(slot);
     if (!ring_.debug() || pick(16)) return;
@@ -262,7 +262,8 @@ class World {
     for (size_t j = 0; j < nodes_.size(); ++j) read_node(static_cast<int>(j));
   }
 
-  // Returns a branch at `node` with its tail, or none. In the result `node` is the branch's index.
+  // Returns a branch at `node`: its index, as the field `node`, and its tail. Returns {-1, {}} if
+  // there is none.
   Tail adopted(int node) {
     for (size_t b = 0; b < tails_.size(); ++b)
       if (tails_[b].node == node && !tails_[b].stamps.empty()) {
@@ -286,7 +287,7 @@ class World {
     if (trunk_.empty()) return;
     const int64_t most = std::min<int64_t>(head() - base_, 1 + pick(pick(2) ? 4 : 100));
     const int64_t mark = head() - 1 - pick(static_cast<int>(most));
-    const int64_t lost = touched_ - ring_.shape().capacity;  // this and older positions are lost
+    const int64_t lost = touched_ - ring_.shape().capacity;  // positions up to here are overwritten
     const int64_t from = std::max(base_, mark - window_ + 1);
     if (mark < base_ || from <= lost) {
       ++counts_[kRefused];
@@ -302,7 +303,7 @@ class World {
     read_node(0);
   }
 
-  // Full attention ends at the end of the ring; the world then starts again at the same base.
+  // With full attention the ring gets full. Then the world starts again at the same first position.
   void restart() {
     trunk_.clear();
     nodes_.clear();
@@ -333,10 +334,10 @@ class World {
   KvRing ring_;
   int64_t base_ = 0;     // first position
   int64_t end_ = kStop;  // number of positions
-  int64_t touched_ = 0;  // highest position whose slot was written or poisoned
+  int64_t touched_ = 0;  // highest position whose slot was written or dropped
   uint64_t stamp_ = 0;
   std::vector<uint64_t> trunk_;  // the naive cache
-  std::vector<Node> nodes_;      // in flight
+  std::vector<Node> nodes_;      // nodes in flight
   std::vector<Tail> tails_;
 };
 

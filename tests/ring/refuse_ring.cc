@@ -8,7 +8,7 @@ namespace {
 
 using namespace sbrt;
 
-// One line per shape: its name, then the error's kind and text.
+// Prints one line for a shape: its name, then the error's kind and text.
 void try_shape(const char* name, const RingShape& shape) {
   try {
     KvRing ring(shape, true);

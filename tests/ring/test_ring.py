@@ -1,7 +1,7 @@
 """Contract under test: after any sequence of append, fork, adopt, drop, commit and rollback the
-live K/V equals a naive list cache bit for bit. This holds with capacity exactly W + S - 1 and
-positions past 2^31 and 2^32. One slot less fails, dropped slots are NaN, and bad shapes are
-refused."""
+live K/V equals a naive list cache bit for bit. This holds with the smallest capacity, W + S - 1
+(window W, S slots in flight), and with positions past 2^31 and 2^32. With one slot less the
+comparison fails. Dropped slots are NaN, and bad shapes are refused."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def build(programs):
-    """build(name) compiles a program of this folder and gives its path."""
+    """build(name) compiles a program of this folder and returns its path."""
     return lambda name: programs.build(name, ["core", "ring"])
 
 
@@ -30,7 +30,7 @@ def run_fuzz(build, run_all):
 
 
 def check_seen(seen, operations):
-    """The random operations reached every case that matters."""
+    """Check that the random operations reached every case that matters."""
     assert seen["operations"] >= operations
     for name in ("append", "fork", "adopt", "drop", "commit", "rollback", "refused", "moved"):
         assert seen[name] > operations // 1000, name

@@ -1,7 +1,7 @@
 """Contract under test: whatever a lane does to its ring, in any order, a row finds the bytes that a
-naive list cache holds. This includes a capacity of exactly W + S - 1, and heads past 2^31 and 2^32.
-A mark whose window was overwritten is refused. Hypothesis shrinks failures; fuzz_ring.cc runs more
-operations."""
+naive list cache holds. This includes the smallest capacity, W + S - 1 (window W, S slots in
+flight), and heads past 2^31 and 2^32. A mark whose window was overwritten is refused. Hypothesis
+shrinks failures; fuzz_ring.cc runs more operations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sbrt import EngineError, InvalidInputError, _probe
 
-S = 64  # in-flight slots
+S = 64  # number of in-flight slots
 BASES = (0, 2**31 - 10, 2**32 - 10)
 SHAPES = st.fixed_dictionaries(
     {
@@ -43,10 +43,10 @@ class Lane(RuleBasedStateMachine):
         self.ring = _probe.RingProbe(capacity=self.capacity, **shape)
         self.base, self.touched, self.stamp = base, base - 1, 0
         self.trunk: list[bytes] = []  # the naive cache
-        self.nodes: list[tuple[int, int, bytes]] = []  # parent, level, content
+        self.nodes: list[tuple[int, int, bytes]] = []  # (parent, level, content) of each node
         self.tails: list[tuple[int, list[bytes]]] = [(0, []) for _ in range(shape["branches"])]
         self.tail_slots = shape["tail_slots"]
-        self.put_in_flight(-1)  # the root
+        self.put_in_flight(-1)  # the root is in flight
 
     @property
     def head(self) -> int:
@@ -93,7 +93,7 @@ class Lane(RuleBasedStateMachine):
 
     @rule(branch=PICK, node=PICK, grow=st.integers(1, 8))
     def fork(self, branch, node, grow):
-        """Start a tail at a node, or let one grow."""
+        """Start the tail of a branch at a node, or append to a tail."""
         branch %= len(self.tails)
         on, tail = self.tails[branch]
         on = on if tail else node % len(self.nodes)
@@ -151,8 +151,8 @@ class Lane(RuleBasedStateMachine):
 
     @invariant()
     def every_row_sees_its_window(self):
-        """Check the last node's row and the last row of each tail. Together they see everything
-        that is live."""
+        """Check the last node's row and the last row of each tail. Together these rows see
+        everything that is live."""
         self.check_row(len(self.nodes) - 1, None)
         for branch, (on, tail) in enumerate(self.tails):
             if tail:
@@ -206,7 +206,7 @@ class ShortLane(Lane):
 
 
 def test_one_slot_below_the_dist_is_found():
-    """The state machine must notice one missing slot."""
+    """A ring with one slot too few must fail the state machine."""
     with pytest.raises(AssertionError):
         ShortLane.TestCase("runTest").runTest()
 

@@ -1,5 +1,5 @@
-// Compares, bit for bit, the classifier's outputs from the host's vectors with those from the
-// source for devices.
+// Runs the H-RAD classifier with the host's vectors and with the source for devices. Compares the
+// outputs bit for bit.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

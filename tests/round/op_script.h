@@ -32,20 +32,22 @@ struct OpState {
   int32_t distinct[kVocab], output[kVocab];
   uint8_t seen[kVocab];
 
-  // H-RAD: the number of parts is no power of two, and the last part is not full.
+  // Sizes of H-RAD: the inputs are split into parts. Their number is no power of two, and the last
+  // part is not full.
   static constexpr int kHidden = 107, kInputs = kFeatureBlocks * kHidden + 2 * kHradTail;
   static constexpr HradSplit kSplit = hrad_split(kInputs, 2);
   static_assert(kInputs % 2 == 1 && (kSplit.count & (kSplit.count - 1)) != 0 &&
                 kSplit.room() > kInputs);
   DType dtype;
-  uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];  // in any dtype
+  // Values of the type `dtype`.
+  uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];
   uint32_t first[kHradInner * kSplit.room() / 2], second[kHradNarrow * kHradInner];
   uint32_t third[kPanel * kHradNarrow];
   float bias[kHradLayers][kHradInner], shown[kInputs];
   alignas(16) float x[kSplit.room()];
   alignas(16) float inner[kHradInner];
 
-  // Sets the pointers to those of a copy at address `place`.
+  // Makes the pointers of this state point into its copy, which is at address `place`.
   void aim(OpState* place) {
     sequence.trunk = place->trunk;
     sequence.rank = place->rank;
@@ -68,7 +70,7 @@ inline LaneArgs lane_at(OpState* place, bool is_draft) {
           kShape,
           64};
 }
-inline GatherArgs gather_at(OpState* place) {  // of the draft
+inline GatherArgs gather_at(OpState* place) {  // arguments of the draft's gather
   return {seats_at(place), &place->drafted.batch, true, 0};
 }
 inline SelectArgs select_at(OpState* place) {
@@ -108,7 +110,7 @@ union OpScratch {
   CutScratch cut;
 };
 
-// Runs an op that follows the outcome: `select`, H-RAD, and those after them.
+// Runs an op that needs the outcome: `select`, the ops of H-RAD, or an op after them.
 template <class Team>
 void run_outcome_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
   const HradArgs of_hrad = hrad_at(&s, s.dtype);
@@ -279,7 +281,7 @@ class OpScript {
   }
 
   uint32_t weight() { return __builtin_bit_cast(uint32_t, 0.3f * (unit() - 0.5f)); }
-  // Returns the bits of a float, or of two 16-bit floats, each of a magnitude below 2.
+  // Returns the bits of one float32, or of two 16-bit floats. Each float has a magnitude below 2.
   uint32_t feature() {
     const uint32_t wide = __builtin_bit_cast(uint32_t, 2 * unit() - 1);
     if (state_.dtype == DType::f32) return wide;
@@ -297,7 +299,7 @@ class OpScript {
     for (float& b : state_.bias[2]) b = 0.1f * unit();
     for (uint32_t& e : state_.embed) e = feature();
   }
-  // Draws the features of the row that is read.
+  // Draws the target's features at the node of the outcome.
   void draw_features() {
     const int words = kFeatureLayers * OpState::kHidden;
     for (int i = 0; i < words; ++i) state_.features[c_.outcome.node * words + i] = feature();
@@ -320,8 +322,8 @@ class OpScript {
     for (int i = 0; i < state_.drafted.batch.n; ++i) draw_dist(state_.drafted.dist[i]);
   }
 
-  // Draws the target's tokens: mostly that of a child, or of a branch at the node. Sometimes some
-  // nodes are not verified, as if the batch had no room for them.
+  // Draws the target's token at each node: mostly that of a child, or of a branch at the node.
+  // Sometimes some nodes are not verified, as if the batch had no room for them.
   void choose_all() {
     c_.verified = Mask::upto(c_.chain.size + 1);
     const int crowded = chance(20) ? 30 : 0;
@@ -350,7 +352,7 @@ class OpScript {
   std::mt19937_64 random_;
   OpState& state_;
   Sequence& c_;
-  int lag_ = 0;  // tokens of the prompt that the draft lacks
+  int lag_ = 0;  // number of prompt tokens that the draft lacks
   bool missed_ = true;
 };
 

@@ -1,4 +1,5 @@
-// Checks the slots of each seat, the rows of a batch, and the distributions that return to a seat.
+// Checks the slots of each seat, the rows of a batch, and that each seat gets its own distributions
+// back.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -18,7 +19,8 @@ bool expect(bool ok, const char* what) {
   return ok;
 }
 
-// Every slot of a ring belongs to one seat, and there to one position or to one node of a tail.
+// Returns true if every slot of a ring belongs to one seat. In this seat it belongs to one position
+// or to one node of a tail.
 bool slots_are_apart() {
   const RingShape ring{70, 7, 3, 5, 1, 1, 4, kCount};
   std::set<int64_t> slots;
@@ -28,7 +30,7 @@ bool slots_are_apart() {
     for (int b = 0; b < ring.branches; ++b)
       for (int j = 0; j < ring.tail_slots; ++j, ++named) slots.insert(ring.tail(seat, b, j));
   }
-  // A seat has whole panels, so some of its slots may be unused.
+  // The slots of a seat fill whole panels, so some of them may be unused.
   const int64_t own = named / ring.seats, panels = (own + kKeyPanel - 1) / kKeyPanel;
   return expect(static_cast<int64_t>(slots.size()) == named && *slots.begin() == 0 &&
                     ring.slots() == ring.seats * panels * kKeyPanel &&
@@ -75,8 +77,8 @@ bool has_rows_of(const Table& t, int s) {
          std::memcmp(t.batch.row + first, rows.row, n * sizeof(Row)) == 0;
 }
 
-// Returns true if a seat's distributions change its sequence as they would without other seats.
-// They may be anywhere in the batch.
+// Returns true if the distributions of seat s change its sequence as they would without other
+// seats. The rows of the seat may be anywhere in the batch.
 bool keeps_dists(Table& t, int s) {
   OpState& alone = *t.alone[s];
   Sequence& c = t.seat[s];
@@ -100,7 +102,8 @@ bool rolls(Table& t, uint64_t seed) {
   }
   bool fine = true;
   for (uint64_t word = 0; word < 1 << kCount; ++word) {
-    // The rolls of all other rounds have the other seats.
+    // In the roll of the tested round the seats of `word` take part. In all other rolls the other
+    // seats do.
     std::fill_n(t.roll.word, kRecords, ~word);
     t.ended = static_cast<int64_t>(seed * 31 + word);
     t.roll.word[(t.ended + 1) % kRecords] = word;

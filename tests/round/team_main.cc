@@ -85,8 +85,8 @@ class Crew {
   }
 };
 
-// Runs rounds of one sequence, with every op run both ways. Returns the number of ops, or -1 after
-// a difference.
+// Runs rounds of one sequence. Every op runs with one thread and with a team. Returns the number of
+// ops, or -1 if the results differ.
 int64_t compare(uint64_t seed, int64_t rounds) {
   const auto alone = std::make_unique<OpState>(), team = std::make_unique<OpState>();
   Crew crew(seed);

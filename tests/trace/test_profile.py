@@ -16,7 +16,7 @@ PARAMS = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 
 def opened(**fields):
-    """An engine whose method is not `auto`, because `auto` would measure costs each time."""
+    """Return an engine whose method is not `auto`, because `auto` would measure costs each time."""
     return Engine.from_pretrained(
         *(demo_folder("target"), demo_folder("draft")),
         speculative={"method": "specbranch"},
@@ -76,7 +76,7 @@ def test_a_request_may_outlast_the_profile(engine, tmp_path):
     assert len(last[0].outputs[0].token_ids) == PARAMS.max_tokens
     [(name, slices)] = processes(tmp_path / "part.json").values()
     assert name.startswith("long: ")
-    assert [s["name"] for s in slices].count("select") in (1, 2)  # one round may have run ahead
+    assert [s["name"] for s in slices].count("select") in (1, 2)  # one round may be enqueued ahead
 
 
 def test_a_dropped_request_is_in_it(engine, tmp_path):
@@ -146,7 +146,7 @@ def test_a_device_needs_no_file(tmp_path):
 
 
 class Told:
-    """A core that only records its calls."""
+    """A stand-in for the engine core that only records its calls."""
 
     now_ns = 7
 

@@ -124,7 +124,7 @@ def phase(events, ph):
 
 
 def around(events, flow):
-    """Return the slice that an end of a flow belongs to: the one that encloses it, as in trace
+    """Return the slice at an end of a flow: the slice that encloses the end, as in trace
     viewers."""
     found = [
         e
@@ -172,7 +172,7 @@ def test_the_chrome_trace_says_what_rounds_decided():
     assert phase(events, "C")[-1]["args"] == {"tokens": total}
     adopted = [
         a.number for a, b in itertools.pairwise(rounds) if a.is_hit and b.depth
-    ]  # not the last one: no round verifies its adopted tail
+    ]  # without the last hit: no later round verifies that tail
     starts, ends = phase(events, "s"), phase(events, "f")
     assert len(starts) == len(ends) == len(adopted) > 0
     for start, end in zip(starts, ends, strict=True):
@@ -234,7 +234,7 @@ def test_strips_begin_at_the_same_token_and_are_equally_long():
 def test_the_stretch_shown_is_one_that_was_not_disturbed():
     report = report_of(("none", "none"))
 
-    def later(ns):  # another process uses the core in the fourth round
+    def later(ns):  # another process uses the CPU core in the fourth round
         return ns + 8 * LENGTH * (ns > 3.5 * LENGTH)
 
     for tally in report.tallies:

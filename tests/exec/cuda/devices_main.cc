@@ -1,4 +1,5 @@
-// Tests the cuda backend with two devices, on a CUDA runtime that needs none (fake_cuda.h).
+// Tests the cuda backend with two devices. fake_cuda.h replaces the CUDA runtime, so no device is
+// needed.
 #include <cstdio>
 #include <memory>
 
@@ -9,7 +10,7 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kVerify = 1'000'000, kStep = 500'000;  // ns
+constexpr int64_t kVerify = 1'000'000, kStep = 500'000;  // duration in ns
 
 void nothing(const int&, Worker) {}
 
@@ -19,7 +20,7 @@ Graph graph_of(const char* name, const int64_t& ns) {
   return graph;
 }
 
-// A target and a draft, each on a device of its own, and cells that they send each other.
+// A target and a draft, each on a device of its own, and memory cells that they send each other.
 struct Scene {
   std::unique_ptr<Exec> exec = make_cuda_exec(0, 1);
   Graph verify = graph_of("verify", kVerify), step = graph_of("step", kStep);
@@ -59,13 +60,13 @@ void check_rounds() {
   const int64_t values[] = {5, 7};
   for (int seat = 0; seat < 2; ++seat) scene.there.host()[seat] = values[seat];
   scene.exec->upload(scene.there, 0, 2);
-  scene.round(1, 0b10);  // the second seat only
+  scene.round(1, 0b10);  // only the second seat takes part
   check_equal("devices: a seat that took part", int64_t{7}, scene.here.device()[1]);
   check_equal("devices: a seat that did not", int64_t{0}, scene.here.device()[0]);
   scene.round(2, 0b11);
   check_equal("devices: a seat that took part", int64_t{5}, scene.here.device()[0]);
   check_equal("devices: copies between them", 6, fake::counts.peer_copies);
-  // step, offer, wait and verdict of both rounds
+  // The trace has the steps, offers, waits and verdicts of both rounds.
   check(scene.draft->trace().events(0).size() >= 4, "devices: expected a trace of the draft");
   check_equal("devices: the selected device", 0, fake::current);
 }

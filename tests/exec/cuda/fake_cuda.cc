@@ -83,7 +83,7 @@ cudaError_t made_stream(cudaStream_t* stream) {
 
 extern "C" {
 
-// Replaces the C library's nanosleep: counts naps of the host, and sleeps.
+// Replaces the C library's nanosleep: it counts each sleep of the host as a nap, and sleeps.
 int nanosleep(const timespec* span, timespec*) {
   ++fake::counts.naps;
   const int64_t ns = span->tv_sec * 1'000'000'000 + span->tv_nsec;

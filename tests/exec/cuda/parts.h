@@ -1,4 +1,4 @@
-// For programs of several tests: runs one of them by name.
+// Helper for programs that contain several tests: runs the test that the command line names.
 #pragma once
 
 #include <cstdio>

@@ -1,4 +1,4 @@
-"""Contract under test: the CUDA sources compile for every promised architecture, with warnings as
+"""Contract under test: the CUDA sources compile for every supported architecture, with warnings as
 errors. The test needs a CUDA compiler but no device. One architecture takes seconds; `make exact`
 compiles the others."""
 

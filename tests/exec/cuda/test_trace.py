@@ -1,15 +1,16 @@
-"""Contract under test: trace and launches of the cuda backend, over a CUDA runtime without device.
+"""Contract under test: trace and launches of the cuda backend, over a CUDA runtime without a
+device.
 
 - Slices and waits have the times of their events on the host's clock, even after hours.
 - Only a traced stream records timed events. None is created in a round, and the host waits for
   none.
-- The host looks before it sleeps, so it does not sleep if the event is reached. It keeps a history
-  of waiting times for each event.
+- The host checks an event before it sleeps, so it does not sleep if the event is reached. It keeps
+  a history of waiting times for each event.
 - A fused graph is one launch, as long as its captured ops pick the graphs that they picked when it
   was fused.
-- A graph with players is never fused.
-- With two devices, every call is made with the device of its stream selected, and mail is copied
-  from one to the other, for the seats that take part.
+- A graph with players (functions that the host calls instead of captured graphs) is never fused.
+- With two devices, every call is made with the device of its stream selected. Mail is copied from
+  one device to the other, for the seats that take part.
 """
 
 from pathlib import Path

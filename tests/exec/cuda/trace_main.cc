@@ -42,7 +42,7 @@ struct Scene {
     for (const Graph* graph : {&verify, &select}) target->prepare(*graph);
     draft->prepare(step);
   }
-  // late: ns between the target's commands and the draft's.
+  // late: ns from the target's commands to the draft's.
   void enqueue(int64_t late = 0) {
     const int64_t r = ++rounds;
     target->launch(verify, 1);
@@ -55,7 +55,7 @@ struct Scene {
     draft->record(draft_ready, r);
   }
   void round(int64_t late = 0) {
-    fake::hold();  // no record is seen before everything is enqueued
+    fake::hold();  // the host sees no record before all work is enqueued
     enqueue(late);
     fake::let_go();
     exec->wait(verify_done, rounds);
@@ -98,7 +98,7 @@ void show_slices() {
   const int64_t known = origin - (fake::now - device);
   check(before <= known && known <= after, "trace: expected the host's clock");
   fake::now += 1'000'000 * kUs;
-  scene.round();  // the device was idle before it
+  scene.round();  // before this round the device was idle
   const int64_t off = scene.target->trace().events(0).at(3).begin - known - (fake::now - device);
   check(std::abs(off) <= 62, "trace: the second round is off by ", off, " ns");
 }
@@ -155,7 +155,7 @@ void hold_back() {
   check_equal("let go: slices", size_t{6}, scene.target->trace().events(0).size());
   check_equal("let go: of the draft", size_t{8}, scene.draft->trace().events(0).size());
   fake::hold();
-  for (int i = 0; i < 1000; ++i) scene.enqueue();  // more than the trace has room for
+  for (int i = 0; i < 1000; ++i) scene.enqueue();  // more rounds than the trace has room for
   fake::let_go();
   const size_t room = scene.target->trace().events(0).size();
   check(room < 1000, "room: expected fewer slices than there were, got ", room);
@@ -226,7 +226,8 @@ void profile() {
   check_equal("profilers left", 0, fake::counts.captures);
 }
 
-// The host looks before it sleeps, and remembers its waiting time for each event separately.
+// The host checks an event before it sleeps, and remembers the waiting times of each event
+// separately.
 void nap_rarely() {
   Scene scene;
   const auto wait = [&](Event& event, int64_t value, int naps) {
@@ -293,8 +294,8 @@ std::string what_broke(Exec& exec) {
   return "";
 }
 
-// A stream keeps at most kMostFused fused graphs. It drops the oldest one, whose launch is then an
-// error.
+// A stream keeps at most kMostFused fused graphs. If one more is fused, the stream drops the oldest
+// one. A launch of the dropped graph is an error.
 void drop_the_oldest(Exec& exec, Stream& stream, const Graph& burst, int parts) {
   std::vector<std::unique_ptr<Graph>> more;
   for (int i = 0; i < Stream::kMostFused; ++i) {
@@ -346,10 +347,10 @@ void fuse() {
   check_equal("step: graphs", 3, parts);
   for (const int at : {0, 1, 0}) {
     forward.at = at;
-    const bool is_known = timed.turns == 4;  // the first graph again
+    const bool is_known = timed.turns == 4;  // this turn picks the first graph again
     check(stream->is_fused(burst) == is_known, "fused: turn ", timed.turns);
     stream->fuse(burst);
-    stream->fuse(burst);  // fused already
+    stream->fuse(burst);  // no effect: fused already
     const auto [by_parts, launches] = timed.launch(step, kSteps);
     check_equal("parts: launches", 2 * kSteps, launches);
     const auto [whole, once] = timed.launch(burst, 1);
@@ -366,7 +367,8 @@ struct Player {
   void* stream = nullptr;
 };
 
-// Returns a captured op that calls players[at]. The third call of a player throws.
+// Returns a captured op that calls the function of players[at] instead of a graph. The third call
+// of a player throws.
 Captured players_at(Player (&players)[2], const int& at) {
   Captured calls{{&players[0], &players[1]}};
   calls.pick = [](const void* asked) { return *static_cast<const int*>(asked); };
@@ -379,7 +381,7 @@ Captured players_at(Player (&players)[2], const int& at) {
   return calls;
 }
 
-// Without graphs, the picked player is called with the stream, and nothing is fused.
+// Without graphs, a launch calls the picked player with the stream. Nothing is fused.
 void play() {
   Player players[2];
   int at = 0;

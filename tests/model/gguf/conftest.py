@@ -65,7 +65,8 @@ def byte_level_words(size=300):
 
 
 def scored_words(size=400):
-    """Return (tokens, scores, kinds) as in SentencePiece: special tokens, bytes, learnt pieces."""
+    """Return (tokens, scores, kinds) as in SentencePiece: special tokens, bytes, and learnt parts
+    of words."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False)
@@ -115,7 +116,8 @@ def random_blocks(kind, shape, rng, scale=0.3):
         return raw.reshape(shape[0], -1)
 
 
-# HALVES: byte offsets of a block's float16 scales. SPREAD: typical size of a weight if they are 1.
+# HALVES: byte offsets of a block's float16 scales. SPREAD: typical size of a weight if these scales
+# are 1.
 HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
           "IQ4_NL": (0,)}  # fmt: skip
 SPREAD = {"Q2_K": 15, "Q3_K": 40, "Q4_K": 250, "Q5_K": 500, "Q6_K": 1500, "IQ4_NL": 70}
@@ -182,7 +184,7 @@ def write_gguf(path, *, arch="llama", kind="F32", words=None, tied=True, seed=0,
     for name, shape in shapes_of(arch, vocab, tied, s).items():
         of = kind if isinstance(kind, str) else kind(name)
         if tensors is not None and name in tensors:
-            values = tensors[name]  # an array, or (blocks, their type)
+            values = tensors[name]  # an array, or (bytes of blocks, their type)
             values, of = values if isinstance(values, tuple) else (values, None)
             writer.add_tensor(name, values, raw_dtype=of)
         elif len(shape) == 1:
@@ -300,7 +302,7 @@ def write_folder(folder, paths):
         "tie_word_embeddings": "lm_head.weight" not in weights,
         "eos_token_id": int(reader_value(reader, "tokenizer.ggml.eos_token_id")),
     }
-    if arch == GEMMA:  # folders store norm weights less 1
+    if arch == GEMMA:  # a folder's norm weights are smaller by 1
         weights = {n: v - np.float32("norm" in n) for n, v in weights.items()}
         config |= {
             "model_type": "gemma3_text",

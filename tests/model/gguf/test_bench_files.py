@@ -1,6 +1,6 @@
 """Contract under test: bench.peers and bench.peers.quality on a GGUF file, with a fake peer. Each
-line of the table is compared with ours on the same file. No engine is left out without a message.
-"""
+engine in the table is compared with ours on the same file. No engine is left out without a
+message."""
 
 import json
 import math
@@ -60,7 +60,8 @@ def ours(path):
 
 @pytest.fixture
 def fake(path, ours, tmp_path, monkeypatch):
-    """fake(answer, modes): writes and returns a peer that answers with these ids."""
+    """fake(answer, modes): writes a fake peer, a program that answers with the ids `answer`;
+    returns its description."""
     monkeypatch.setattr(settings, "WORKERS", tmp_path)
     monkeypatch.setattr(quality, "WORKERS", tmp_path)
     monkeypatch.setattr(settings.Peer, "python", lambda peer: settings.Path(sys.executable))
@@ -132,7 +133,8 @@ def test_divergences_are_those_of_the_definition():
 
 
 def test_the_error_is_that_of_windows():
-    """The standard error counts windows, not positions: here each window has one value."""
+    """The standard error is computed from windows, not from positions: here each window has one
+    value."""
     assert quality.error_of([np.full(512, 1.0), np.full(512, 3.0)]) == 1.0
     assert quality.error_of([np.arange(5.0)]) == 0.0
 
@@ -163,7 +165,8 @@ def test_quality_of_ours_and_of_a_peer(path, fake, ours, text, monkeypatch, caps
 
 
 def test_windows_begin_anew(path, text, monkeypatch):
-    """Logits after 64 rows and after many windows equal those of forwards of one row."""
+    """Logits from forwards of 64 rows equal those from forwards of one row, also after another
+    window was read."""
     pair = quality.load_pair(quality.EngineConfig(model=path))
     [ids] = quality.windows_of(text, pair, 80)
     rows = quality.reader(pair.target, 1)(ids)

@@ -39,15 +39,15 @@ def test_blocks_of_random_bytes(name):
         (block.layout.scales, found.scales),
         (block.layout.minimums, found.minimums),
     ):
-        if kind == "float16":  # exact as float16
+        if kind == "float16":  # values that float16 holds exactly
             assert np.array_equal(values.astype(np.float16).astype(np.float32), values, True)
 
 
 @pytest.mark.parametrize("kind", [block.name for block in BLOCKS.values()])
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_weights_of_a_model(files, tmp_path, monkeypatch, kind, arch):
-    """Rows of q and k get the order of Hugging Face's files. The pieces in which weights are read
-    do not divide a matrix."""
+    """Rows of q and k have the order of Hugging Face's files. Weights are read in parts of several
+    rows, and the last part of a matrix has fewer."""
     monkeypatch.setattr(stored, "PIECE", 3000)
     path = files.write(tmp_path / "m.gguf", arch=arch, kind=kind, tied=False, layers=1)
     expected = files.dequantised([path])
@@ -60,7 +60,8 @@ def test_weights_of_a_model(files, tmp_path, monkeypatch, kind, arch):
 
 @pytest.mark.parametrize("kind", [block.name for block in BLOCKS.values()])
 def test_arithmetic_has_these_weights(files, tmp_path, kind):
-    """The decoder does not quantise weights again: rows of its matrices have the same bits."""
+    """The decoder does not quantise weights again: its matrices have the same bits as the weights
+    that were read."""
     path = files.write(tmp_path / "m.gguf", kind=kind, tied=kind == "Q4_1", layers=1)
     same_rows(open_checkpoint(path).decoder("auto"), files.dequantised([path]))
 

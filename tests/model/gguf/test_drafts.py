@@ -21,8 +21,8 @@ SAMPLINGS = (
 
 
 def draft_of_file(files, folder, target, *, trims):
-    """Write a draft with the target's layers in float32, without an embedding. trims: it has an LM
-    head of IDS, else none."""
+    """Write a draft with the target's layers in float32, without an embedding. trims: the draft has
+    an LM head with rows for IDS; otherwise it has none."""
     files.folder(folder, [target])
     config, ids = json.loads((folder / "config.json").read_text()), IDS if trims else None
     kept = head_weights(files.dequantised([target]), ids, embedding=False)

@@ -63,8 +63,8 @@ def test_every_sixth_layer_is_global_where_the_file_does_not_say(files, tmp_path
 
 @pytest.mark.parametrize(("layers", "scalar"), [(2, 24), (62, 16)])
 def test_the_scale_of_scores(files, tmp_path, layers, scalar):
-    """Scores are scaled by head_dim, in the 27B model by hidden / heads. The number of layers tells
-    that a file is the 27B model."""
+    """Attention scores are scaled by head_dim, but in the 27B model by hidden / heads. The number
+    of layers tells that a file is the 27B model."""
     assert open_checkpoint(write(files, tmp_path, layers=layers)).config.query_scalar == scalar
 
 
@@ -133,7 +133,7 @@ def test_its_sisters_are_refused(files, tmp_path, refused, arch):
     refused(lambda: open_checkpoint(path), "general.architecture", arch)
 
 
-# --- ends of a turn ---
+# --- tokens that end a turn ---
 
 
 @pytest.mark.parametrize("text", TURN_ENDS)

@@ -198,7 +198,8 @@ def test_parts_that_do_not_agree_are_refused(parts, refused, which, key, kind, v
 
 
 def test_a_part_in_the_place_of_another_is_refused(parts, refused):
-    """Parts are found by the first part's name alone, so only a wrong part could form a cycle."""
+    """The names of all parts are derived from the first part's name. So only a wrong file in the
+    place of a part could form a cycle."""
     parts[1].write_bytes(parts[2].read_bytes())
     refused(lambda: open_checkpoint(parts[0]), parts[1].name, "split.no")
     parts[1].write_bytes(parts[0].read_bytes())

@@ -52,6 +52,6 @@ def test_the_real_file(real, files, theirs):
 def test_every_kind(files, theirs, tmp_path, pre):
     path = files.write(tmp_path / "m.gguf", words=pre)
     texts = files.mixed_lines(LINES_OF_A_KIND)
-    if pre == "deepseek-llm":  # we split spaces before U+3000, as its tokenizer.json does
+    if pre == "deepseek-llm":  # we split spaces before U+3000, as deepseek's tokenizer.json does
         texts = [text for text in texts if "  \u3000" not in text]
     assert different(path, theirs(path), texts) == []

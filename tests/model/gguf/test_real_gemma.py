@@ -19,7 +19,8 @@ QUESTIONS = (
     "List three prime numbers.", "Translate 'good morning' into Spanish.", "Who wrote Hamlet?",
     "What is 17 times 23?", "Tell me a short story about a cat.", "日本の首都はどこですか?",
 )  # fmt: skip
-TEXT = "The cat sat on the mat. It saw a dog, and the dog saw it.\n" * 34  # longer than the window
+# This text is longer than the window.
+TEXT = "The cat sat on the mat. It saw a dog, and the dog saw it.\n" * 34
 GAP = 1e-3  # transformers may differ where its two largest logits are closer than this
 LENGTH = 1024
 

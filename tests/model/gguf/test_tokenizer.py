@@ -68,7 +68,8 @@ def test_digits_alone(files, tmp_path, pre):
 def test_scores(files, tmp_path):
     path = files.write(tmp_path / "m.gguf", words="scores")
     theirs = transformers_ids(path)
-    # transformers' Metaspace takes a space at the beginning for the one that it would add itself.
+    # If a text begins with a space, transformers' Metaspace does not add its own. Such texts are
+    # left out.
     texts = [text for text in files.mixed_lines() if not text.startswith((" ", "\u2581"))]
     same_ids(path, theirs, [text for text in texts if text and "<" not in text])
 
