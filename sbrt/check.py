@@ -1,4 +1,4 @@
-"""Checks of values that come from outside: callers, configuration files, command lines.
+"""Checks values that come from callers, configuration files and command lines.
 
 Each check returns the accepted value as a plain Python value, and raises `InvalidInputError` for
 any other. A bool is never a number here.
@@ -38,7 +38,7 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
         raise InvalidInputError(f"{name}: expected an integer, got {show(value)}")
     try:
         number = operator.index(value)
-    except TypeError:  # an array, for example, has `__index__`, which raises
+    except TypeError:  # an array has `__index__`, but calling it raises
         raise InvalidInputError(f"{name}: expected an integer, got {show(value)}") from None
     if number < low or (high is not None and number > high):
         ends = f"at least {low}" if high is None else f"from {low} to {high}"
@@ -95,7 +95,7 @@ def items(name: str, value: Any, what: str) -> list[Any]:
     if not isinstance(value, (str, bytes, bytearray, Mapping)):
         try:
             return list(value)
-        except TypeError:  # a single number, for example an array without dimensions
+        except TypeError:  # for example, an array without dimensions has no items
             pass
     raise InvalidInputError(f"{name}: expected {what}, got {show(value)}")
 
@@ -105,7 +105,7 @@ def is_file(path: Path) -> bool:
     read."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, a loop of links
+    except (OSError, ValueError):  # for example, the name is too long, or links form a loop
         return False
 
 
