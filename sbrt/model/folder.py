@@ -59,7 +59,7 @@ def _open_shard(path: Path, tensors: set[str]) -> TensorFile:
 
 
 def stored_in(files: list[TensorFile]) -> dict[str, Stored]:
-    """Return every tensor by name, in the order of the files."""
+    """Return every stored tensor by name, in the order of the files."""
     return {
         name: StoredNumbers(
             where=f"{entry.file}, tensor {check.show(name)}",
