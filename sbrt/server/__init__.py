@@ -32,8 +32,8 @@ def app(
 ) -> Gate:
     """Return the ASGI application that serves `engine`. It closes the engine when it ends.
 
-    names: the model's names for clients (None: its folder). api_key: the key that clients must
-    send. chat_template: a file with a template that replaces the model's own.
+    names: names of the model that clients may use (None: the path of its folder). api_key: the key
+    that clients must send. chat_template: a file with a template that replaces the model's own.
     trust_request_chat_template: requests may contain a template.
     Raises InvalidInputError if the extra `serve` is missing.
     """
