@@ -1,7 +1,7 @@
 """Keeps a fixed number of sequences running: as soon as one ends, the next prompt takes its place.
 
-Only full rounds count: rounds in which all sequences decode. The start, the end and prefill say
-nothing about a method.
+Only full rounds are measured: rounds in which all sequences decode. The start, the end and prefill
+are left out.
 """
 
 from __future__ import annotations
@@ -62,11 +62,12 @@ class ClosedLoop:
     method: Method
     concurrency: int
     say: Callable[[int], None]
-    _begun: dict[str, bool] = field(default_factory=dict)  # unfinished requests; True: has a token
+    _begun: dict[str, bool] = field(default_factory=dict)  # unfinished requests; True: has tokens
     _done: dict[str, RequestOutput] = field(default_factory=dict)
 
     def run(self, prompts: Sequence[list[int]], params: SamplingParams) -> Load:
-        """Answer prompts of token ids, again and again until `count` requests have ended."""
+        """Answer prompts of token ids. The prompts are repeated until `count` requests have
+        ended."""
         total = count(len(prompts), self.concurrency)
         waiting = [(str(i), prompts[i % len(prompts)]) for i in reversed(range(total))]
         load = Load([])

@@ -9,7 +9,7 @@ from .progress import Progress
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the name to fetch."""
+    """Add the argument that names what to fetch."""
     parser.add_argument("name", choices=(real_pair.NAME,), help="SmolLM2-135M-Instruct in Q4_1")
     parser.set_defaults(run=run)
 

@@ -1,4 +1,5 @@
-"""Writes prompts in the target's chat template, and the text before a user's first words."""
+"""Renders prompts with the target's chat template, and finds the text before a user's first
+words."""
 
 from __future__ import annotations
 
