@@ -26,7 +26,7 @@ from .sampling import SamplingParams
 
 __all__ = ["AsyncEngine", "Order", "RequestOutputKind", "Stream"]
 
-SHORT = 2**14  # characters; a longer prompt is encoded outside the event loop's thread
+SHORT = 2**14  # maximum characters of a prompt that the event loop's own thread encodes
 
 T = TypeVar("T")
 

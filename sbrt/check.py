@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from .errors import InvalidInputError
 
-SHOWN = 80  # characters of a refused value that an error repeats
+SHOWN = 80  # maximum characters of a refused value in an error message
 
 _short = reprlib.Repr()  # reads only the beginning of a value, however large or deep the value is
 _short.maxlevel = _short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = SHOWN // 4
@@ -24,10 +24,10 @@ _short.maxstring = _short.maxlong = _short.maxother = 2 * SHOWN
 
 
 def show(value: Any) -> str:
-    """Return `repr` of a refused value, short enough for a sentence."""
+    """Return `repr` of a refused value, short enough for an error message."""
     try:
         text = " ".join(_short.repr(value).split())
-    except Exception:  # an integer of too many digits, or a repr that fails
+    except Exception:  # for example, an integer of too many digits, or a repr that fails
         return f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 

@@ -78,7 +78,8 @@ class SpeculativeConfig:
         self.resolve()
 
     def resolve(self, default: str = methods.DEFAULT) -> methods.Method:
-        """Return the method with every option set. If none is named, it is `default`.
+        """Return the method with every option set. If this configuration names no method, `default`
+        is used.
 
         Raises InvalidInputError on a field that the method does not use.
         """
@@ -240,7 +241,7 @@ class EngineConfig:
 
     @property
     def draft_dtype(self) -> str:
-        """Storage of the draft's weights, in the values of `dtype`."""
+        """Storage of the draft's weights, one of the values of `dtype`."""
         given = self.speculative
         own = given.dtype if isinstance(given, SpeculativeConfig) else None
         return self.dtype if own is None else own
@@ -291,7 +292,7 @@ class EngineConfig:
 
     @property
     def piece(self) -> int:
-        """Maximum number of prompt tokens that one forward feeds between two rounds."""
+        """Maximum number of prompt tokens that are fed between two rounds."""
         if self.max_num_batched_tokens is None:
             return TARGET_ROWS
         return min(TARGET_ROWS, self.max_num_batched_tokens - self.seats + 1)

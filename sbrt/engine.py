@@ -1,4 +1,5 @@
-"""The engine as callers see it: prompts in, text out. `_core` does the heavy work."""
+"""The engine's Python interface: it takes prompts and returns text. The C++ module `_core` does the
+heavy work."""
 
 from __future__ import annotations
 

@@ -266,7 +266,8 @@ def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
         f"hedge:gamma={min(7, gamma)},F={fans[-1]},on_miss=lookup",
         *(f"tree:gamma={trees[0][0]},width={width},nodes=48,lookup=1" for width in (1, 4)),
         *(f"hedge:gamma={g},F={fans[-1]},lookup=1" for g in overlapped[:2]),
-        # With many sequences each gets few rows. So no sequence gets a serial burst after a miss.
+        # With many sequences, each sequence gets few rows. So none of them gets a serial burst
+        # after a miss.
         *(f"hedge:gamma={g},F={fans[0]},on_miss=lookup" for g in overlapped[:2]),
     )
     return tuple(parse(text, acceptance=acceptance) for text in dict.fromkeys(texts))

@@ -70,7 +70,7 @@ class CompletionOutput:
         return made
 
     def __getattr__(self, name: str) -> Any:
-        """Make a field from its list when it is first read."""
+        """Make a field from its list when the field is first read."""
         state = vars(self)
         if f"_{name}" in state:
             grows, count = state[f"_{name}"]

@@ -54,23 +54,24 @@ class Stream:
         self.id, self.prompt, self.prompt_ids = request_id, prompt, prompt_ids
         self.kind = RequestOutputKind.CUMULATIVE
         self.is_done = False  # True once the pump has handed over the last output or an error
-        # Monotonic times of those outputs that were joined into the output that the loop took last.
+        # Monotonic times of those outputs that were joined into the output that the event loop took
+        # last.
         self.times: list[float] = []
-        self._pump = pump  # kept alive until the request ends, even if the AsyncEngine is dropped
+        self._pump = pump  # keeps the pump alive until the request ends, even without AsyncEngine
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._lock = threading.Lock()
-        self._is_told = False  # True if the loop has been woken for an output
+        self._is_told = False  # True if the event loop has been woken for an output
         self._latest: RequestOutput | None = None
         self._last: RequestOutput | None = None  # the newest output; only the pump uses it
         self._deltas: list[str] = []
         self._delta_ids: list[int] = []
         self._delta_logprobs: list[dict[int, Logprob]] | None = None
-        # True once the loop has taken an output with the prompt's log-probs.
+        # True once the event loop has taken an output with the prompt's log-probs.
         self._has_prompt_logprobs = False
         self._new_times: list[float] = []
         self._error: BaseException | None = None
-        self._has_ended = False  # True once the loop has taken the last output or the error
+        self._has_ended = False  # True once the event loop has taken the last output or the error
 
     async def next(self) -> RequestOutput:
         """Wait for the next output and return it in the form of `kind`.
@@ -142,7 +143,7 @@ class Stream:
             return not self._loop.is_closed()
         try:
             self._loop.call_soon_threadsafe(self._ready.set)
-        except RuntimeError:  # the loop has been closed
+        except RuntimeError:  # the event loop has been closed
             return False
         self._is_told = True
         return True
@@ -237,7 +238,7 @@ class Pump:
     # --- calls that the pump's thread makes ---
 
     def begin(self, stream: Stream, order: Order) -> None:
-        """Give a request to the engine. Raises InvalidInputError if it is bad."""
+        """Give a request to the engine. Raises InvalidInputError if the request is bad."""
         self._engine.add_request(
             stream.id,
             {"prompt_token_ids": stream.prompt_ids},

@@ -130,7 +130,7 @@ class Decoder:
             self.mlp(run, v, i)
 
     def start(self, run: Run, rows: Rows, v: Views) -> None:
-        """Record the embedding and the mask of every row."""
+        """Record the embedding and the attention mask of every row."""
         run(self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first)
         run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
 

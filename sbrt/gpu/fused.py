@@ -76,7 +76,7 @@ class FusedDecoder:
         self.finish(run, rows, v)
 
     def start(self, run: Run, rows: Rows, v: Views) -> None:
-        """Record the embedding with its sums of squares, and the mask of every row."""
+        """Record the embedding with its sums of squares, and the attention mask of every row."""
         run(
             self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first,
             squares=self.work.squares,

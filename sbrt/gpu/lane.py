@@ -192,7 +192,7 @@ def expect_core(device: str) -> None:
 
 
 def check_sizes(config: ModelConfig, dtype: torch.dtype) -> None:
-    """Raise InvalidInputError for a model whose attention has no kernel."""
+    """Raise InvalidInputError for a model whose sizes no attention kernel supports."""
     try:
         attention_plan(config, dtype, 1, SLOTS, 0, 1)
     except ValueError as error:
@@ -374,7 +374,7 @@ class GpuLane(LaneStore):
         )
 
     def moves(self, where: tuple[int, int, int], which: int) -> list[Piece]:
-        """Return the recording of the KV moves that follow a `settle`.
+        """Return the recording that moves KV after the op `settle`.
 
         where: addresses of the sequences, of the roll, and of the number of rounds that ended.
         which: a value of Moves in csrc/model/lane.h.

@@ -119,7 +119,7 @@ def matmul(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
 def matmul_bias(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, out: torch.Tensor
 ) -> None:
-    """Like matmul, plus bias [n]."""
+    """Like matmul, but bias [n] is added to each row."""
     torch.addmm(bias, x, weight.t(), out=out)
 
 
@@ -135,10 +135,10 @@ def copy(x: torch.Tensor, *, out: torch.Tensor) -> None:
 
 
 def add(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> None:
-    """out = a + b."""
+    """Write a + b to `out`."""
     torch.add(a, b, out=out)
 
 
 def subtract(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> None:
-    """out = a - b."""
+    """Write a - b to `out`."""
     torch.sub(a, b, out=out)

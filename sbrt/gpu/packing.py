@@ -17,7 +17,7 @@ from ..model.stored import PIECE, Stored
 from ..triton_kernels.packed import PackedFormat, PackedMatrix
 
 STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-# The formats that the dtypes int8 and int4 mean (csrc/ops/format.h).
+# The formats that the dtypes int8 and int4 stand for (csrc/ops/format.h).
 INT8 = Layout("int8", 64)
 INT4 = Layout("int4", 32, "float16", "float16")
 INT8_HEAD = Layout("int8", 32, "float16")  # the format of the LM head of a model in int4
@@ -54,8 +54,8 @@ def format_of(layout: Layout) -> PackedFormat:
 
 
 def join(a: Layout | None, b: Layout | None) -> Layout | None:
-    """Return the smallest layout that holds the weights of both exactly (csrc/ops/format.cc). None
-    means floats."""
+    """Return the smallest layout that represents the weights of both layouts exactly
+    (csrc/ops/format.cc). None stands for plain floats."""
     if a == b or a is None or b is None:
         return a if a == b else None
     widths = ("none", "float16", "float32").index

@@ -2,8 +2,9 @@
 has not wrapped.
 
 The slot of a position is then the first slot of the seat plus the position. So flash attention
-reads the ring directly, and needs only its causal mask. The device memory holds the number of rows,
-and the begin and end of the keys. So one recording serves every piece of a prompt, of any seat.
+reads the ring directly, and needs only its causal mask. It reads the number of rows, and the begin
+and end of the keys, from device memory. So one recording serves every piece of a prompt, of any
+seat.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def prefill_attention(
     flash: Flash,
     out: torch.Tensor,
 ) -> None:
-    """out[i] = softmax(q[i] k^T / sqrt(head_dim)) v over the keys up to that of row i, or over its
-    window.
+    """Compute out[i] = softmax(q[i] k^T / sqrt(head_dim)) v. Row i sees the keys up to its own,
+    within its window.
 
     q, out [rows, heads, head_dim]; k, v [kv_heads, slots, head_dim], one layer's storage. Results
     of rows that are not in use are undefined.
@@ -190,7 +191,8 @@ def prefill_sizes(flash: Flash | None, capacity: int) -> list[int]:
 def scratch_bytes(config: ModelConfig, dtype: torch.dtype, rows: int) -> int:
     """Return the bytes that one call of flash attention allocates.
 
-    These are its result, a float32 per row and head, and some words. Each of them is rounded up.
+    These are the bytes of its result, of a float32 per row and head, and of some words. The
+    allocator rounds each of them up.
     """
     row = config.heads * (config.head_dim * dtype.itemsize + 4)
     return rows * row + 8 * 512

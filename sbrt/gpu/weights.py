@@ -1,4 +1,4 @@
-"""A checkpoint's weights as the lane uses them: q, k, v in one matrix, gate and up in one."""
+"""Holds a checkpoint's weights as a lane uses them: q, k, v in one matrix, gate and up in one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. q_norm and k_norm [head_dim], or None."""
+    """The weights of one layer. q_norm and k_norm are [head_dim], or None."""
 
     attention_norm: torch.Tensor
     qkv: Linear
@@ -87,7 +87,7 @@ class Weights:
 
     @property
     def matrices(self) -> Iterator[torch.Tensor | PackedMatrix]:
-        """The matrices of all products."""
+        """All matrices that the forward multiplies with."""
         for layer in self.layers:
             for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
                 yield linear.weight

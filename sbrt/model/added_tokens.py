@@ -123,7 +123,7 @@ def _token(content: str, **flags: bool) -> tokenizers.AddedToken:
 
 
 def _decoder(path: Path, given: Any) -> dict[int, tokenizers.AddedToken]:
-    """Read added_tokens_decoder. Returns tokens with their flags, by id."""
+    """Read the field added_tokens_decoder. Returns tokens with their flags, by id."""
     where = f"{path}, {DECODER}"
     if not isinstance(given, Mapping):
         raise InvalidInputError(f"{where}: expected an object, got {check.show(given)}")

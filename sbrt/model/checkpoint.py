@@ -247,7 +247,8 @@ def expected_shapes(config: ModelConfig) -> Shapes:
 
 
 def random_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield (name, values) of every tensor: normal, standard deviation 0.02; norms are neutral."""
+    """Yield (name, values) of every tensor. Values are normal with standard deviation 0.02. Norm
+    weights are neutral."""
     import numpy as np  # imported here, so that `import sbrt` stays fast
 
     generator = np.random.default_rng(seed)

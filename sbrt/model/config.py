@@ -115,7 +115,8 @@ class ModelConfig:
         return self.draft_vocab or self.vocab
 
     def core(self) -> DecoderConfig:
-        """Return the config for the binary module. Raises InvalidInputError on impossible sizes."""
+        """Return the config in the form that the C++ module takes. Raises InvalidInputError on
+        impossible sizes."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         del given["architecture"], given["draft_vocab"]
         ropes = {"rope": self.rope.core(), "local_rope": self.local_rope.core()}

@@ -1,4 +1,4 @@
-"""The safetensors files of a model folder, and the tensors in them."""
+"""Opens the safetensors files of a model folder, and lists the tensors in them."""
 
 from __future__ import annotations
 

@@ -236,8 +236,8 @@ def load_for(
 ) -> Classifier | None:
     """Load the one classifier that an engine's methods use, and check that it fits the models.
 
-    Returns None if no method uses a classifier. random: True if the draft has random weights.
-    Raises InvalidInputError.
+    Returns None if no method uses a classifier. random: True if the draft has random weights, and
+    so no folder. Raises InvalidInputError.
     """
     using = [method for method in methods if is_on(method)]
     if not using:

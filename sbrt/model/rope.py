@@ -56,7 +56,7 @@ class Rope:
     divisors: tuple[float, ...] = ()
 
     def core(self) -> RopeScaling:
-        """Return the same fields in the binary module's type."""
+        """Return the rope in the form that the C++ module takes."""
         return RopeScaling(**asdict(self))
 
 

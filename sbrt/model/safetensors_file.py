@@ -33,7 +33,8 @@ BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
-# numpy's names of the dtypes that `encode` and `array` support. bfloat16 is handled as its bits.
+# numpy's names of the dtypes that `encode` and `array` support. bfloat16 numbers are handled as
+# integers that hold their bits.
 NUMPY = {
     "F16": "<f2", "BF16": "<u2", "F32": "<f4", "I64": "<i8", "U8": "<u1", "I32": "<i4", "I8": "<i1",
 }  # fmt: skip

@@ -157,8 +157,8 @@ class Play:
         return size - self.join()
 
     def held_back(self) -> int:
-        """Skip the serial burst. If the draft has not processed more than `LAG` tokens, feed it
-        these tokens.
+        """Skip the serial burst. A serial draft with more than `LAG` unprocessed tokens processes
+        them now.
 
         Returns 0: no drafted node is lost.
         """
@@ -175,7 +175,7 @@ class Play:
 
     @property
     def may_burst(self) -> bool:
-        """True if the draft has room for a serial burst."""
+        """True if the draft has free positions for a serial burst."""
         reads_chain = self.policy.gamma == 0 or len(self.at) + self.depth <= self.draft_limit
         return reads_chain and len(self.at) + self.policy.burst < self.draft_limit
 

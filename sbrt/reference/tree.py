@@ -129,7 +129,8 @@ class Draft:
         return total
 
     def grow_path(self, tail: Tree, steps: int, deepest: int) -> None:
-        """Grow a path down to level `deepest`, or to the first uncertain node."""
+        """Grow a path down to level `deepest`, or to the first node after which the draft is
+        uncertain."""
         while len(tail) <= steps:
             end = tail[-1]
             self.feed([end])
@@ -174,7 +175,7 @@ class Draft:
                 if grown + 1 < most and can_grow(tails[b], tries[b]):
                     heapq.heappush(best, (tries[b][0][0], b, grown + 1))
 
-    # --- the outcomes to prepare ---
+    # --- the outcomes for which branches are prepared ---
 
     def branches(self, chain: Tree) -> list[Branch]:
         """Return the branches for outcomes of a chain."""
@@ -212,7 +213,7 @@ class Draft:
     def confidence(self, above: Node, node: Node, tokens: list[int]) -> np.float32:
         """Return the log probability that a node is accepted, given that its parent `above` is."""
         own = node.score - above.score
-        blind = self.lane.draws and node.known  # it must not matter if the token was drawn, too
+        blind = self.lane.draws and node.known  # a draw of the same token must not matter
         if self.policy.lookup and (blind or not tokens):
             return own
         if not tokens:

@@ -110,7 +110,8 @@ def logprobs_of(params: SamplingParams, pair: Pair, most: int) -> RequestLogprob
 
 
 def _count(name: str, given: int | None, vocab: int, most: int) -> int:
-    """Return the number of most likely tokens at a position; -1 if the request wants none."""
+    """Return the number of most likely tokens to report at a position; -1 if the request wants
+    none."""
     if given is None:
         return -1
     if most >= 0 and not 0 <= given <= most:

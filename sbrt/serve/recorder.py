@@ -1,4 +1,4 @@
-"""Profiles of requests: the work of the lanes while each request had its seat."""
+"""Records profiles of requests: the work of the lanes while each request had its seat."""
 
 from __future__ import annotations
 

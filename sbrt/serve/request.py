@@ -105,8 +105,8 @@ class Request:
         return self.outputs is not Outputs.LAST or bool(self.stop)
 
     def sampling(self) -> Sampling:
-        """Return the sampling parameters for the binary module. A temperature below 1e-5 becomes
-        0."""
+        """Return the sampling parameters in the form that the C++ module takes. A temperature below
+        1e-5 becomes 0."""
         params = self.params
         return Sampling(
             temperature=0.0 if params.greedy else params.temperature,

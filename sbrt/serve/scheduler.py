@@ -261,7 +261,7 @@ class Scheduler:
         finally:
             if self._engine_core is not None:
                 wait_until_idle(self._engine_core)
-                self._engine_core.close()  # now: a traceback may still hold a reference to the core
+                self._engine_core.close()  # closed here, as a traceback may keep the core alive
             self._engine_core = None
 
     def _live(self) -> list[Request]:
@@ -339,7 +339,7 @@ class Scheduler:
         else:
             request.seat = seat
             self._running[request.key] = request
-        del self._queue[request.key]  # last: if interrupted, the request is still in the queue
+        del self._queue[request.key]  # last step: if interrupted, the request stays in the queue
 
     def _run(self, core: EngineCore) -> None:
         """Run all requests that have a seat: for one slice, for one round, or for the rounds that

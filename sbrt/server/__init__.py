@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidInputError
 
-KEY = "SBRT_API_KEY"  # the environment variable that holds the key
+KEY = "SBRT_API_KEY"  # the environment variable that holds the API key
 
 if TYPE_CHECKING:
     from ..async_engine import AsyncEngine

@@ -83,7 +83,7 @@ def build(service: Service) -> Gate:
 
 
 async def page(_: Request) -> Response:
-    """Return the page for browsers."""
+    """Answer with the HTML page that browsers show."""
     return HTMLResponse(PAGE.read_text("utf-8"), headers={"content-security-policy": POLICY})
 
 

@@ -180,7 +180,7 @@ class ChatReply(Reply):
     kind, chunk_kind = "chat.completion", "chat.completion.chunk"
 
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
-        """Return the only chunk that names a role."""
+        """Return the opening chunk of a choice. No other chunk names the role of the message."""
         delta = {"delta": {"role": "assistant", "content": ""}}
         found = self._chunk({"index": choice.index, **delta, **_OPEN})
         if self.ask.has_token_ids:

@@ -23,7 +23,7 @@ from .service import Service
 LOG = logging.getLogger("sbrt.server")
 HEAD_SECONDS = 20.0  # maximum seconds for the head of a request; the body has its own limit
 KEEP_ALIVE = 30  # seconds for which a connection without a request stays open
-LAST_SECONDS = 5  # seconds for streams to end after their requests were aborted
+LAST_SECONDS = 5  # seconds that streams have to end after their requests were aborted
 
 
 class Protocol(H11Protocol):
@@ -57,7 +57,7 @@ class Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Start the timer for the client to read."""
+        """Start the timer that cuts off a client that reads nothing."""
         super().pause_writing()
         self._wait_send()
 

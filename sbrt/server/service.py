@@ -173,7 +173,7 @@ class Service:
         """Queue `ask.n` answers to each prompt, in order. Either all of them are queued or none.
         Raises ApiError.
 
-        name: the request's name for the engine.
+        name: the name under which `abort` can find these answers.
         """
         engine, begun_at = self.engine, time.monotonic()
         self._check_queue(ask.n, len(prompts))
@@ -243,7 +243,7 @@ class Service:
         return sum(not choice.stream.is_done for choice in self._live)
 
     def _check_queue(self, n: int, prompts: int) -> None:
-        """Raise ApiError if the queue has no room for the answers, now or ever."""
+        """Raise ApiError if the queue has no room for the answers now, or could never have it."""
         places = self._seats + self.settings.limits.waiting
         if n * prompts > places:
             raise bad_field(

@@ -28,7 +28,7 @@ from .sandbox import Environment
 
 LONGEST = 2**20  # characters of a template
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
-REASONING = ("reasoning_content", "thinking", "reasoning")  # names that the same field may have
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of the field with the reasoning
 MARK = "\ue000sbrt ends here\ue001"  # marks the place in the text where the last message goes on
 SPACE = " "  # stands after MARK, to find out if the template trims messages
 

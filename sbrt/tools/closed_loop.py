@@ -22,7 +22,7 @@ from ..sampling import SamplingParams
 class Load:
     """Results of a closed loop. outputs: one per request, in the order of the requests.
 
-    tokens, seconds: sums over the full rounds.
+    tokens, seconds: sums over the rounds in which all sequences decode.
     """
 
     outputs: list[RequestOutput]
@@ -33,13 +33,13 @@ class Load:
 def count(prompts: int, concurrency: int) -> int:
     """Return the number of requests of a closed loop with N = `concurrency` sequences.
 
-    It is at least 2 N - 1, so that N requests can run next to N - 1 others.
+    The number is at least 2 N - 1, so that N of the requests can always run next to N - 1 others.
     """
     return max(prompts, 2 * concurrency - 1)
 
 
 def counts(flag: str, text: str) -> list[int]:
-    """Parse numbers of sequences, for example "1,2,4". Raises InvalidInputError."""
+    """Parse a list of numbers of sequences, for example "1,2,4". Raises InvalidInputError."""
     found = []
     for part in text.split(","):
         is_number = part.isascii() and part.isdigit() and len(part) < 10

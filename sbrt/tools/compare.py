@@ -45,7 +45,8 @@ class Work:
     keep_spans: bool = False
 
     def by_the_clock(self) -> Report:
-        """Measure real seconds on this machine. Raises EngineError if a generation fails."""
+        """Run the methods, and return a report of times that were measured on this machine. Raises
+        EngineError if a generation fails."""
         with (
             closing(Phases()) as bar,
             closing(Bench.open(self.config, self.pair, self.methods, self.placement)) as bench,
@@ -61,7 +62,8 @@ class Work:
             )
 
     def simulated(self, model: CostModel, sweep: Sweep, concurrency: int | None = None) -> Report:
-        """Measure in the simulated time of `model`. Raises EngineError if a generation fails.
+        """Run the methods, and return a report in the simulated time of `model`. Raises EngineError
+        if a generation fails.
 
         concurrency: number of sequences of a closed loop; None: one prompt after the other.
         """

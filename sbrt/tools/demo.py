@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_prompts() -> list[tuple[str, str]]:
-    """Return (category, text) of the demo's prompts. The text has the target's chat template."""
+    """Return (category, text) of the demo's prompts. The text is rendered with the target's chat
+    template."""
     path = real_pair.draft_folder() / "prompts.jsonl"
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     return [(line["category"], line["prompt"]) for line in lines]

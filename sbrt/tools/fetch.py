@@ -15,7 +15,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch the file and print its path."""
+    """Download the target's file and print its path."""
     bar = Progress(f"fetching {args.name}")
     try:
         path = real_pair.fetch(bar.update)

@@ -252,7 +252,8 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
         raise InvalidInputError(
             f"method {needing[0].name}: expected a draft model, got --draft none"
         )
-    # The engine's own method has the most options. So it uses every given flag, if a method does.
+    # The engine's own method is the given method with the most options. If any given method uses a
+    # flag, this one does.
     own = max(given, key=lambda method: len(method.options)).text if given else "none"
     config = EngineConfig(
         model=target,

@@ -58,12 +58,12 @@ class Tally:
     sweep: list[dict[str, Any]] = field(default_factory=list)  # settings tried, with their results
     # The number of rounds for which `auto` chose each method.
     chosen: dict[str, int] = field(default_factory=dict)
-    load: Load | None = None  # results of a closed loop's full rounds
+    load: Load | None = None  # the results, if the method ran in a closed loop
 
     @property
     def rate(self) -> float:
-        """Generated tokens per second. In a closed loop, this is the total rate of all sequences,
-        in full rounds."""
+        """Generated tokens per second. In a closed loop, this is the total of all sequences, in
+        rounds in which all of them decode."""
         if self.load is not None:
             return ratio(self.load.tokens, self.load.seconds)
         return ratio(self.tokens, self.seconds)
@@ -281,7 +281,7 @@ def measure(
     progress: Progress | None = None,
     keep_spans: bool = False,
 ) -> Report:
-    """Run every method on every prompt. none: plain decoding, which always runs.
+    """Run every method on every prompt. none: the method of plain decoding, which always runs.
 
     Raises EngineError if a generation fails; prompts that do not fit are skipped and counted.
     """

@@ -41,7 +41,7 @@ COLORS = {
     "burst": STEP, "serial_burst": STEP,  # on a device one span covers all steps of a burst
 }  # fmt: skip
 LANES = {TARGET: 1.0, DRAFT: 2.0}  # y of a lane's middle; tokens are written above, around 0.2
-NARROW = 0.004  # divided by the strip's width; narrower spans have neither edge nor line
+NARROW = 0.004  # share of the strip's width; a narrower span has neither edge nor line
 HALF = 0.36  # half the height of a lane
 TOKENS_Y, CELL = 0.22, 0.0062  # y of a round's tokens; width of a token divided by that of a strip
 
@@ -140,8 +140,8 @@ def window_ms(methods: Sequence[Sequence[TimedRound]]) -> float:
 def first_token(methods: Sequence[Sequence[TimedRound]], length_ms: float) -> int:
     """Return the token at which strips begin.
 
-    It is chosen so that other work of the machine disturbs the methods least: there the most rounds
-    fit into the strips. A round counts with its method's typical length.
+    The token is chosen so that other work of the machine disturbs the methods least: strips that
+    begin there hold the most rounds. A round counts with its method's typical length.
     """
     best, most = 0, 0.0
     starts = {r.first_token for rounds in methods for r in rounds}

@@ -39,7 +39,7 @@ class Profile:
 def profile_path(config: EngineConfig, given: Folder | None) -> Path | None:
     """Return the path of a profile's file: the given path, or a new one in `profile_dir`.
 
-    Returns None on a device if there is neither. Raises InvalidInputError.
+    Returns None on a device if neither is given. Raises InvalidInputError.
     """
     if given is None and config.profile_dir is None:
         if config.on_cuda:

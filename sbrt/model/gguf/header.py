@@ -68,7 +68,7 @@ class _Cursor:
         return self._data[self.at - size : self.at]
 
     def number(self, what: str, code: str) -> Any:
-        """Return the next number. code: its type code of `struct`."""
+        """Return the next number. code: its type code in the module `struct`."""
         size = struct.calcsize(f"<{code}")
         return struct.unpack(f"<{code}", self.take(what, size))[0]
 

@@ -1,4 +1,4 @@
-"""`sbrt draft make | eval`."""
+"""The commands `sbrt draft make` and `sbrt draft eval`."""
 
 from __future__ import annotations
 

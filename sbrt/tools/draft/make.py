@@ -252,7 +252,7 @@ def train(plan: Plan, pair: Pair, data: Data) -> None:
 
     torch.set_num_threads(plan.threads)
     device = torch.device(plan.device)
-    config = replace(plan.config, draft_vocab=len(data.ids))  # fewer if the tokenizer is small
+    config = replace(plan.config, draft_vocab=len(data.ids))  # fewer ids if the tokenizer is small
     start = first_layers(plan.target, config)
     weights = {name: torch.from_numpy(values).to(device) for name, values in start.items()}
     network = Network(config, weights, min(LONGEST, plan.config.max_positions))
@@ -284,7 +284,7 @@ def load_target(plan: Plan) -> Pair:
 
 
 def say(line: str) -> None:
-    """Print a line for people to stderr."""
+    """Print a line on stderr."""
     print(line, file=sys.stderr, flush=True)
 
 

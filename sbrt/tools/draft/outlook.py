@@ -1,5 +1,5 @@
-"""Predicts from measured costs, before training, which size of draft would make this machine
-faster."""
+"""Predicts from measured costs, before training, which size of draft would make decoding on this
+machine faster."""
 
 from __future__ import annotations
 

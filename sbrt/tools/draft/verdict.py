@@ -199,7 +199,7 @@ def _head_ids(config: EngineConfig, pair: Pair) -> NDArray[np.int64]:
 def pair_of(
     target: Path, draft: Path, given: Sequence[Method], threads: int | None
 ) -> tuple[EngineConfig, Pair]:
-    """Load a pair for these methods; returns its config and the pair."""
+    """Load the pair of models that these methods need; returns its config and the pair."""
     own = max(given, key=lambda method: len(method.options)).text
     speculative = SpeculativeConfig(method=own, model=draft)
     config = EngineConfig(model=target, num_threads=threads, speculative=speculative)

@@ -1,6 +1,6 @@
 """Collects training samples for H-RAD. A sample is the features at the end of a round, with a
-label. The label says how much of the adopted tail was accepted. Chains are not cut while they are
-collected, so a label describes a whole burst."""
+label. The label says how much of the adopted tail was accepted. Chains are not cut while samples
+are collected, so a label describes a whole burst."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def label(n: int, gamma: int) -> int:
 
 
 def uncut(gamma: int) -> Method:
-    """Return the method that samples are collected with. It never cuts a chain."""
+    """Return the method that samples are collected with. This method never cuts a chain."""
     return methods.parse(f"specbranch:gamma={gamma},k_max={methods.K_MAX},epsilon=0,hrad=off")
 
 

@@ -80,7 +80,7 @@ class Judgement:
 
 
 def judge(classifier: Classifier, samples: Samples) -> Judgement:
-    """Judge the held-out samples if the classifier was trained on this file, else all samples.
+    """Judge the held-out samples if the classifier was trained on the same file, else all samples.
 
     Raises InvalidInputError if the samples were collected with another gamma or other models.
     """
@@ -208,5 +208,5 @@ def of_equal_rollback(alone: Any, wanted: float) -> Tally:
 
 
 def rollback(tally: Tally) -> float:
-    """Return the number of tokens rolled back per token returned."""
+    """Return the number of rolled-back tokens divided by the number of returned tokens."""
     return ratio(tally.rollback, tally.tokens)

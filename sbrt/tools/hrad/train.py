@@ -39,7 +39,8 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings of a training run. weighted: a rare class has the same total weight as a common one.
+    """Settings of a training run. weighted: True if a rare class has the same total weight as a
+    common one.
 
     drop_cost: the class "nothing" is predicted only if it is this number of times as likely as any
     other class. A tail that is wrongly dropped costs time; a tail that is wrongly kept costs
@@ -125,7 +126,8 @@ def _network(hidden: int) -> nn.Sequential:
 
 
 def _weights(counts: tuple[int, int, int]) -> list[float]:
-    """Return the weights of the classes. A class without samples weighs as if it had one."""
+    """Return the weights of the classes. A class without samples gets the weight of a class with
+    one sample."""
     return [sum(counts) / (len(CLASSES) * max(1, count)) for count in counts]
 
 
