@@ -63,7 +63,7 @@ class AsyncEngine:
 
     @property
     def errored(self) -> bool:
-        """True once the engine has failed. It then accepts no requests."""
+        """True once the engine has failed. A failed engine accepts no requests."""
         return self._pump.error is not None
 
     async def check_health(self) -> None:

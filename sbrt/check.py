@@ -129,7 +129,8 @@ def open_binary(path: Path) -> BinaryIO:
 def read_bytes(path: Path, most: int) -> bytes:
     """Return the contents of a file.
 
-    Raises InvalidInputError, naming the file, if there is none or it has more than `most` bytes.
+    Raises InvalidInputError, naming the file, if there is no such file or the file has more than
+    `most` bytes.
     """
     if not is_file(path):
         raise InvalidInputError(f"{path}: expected a file, found none")

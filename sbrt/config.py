@@ -132,8 +132,8 @@ class EngineConfig:
     layers all have a sliding window, as Mistral's have. Such a target accepts sequences of any
     length.
     max_num_seqs: maximum number of sequences that share rounds, 1 to 64 (None: 8 on a CPU, 1 on a
-    CUDA device). Each has a KV cache of max_model_len tokens in both lanes. On a CPU, memory is
-    used only up to the longest sequence so far; on a device, all of it is allocated.
+    CUDA device). Each has a KV cache of max_model_len tokens in both lanes. On a CPU only the
+    memory that sequences have reached is committed; on a device all of it is allocated.
     max_num_batched_tokens: maximum number of tokens that are processed between two outputs, those
     of a prompt and those of running requests. It is at least max_num_seqs (None: no limit). Prompts
     are always fed in pieces of at most 64 tokens.
@@ -153,8 +153,8 @@ class EngineConfig:
     threads that the draft uses while both lanes work.
     max_logprobs: largest value that a request may give for SamplingParams.logprobs and
     prompt_logprobs (-1: any number, also the whole vocabulary).
-    enforce_eager: launch the lanes' ops one by one, without CUDA graphs. This is far slower. This
-    shows if a fault lies in the graphs or in the ops.
+    enforce_eager: launch the lanes' ops one by one, without CUDA graphs. Without graphs the engine
+    is far slower. The setting shows if a fault lies in the graphs or in the ops.
     mode: how a CUDA device verifies. exact: every verification replays the same graph, so no token
     depends on the method. fast: a verification replays the smallest of five graphs that holds its
     rows. Then an answer may differ from another method's where the target's best two logits are
@@ -355,7 +355,8 @@ class EngineConfig:
 
 
 def folder(name: str, value: Any) -> Path:
-    """Return a path as a Path. It need not exist. Raises InvalidInputError if it is no path."""
+    """Return a path as a Path. The path need not exist. Raises InvalidInputError if it is no
+    path."""
     path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(path, str) or not path or "\0" in path:
         raise InvalidInputError(f"{name}: expected a path, got {check.show(value)}")

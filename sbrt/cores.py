@@ -49,8 +49,7 @@ def _quotas(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _own_groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
-    """Yield ("v1" or "v2", path) of those of this process's control groups that may limit the
-    CPU."""
+    """Yield ("v1" or "v2", path) of each control group of this process that may limit the CPU."""
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")

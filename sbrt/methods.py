@@ -83,9 +83,9 @@ class Method:
     """A resolved preset: its `text` as the user wrote it, and the value of every option.
 
     `options` has `acceptance` only if it is not `coupled`, and `lookup` only if it is not 0.
-    gamma: number of draft steps of a burst, or of tokens of a look-up; 0 for plain decoding.
-    branches: maximum number of branches in a round. width: maximum number of nodes that one draft
-    step adds to a branch.
+    gamma: number of draft steps of a burst, or of tokens of a look-up; 0 for a method that uses
+    neither. branches: maximum number of branches in a round. width: maximum number of nodes that
+    one draft step adds to a branch.
     """
 
     text: str
@@ -94,7 +94,8 @@ class Method:
 
     @property
     def gamma(self) -> int:
-        """Number of draft steps of a burst, or of tokens of a look-up; 0 for plain decoding."""
+        """Number of draft steps of a burst, or of tokens of a look-up; 0 for a method that uses
+        neither."""
         return int(self.options.get("gamma", 0))
 
     @property
@@ -253,7 +254,7 @@ def parse(
 
 
 def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
-    """Return the candidates of `auto` within these limits, plain decoding first."""
+    """Return the candidates of `auto` that keep within these limits, plain decoding first."""
     paths = sorted({min(g, gamma) for g in (2, 4, 8)})
     trees = [(min(12, gamma), width) for width in (1, 4, 12)]
     overlapped = sorted({min(g, gamma) for g in (3, 7, MAX_AUTO_GAMMA)})

@@ -1,5 +1,5 @@
-"""The outputs of a request. They have the fields of vLLM's outputs, and some of our own, such as
-`delta`."""
+"""The outputs of a request. Output classes have the fields of vLLM's outputs, and some of our own,
+such as `delta`."""
 
 from __future__ import annotations
 

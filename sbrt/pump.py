@@ -28,7 +28,7 @@ class RequestOutputKind(Enum):
 
     CUMULATIVE = 0  # each output holds the whole answer so far
     DELTA = 1  # each output holds only what is new
-    FINAL_ONLY = 2  # there is one output, at the end
+    FINAL_ONLY = 2  # there is only one output, at the end
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,8 @@ class Decoder:
         self.finish(run, v)
 
     def prefill(self, run: Run, rows: PromptRows) -> None:
-        """Record a forward of a prompt. It writes K and V of the rows to their slots, and no
-        logits."""
+        """Record a forward of a prompt. The forward writes K and V of the rows to their slots. It
+        computes no logits."""
         v = Views(self.buffers, rows, self.config.heads)
         v.features = None  # only verified rows have features
         run(self.ops.embed, rows.table, self.weights.embed, out=v.h)

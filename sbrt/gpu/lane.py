@@ -174,8 +174,8 @@ def _recorder(place: torch.device, eager: bool, stream: int) -> Recorder:
 
 
 def rows_for(method: Method, seats: int = 1) -> int:
-    """Return the number of rows of the verification graph, at most 64. It holds the roots and
-    chains of all seats."""
+    """Return the number of rows of the verification graph, at most 64. The graph has a row for
+    every root and chain node of all seats."""
     policies = [policy for arm in method.arms if (policy := arm.policy())]
     needed = seats * (1 + max(policy.most_nodes for policy in policies))
     return next((rows for rows in ROWS if needed <= rows), ROWS[-1])

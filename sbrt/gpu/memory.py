@@ -72,8 +72,8 @@ class MemoryPlan:
         return f"{self.owner}: {', '.join([*each, f'in all {readable(self.bytes)}'])}"
 
     def check(self, budget: int | None) -> None:
-        """Raise InvalidInputError, one sentence, if the plan takes more than `budget` bytes; None:
-        no limit."""
+        """Raise InvalidInputError, one sentence, if the plan takes more than `budget` bytes. If
+        `budget` is None, there is no limit."""
         if budget is not None and self.bytes > budget:
             raise InvalidInputError(
                 f"memory: expected at most {readable(budget)}, got {self.describe()}"

@@ -70,7 +70,8 @@ def join(a: Layout | None, b: Layout | None) -> Layout | None:
 
 
 def converted(rows: Quantized, to: Layout) -> Quantized:
-    """Return the same weights in the layout `to`. `join` made `to` from this layout and others."""
+    """Return the same weights in the layout `to`. `to` is a result of `join` for the present layout
+    and others."""
     own = rows.layout
     if own == to:
         return rows

@@ -72,7 +72,8 @@ class _Names:
         self._take_object()
 
     def update(self, older: dict[str, Any]) -> None:
-        """Apply special_tokens_map.json: it overrides usual names, not the folder's own names."""
+        """Apply special_tokens_map.json. It overrides the tokens with usual names, but not those
+        with names of the folder's own."""
         given = self._given
         if isinstance(older.get(EXTRA), list) and isinstance(given.get(EXTRA), list):
             older = older | {EXTRA: [*given[EXTRA], *older[EXTRA]]}

@@ -1,5 +1,5 @@
-"""Loads a Hugging Face model folder or a GGUF file into a `_core.Decoder`. It checks all shapes
-before it reads weights."""
+"""Loads a Hugging Face model folder or a GGUF file into a `_core.Decoder`. All shapes are checked
+before a weight is read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]  # (bytes loaded so far, total bytes)
 class Checkpoint:
     """A model whose names and shapes have been checked; no weight has been read.
 
-    folder: the folder, or the GGUF file. weights: the stored tensors by name, in the order of the
+    folder: the folder, or the GGUF file. weights: the stored weights by name, in the order of the
     files. They include a tied head and derived constants. head_ids: for a draft (draft.py), the
     target's ids that its LM head has rows for, ascending; () means all. shares_embedding: True for
     a draft that uses the target's embedding.

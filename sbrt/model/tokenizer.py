@@ -90,7 +90,7 @@ class Tokenizer:
         return found
 
     def bytes_of(self, token: int) -> bytes:
-        """Return the bytes of one token in the middle of other text. They may be a part of a
+        """Return the bytes of one token in the middle of other text. The bytes may be a part of a
         character."""
         return self.pieces.alone(token)
 

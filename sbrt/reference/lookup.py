@@ -51,7 +51,8 @@ def looked_up(trunk: tuple[int, ...], want: int) -> list[int]:
 
 
 class Hindsight:
-    """Estimates how often look-ups are right. It counts them by length of match: 1, 2, 3, more."""
+    """Estimates how often look-ups are right. Look-ups are counted by the length of the match: 1,
+    2, 3, or more tokens."""
 
     def __init__(self, greedy: bool) -> None:
         self.weight = WEIGHT * (ONE if greedy else f32(0.5))  # sampled text repeats less

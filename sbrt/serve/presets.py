@@ -1,5 +1,5 @@
-"""The methods of one engine: its own method, those that requests may name, and the resources that
-all these need."""
+"""Knows the methods of one engine: its own method, the methods that requests may name, and the
+resources that they need."""
 
 from __future__ import annotations
 

@@ -372,7 +372,7 @@ def split_params(
 
 
 def draw_seed(engine_seed: int, request_id: str) -> int:
-    """Draw 64 bits from (EngineConfig.seed, request id). They are the same on every machine."""
+    """Draw 64 bits from (EngineConfig.seed, request id). The bits are the same on every machine."""
     key = engine_seed.to_bytes(8, "little")
     digest = hashlib.blake2b(request_id.encode(), digest_size=8, key=key).digest()
     return int.from_bytes(digest, "little")

@@ -62,7 +62,7 @@ class Scheduler:
         self._arms = arms
         self._max_model_len = max_model_len
         self.turns = Turns()
-        self._late: deque[Request] = deque()  # the next holder of the lock drops these
+        self._late: deque[Request] = deque()  # requests that the next holder of the lock drops
         self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
         self._running: dict[tuple[bool, str], Request] = {}  # requests with a seat, oldest first
         self._newest: Seat | None = None  # seat of the request that was admitted last

@@ -51,7 +51,7 @@ class Backend(LLMEngine):
             **given,
             model_name=options.folder,
             served_model_name=options.name,
-            enable_kv_routing=False,  # the router would need events about cached prefixes
+            enable_kv_routing=False,  # the engine does not report its cached prefixes
         )
         return cls(options), config
 

@@ -102,8 +102,8 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """A server that ends on a signal. After the signal it refuses new requests; after `seconds`
-    more it aborts the running ones."""
+    """A server that ends on a signal. After the signal the server refuses new requests. It aborts
+    the requests that still run after `seconds`."""
 
     def __init__(self, config: uvicorn.Config, service: Service, seconds: float) -> None:
         super().__init__(config)

@@ -96,7 +96,7 @@ class Service:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises ApiError if there is none."""
+        """The tokenizer. Raises ApiError if the engine has no tokenizer."""
         found = self.engine.engine.pair.tokenizer
         if found is None:
             raise ApiError(400, "prompt: expected token ids, this server has no tokenizer")

@@ -51,7 +51,7 @@ def difference(clock: Report, simulated: Report) -> str:
     others = [pair for pair in pairs if pair[0].method.name != "none" and pair[0].rate]
     if not others or not simulated.plain.rate or not clock.plain.rate:
         return "Nothing to compare: no method but plain decoding generated anything."
-    # For `auto` the two reports may show different methods.
+    # In the two reports `auto` may have chosen different methods.
     alike = [pair for pair in others if pair[0].method.name != AUTO]
     best, earlier = max(alike or others, key=lambda pair: pair[0].rate)
     name, tokens, one = best.method.text, _tokens(earlier), "a pass of plain decoding"

@@ -23,7 +23,7 @@ class Batch:
     """A batch of answers with labels. tokens: [batch, time], padded with 0 on the right.
 
     rows: [N], flat indices of the positions whose next token belongs to an answer. ids: [N, k], the
-    target's most likely tokens at these positions, as ids of the draft. It is -1 for tokens that
+    target's most likely tokens at these positions, as ids of the draft. An id is -1 for tokens that
     the draft's vocabulary lacks. chances: [N, k], the target's probabilities of these tokens.
     sources: the source of each of the N positions.
     """
@@ -58,7 +58,7 @@ class Examples:
         return [batches[i] for i in chance.permutation(len(batches))]
 
     def batch(self, picked: Sequence[int], device: torch.device) -> Batch:
-        """Return the batch of these answers."""
+        """Return the answers with these indices as a Batch."""
         width = int(self.lengths[list(picked)].max())
         tokens = np.zeros((len(picked), width), np.int64)
         rows, ids, logs, sources = [], [], [], []

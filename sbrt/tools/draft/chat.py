@@ -31,8 +31,8 @@ class Chat:
         self.has_template = self._template.text is not None
 
     def ask(self, text: str) -> str:
-        """Return the text of a conversation in which the user says `text`. It ends where the answer
-        begins."""
+        """Return the text of a conversation in which the user says `text`. The text ends where the
+        answer begins."""
         if not self.has_template:
             return text
         from ...server import templates

@@ -1,8 +1,8 @@
 """Makes labels: the target's most likely tokens at every position of its answers. Labels are kept
 on disk.
 
-The engine's own arithmetic computes them. So a label is the distribution against which drafted
-tokens are verified. Labels are made once. A run that was stopped can be resumed.
+The engine's own arithmetic computes the labels. So a label is the distribution against which
+drafted tokens are verified. Labels are made once. A run that was stopped can be resumed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 32  # number of most likely tokens that are kept for a position
-NEVER = 30.0  # nats by which logits of unused ids are below all others
-DEEPEST = 12.0  # nats; tokens that are less likely than the best one by more are not kept
+NEVER = 30.0  # nats; logits of unused ids are below all other logits by this
+DEEPEST = 12.0  # nats; tokens less likely than the best one by more are not kept
 ROWS = 64  # maximum rows of one forward
 BLOCK = 64  # number of answers per file of labels
 LONGEST_PROMPT = 400  # tokens; answers to longer prompts are left out

@@ -187,7 +187,8 @@ def take_answers(plan: Plan, path: Path) -> None:
 
 
 def answers_to(jobs: Sequence[Job], target: Path, threads: int) -> list[Answer]:
-    """Return the target's answers to these jobs. Raises InvalidInputError if no prompt fits."""
+    """Return the target's answers to the prompts of these jobs. Raises InvalidInputError if no
+    prompt fits."""
     chat = Chat(target)
     with _engine(target, threads) as engine, closing(Progress("the target answers")) as bar:
         writer, found = Writer(engine, chat), []
@@ -213,7 +214,7 @@ def _engine(target: Path, threads: int) -> Engine:
 
 
 def make_data(plan: Plan, pair: Pair) -> Data:
-    """Read the answers and label them. Raises InvalidInputError if there are too few."""
+    """Read the answers and label them. Raises InvalidInputError if there are too few answers."""
     from .batches import vocabulary
 
     answers = read_answers(plan.work / "answers.jsonl")
@@ -295,7 +296,8 @@ def _save(path: Path, values: NDArray[np.generic]) -> None:
 
 
 class _Teller:
-    """Prints a line every PAUSE seconds: mean loss since the last line, speed, latest agreement."""
+    """Prints a line every PAUSE seconds: mean loss since the last line, speed, and the agreement if
+    it was measured anew."""
 
     def __init__(self) -> None:
         self._next = 0.0

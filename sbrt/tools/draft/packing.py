@@ -38,7 +38,7 @@ def pack(name: str, weight: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
 
 
 def fits(config: ModelConfig) -> bool:
-    """True if the rows of all matrices of a decoder can be divided into groups of equal size."""
+    """True if the rows of all matrices of a decoder can be divided into groups of 32 columns."""
     columns = (config.hidden, config.inner, config.heads * config.head_dim)
     return all(count % GROUP == 0 for count in columns)
 

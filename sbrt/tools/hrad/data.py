@@ -134,9 +134,9 @@ def labels_of(rounds: Sequence[Round], gamma: int) -> list[tuple[int, int]]:
     """Return a list of (index of a round, class of the tail that the round adopted), for an answer
     whose chains were not cut.
 
-    A round gives a label under three conditions. The round was a hit. The tail it adopted had all
-    `gamma` nodes, so the budget did not shorten it. The end of the sequence did not cut the next
-    round short.
+    A round gives a label under three conditions. The round was a hit. The tail that it adopted had
+    all `gamma` nodes, so the limit of tokens did not shorten it. The end of the sequence did not
+    cut the next round short.
     """
     found = []
     for i, (round_, following) in enumerate(pairwise(rounds)):

@@ -101,7 +101,8 @@ def require() -> Any:
 
 @contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
-    """Use random numbers from `seed`, and one thread. Both settings are restored afterwards."""
+    """Inside this context, use one thread and random numbers from `seed`. Both settings are
+    restored afterwards."""
     import torch
 
     threads = torch.get_num_threads()
