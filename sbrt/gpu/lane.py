@@ -68,8 +68,7 @@ def model_of(
     ops: "triton" or "torch" (default: triton on a device, torch on a CPU).
     rows: number of rows of a target's one verification forward, repeated for more: 16, 32 or 64.
     None: there are graphs of several sizes (EngineConfig.mode fast).
-    memory: maximum bytes of the weights and one lane together (default: nine tenths of free
-    memory).
+    memory: maximum bytes of the weights and one lane together. Default: 9/10 of the free memory.
     attention: the backend for prompts, see flash_for.
     products: "fused" gives six graph nodes per layer; "cublas" gives nine, with torch's products.
     on_bind: called with every lane. eager: run ops one by one, without graphs.
@@ -102,8 +101,7 @@ def model_of(
 
 
 def _lent(target: Model | None, place: torch.device) -> Weights | None:
-    """Return the target's weights. If they are on another device, their embedding is copied to
-    `place`."""
+    """Return the target's weights. An embedding on another device is copied to `place`."""
     weights: Weights | None = getattr(target, "_weights", None)
     if weights is None or place.index in (None, weights.embed.device.index):
         return weights
@@ -147,8 +145,7 @@ def model_with(
 
 
 def _ways_of(checkpoint: Checkpoint, dtype: str, attention: str, products: str) -> str:
-    """Return the attention backend for prompts. Raises InvalidInputError on impossible
-    `products`."""
+    """Return the attention backend for prompts. Raises InvalidInputError on a bad `products`."""
     is_packed = bool(layouts_of(checkpoint, dtype))
     if is_packed and products != "fused":
         raise InvalidInputError(f"products: expected fused with quantised weights, got {products}")
@@ -156,10 +153,8 @@ def _ways_of(checkpoint: Checkpoint, dtype: str, attention: str, products: str) 
 
 
 def _attention_for(attention: str, is_packed: bool) -> str:
-    """Return the attention backend for prompts. For quantised weights it takes at most 64 rows.
-
-    Raises InvalidInputError for a backend that takes more rows.
-    """
+    """Return the attention backend for prompts. Quantised weights need one that takes at most 64
+    rows. Raises InvalidInputError for any other backend."""
     if is_packed and attention not in ("auto", "triton"):
         raise InvalidInputError(
             f"attention_backend: expected auto or triton with quantised weights, got {attention}"
@@ -174,8 +169,7 @@ def _recorder(place: torch.device, eager: bool, stream: int) -> Recorder:
 
 
 def rows_for(method: Method, seats: int = 1) -> int:
-    """Return the number of rows of the verification graph, at most 64. The graph has a row for
-    every root and chain node of all seats."""
+    """Return the rows of the verification graph, at most 64: roots and chain nodes of all seats."""
     policies = [policy for arm in method.arms if (policy := arm.policy())]
     needed = seats * (1 + max(policy.most_nodes for policy in policies))
     return next((rows for rows in ROWS if needed <= rows), ROWS[-1])
@@ -414,8 +408,7 @@ class GpuLane(LaneStore):
         return self.recorder.record(forwards, count)
 
     def record_prefill(self, table: torch.Tensor, count: int) -> Piece:
-        """Record a forward without logits of up to `count` rows of a prompt, for counts above
-        64."""
+        """Record a forward of up to `count` prompt rows, without logits. `count` is above 64."""
         assert self.flash is not None
         rows = PromptRows(table, count, self.lengths(count), self.flash)
         config = self.weights.config
