@@ -38,8 +38,7 @@ class _Loader:
 
 
 class Finder:
-    """Finds modules by their former names. It is last in sys.meta_path: real files are found
-    first."""
+    """Finds modules by their former names. Python asks it last, after it has found no real file."""
 
     @staticmethod
     def find_spec(

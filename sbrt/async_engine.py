@@ -26,7 +26,7 @@ from .sampling import SamplingParams
 
 __all__ = ["AsyncEngine", "Order", "RequestOutputKind", "Stream"]
 
-SHORT = 2**14  # characters; a longer prompt is encoded outside the event loop's thread
+SHORT = 2**14  # maximum characters of a prompt that the event loop's own thread encodes
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class AsyncEngine:
         self._process = os.getpid()
         self._count = itertools.count()
         self._finalizer = weakref.finalize(self, self._pump.stop)
-        # The pump is a daemon thread, so the process may end without stopping it.
+        # The pump runs in a daemon thread, so the process may end without stopping it.
         self._finalizer.atexit = False
 
     @classmethod
@@ -63,7 +63,7 @@ class AsyncEngine:
 
     @property
     def errored(self) -> bool:
-        """True once the engine has failed. It then accepts no requests."""
+        """True once the engine has failed. A failed engine accepts no requests."""
         return self._pump.error is not None
 
     async def check_health(self) -> None:
@@ -80,13 +80,13 @@ class AsyncEngine:
         method: str | Method | None = None,
         completion: int = 0,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """Yield outputs of one prompt; leaving early, or cancelling the task, aborts the request.
+        """Yield the outputs of one prompt. Leaving the loop early, or cancelling the task, aborts
+        the request.
 
         output_kind: CUMULATIVE outputs hold everything so far, DELTA outputs hold what is new,
         FINAL_ONLY gives one output. A slow reader gets fewer, larger outputs. completion: index of
-        this answer among several to the same prompt and seed. request_id None: the engine makes an
-        id.
-        Raises InvalidInputError on a bad request.
+        this answer, if one prompt gets several answers with the same seed. request_id None: the
+        engine makes an id. Raises InvalidInputError on a bad request.
         """
         order = Order(sampling_params, method, completion)
         stream = await self.add_request(prompt, order, request_id, output_kind=output_kind)
@@ -107,7 +107,8 @@ class AsyncEngine:
         *,
         output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE,
     ) -> Stream:
-        """Queue a request. Once it is accepted, return the Stream of its outputs.
+        """Queue a request. Return the Stream of its outputs once the engine has accepted the
+        request.
 
         The caller must `close` the stream. Raises InvalidInputError on a bad request.
         """
@@ -127,8 +128,8 @@ class AsyncEngine:
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """End requests, running or queued. Their seats are free when this returns.
 
-        Each gets a last output with finish_reason "abort". The id of a finished request is no
-        error.
+        Each request gets a last output with finish_reason "abort". The id of a finished request is
+        no error.
         """
         wanted = [request_id] if isinstance(request_id, str) else list(request_id)
         await self._ask(partial(self._pump.abort, wanted))
@@ -142,7 +143,8 @@ class AsyncEngine:
         return await self._ask(self.engine.stop_profile)
 
     def close(self) -> None:
-        """Fail unfinished requests, end the pump and close the engine. May be called twice."""
+        """Fail unfinished requests, stop the pump's thread and close the engine. May be called
+        twice."""
         if os.getpid() == self._process:
             self._pump.stop()
             self._pump.join()
@@ -165,15 +167,15 @@ class AsyncEngine:
         self._pump.check()
 
     async def _ask(self, call: Callable[[], T]) -> T:
-        """Let the pump make a call between two rounds; returns the result of the call."""
+        """Let the pump's thread make a call between two rounds; returns the result of the call."""
         self._check()
         return await asyncio.wrap_future(self._pump.ask(call))
 
     async def _encoded(self, prompt: Any) -> tuple[str | None, Any]:
         """Return (text, token ids) of a prompt.
 
-        Text is None if the prompt is not text. A bad prompt is returned in place of the ids; the
-        engine will refuse it.
+        The text is None if the prompt is not text. A bad prompt is returned in place of the ids;
+        the engine will refuse it.
         """
         if isinstance(prompt, Mapping) and set(prompt) == {"prompt_token_ids"}:
             return None, prompt["prompt_token_ids"]

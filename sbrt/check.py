@@ -1,4 +1,4 @@
-"""Checks of values that come from outside: callers, configuration files, command lines.
+"""Checks values that come from callers, configuration files and command lines.
 
 Each check returns the accepted value as a plain Python value, and raises `InvalidInputError` for
 any other. A bool is never a number here.
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from .errors import InvalidInputError
 
-SHOWN = 80  # characters of a refused value that an error repeats
+SHOWN = 80  # maximum characters of a refused value in an error message
 
 _short = reprlib.Repr()  # reads only the beginning of a value, however large or deep the value is
 _short.maxlevel = _short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = SHOWN // 4
@@ -24,10 +24,10 @@ _short.maxstring = _short.maxlong = _short.maxother = 2 * SHOWN
 
 
 def show(value: Any) -> str:
-    """Return `repr` of a refused value, short enough for a sentence."""
+    """Return `repr` of a refused value, short enough for an error message."""
     try:
         text = " ".join(_short.repr(value).split())
-    except Exception:  # an integer of too many digits, or a repr that fails
+    except Exception:  # for example, an integer of too many digits, or a repr that fails
         return f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
@@ -38,7 +38,7 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
         raise InvalidInputError(f"{name}: expected an integer, got {show(value)}")
     try:
         number = operator.index(value)
-    except TypeError:  # an array, for example, has `__index__`, which raises
+    except TypeError:  # an array has `__index__`, but calling it raises
         raise InvalidInputError(f"{name}: expected an integer, got {show(value)}") from None
     if number < low or (high is not None and number > high):
         ends = f"at least {low}" if high is None else f"from {low} to {high}"
@@ -95,7 +95,7 @@ def items(name: str, value: Any, what: str) -> list[Any]:
     if not isinstance(value, (str, bytes, bytearray, Mapping)):
         try:
             return list(value)
-        except TypeError:  # a single number, for example an array without dimensions
+        except TypeError:  # for example, an array without dimensions has no items
             pass
     raise InvalidInputError(f"{name}: expected {what}, got {show(value)}")
 
@@ -105,7 +105,7 @@ def is_file(path: Path) -> bool:
     read."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, a loop of links
+    except (OSError, ValueError):  # for example, the name is too long, or links form a loop
         return False
 
 
@@ -129,7 +129,8 @@ def open_binary(path: Path) -> BinaryIO:
 def read_bytes(path: Path, most: int) -> bytes:
     """Return the contents of a file.
 
-    Raises InvalidInputError, naming the file, if there is none or it has more than `most` bytes.
+    Raises InvalidInputError, naming the file, if there is no such file or the file has more than
+    `most` bytes.
     """
     if not is_file(path):
         raise InvalidInputError(f"{path}: expected a file, found none")

@@ -106,7 +106,8 @@ def _processor() -> str:
 
 
 def _memory_gib() -> float | None:
-    """Memory of the machine in GiB, None if unknown; a container may be allowed less."""
+    """Return the memory of the machine in GiB; None if it is unknown. A container's limit may be
+    lower."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (OSError, ValueError):
@@ -114,7 +115,7 @@ def _memory_gib() -> float | None:
 
 
 def _gpus() -> list[str]:
-    """`name, memory, driver` of each NVIDIA GPU; [] where nvidia-smi is missing or fails."""
+    """Return `name, memory, driver` of each NVIDIA GPU; [] if nvidia-smi is missing or fails."""
     try:
         done = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -19,13 +19,13 @@ from .errors import InvalidInputError, not_built
 from .sampling import MAX_SEED
 
 MAX_THREADS = 1024
-DEFAULT_SEATS = 8  # on a CPU: a forward of 8 rows costs little more than a forward of 1 row
+DEFAULT_SEATS = 8  # for a CPU: a forward of 8 rows costs little more than a forward of 1 row
 CPU_DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 ACTIVATION_DTYPES = ("auto", "float32", "int8")
 BACKENDS = ("auto", "torch", "flash-attn", "triton")  # attention of prompts on a CUDA device
 MODES = ("exact", "fast")
 CUDA_DTYPES = (*CPU_DTYPES, "float16")
-MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring also needs the in-flight slots
+MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring has SLOTS more positions, for uncommitted tokens
 
 Folder = str | os.PathLike[str]
 
@@ -35,9 +35,9 @@ class SpeculativeConfig:
     """The draft and the method that uses it.
 
     method: a preset, `NAME[:key=value,...]` (None: auto; specbranch on a CUDA device).
-    model: the draft, in the forms of EngineConfig.model.
-    dtype: storage of the draft's weights, in the values of EngineConfig.dtype (None: the dtype of
-    the target's weights). No token depends on it.
+    model: the draft, in one of the forms of EngineConfig.model.
+    dtype: storage of the draft's weights, one of the values of EngineConfig.dtype (None: the dtype
+    of the target's weights). No token depends on it.
     device: the draft's device (None: the target's device). If the target is on a CUDA device, the
     draft may be on another one, for example cuda:1. The lanes then exchange copies of chains and
     outcomes.
@@ -49,8 +49,7 @@ class SpeculativeConfig:
     acceptance: with `coupled`, sampled tokens equal those of plain decoding with the same seed.
     With `rejection` they only have the same distribution.
     hrad: the file of an H-RAD classifier, which decides how much of an adopted tail is verified.
-    Without num_speculative_tokens, gamma is the one that the file names.
-    Raises InvalidInputError.
+    Without num_speculative_tokens, the file sets gamma. Raises InvalidInputError on a bad value.
     """
 
     method: str | None = None
@@ -79,7 +78,8 @@ class SpeculativeConfig:
         self.resolve()
 
     def resolve(self, default: str = methods.DEFAULT) -> methods.Method:
-        """Return the method with every option set. If none is named, it is `default`.
+        """Return the method with every option set. If this configuration names no method, `default`
+        is used.
 
         Raises InvalidInputError on a field that the method does not use.
         """
@@ -114,31 +114,34 @@ class EngineConfig:
 
     model: the target: a Hugging Face folder, a GGUF file, or a name on the Hugging Face hub
     (hub.py).
-    tokenizer: the model whose tokenizer is used, in the same forms, or a tokenizer.json (None: the
-    target).
+    tokenizer: the model whose tokenizer is used, in one of the same forms, or a tokenizer.json file
+    (None: the target).
     dtype: storage of the weights. auto: as in the files. int8 and int4: matrices are quantised when
-    they are loaded. int8: 64 weights of an output share a scale. int4: 32 weights share a scale and
-    a minimum, and the LM head is int8. Quantised weights on a CUDA device: all other arithmetic, K
-    and V are bfloat16 if all other tensors in the files are, else float32.
-    activation_dtype: dtype of the inputs of matrix products on a CPU. float32: products in float32
-    arithmetic.
+    they are loaded. With int8, groups of 64 weights of a matrix row share a scale. With int4,
+    groups of 32 weights share a scale and a minimum, and the LM head is int8. On a CUDA device with
+    quantised weights, K, V and all other arithmetic are bfloat16 or float32. They are bfloat16 if
+    all other tensors in the files are bfloat16.
+    activation_dtype: dtype of the inputs of matrix products on a CPU. float32: products are
+    computed in float32.
     int8: inputs are rounded to 8 bits, 32 inputs of a row share a scale, and products are sums of
     integers. The target must have int8 or int4 weights; a draft with float weights uses float32.
-    auto: int8 with int8 or int4 weights, else float32. A CUDA device accepts only auto: int8 as on
-    the CPU for quantised weights, else `dtype`.
+    auto: int8 with int8 or int4 weights, else float32. A CUDA device accepts only auto. There auto
+    means int8 for quantised weights, as on the CPU, else `dtype`.
     max_model_len: maximum number of tokens of prompt and output together. None: the target's
     max_position_embeddings, extended by its rope scaling. A larger value needs a target whose
-    layers all have a sliding window, as Mistral's have: such a target has no longest sequence.
+    layers all have a sliding window, as Mistral's have. Such a target accepts sequences of any
+    length.
     max_num_seqs: maximum number of sequences that share rounds, 1 to 64 (None: 8 on a CPU, 1 on a
-    CUDA device). Each has a KV cache of max_model_len tokens in both lanes. A CPU commits only the
-    memory that sequences have reached, a device all of it.
-    max_num_batched_tokens: maximum number of tokens, of a prompt and of running requests, between
-    two outputs. It is at least max_num_seqs (None: no limit). Prompts are always fed in pieces of
-    at most 64 tokens.
-    enable_prefix_caching: a prompt reuses the KV of its longest beginning that a seat has from an
-    earlier or running request. Only the rest is fed, and no token depends on it (None: True on a
-    CPU, False on a CUDA device). On a CUDA device, the kernel that rounds use then feeds prompts
-    (attention_backend triton), and a prompt reuses what earlier prompts fed, but no answers.
+    CUDA device). Each has a KV cache of max_model_len tokens in both lanes. On a CPU only the
+    memory that sequences have reached is committed; on a device all of it is allocated.
+    max_num_batched_tokens: maximum number of tokens that are processed between two outputs, those
+    of a prompt and those of running requests. It is at least max_num_seqs (None: no limit). Prompts
+    are always fed in pieces of at most 64 tokens.
+    enable_prefix_caching: a prompt reuses the KV of its longest prefix that a seat holds from an
+    earlier or running request. Only the rest is fed. No token depends on this setting (None: True
+    on a CPU, False on a CUDA device). With it, a CUDA device computes the attention of prompts with
+    the kernel of rounds (attention_backend triton). There a prompt reuses the KV of earlier
+    prompts, but not of their answers.
     device: cpu (or auto, which means cpu), or cuda, cuda:1, ... Both lanes run on that device. A
     CUDA device needs torch and Triton, and there dtype may be float16, too.
     attention_backend: attention of prompts on a CUDA device. torch: torch's flash attention.
@@ -146,24 +149,25 @@ class EngineConfig:
     auto: torch; triton with quantised weights, and where torch's flash attention does not work
     (float32, devices before sm_80).
     num_threads: total number of the engine's threads. None: the number of cores that this process
-    may use, by its affinity and its container's CPU quota. draft_threads: the number of them that
-    the draft uses while the lanes overlap.
+    may use, by its affinity and its container's CPU quota. draft_threads: the number of these
+    threads that the draft uses while both lanes work.
     max_logprobs: largest value that a request may give for SamplingParams.logprobs and
     prompt_logprobs (-1: any number, also the whole vocabulary).
-    enforce_eager: launch the lanes' ops one by one, without CUDA graphs. This is far slower. It
-    shows if a fault lies in the graphs or in the ops.
-    mode: how a CUDA device verifies. exact: every verification replays one graph, so no token
-    depends on the method. fast: a verification takes the smallest of five graphs that holds its
+    enforce_eager: launch the lanes' ops one by one, without CUDA graphs. Without graphs the engine
+    is far slower. The setting shows if a fault lies in the graphs or in the ops.
+    mode: how a CUDA device verifies. exact: every verification replays the same graph, so no token
+    depends on the method. fast: a verification replays the smallest of five graphs that holds its
     rows. Then an answer may differ from another method's where the target's best two logits are
     nearly tied.
     programmatic_launch: a kernel starts, and prefetches weights, before the previous kernel has
-    ended. It needs sm_90 or later. No token depends on it. It is off because it has not been
-    measured.
-    nvtx: mark rounds, their graphs and prefill as NVTX ranges for profilers, in the domain `sbrt`.
+    ended. This needs sm_90 or later. No token depends on it. The default is False, because its
+    effect has not been measured.
+    nvtx: mark rounds, their graphs and prefill as NVTX ranges for profilers. The NVTX domain is
+    `sbrt`.
     trace: a CUDA device times the lanes' work, for Engine.trace and the times of a request. A CPU
     always does.
-    profile_dir: the folder in which Engine.start_profile writes if it is given no file.
-    Raises InvalidInputError.
+    profile_dir: the folder in which Engine.start_profile writes if it is given no file. Raises
+    InvalidInputError on a bad value.
     """
 
     model: Folder
@@ -237,7 +241,7 @@ class EngineConfig:
 
     @property
     def draft_dtype(self) -> str:
-        """Storage of the draft's weights, in the values of `dtype`."""
+        """Storage of the draft's weights, one of the values of `dtype`."""
         given = self.speculative
         own = given.dtype if isinstance(given, SpeculativeConfig) else None
         return self.dtype if own is None else own
@@ -351,7 +355,8 @@ class EngineConfig:
 
 
 def folder(name: str, value: Any) -> Path:
-    """Return a path as a Path. It need not exist. Raises InvalidInputError if it is no path."""
+    """Return a path as a Path. The path need not exist. Raises InvalidInputError if it is no
+    path."""
     path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(path, str) or not path or "\0" in path:
         raise InvalidInputError(f"{name}: expected a path, got {check.show(value)}")

@@ -17,11 +17,11 @@ from .errors import InvalidInputError
 
 
 class Shown:
-    """A text stream that writes to `stream` and can write every character. stream None: a closed
-    stream."""
+    """A text stream that writes to `stream` and can write every character. If `stream` is None,
+    this is a closed stream."""
 
     def __init__(self, stream: TextIO | None, *, is_needed: bool) -> None:
-        """is_needed: raise OSError if nothing can be written."""
+        """is_needed: writing raises OSError if the stream cannot take the text."""
         self._stream = None if stream is None or getattr(stream, "closed", False) else stream
         self._is_needed = is_needed
         self.failure: OSError | None = None  # the first failure; nothing is written after it
@@ -33,8 +33,8 @@ class Shown:
 
     @property
     def closed(self) -> bool:
-        """`not is_open`, under the usual name: if a command calls another, this stream is wrapped
-        again."""
+        """True if the stream is closed. This is the usual name for `not is_open`: if one command
+        calls another, `Shown` wraps this stream again."""
         return not self.is_open
 
     @property
@@ -140,8 +140,8 @@ def read_stdin(name: str) -> bytes:
 
 
 def _fill_descriptors() -> None:
-    """Open descriptors that the caller closed: else the next file would become a standard
-    stream."""
+    """Open descriptors that the caller closed. Otherwise the next file that is opened would become
+    a standard stream."""
     for number in range(3):
         try:
             os.fstat(number)

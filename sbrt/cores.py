@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 def usable_cores(root: Path = Path("/")) -> int:
     """Return the number of cores that this process may use, at least 1.
 
-    A container's quota (docker --cpus, a Kubernetes limit) is time, not a set of cores: a quota of
-    1.5 cores counts as 2. root: the folder that holds proc and sys/fs/cgroup.
+    A container's quota (docker --cpus, a Kubernetes limit) limits time, not the set of cores. A
+    quota of 1.5 cores counts as 2 cores. root: the folder that holds proc and sys/fs/cgroup.
     """
     cores = _allowed_cores()
     for quota in _quotas(root):
@@ -37,7 +37,8 @@ def _quotas(root: Path) -> Iterator[tuple[int, int]]:
         group = groups.get(kind)
         if group is None:
             continue
-        # In a container the mount may show a part of the tree, and the path may begin at that part.
+        # In a container the mount may show only a subtree of the control groups, and the path may
+        # be relative to that subtree.
         inside = group.relative_to(mounted) if group.is_relative_to(mounted) else group
         parts = inside.parts[1:] if inside.is_absolute() else inside.parts
         folder = root / at.relative_to("/")
@@ -48,12 +49,11 @@ def _quotas(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _own_groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
-    """Yield ("v1" or "v2", path) of those of this process's control groups that may limit the
-    CPU."""
+    """Yield ("v1" or "v2", path) of each control group of this process that may limit the CPU."""
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        # This process cannot see that part of the tree.
+        # The group lies outside the subtree that this process can see.
         if ".." in PurePosixPath(path).parts:
             path = "/"
         if number == "0" and not controllers:
@@ -91,7 +91,7 @@ def _quota(kind: str, group: Path) -> tuple[int, int] | None:
         ]
     try:
         quota, period = map(int, words)
-    except ValueError:  # no limit (the word max), or no such file
+    except ValueError:  # the file holds the word max, for no limit, or there is no such file
         return None
     return (quota, period) if quota > 0 and period > 0 else None
 

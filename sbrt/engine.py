@@ -1,4 +1,5 @@
-"""The engine as callers see it: prompts in, text out. `_core` does the heavy work."""
+"""The engine's Python interface: it takes prompts and returns text. The C++ module `_core` does the
+heavy work."""
 
 from __future__ import annotations
 
@@ -34,11 +35,12 @@ class Engine:
     """Generates text with a target model and an optional draft model that runs ahead.
 
     methods: further presets that requests may name. The engine is sized for the largest of them.
-    pair: models that are already loaded. costs: compute on one thread and report virtual time, the
-    sum of these costs (`sbrt.tools.costs`). tuning: the costs by which `auto` chooses; None: they
-    are measured. keep_features: keep the values that `features` returns. draft_first: on a CUDA
-    device the draft's work has priority when both lanes have work. Raises InvalidInputError;
-    EngineError once closed. Several threads may use one engine; their requests queue.
+    pair: models that are already loaded. costs: the engine computes on one thread and reports
+    virtual time, the sum of these costs (`sbrt.tools.costs`). tuning: the costs by which `auto`
+    chooses; None: they are measured. keep_features: the engine keeps the values that `features`
+    returns. draft_first: on a CUDA device the draft's work has priority when both lanes have work.
+    Raises InvalidInputError on bad arguments; every method raises EngineError after `close`.
+    Several threads may use one engine; their requests queue.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Engine:
         self._presets.load(self.pair.draft is not None)
         self._keep_features = keep_features
         self._maker = RequestMaker(self.pair, self.max_model_len, config)
-        self._inbox: Sink = deque()  # outputs that step() will return
+        self._inbox: Sink = deque()  # outputs that step() will return next
         self._count = itertools.count()
         self._scheduler = Scheduler(
             self._open_core(),
@@ -79,15 +81,15 @@ class Engine:
     def on_prefill(self) -> Callable[[int, int], None] | None:
         """A function that is called several times a second during a long prefill.
 
-        Its arguments are the prompt tokens fed so far and their total number. None: no function. It
-        runs in the thread that waits for an output. It may call the engine. During such a call it
-        is not called again.
+        Its arguments are the prompt tokens fed so far and their total number. None: no function is
+        called. The function runs in the thread that waits for an output. The function may call the
+        engine. During such a call it is not called again.
         """
         return self._scheduler.on_prefill
 
     @on_prefill.setter
     def on_prefill(self, call: Callable[[int, int], None] | None) -> None:
-        """Set another function, or None."""
+        """Set the function that is called during a long prefill, or None."""
         self._scheduler.on_prefill = call
 
     @classmethod
@@ -128,8 +130,8 @@ class Engine:
     ) -> list[RequestOutput]:
         """Answer one prompt or many; always returns a list, in the order of the prompts.
 
-        A str, a list of ids or {"prompt_token_ids": [...]} is one prompt. A list of these is many
-        prompts; an empty list is no prompt. Up to `max_num_seqs` prompts run together.
+        One prompt is a str, a list of ids or {"prompt_token_ids": [...]}. A list of these is many
+        prompts; an empty list means no prompts. Up to `max_num_seqs` prompts run together.
         params: one SamplingParams for all prompts, or a list with one for each. None: the defaults
         of SamplingParams, replaced by the values in the target's generation_config.json
         (temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens). method: the preset
@@ -158,9 +160,9 @@ class Engine:
     ) -> Iterator[RequestOutput]:
         """Yield the cumulative output of one prompt after every round.
 
-        Closing the generator early aborts the request. Rounds that take less than two milliseconds
-        share an output, so that making outputs costs no speed. After the first output at most 500
-        come per second. `step` gives one output per round.
+        Closing the generator early aborts the request. Several rounds that take less than two
+        milliseconds each share one output, because making outputs costs time. After the first
+        output there are at most 500 outputs per second. `step` gives one output per round.
         """
         if (count := len(split_prompts(prompt))) != 1:
             raise InvalidInputError(f"stream: expected one prompt, got a list of {count}")
@@ -180,7 +182,8 @@ class Engine:
     ) -> None:
         """Queue a request for `step`. Raises InvalidInputError on an id that is still in use.
 
-        completion: index of this answer among several to the same prompt and seed, below 2**32.
+        completion: index of this answer, below 2**32, if one prompt gets several answers with the
+        same seed.
         keeps_history: the last output's `history` holds the request's rounds and the work of the
         lanes.
         """
@@ -201,15 +204,16 @@ class Engine:
         """Drop requests, running or queued; `step` returns no further output of them.
 
         A request that `generate` or `stream` waits for ends with finish_reason "abort". The id of a
-        finished request is no error. The engine itself draws the ids of requests of `generate` and
-        `stream`. If such an id is also one of `add_request`, the request of `add_request` is meant.
+        finished request is no error. The engine itself makes the ids of requests of `generate` and
+        `stream`. If a caller of `add_request` used the same id, the request of `add_request` is
+        aborted.
         """
         wanted = {request_ids} if isinstance(request_ids, str) else set(request_ids)
         self._scheduler.abort(wanted, self._inbox)
 
     def unfinished_requests(self) -> list[str]:
-        """Ids of requests of `add_request` that are unfinished, or have an output that `step` has
-        not returned yet."""
+        """Ids of requests of `add_request` that are unfinished, or whose output `step` has not
+        returned yet."""
         live = [r.id for r in self._scheduler.live() if r.sink is self._inbox]
         return live + [o.request_id for o in list(self._inbox) if isinstance(o, RequestOutput)]
 
@@ -224,8 +228,8 @@ class Engine:
         return self._maker.prompt(prompt)[1]
 
     def trace(self) -> list[Span]:
-        """Return the lanes' work during the last request. The trace of a long request lacks its
-        beginning.
+        """Return the spans of the lanes' work during the last request. The trace of a long request
+        lacks the beginning.
 
         Raises EngineError on a CUDA device that keeps no trace (EngineConfig.trace).
         """
@@ -255,33 +259,34 @@ class Engine:
 
     @property
     def now_ns(self) -> int:
-        """The present time in nanoseconds, by the clock of all measured times; virtual time with
-        `costs`."""
+        """The present time in nanoseconds, by the clock that all measured times use. With `costs`
+        it is virtual time."""
         return self._scheduler.core.now_ns
 
     @property
     def method_names(self) -> list[str]:
-        """Methods that a request may name without options, in the order of METHODS."""
+        """The methods that a request may name without options, in the order of METHODS."""
         return self._presets.names()
 
     def rounds(self) -> list[Round]:
-        """Return the outcomes of the last request's rounds, at most of its last 4096 rounds."""
+        """Return the results of the last request's rounds, at most of its last 4096 rounds."""
         return self._scheduler.rounds()
 
     def features(self) -> NDArray[np.float32]:
-        """Return H-RAD's inputs at the last outcome, [hrad.inputs(hidden)].
+        """Return the H-RAD classifier's inputs after the last round, [hrad.inputs(hidden)].
 
         An engine keeps them with `keep_features`, and on a CPU also with a method that uses H-RAD.
-        In the second case they are available only after an answer that ended by length: else the
-        next round is in flight. Raises InvalidInputError if they are not available.
+        In the second case they are available only after an answer that ended by length. After any
+        other end, the next round has already begun. Raises InvalidInputError if they are not
+        available.
         """
         return self._scheduler.features()
 
     def measure_costs(self, seconds: float, temperature: float = 0.0) -> Costs:
         """Measure the times of forwards on this machine, by number of rows, for about `seconds`.
 
-        temperature: used by the sampling at the end of a forward. Raises InvalidInputError in
-        simulated time; EngineError while a request is unfinished.
+        temperature: the temperature of the sampling at the end of each forward. Raises
+        InvalidInputError in simulated time; EngineError while a request is unfinished.
         """
         return self._scheduler.measure_costs(seconds, temperature)
 

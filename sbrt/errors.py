@@ -1,5 +1,5 @@
-"""The two errors that a caller sees. A message is one sentence: the thing, what was expected, what
-was given."""
+"""The two errors that a caller sees. A message is one sentence. The sentence names the thing at
+fault, what was expected, and what was given."""
 
 from __future__ import annotations
 

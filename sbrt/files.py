@@ -33,7 +33,8 @@ def check_writable(name: str, path: Path | str | None) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` next to `path`, then rename the file: no reader ever finds half a file."""
+    """Write `data` to a file next to `path`, then rename that file to `path`. So no reader ever
+    finds half a file."""
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return

@@ -40,15 +40,15 @@ def generate(
 
     input_ids: [rows, prompt], padded on the left where `attention_mask` is 0. draft: the draft's
     folder (None: plain decoding), or an Engine. Short rows are padded with pad_token_id. Greedy
-    tokens equal those of transformers, except where logits are nearly tied: the engine adds in
-    another order. Raises InvalidInputError on a setting that the engine does not have.
+    tokens equal those of transformers, except where logits are nearly tied, because the engine adds
+    numbers in another order. Raises InvalidInputError on a setting that the engine does not have.
     """
     import torch
 
     _refuse(generation_config, more)
     engine = draft if isinstance(draft, Engine) else _engine_of(model, draft)
     rows = input_ids.tolist()
-    mask = more.get("attention_mask")  # as a parameter of this function it would be passed twice
+    mask = more.get("attention_mask")  # a parameter of this name would get the mask twice
     masks = None if mask is None else mask.tolist()
     prompts = [_unpadded(row, masks[i] if masks else None) for i, row in enumerate(rows)]
     params = [_params(generation_config, len(row)) for row in rows]
@@ -62,8 +62,8 @@ def generate(
 
 
 def _engine_of(model: Any, draft: str | os.PathLike[str] | None) -> Engine:
-    """Return the engine for the model's folder and a draft. It is made once and lives as long as
-    the model."""
+    """Return the engine for the model's folder and a draft. The engine is made once and lives as
+    long as the model."""
     import torch
 
     engines = _engines.setdefault(model, {})
@@ -109,7 +109,8 @@ def _unpadded(row: list[int], mask: list[int] | None) -> list[int]:
 
 
 def _params(config: Any, prompt: int) -> SamplingParams:
-    """Convert a GenerationConfig, for a row of `prompt` tokens, padding included."""
+    """Convert a GenerationConfig to SamplingParams. prompt: number of the row's tokens, padding
+    included."""
     import torch
 
     end = config.eos_token_id

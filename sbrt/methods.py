@@ -1,10 +1,10 @@
-"""Methods are presets of the four knobs of a round, written `NAME[:key=value,...]`.
+"""Methods are presets of a round's options, written `NAME[:key=value,...]`.
 
 none    draft_model:gamma=6    pearl    specbranch:k_max=1,epsilon=0,hrad=off
 
 hrad: the file of an H-RAD classifier, `off`, or the name of a pair of models that has one: `demo`,
-`smollm2`. lookup: 1 adds n-gram look-ups in the text so far to the draft's chains. on_miss=lookup
-then equals on_miss=continue.
+`smollm2`. lookup: 1 adds n-gram look-ups in the text so far to the draft's chains. With lookup=1,
+on_miss=lookup means the same as on_miss=continue.
 acceptance: an option of every method. With `coupled`, tokens equal those of plain decoding. With
 `rejection` they only have the same distribution; at temperature 0 they are equal, too.
 """
@@ -63,8 +63,8 @@ FORMS: dict[str, dict[str, int]] = {
     "specbranch": {"ranking": RANK_ADAPTIVE},
     "hedge": {"ranking": RANK_LIKELY},
 }
-# Options whose field of Policy has another name. In a serial method gamma and width describe the
-# burst.
+# Options whose field of Policy has another name. For a serial method, gamma and width describe the
+# serial burst.
 FIELDS = {
     "k_max": "branches",
     "F": "branches",
@@ -80,12 +80,12 @@ Option = int | float | str
 
 @dataclass(frozen=True)
 class Method:
-    """A resolved preset: `text` as it was written, and the value of every option.
+    """A resolved preset: its `text` as the user wrote it, and the value of every option.
 
     `options` has `acceptance` only if it is not `coupled`, and `lookup` only if it is not 0.
-    gamma: draft steps of a burst, or tokens of a look-up; 0 without either. branches: maximum
-    number of branches in a round. width: maximum number of nodes that one draft step adds to a
-    branch.
+    gamma: number of draft steps of a burst, or of tokens of a look-up; 0 for a method that uses
+    neither. branches: maximum number of branches in a round. width: maximum number of nodes that
+    one draft step adds to a branch.
     """
 
     text: str
@@ -94,7 +94,8 @@ class Method:
 
     @property
     def gamma(self) -> int:
-        """Draft steps of a burst, or tokens of a look-up; 0 without either."""
+        """Number of draft steps of a burst, or of tokens of a look-up; 0 for a method that uses
+        neither."""
         return int(self.options.get("gamma", 0))
 
     @property
@@ -145,12 +146,12 @@ class Method:
         return _arms(self.gamma, self.branches, rule)
 
     def having(self, key: str, value: Option) -> Method:
-        """Return a copy with one option changed. Its `text` stays the same."""
+        """Return a copy of the method with one option changed. Its `text` stays the same."""
         return replace(self, options={**self.options, key: value})
 
     def policy(self) -> Policy | None:
-        """Return the knobs of a round (csrc/state/policy.h). None for `auto`: the engine chooses
-        them."""
+        """Return the method as a Policy (csrc/state/policy.h). Returns None for `auto`, whose
+        policy the engine chooses."""
         if self.name == AUTO:
             return None
         renamed = FIELDS | (FIELDS_OF_BURSTS if self.name in SERIAL else {})
@@ -205,7 +206,7 @@ DEFAULTS: dict[str, Option] = {
     "burst_width": 16,
     "lookup": 0,
 }
-# Options that `parse` leaves out if they have these values.
+# Options that `parse` leaves out of a method if they have these values.
 UNSEEN: dict[str, Option] = {"acceptance": ACCEPTANCE[0], "lookup": 0}
 OWN_DEFAULTS: dict[str, dict[str, Option]] = {
     "hedge": {"on_miss": "serial"},
@@ -253,7 +254,7 @@ def parse(
 
 
 def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
-    """Return the candidates of `auto` within these limits, plain decoding first."""
+    """Return the candidates of `auto` that keep within these limits, plain decoding first."""
     paths = sorted({min(g, gamma) for g in (2, 4, 8)})
     trees = [(min(12, gamma), width) for width in (1, 4, 12)]
     overlapped = sorted({min(g, gamma) for g in (3, 7, MAX_AUTO_GAMMA)})
@@ -266,8 +267,8 @@ def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
         f"hedge:gamma={min(7, gamma)},F={fans[-1]},on_miss=lookup",
         *(f"tree:gamma={trees[0][0]},width={width},nodes=48,lookup=1" for width in (1, 4)),
         *(f"hedge:gamma={g},F={fans[-1]},lookup=1" for g in overlapped[:2]),
-        # With many sequences each gets few rows, and a sequence gets no burst of its own after a
-        # miss.
+        # With many sequences, each sequence gets few rows. So none of them gets a serial burst
+        # after a miss.
         *(f"hedge:gamma={g},F={fans[0]},on_miss=lookup" for g in overlapped[:2]),
     )
     return tuple(parse(text, acceptance=acceptance) for text in dict.fromkeys(texts))
@@ -323,7 +324,7 @@ def _in_policy(key: str, value: Option) -> float:
     """Return an option's value as a field of Policy: a number, or a word's index in its Range."""
     if key == "hrad":
         return int(value != HRAD_OFF)
-    if key == "tree":  # 0 means paths, whose width is 1
+    if key == "tree":  # tree=0 means that branches are paths, whose width is 1
         return max(1, int(value))
     span = RANGES[key]
     if span.words:
@@ -336,7 +337,7 @@ def _range(name: str, key: str) -> Range:
 
 
 def _option(name: str, key: str, value: str) -> Option:
-    if key == "hrad":  # a path, or a word that sbrt.model.hrad knows
+    if key == "hrad":  # a path, or a name that sbrt.model.hrad knows
         return value
     thing, span = f"method {name}, option {key}", _range(name, key)
     if span.words:

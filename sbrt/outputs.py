@@ -1,5 +1,5 @@
-"""The outputs of a request. They have the fields of vLLM's outputs, and some of our own, such as
-`delta`."""
+"""The outputs of a request. Output classes have the fields of vLLM's outputs, and some of our own,
+such as `delta`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ._core import Stats
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
-    """The log-prob of a token at a position, and its rank among all tokens there.
+    """The log probability of a token at a position, and its rank among all tokens at that position.
 
     rank: 1 for the most likely; equally likely tokens rank by id, lowest first. decoded_token: the
-    token's text in the middle of a text, with U+FFFD for bytes that are no whole character; None
-    without a tokenizer.
+    text of the token after other tokens, with U+FFFD for bytes that are no whole character. It is
+    None without a tokenizer.
     """
 
     logprob: float
@@ -26,17 +26,17 @@ class Logprob:
 
 @dataclass(frozen=True)
 class CompletionOutput:
-    """One answer so far.
+    """One answer, complete or still growing.
 
     finish_reason: "stop", "length", "abort", "error", or None while the answer is unfinished.
-    stop_reason: the stop string or stop token id, None for an end-of-sequence token; for "error"
-    the error's message. token_ids include the token that completed a stop string; the text ends
-    before that string. spec_decode_metrics are filled in when the request has finished. logprobs,
-    if SamplingParams.logprobs is set: one dict per token of token_ids, from token id to Logprob.
-    The token itself comes first, then the most likely tokens. cumulative_logprob: the sum of the
-    log-probs of token_ids.
-    An output is a snapshot: text, token_ids and logprobs never change. These fields are made when
-    they are first read. So an output that is not read costs the same at any length.
+    stop_reason: the stop string or the stop token's id; None for an end-of-sequence token; the
+    error's message for "error". token_ids include the token that completed a stop string; the text
+    ends before that string. spec_decode_metrics are filled in when the request has finished.
+    logprobs, if SamplingParams.logprobs is set: one dict per token of token_ids, from token id to
+    Logprob. The token itself comes first, then the most likely tokens. cumulative_logprob: the sum
+    of the log-probs of token_ids.
+    An output is a snapshot: text, token_ids and logprobs never change. These three fields are made
+    when they are first read. So an output that is not read has the same cost at any length.
     """
 
     index: int
@@ -57,9 +57,9 @@ class CompletionOutput:
         logprobs: list[dict[int, Logprob]] | None,
         **fields: Any,
     ) -> CompletionOutput:
-        """Make an output from lists that only grow, and whose present lengths it remembers.
+        """Make an output from lists that only grow. The output remembers their present lengths.
 
-        Its text joins the present `pieces`.
+        Its text is the present `pieces`, joined.
         """
         made = cls(text="", token_ids=[], **fields)
         state = vars(made)
@@ -70,7 +70,7 @@ class CompletionOutput:
         return made
 
     def __getattr__(self, name: str) -> Any:
-        """Make a field from its list when it is first read."""
+        """Make a field from its list when the field is first read."""
         state = vars(self)
         if f"_{name}" in state:
             grows, count = state[f"_{name}"]
@@ -79,13 +79,14 @@ class CompletionOutput:
         raise AttributeError(f"{type(self).__name__}: expected a field of it, got {name!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the fields alone, for pickle and copy."""
+        """Return only the fields, for pickle and copy."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
 class RequestMetrics:
-    """Seconds that a request waited in the queue, spent in both prefills, and spent decoding.
+    """Seconds that a request waited in the queue, spent in the prefills of both lanes, and spent
+    decoding.
 
     decode_seconds includes the time that the reader of a stream spends between rounds.
     """
@@ -96,19 +97,20 @@ class RequestMetrics:
 
     @property
     def total_seconds(self) -> float:
-        """The sum of all three."""
+        """The sum of the three times, in seconds."""
         return self.queue_seconds + self.prefill_seconds + self.decode_seconds
 
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A request so far, cumulative. The delta fields hold what is new since its last output.
+    """The output of a request so far. The delta fields hold only what is new since the request's
+    last output.
 
     All outputs of a request share one prompt_token_ids list. The engine never reads it.
     num_cached_tokens: number of prompt tokens that were not fed, because a seat had their KV from
     another request; None before the first token. prompt_logprobs, if SamplingParams.prompt_logprobs
     is set: one entry per token of prompt_token_ids, in the form of CompletionOutput.logprobs; the
-    first entry is None. It exists from the first token on.
+    first entry is None. prompt_logprobs is set from the answer's first token on.
     history: an `sbrt.trace.history.History` in the last output of a request with keeps_history.
     """
 
@@ -127,7 +129,7 @@ class RequestOutput:
 
 
 def ratio(part: float, whole: float) -> float:
-    """part / whole, 0.0 when there is no whole."""
+    """Return part / whole; 0.0 if `whole` is 0."""
     return part / whole if whole else 0.0
 
 
@@ -160,7 +162,7 @@ def spec_decode_metrics(stats: Stats, times: LaneTimes, tokens: int, gamma: int)
 
 
 def auto_metrics(arms: Sequence[str], tuned: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """Return the methods that `auto` chose, and the reason.
+    """Return the metrics of `auto`: the methods that it chose, and the reason.
 
     rounds: number of rounds of each method. expected_tokens_per_second: the latest prediction for
     each method. It is 0.0 for a method that would not be worth its cost even if every drafted token
@@ -186,8 +188,8 @@ class LaneTimes:
     """Seconds in which the draft lane worked (draft), the target lane worked (verify), and both
     worked (overlap).
 
-    They are computed from the trace. For a very long request they cover only the events that the
-    trace still holds.
+    The seconds are computed from the trace. For a very long request they cover only the events that
+    the trace still holds.
     """
 
     draft: float = 0.0

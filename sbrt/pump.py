@@ -1,4 +1,4 @@
-"""The pump: the only thread that calls an engine. Event loops hand their calls to it."""
+"""The pump is the only thread that calls an engine. Event loops hand their calls to it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MOST_FAILURES = 3  # failures in a row after which the engine counts as broken
 class RequestOutputKind(Enum):
     """The kind of outputs that a request yields, with vLLM's names."""
 
-    CUMULATIVE = 0  # each output holds everything so far
-    DELTA = 1  # each output holds what is new
-    FINAL_ONLY = 2  # there is one output, at the end
+    CUMULATIVE = 0  # each output holds the whole answer so far
+    DELTA = 1  # each output holds only what is new
+    FINAL_ONLY = 2  # there is only one output, at the end
 
 
 @dataclass(frozen=True)
@@ -42,39 +42,41 @@ class Order:
 
 
 class Stream:
-    """The outputs of one request, handed from the pump to the event loop that made it.
+    """The outputs of one request. The pump hands them to the event loop that made the request.
 
-    It holds at most one output. A new output replaces one that the loop has not taken, and their
-    deltas are joined. So a slow reader costs no memory and delays no other request. A DELTA output
-    is made of the deltas alone: its cost does not depend on the length of the answer.
+    A stream holds at most one output. A new output replaces an output that the loop has not taken
+    yet; the deltas of both are joined. So a slow reader costs no memory and delays no other
+    request. A DELTA output is made of the deltas alone, so its cost does not depend on the length
+    of the answer.
     """
 
     def __init__(self, pump: Pump, request_id: str, prompt: str | None, prompt_ids: Any) -> None:
         self.id, self.prompt, self.prompt_ids = request_id, prompt, prompt_ids
         self.kind = RequestOutputKind.CUMULATIVE
-        self.is_done = False  # True once the pump has handed over the last output, or an error
-        # Monotonic times of the outputs that were joined into the last one that the loop took.
+        self.is_done = False  # True once the pump has handed over the last output or an error
+        # Monotonic times of those outputs that were joined into the output that the event loop took
+        # last.
         self.times: list[float] = []
-        self._pump = pump  # kept alive until the request ends, even if the AsyncEngine is dropped
+        self._pump = pump  # keeps the pump alive until the request ends, even without AsyncEngine
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._lock = threading.Lock()
-        self._is_told = False  # True if the loop has been woken for an output
+        self._is_told = False  # True if the event loop has been woken for an output
         self._latest: RequestOutput | None = None
         self._last: RequestOutput | None = None  # the newest output; only the pump uses it
         self._deltas: list[str] = []
         self._delta_ids: list[int] = []
         self._delta_logprobs: list[dict[int, Logprob]] | None = None
-        # True once the loop has taken an output with the prompt's log-probs.
+        # True once the event loop has taken an output with the prompt's log-probs.
         self._has_prompt_logprobs = False
         self._new_times: list[float] = []
         self._error: BaseException | None = None
-        self._has_ended = False  # True once the loop has taken the last output, or the error
+        self._has_ended = False  # True once the event loop has taken the last output or the error
 
     async def next(self) -> RequestOutput:
         """Wait for the next output and return it in the form of `kind`.
 
-        Raises the error that `fail` was given, and EngineError after the last output.
+        Raises the error that was passed to `fail`. Raises EngineError after the last output.
         """
         if self._has_ended:
             raise EngineError(f"request {self.id}: expected a further output, it has ended")
@@ -95,11 +97,12 @@ class Stream:
         )
 
     def close(self) -> None:
-        """Abort the request if it is unfinished. Does not wait."""
+        """Abort the request if it is unfinished. Does not wait for the abort."""
         self._pump.forget(self)
 
     def put(self, output: RequestOutput) -> bool:
-        """Hand over an output; called by the pump. Returns False if the loop has been closed."""
+        """Hand an output to the event loop; called by the pump. Returns False if the loop has been
+        closed."""
         self._last, self.is_done = output, output.finished
         with self._lock:
             self._latest = output
@@ -114,14 +117,14 @@ class Stream:
             return self._tell() if is_wanted else not self._loop.is_closed()
 
     def fail(self, error: BaseException) -> None:
-        """Hand over an error instead of further outputs."""
+        """Hand an error to the event loop; no outputs follow."""
         self.is_done = True
         with self._lock:
             self._error = error
             self._tell()
 
     def aborted(self) -> RequestOutput:
-        """Make the last output of an aborted request, with the tokens that it has so far."""
+        """Return the last output of an aborted request, with the tokens that it has so far."""
         if self._last is None:
             answer = CompletionOutput(index=0, text="", token_ids=[], finish_reason="abort")
             return RequestOutput(self.id, self.prompt, list(self.prompt_ids), [answer], True)
@@ -131,15 +134,16 @@ class Stream:
         return found if found.delta_logprobs is None else replace(found, delta_logprobs=[])
 
     def _tell(self) -> bool:
-        """Wake the loop, unless it has been woken already. Returns False if it has been closed.
+        """Wake the event loop, unless it has been woken already. Returns False if the loop has been
+        closed.
 
         The caller must hold the lock.
         """
-        if self._is_told:  # the loop may have been closed before it came to take the output
+        if self._is_told:  # the loop may have been closed before it took the output
             return not self._loop.is_closed()
         try:
             self._loop.call_soon_threadsafe(self._ready.set)
-        except RuntimeError:  # the loop has been closed
+        except RuntimeError:  # the event loop has been closed
             return False
         self._is_told = True
         return True
@@ -147,7 +151,7 @@ class Stream:
     def _shaped(self, output: RequestOutput, **fields: Any) -> RequestOutput:
         """Return the output in the form of `kind`, with `fields` replaced.
 
-        Only one DELTA output has the prompt's log-probs.
+        Among DELTA outputs, only one has the prompt's log-probs.
         """
         if self.kind is RequestOutputKind.DELTA:
             answer = replace(
@@ -163,15 +167,15 @@ class Stream:
 
 
 class Pump:
-    """Runs rounds and makes queued calls between them. Sleeps on its queue when no request is
-    unfinished."""
+    """The thread that runs rounds, and makes queued calls between them. It sleeps on its queue
+    while every request is finished."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        # Unfinished streams, by request id; only the pump uses them.
+        # The streams of unfinished requests, by request id. Only the pump uses them.
         self._streams: dict[str, Stream] = {}
-        self._lock = threading.Lock()  # so that `post` comes before or after the end of the pump
+        self._lock = threading.Lock()  # orders `post` before or after the end of the pump
         self._has_ended = False
         self._failures = 0  # number of failures since a request last finished
         self.error: BaseException | None = None
@@ -181,23 +185,23 @@ class Pump:
 
     @property
     def is_running(self) -> bool:
-        """True until the pump ends."""
+        """True until the pump's thread ends."""
         return not self._has_ended
 
     def check(self) -> None:
-        """Raises EngineError once the pump has ended."""
+        """Raises EngineError if the pump's thread has ended."""
         if self._has_ended:
             raise self._reason()
 
     def post(self, call: Callable[[], None]) -> None:
-        """Have the pump make a call, which must not raise. Raises EngineError once the pump has
-        ended."""
+        """Queue a call, which the pump makes between two rounds. The call must not raise. Raises
+        EngineError if the pump's thread has ended."""
         with self._lock:
             self.check()
             self._calls.put(call)
 
     def ask(self, call: Callable[[], T]) -> Future[T]:
-        """Have the pump make a call; returns a future of its result."""
+        """Queue a call, which the pump makes between two rounds; returns a future of its result."""
         future: Future[T] = Future()
 
         def answer() -> None:
@@ -213,11 +217,13 @@ class Pump:
         return future
 
     def stop(self) -> None:
-        """End the pump after the round in flight; it then closes the engine."""
+        """Let the pump's thread end after the round in flight. The thread then closes the
+        engine."""
         self._calls.put(None)
 
     def join(self) -> None:
-        """Wait until the pump has ended. If closing the engine failed, raise that error once."""
+        """Wait until the pump's thread has ended. If closing the engine failed, raise that error
+        once."""
         if threading.current_thread() is not self._thread:
             self._thread.join()
             failure, self._close_failure = self._close_failure, None
@@ -225,14 +231,14 @@ class Pump:
                 raise failure
 
     def forget(self, stream: Stream) -> None:
-        """Drop a request if it is unfinished, from any thread, without waiting."""
+        """Drop a request if it is unfinished. Any thread may call this; it does not wait."""
         if not (stream.is_done or self._has_ended):
             self._calls.put(lambda: self._drop(stream))
 
-    # --- calls that the pump makes ---
+    # --- calls that the pump's thread makes ---
 
     def begin(self, stream: Stream, order: Order) -> None:
-        """Give a request to the engine. Raises InvalidInputError if it is bad."""
+        """Give a request to the engine. Raises InvalidInputError if the request is bad."""
         self._engine.add_request(
             stream.id,
             {"prompt_token_ids": stream.prompt_ids},
@@ -244,7 +250,7 @@ class Pump:
         self._streams[stream.id] = stream
 
     def abort(self, ids: Iterable[str]) -> None:
-        """End requests, each with a last output."""
+        """Abort requests; each of them gets a last output."""
         for name in ids:
             if (stream := self._streams.get(name)) is not None:
                 self._drop(stream)
@@ -268,11 +274,12 @@ class Pump:
         self._refuse_the_rest()
         try:
             self._engine.close()
-        except Exception as error:  # for example, a profile that could not be written
+        except Exception as error:  # for example, the profile could not be written
             self._close_failure = error
 
     def _make_calls(self) -> bool:
-        """Make the queued calls. Without an unfinished request, wait for a call. False: stop."""
+        """Make the queued calls. If no request is unfinished, wait for a call. Returns False if the
+        pump must stop."""
         while True:
             try:
                 call = self._calls.get(block=not self._streams)
@@ -291,8 +298,8 @@ class Pump:
             self._hand_over(outputs)
 
     def _fail_lost(self, error: EngineError) -> None:
-        """Give the error to the streams whose requests the engine has dropped. Other requests go
-        on.
+        """Hand an engine's error to the streams whose requests the engine has dropped. Other
+        requests go on.
 
         Raises the error if the engine is broken: it dropped no request, or failed MOST_FAILURES
         times in a row.
@@ -305,7 +312,7 @@ class Pump:
         for stream in lost:
             del self._streams[stream.id]
             stream.fail(error)
-        for _ in lost[1:]:  # the engine raises the error once for each of them
+        for _ in lost[1:]:  # the engine raises the error once for each dropped request
             with suppress(EngineError):
                 self._hand_over(self._engine.step())
 
@@ -321,7 +328,7 @@ class Pump:
             if not stream.put(output):
                 self._drop(stream)
         if not (outputs or self._engine.has_unfinished_requests()):
-            self.abort(list(self._streams))  # a caller of the engine itself aborted them
+            self.abort(list(self._streams))  # another caller of the engine aborted these requests
 
     def _refuse_the_rest(self) -> None:
         for stream in self._streams.values():

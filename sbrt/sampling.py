@@ -9,21 +9,22 @@ from typing import Any
 from . import check
 from .errors import InvalidInputError
 
-GREEDY_BELOW = 1e-5  # a smaller temperature is greedy
+GREEDY_BELOW = 1e-5  # a temperature below this is greedy
 MAX_SEED = 2**64 - 1
 MAX_TOKENS = 2**40
 
 MAX_BIAS = 100.0
-PENALTY = 2.0  # largest presence or frequency penalty, positive or negative
+PENALTY = 2.0  # maximum absolute value of a presence or frequency penalty
 REPETITION = (0.01, 100.0)
 
-# Fields that exist for their names only: any value other than the default raises.
+# Fields that exist only because vLLM has them. Any value other than the default raises
+# InvalidInputError.
 UNSUPPORTED = ("n",)
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one request is sampled and when it ends.
+    """The parameters by which one request is sampled, and by which it ends.
 
     temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 keep every token; max_tokens None means up
     to the engine's max_model_len; seed None: the seed is drawn from (EngineConfig.seed, request
@@ -31,13 +32,13 @@ class SamplingParams:
     Order: masks (allowed_token_ids, bad_words, min_tokens), logit_bias, penalties (repetition over
     prompt and output; frequency, presence over the output), temperature, min_p, top_k, top_p. Until
     there are min_tokens tokens, nothing ends the request: its end and stop tokens are masked, and
-    its stop strings are ignored. bad_words are banned with and without a leading space, also when
-    the prompt ends inside one.
+    its stop strings are ignored. bad_words are banned with and without a leading space, even if the
+    word begins in the prompt.
     logprobs: number of most likely tokens whose log-probs are returned at each position of the
     answer, next to that of the token itself. -1: all tokens (see EngineConfig.max_logprobs). A
     log-prob is the model's own: the log softmax of its logits before any of the steps above.
-    prompt_logprobs: the same for the prompt's tokens except the first. Raises InvalidInputError,
-    naming the field.
+    prompt_logprobs: the same number for the prompt's tokens except the first. Raises
+    InvalidInputError, naming the field.
     """
 
     n: int = 1

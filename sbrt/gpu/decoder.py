@@ -1,4 +1,4 @@
-"""The forward of all model families, as calls of ops on fixed buffers.
+"""Computes the forward of all model families, as calls of ops on fixed buffers.
 
 A layer is nine calls: norm (with the residual add), qkv, rope with the write to the ring,
 attention, o, norm, gate and up, silu, down. `LAYER_NODES` is nine, and a test counts the calls.
@@ -23,7 +23,8 @@ LAYER_NODES = 9
 
 @dataclass(frozen=True)
 class Buffers:
-    """Buffers of a forward of up to n rows: 64, or the rows of the widest prompt forward.
+    """Buffers of a forward of up to n rows. n: 64, or the number of rows of the widest prompt
+    forward.
 
     h, x, normed [n, hidden]; qkv [n, heads + 2 kv_heads, head_dim]; attended [n, heads, head_dim];
     gate_up [n, 2 inner]; gated [n, inner]; logits float32 [max_rows, columns]; raw [64, columns] in
@@ -46,7 +47,7 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that a forward computes: `count` rows of a row table, from `first` on."""
+    """The rows that a forward computes: `count` rows of a row table, beginning with row `first`."""
 
     table: torch.Tensor
     first: int
@@ -57,8 +58,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class PromptRows:
-    """Rows of a prompt, for flash attention: the first `count` of a table, or all if it has
-    fewer."""
+    """Rows of a prompt, for flash attention: the first `count` rows of a row table, or all of its
+    rows if it has fewer."""
 
     table: torch.Tensor
     count: int
@@ -68,7 +69,7 @@ class PromptRows:
 
 
 class Views:
-    """The buffers cut to the number of rows, in the shape that each op needs."""
+    """Views of the buffers, cut to the number of rows, in the shape that each op needs."""
 
     def __init__(self, buffers: Buffers, rows: Rows | PromptRows, heads: int) -> None:
         n = rows.count
@@ -86,7 +87,7 @@ class Views:
 
 
 class Decoder:
-    """Records forwards of one lane. It allocates nothing, and computes nothing itself."""
+    """Records forwards of one lane. A Decoder allocates no memory, and computes nothing itself."""
 
     def __init__(self, weights: Weights, ops: Ops, buffers: Buffers, rope: Rope) -> None:
         self.weights, self.ops, self.buffers = weights, ops, buffers
@@ -111,8 +112,8 @@ class Decoder:
         self.finish(run, v)
 
     def prefill(self, run: Run, rows: PromptRows) -> None:
-        """Record a forward of a prompt. It writes K and V of the rows to their slots, and no
-        logits."""
+        """Record a forward of a prompt. The forward writes K and V of the rows to their slots. It
+        computes no logits."""
         v = Views(self.buffers, rows, self.config.heads)
         v.features = None  # only verified rows have features
         run(self.ops.embed, rows.table, self.weights.embed, out=v.h)
@@ -129,7 +130,7 @@ class Decoder:
             self.mlp(run, v, i)
 
     def start(self, run: Run, rows: Rows, v: Views) -> None:
-        """Record the embedding and the mask of every row."""
+        """Record the embedding and the attention mask of every row."""
         run(self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first)
         run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
 
@@ -176,7 +177,8 @@ class Decoder:
             run(matmul_float32, v.normed, self.weights.head, out=v.logits)
 
     def norm(self, run: Run, v: Views, weight: torch.Tensor, i: int) -> None:
-        """Record h += x, then normed = norm(h). i: the next layer; before layer 0 there is no x."""
+        """Record h += x, then normed = norm(h). i: the layer that follows; before layer 0 nothing
+        is added."""
         eps = self.config.rms_eps
         if i == 0:
             run(self.ops.rms_norm, v.h, weight, eps=eps, out=v.normed)
@@ -194,7 +196,8 @@ class Decoder:
 
 
 def feature_blocks(layer: int, layers: int) -> range:
-    """Return the blocks of H-RAD's features that keep the residual stream after `layer`.
+    """Return the indices of the blocks of H-RAD's features that hold the residual stream after
+    `layer`.
 
     If the model has fewer layers than there are blocks, layer 0 fills the rest. layers: number of
     layers of the model; 0 if no features are kept.

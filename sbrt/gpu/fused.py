@@ -25,7 +25,7 @@ LAYER_NODES = 6
 
 @dataclass(frozen=True)
 class Products:
-    """Plans of the matrix products of a forward with a fixed number of rows."""
+    """The plans of a forward's matrix products, for a fixed number of rows."""
 
     qkv: LinearPlan
     o: LinearPlan
@@ -38,8 +38,8 @@ class Products:
 
 
 def products_of(config: ModelConfig, layer: Layer, dtype: torch.dtype, rows: int) -> Products:
-    """Return the plans for a model. They depend on its sizes and on the weights that have a bias,
-    which are the same in every layer."""
+    """Return the plans of a model's matrix products. The plans depend on the model's sizes and on
+    the weights that have a bias. Both are the same in every layer."""
     c, queries = config, config.heads * config.head_dim
     keys = config.kv_heads * config.head_dim
 
@@ -57,7 +57,7 @@ def products_of(config: ModelConfig, layer: Layer, dtype: torch.dtype, rows: int
 
 
 class FusedDecoder:
-    """Records forwards of up to 64 rows of one lane, over the buffers of a Decoder."""
+    """Records forwards of up to 64 rows of one lane. It uses the buffers of a Decoder."""
 
     def __init__(self, plain: Decoder, products: dict[int, Products], work: LinearWork) -> None:
         self.plain, self.products, self.work = plain, products, work
@@ -76,7 +76,7 @@ class FusedDecoder:
         self.finish(run, rows, v)
 
     def start(self, run: Run, rows: Rows, v: Views) -> None:
-        """Record the embedding with its sums of squares, and the mask of every row."""
+        """Record the embedding with its sums of squares, and the attention mask of every row."""
         run(
             self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first,
             squares=self.work.squares,
@@ -119,7 +119,7 @@ class FusedDecoder:
             run(copy, v.h, out=v.features[:, block])
 
     def finish(self, run: Run, rows: Rows, v: Views) -> None:
-        """Record the last norm and the logits, in float32."""
+        """Record the last norm and the product that gives the logits, in float32."""
         weights = self.weights
         run(
             self.ops.linear, v.h, weights.head, plan=self.products[rows.count].head,
@@ -127,5 +127,6 @@ class FusedDecoder:
         )  # fmt: skip
 
     def normed(self, norm: torch.Tensor, linear: Linear | None) -> Terms:
-        """Return the terms of a product whose rows are normalised first."""
+        """Return the Terms (bias, norm weight, epsilon) of a product that first normalises its
+        rows."""
         return Terms(linear.bias if linear else None, norm, self.config.rms_eps)

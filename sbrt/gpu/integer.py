@@ -1,9 +1,9 @@
-"""The forward of up to 64 rows with quantised weights: products of integers, with the CPU's
-arithmetic.
+"""The forward of up to 64 rows with quantised weights. Its products add integers, as on the CPU.
 
 A layer is nine calls: norm with rounding; qkv; rope with the write to the ring; attention;
 rounding; o with the residual; norm with rounding; gate and up, which round their result; down with
-the residual. A quantised file may also have float matrices. These are multiplied as in fused.py.
+the residual. A quantised file may also have float matrices. Their products are computed as in
+fused.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LAYER_NODES = 9
 
 @dataclass(frozen=True)
 class Integers:
-    """Buffers of rows as integers.
+    """Buffers that hold activations rounded to int8.
 
     x: the input of a product. It has the columns of the widest input. gated: the result of gate and
     up, which is the input of down.
@@ -74,7 +74,7 @@ def integer_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: bool) -> 
 
 
 class IntegerDecoder:
-    """Records forwards of up to 64 rows of one lane, over the buffers of a Decoder."""
+    """Records forwards of up to 64 rows of one lane. It uses the buffers of a Decoder."""
 
     def __init__(self, plain: Decoder, integers: Integers, work: LinearWork) -> None:
         self.plain, self.integers, self.work = plain, integers, work

@@ -1,9 +1,9 @@
-"""Makes a model whose lanes are recordings. `_core.EngineCore` takes it in place of a Decoder.
+"""Makes a model whose lanes are recordings. `_core.EngineCore` takes it like a Decoder.
 
     model = model_of(open_checkpoint(folder), device="cuda", rows=16)
 
-On the CPU the same recordings run as lists of calls, for tests. `ops="torch"` runs the twins of the
-kernels in plain torch, `ops="triton"` runs the kernels in Triton's interpreter.
+On the CPU the same recordings run as lists of calls, for tests. `ops="torch"` runs plain torch
+instead of the kernels, `ops="triton"` runs the kernels in Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from .store import LaneShape, LaneStore
 from .weights import Weights
 
 ROWS = (16, 32, 64)  # numbers of rows that a verification graph may have
-# Products of a forward's layers: those of fused.py, or of decoder.py.
+# Implementations of a layer's matrix products: "fused" is in fused.py, "cublas" in decoder.py.
 PRODUCTS = ("fused", "cublas")
 
 
@@ -66,16 +66,15 @@ def model_of(
     """Load weights to `device` and return a model that records its lanes when they are bound.
 
     ops: "triton" or "torch" (default: triton on a device, torch on a CPU).
-    rows: number of rows of a target's only verification forward, 16, 32 or 64. More rows repeat it.
+    rows: number of rows of a target's one verification forward, repeated for more: 16, 32 or 64.
     None: there are graphs of several sizes (EngineConfig.mode fast).
-    memory: maximum bytes of the weights and one lane together (default: nine tenths of free
-    memory).
+    memory: maximum bytes of the weights and one lane together. Default: 9/10 of the free memory.
     attention: the backend for prompts, see flash_for.
-    products: "fused" gives six nodes per layer, "cublas" gives nine with torch's products.
+    products: "fused" gives six graph nodes per layer; "cublas" gives nine, with torch's products.
     on_bind: called with every lane. eager: run ops one by one, without graphs.
     programmatic_launch: a kernel starts before the previous kernel has ended.
-    target: the model whose embedding a draft shares.
-    Raises EngineError without the device, InvalidInputError for bad arguments, each one sentence.
+    target: the model whose embedding a draft shares. Raises EngineError without the device,
+    InvalidInputError for bad arguments.
     """
     place = torch.device(device)
     if place.type == "cuda":
@@ -92,7 +91,7 @@ def model_of(
     attention = _ways_of(checkpoint, dtype, attention, products)
     storage = loading.storage_of(checkpoint, dtype)
     check_sizes(config, storage)
-    flash_for(attention, place, storage, config.head_dim)  # checked before weights are read
+    flash_for(attention, place, storage, config.head_dim)  # raises before any weight is read
     budget = budget_of(place, memory)
     lender = _lent(target, place) if checkpoint.shares_embedding else None
     weights = loading.load(checkpoint, dtype, place, budget, progress, lender)
@@ -102,8 +101,7 @@ def model_of(
 
 
 def _lent(target: Model | None, place: torch.device) -> Weights | None:
-    """Return the target's weights. If they are on another device, their embedding is copied
-    here."""
+    """Return the target's weights. An embedding on another device is copied to `place`."""
     weights: Weights | None = getattr(target, "_weights", None)
     if weights is None or place.index in (None, weights.embed.device.index):
         return weights
@@ -147,8 +145,7 @@ def model_with(
 
 
 def _ways_of(checkpoint: Checkpoint, dtype: str, attention: str, products: str) -> str:
-    """Return the attention backend for prompts. Raises InvalidInputError on impossible
-    `products`."""
+    """Return the attention backend for prompts. Raises InvalidInputError on a bad `products`."""
     is_packed = bool(layouts_of(checkpoint, dtype))
     if is_packed and products != "fused":
         raise InvalidInputError(f"products: expected fused with quantised weights, got {products}")
@@ -156,10 +153,8 @@ def _ways_of(checkpoint: Checkpoint, dtype: str, attention: str, products: str) 
 
 
 def _attention_for(attention: str, is_packed: bool) -> str:
-    """Return the prompts' attention backend, for quantised weights one with at most 64 rows.
-
-    Raises InvalidInputError for a backend that takes more rows.
-    """
+    """Return the attention backend for prompts. Quantised weights need one that takes at most 64
+    rows. Raises InvalidInputError for any other backend."""
     if is_packed and attention not in ("auto", "triton"):
         raise InvalidInputError(
             f"attention_backend: expected auto or triton with quantised weights, got {attention}"
@@ -174,15 +169,14 @@ def _recorder(place: torch.device, eager: bool, stream: int) -> Recorder:
 
 
 def rows_for(method: Method, seats: int = 1) -> int:
-    """Return the number of rows of the verification graph that holds roots and chains of all seats;
-    at most 64."""
+    """Return the rows of the verification graph, at most 64: roots and chain nodes of all seats."""
     policies = [policy for arm in method.arms if (policy := arm.policy())]
     needed = seats * (1 + max(policy.most_nodes for policy in policies))
     return next((rows for rows in ROWS if needed <= rows), ROWS[-1])
 
 
 def expect_core(device: str) -> None:
-    """Raise EngineError unless there is such a device, and a core that can replay on it."""
+    """Raise EngineError if there is no such device, or if the C++ core cannot replay on it."""
     expect_device(torch.device(device))
     if not build_info()["cuda"]:
         raise EngineError(
@@ -192,7 +186,7 @@ def expect_core(device: str) -> None:
 
 
 def check_sizes(config: ModelConfig, dtype: torch.dtype) -> None:
-    """Raise InvalidInputError for a model whose attention has no kernel."""
+    """Raise InvalidInputError for a model whose sizes no attention kernel supports."""
     try:
         attention_plan(config, dtype, 1, SLOTS, 0, 1)
     except ValueError as error:
@@ -202,8 +196,8 @@ def check_sizes(config: ModelConfig, dtype: torch.dtype) -> None:
 class GpuLane(LaneStore):
     """One lane's memory, and the recordings that use it.
 
-    csrc/bind/recorded.cc reads its sizes and addresses, and calls `forward`, `choose` and `moves`.
-    Each of these three returns pieces for increasing numbers of rows.
+    csrc/bind/recorded.cc reads the lane's sizes and addresses, and calls `forward`, `choose` and
+    `moves`. Each of these three returns recordings for increasing numbers of rows.
     """
 
     def __init__(
@@ -230,7 +224,7 @@ class GpuLane(LaneStore):
             return FusedDecoder(self.decoder, self.products, self.linear_work)
         return self.decoder
 
-    # --- what the core reads ---
+    # --- the members that the C++ core reads ---
 
     @property
     def layers(self) -> int:
@@ -249,7 +243,7 @@ class GpuLane(LaneStore):
 
     @property
     def vocab(self) -> int:
-        """Number of ids that the lane can read."""
+        """Number of token ids that the lane can read."""
         return self.weights.config.vocab
 
     @property
@@ -287,12 +281,12 @@ class GpuLane(LaneStore):
 
     @property
     def prefill_rows(self) -> int:
-        """Number of rows of the widest forward without logits."""
+        """Number of rows of the widest forward that computes no logits."""
         return self.fed[-1]
 
     def forward(self, rows: int, with_logits: bool) -> list[Piece]:
-        """Return forwards of the row table at address `rows`. Equal arguments share their
-        recordings."""
+        """Return the recorded forwards of the row table at address `rows`. Equal arguments share
+        their recordings."""
 
         def made() -> list[Piece]:
             table = words_at(rows, size(Batch), self.device)
@@ -374,7 +368,7 @@ class GpuLane(LaneStore):
         )
 
     def moves(self, where: tuple[int, int, int], which: int) -> list[Piece]:
-        """Return the recording of the KV moves that follow a `settle`.
+        """Return the recording that moves KV after the op `settle`.
 
         where: addresses of the sequences, of the roll, and of the number of rounds that ended.
         which: a value of Moves in csrc/model/lane.h.
@@ -398,7 +392,7 @@ class GpuLane(LaneStore):
     # --- recordings ---
 
     def record_forward(self, table: torch.Tensor, count: int, with_logits: bool) -> Piece:
-        """Record a forward of up to `count` rows of a row table's words."""
+        """Record a forward of up to `count` rows. table: the words of the row table."""
         chunk = self.chunk(count) if with_logits else count
         work = self.works[chunk]
         parts = [
@@ -414,8 +408,7 @@ class GpuLane(LaneStore):
         return self.recorder.record(forwards, count)
 
     def record_prefill(self, table: torch.Tensor, count: int) -> Piece:
-        """Record a forward without logits of up to `count` rows of a prompt, for counts above
-        64."""
+        """Record a forward of up to `count` prompt rows, without logits. `count` is above 64."""
         assert self.flash is not None
         rows = PromptRows(table, count, self.lengths(count), self.flash)
         config = self.weights.config

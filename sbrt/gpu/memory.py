@@ -17,8 +17,8 @@ UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 @dataclass(frozen=True)
 class Item:
-    """One buffer. part: the group in which messages count it. reserved: another allocator provides
-    its memory."""
+    """One buffer. part: the group of buffers to which messages count this one. reserved: another
+    allocator provides its memory."""
 
     part: str
     name: str
@@ -45,7 +45,7 @@ class MemoryPlan:
         self._put(Item(part, name, tuple(shape), dtype))
 
     def reserve(self, part: str, name: str, size: int) -> None:
-        """Count bytes that a library allocates itself."""
+        """Count bytes in the plan that a library will allocate itself."""
         self._put(Item(part, name, (size,), torch.uint8, reserved=True))
 
     def _put(self, new: Item) -> None:
@@ -66,14 +66,14 @@ class MemoryPlan:
         return found
 
     def describe(self) -> str:
-        """Return one line, for example `target lane: KV ring 1.0 GiB, activations 12.5 MiB, in all
-        1.0 GiB`."""
+        """Return the plan in one line, for example `target lane: KV ring 1.0 GiB, activations 12.5
+        MiB, in all 1.0 GiB`."""
         each = [f"{part} {readable(size)}" for part, size in self.parts().items()]
         return f"{self.owner}: {', '.join([*each, f'in all {readable(self.bytes)}'])}"
 
     def check(self, budget: int | None) -> None:
-        """Raise InvalidInputError, one sentence, if the plan takes more than `budget` bytes; None:
-        no limit."""
+        """Raise InvalidInputError, one sentence, if the plan takes more than `budget` bytes. If
+        `budget` is None, there is no limit."""
         if budget is not None and self.bytes > budget:
             raise InvalidInputError(
                 f"memory: expected at most {readable(budget)}, got {self.describe()}"
@@ -117,7 +117,7 @@ def readable(size: int) -> str:
 
 def budget_of(device: torch.device, given: int | None) -> int | None:
     """Return the bytes that a plan may take: `given`, else nine tenths of a CUDA device's free
-    memory. None: no limit."""
+    memory. Returns None for a CPU: there is no limit."""
     if given is not None or device.type != "cuda":
         return given
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,6 +1,6 @@
-"""The ops that a lane may record: our kernels, or their twins in plain torch.
+"""The ops that a lane may record: our kernels, or functions in plain torch with the same results.
 
-A recorded function only calls `run(op, ...)`; every op writes into its given outputs.
+A recorded function only calls `run(op, ...)`. Every op writes into the buffers that it is given.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ Op = Callable[..., Any]
 
 
 class Run(Protocol):
-    """Takes one call of an op and runs it, keeps it, or both."""
+    """A function that takes one call of an op. It runs the call, records it, or does both."""
 
     def __call__(self, op: Op, *args: Any, **kwargs: Any) -> None:
-        """Take op(*args, **kwargs), with pointers and scalars as they are now."""
+        """Take the call op(*args, **kwargs). Pointers and scalars keep their present values."""
 
 
 @dataclass(frozen=True)
 class Ops:
-    """One set of ops; the names are those of triton_kernels.
+    """One set of ops, named as in triton_kernels.
 
     fused: a forward of up to 64 rows multiplies with `linear` (fused.py), not with torch
     (decoder.py). Quantised matrices are multiplied with `integer_linear` (integer.py).
@@ -99,7 +99,7 @@ def ops_named(name: str) -> Ops:
 
 
 def early(ops: Ops, asked: bool = True) -> Ops:
-    """Return `ops`. If `asked`, linear and rope_kv_write are launched early
+    """Return `ops`. If `asked`, linear and rope_kv_write start before the previous kernel has ended
     (triton_kernels/early.py)."""
     if not asked or ops.name != TRITON.name:
         return ops
@@ -111,32 +111,34 @@ def early(ops: Ops, asked: bool = True) -> Ops:
 
 
 def matmul(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
-    """out [rows, n] = x [rows, k] weight [n, k]^T, in the dtype of all three."""
+    """Write the product x weight^T to `out`, in the dtype of all three. x [rows, k], weight [n, k],
+    out [rows, n]."""
     torch.mm(x, weight.t(), out=out)
 
 
 def matmul_bias(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, out: torch.Tensor
 ) -> None:
-    """Like matmul, plus bias [n]."""
+    """Like matmul, but bias [n] is added to each row."""
     torch.addmm(bias, x, weight.t(), out=out)
 
 
 def matmul_float32(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
-    """out [rows, n] float32 = x weight^T: half-precision inputs, sums in float32. CUDA only."""
+    """Write the product x weight^T to `out` [rows, n] float32. Inputs have half precision, sums are
+    float32. CUDA only."""
     torch.mm(x, weight.t(), out_dtype=torch.float32, out=out)
 
 
 def copy(x: torch.Tensor, *, out: torch.Tensor) -> None:
-    """out = x, in the dtype of `out`; any strides."""
+    """Copy x to `out`, in the dtype of `out`. Both may have any strides."""
     out.copy_(x)
 
 
 def add(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> None:
-    """out = a + b."""
+    """Write a + b to `out`."""
     torch.add(a, b, out=out)
 
 
 def subtract(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> None:
-    """out = a - b."""
+    """Write a - b to `out`."""
     torch.sub(a, b, out=out)

@@ -17,18 +17,19 @@ from ..model.stored import PIECE, Stored
 from ..triton_kernels.packed import PackedFormat, PackedMatrix
 
 STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-# The formats that the dtypes int8 and int4 mean (csrc/ops/format.h).
+# The formats that the dtypes int8 and int4 stand for (csrc/ops/format.h).
 INT8 = Layout("int8", 64)
 INT4 = Layout("int4", 32, "float16", "float16")
-INT8_HEAD = Layout("int8", 32, "float16")  # the LM head of a model in int4
+INT8_HEAD = Layout("int8", 32, "float16")  # the format of the LM head of a model in int4
 
 Layouts = dict[str, Layout]
 
 
 def layouts_of(checkpoint: Checkpoint, dtype: str) -> Layouts:
-    """Return the layouts of matrices that are quantised on a device, by Hugging Face name.
+    """Return the layouts of the matrices that are quantised on a device, by Hugging Face name.
 
-    As on the CPU, the embedding is not quantised: it is read row by row. A tied head is quantised.
+    As on the CPU, the embedding is not quantised, because it is read row by row. An LM head that is
+    tied to the embedding is quantised.
     """
     if dtype in QUANTISED:
         return named_layouts(checkpoint.shapes, dtype)
@@ -53,8 +54,8 @@ def format_of(layout: Layout) -> PackedFormat:
 
 
 def join(a: Layout | None, b: Layout | None) -> Layout | None:
-    """Return the smallest layout that holds the weights of both exactly (csrc/ops/format.cc). None
-    means floats."""
+    """Return the smallest layout that represents the weights of both layouts exactly
+    (csrc/ops/format.cc). None stands for plain floats."""
     if a == b or a is None or b is None:
         return a if a == b else None
     widths = ("none", "float16", "float32").index
@@ -69,7 +70,8 @@ def join(a: Layout | None, b: Layout | None) -> Layout | None:
 
 
 def converted(rows: Quantized, to: Layout) -> Quantized:
-    """Return the same weights in the layout `to`, which `join` made from theirs and others."""
+    """Return the same weights in the layout `to`. `to` is a result of `join` for the present layout
+    and others."""
     own = rows.layout
     if own == to:
         return rows
@@ -88,7 +90,8 @@ def converted(rows: Quantized, to: Layout) -> Quantized:
 
 
 def write(matrix: PackedMatrix, first: int, weight: Stored, layout: Layout, to: Layout) -> None:
-    """Write a weight to rows `first` on: quantised rows of its file, or floats quantised here."""
+    """Write a weight to the rows of `matrix` from `first` on. Its rows are quantised in the file,
+    or are quantised here."""
     for at, piece in pieces_of(weight, layout):
         made = converted(piece, to)
         minimums = None if made.minimums is None else _tensor(made.minimums)
@@ -96,7 +99,7 @@ def write(matrix: PackedMatrix, first: int, weight: Stored, layout: Layout, to: 
 
 
 def pieces_of(weight: Stored, layout: Layout) -> Iterator[tuple[int, Quantized]]:
-    """Yield (first row, some rows) of a weight in this layout."""
+    """Yield (index of the first row, rows) for successive parts of a weight in this layout."""
     if weight.layout == layout:
         yield from weight.pieces()
         return
@@ -107,12 +110,12 @@ def pieces_of(weight: Stored, layout: Layout) -> Iterator[tuple[int, Quantized]]
         part = numbers[first : first + step].float().numpy()
         return first, Quantized(layout, *quantise(format, part))
 
-    with ThreadPoolExecutor() as pool:  # the core releases the interpreter's lock
+    with ThreadPoolExecutor() as pool:  # the C++ code releases the GIL
         yield from pool.map(made, range(0, weight.shape[0], step))
 
 
 def values_of(weight: Stored) -> torch.Tensor:
-    """Return the numbers of a weight, in the dtype of its file; float32 for a quantised weight."""
+    """Return the elements of a weight, in the dtype of its file; float32 for a quantised weight."""
     stored, data = weight.numbers()
     return torch.from_numpy(data.copy()).view(STORED[stored]).view(weight.shape)
 
@@ -124,7 +127,7 @@ def _tensor(values: NDArray[np.generic]) -> torch.Tensor:
 def buffers_of(layouts: Mapping[str, Layout], places: Mapping[str, str]) -> dict[str, Layout]:
     """Return the layouts of quantised buffers.
 
-    Several tensors may share a buffer. Its layout holds all of them exactly.
+    Several tensors may share a buffer. The buffer's layout holds all of them exactly.
     """
     found: dict[str, Layout | None] = {}
     for name, buffer in places.items():

@@ -1,8 +1,10 @@
-"""Attention of many rows of a prompt together: flash attention over a ring that has not wrapped.
+"""Computes the attention of many rows of a prompt together. It is flash attention over a ring that
+has not wrapped.
 
 The slot of a position is then the first slot of the seat plus the position. So flash attention
 reads the ring directly, and needs only its causal mask. It reads the number of rows, and the begin
-and end of the keys, on the device. So one recording serves every piece of a prompt, of any seat.
+and end of the keys, from device memory. So one recording serves every piece of a prompt, of any
+seat.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class Lengths:
     """The lengths of a prompt's piece, for flash attention.
 
     starts: int32 [4], read at every replay: 0, the number of rows in use, the first slot of the
-    keys, the slot after the last key. rows, keys: maximum numbers of both, fixed in a recording.
+    keys, the slot after the last key. rows, keys: maximum numbers of rows and of keys, fixed in a
+    recording.
     window: number of positions that a row sees; None: all.
     """
 
@@ -45,12 +48,12 @@ class Lengths:
 
     @property
     def of_rows(self) -> torch.Tensor:
-        """Begin and end of the rows in use, int32 [2]."""
+        """Begin and end of the rows in use, as a view of `starts`, int32 [2]."""
         return self.starts[:2]
 
     @property
     def of_keys(self) -> torch.Tensor:
-        """Begin and end of the keys' slots, int32 [2]."""
+        """Begin and end of the slots of the keys, as a view of `starts`, int32 [2]."""
         return self.starts[2:]
 
     @property
@@ -60,10 +63,10 @@ class Lengths:
 
 
 def read_lengths(run: Run, table: torch.Tensor, lengths: Lengths) -> None:
-    """Record the read of the lengths from a row table. Its rows have successive positions."""
+    """Record ops that read the lengths from a row table. Its rows have successive positions."""
     first = TABLE_ROWS.value
     words = (TABLE_N.value, first, first + ROW_SLOT.value)
-    used, position, slot = (table[at : at + 1] for at in words)  # `position` is the low word only
+    used, position, slot = (table[at : at + 1] for at in words)  # `position`: the low 32 bits only
     run(copy, used, out=lengths.starts[1:2])
     run(subtract, slot, position, out=lengths.starts[2:3])
     run(add, slot, used, out=lengths.starts[3:4])
@@ -78,8 +81,8 @@ def prefill_attention(
     flash: Flash,
     out: torch.Tensor,
 ) -> None:
-    """out[i] = softmax(q[i] k^T / sqrt(head_dim)) v over the keys up to that of row i, or over its
-    window.
+    """Compute out[i] = softmax(q[i] k^T / sqrt(head_dim)) v. Row i sees the keys up to its own,
+    within its window.
 
     q, out [rows, heads, head_dim]; k, v [kv_heads, slots, head_dim], one layer's storage. Results
     of rows that are not in use are undefined.
@@ -90,8 +93,8 @@ def prefill_attention(
 def flash_torch(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
 ) -> torch.Tensor:
-    """Run torch's flash attention directly. If the numbers of rows and keys differ, torch's public
-    functions align the causal mask to the other corner."""
+    """Run torch's flash attention by its internal function. torch's public functions align the
+    causal mask to another corner if the numbers of rows and keys differ."""
     found = torch.ops.aten._flash_attention_forward(
         *(q, k, v, lengths.of_rows, lengths.of_keys, lengths.rows, lengths.keys),
         *(0.0, True, False),  # no dropout; causal; no mask returned
@@ -115,7 +118,7 @@ def flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengt
 def flash_plain(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
 ) -> torch.Tensor:
-    """Compute the same in plain torch. Rows that are not in use are copied from `q`."""
+    """Compute the same attention in plain torch. Rows that are not in use are copied from `q`."""
     _, rows, begin, end = lengths.starts.tolist()
     keys = end - begin
     group = q.shape[1] // k.shape[1]
@@ -133,7 +136,8 @@ def flash_plain(
 def flash_for(
     backend: str, device: torch.device, dtype: torch.dtype, head_dim: int
 ) -> Flash | None:
-    """Return the attention for the rows of a prompt. None: the kernel of rounds, 64 rows at a time.
+    """Return the attention function for the rows of a prompt. None means the kernel of rounds, 64
+    rows at a time.
 
     backend: auto (torch's flash attention if possible, else None), torch, flash-attn, or triton
     (None). Raises InvalidInputError, one sentence, for a backend that is missing or cannot run
@@ -176,8 +180,8 @@ def expect_flash_attn() -> None:
 
 
 def prefill_sizes(flash: Flash | None, capacity: int) -> list[int]:
-    """Return the rows of the prompt forwards: 64, then doubled while the ring has more
-    positions."""
+    """Return the numbers of rows of the prompt forwards: 64, then doubled up to the size of the
+    ring."""
     sizes = [MAX_ROWS]
     while flash and sizes[-1] < min(MAX_STEP_ROWS, capacity):
         sizes.append(2 * sizes[-1])
@@ -187,7 +191,8 @@ def prefill_sizes(flash: Flash | None, capacity: int) -> list[int]:
 def scratch_bytes(config: ModelConfig, dtype: torch.dtype, rows: int) -> int:
     """Return the bytes that one call of flash attention allocates.
 
-    These are its result, a float32 per row and head, and some words. Each of them is rounded up.
+    These are the bytes of its result, of a float32 per row and head, and of some words. The
+    allocator rounds each of them up.
     """
     row = config.heads * (config.head_dim * dtype.itemsize + 4)
     return rows * row + 8 * 512
@@ -196,8 +201,8 @@ def scratch_bytes(config: ModelConfig, dtype: torch.dtype, rows: int) -> int:
 def reserved_bytes(config: ModelConfig, dtype: torch.dtype, rows: int, device: torch.device) -> int:
     """Return the bytes that torch's allocator keeps for `scratch_bytes`.
 
-    On a device it takes segments of 20 MiB, or of multiples of 2 MiB. There is one set for the
-    captures, and one for the runs before them.
+    On a device the allocator takes segments of 20 MiB, or of multiples of 2 MiB. There is one set
+    of segments for the captures, and one for the runs before the captures.
     """
     size = scratch_bytes(config, dtype, rows)
     if device.type != "cuda":

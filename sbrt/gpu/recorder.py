@@ -1,5 +1,5 @@
 """Recorders turn a function's calls of ops into a list on the CPU, and into a CUDA graph on a
-device. With enforce_eager a device has a list, too.
+device. With enforce_eager they make a list on a device, too.
 
 A recording is made once and replayed unchanged: every pointer and scalar is kept by value. Ops read
 everything that changes between replays from the sequence and the row tables.
@@ -30,8 +30,8 @@ WORKSPACES = (8_519_680, 33_554_432)
 class Piece:
     """A recording, as csrc/model/recorded.h expects it.
 
-    rows: number of rows that it computes. nodes: number of calls, or of the graph's nodes. replay:
-    runs the recording.
+    rows: number of rows that the recording computes. nodes: number of calls, or of the graph's
+    nodes. replay: runs the recording.
     graph: the address of a cudaGraph_t, 0 if there is none. play: enqueues the calls on a
     cudaStream_t; None if the calls are captured, and on the CPU.
     """
@@ -44,7 +44,7 @@ class Piece:
 
 
 class Recorder(Protocol):
-    """Makes pieces of one lane."""
+    """Makes the recordings of one lane."""
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
         """Record the calls that `function` makes now. Together they may allocate `scratch` bytes,
@@ -64,7 +64,7 @@ class Tape:
         self.calls.append((op, tuple(map(_frozen, args)), frozen))
 
     def replay(self) -> None:
-        """Run all calls, in order."""
+        """Run all recorded calls, in order."""
         for op, args, kwargs in self.calls:
             op(*args, **kwargs)
 
@@ -73,7 +73,7 @@ class TapeRecorder:
     """Records lists of calls, for the CPU backend."""
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """See Recorder.record. Nothing is computed."""
+        """Record the calls of ops, as in Recorder.record. Nothing is computed."""
         tape = Tape()
         function(tape)
         return Piece(rows, len(tape.calls), tape.replay)
@@ -84,8 +84,9 @@ class CudaRecorder:
 
     stream: the cudaStream_t that will replay the graphs; 0: a new torch stream, for a lane without
     an engine. Two lanes that run at the same time share neither stream nor pool. The workspace of a
-    matrix product belongs to the stream on which it was captured. torch frees that workspace when
-    any graph captured there is destroyed. So a lane keeps all its graphs until its end.
+    matrix product belongs to the stream on which the product was captured. torch frees that
+    workspace when any graph captured there is destroyed. So a lane keeps all its graphs until its
+    end.
     """
 
     def __init__(self, device: torch.device, stream: int = 0) -> None:
@@ -97,13 +98,13 @@ class CudaRecorder:
         self._kept: list[torch.cuda.CUDAGraph] = []
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """See Recorder.record. The calls run once before they are captured, so that kernels are
-        compiled and libraries initialised."""
+        """Record the calls of ops, as in Recorder.record. The calls run once before they are
+        captured, so that kernels are compiled and libraries initialised."""
         tape = Tape()
         function(tape)
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         with exact_products(), torch.cuda.device(self.device):
-            # This waits until new allocations are zeroed.
+            # Wait until new allocations are zeroed.
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 tape.replay()
@@ -115,15 +116,15 @@ class CudaRecorder:
         return Piece(rows, nodes_of(made), graph.replay, made)
 
     def _capture(self, graph: torch.cuda.CUDAGraph, tape: Tape, scratch: int) -> None:
-        """Capture the calls on the current stream. torch.cuda.graph would wait for the whole
-        device."""
+        """Capture the calls on the current stream. torch.cuda.graph is not used, because it waits
+        for the whole device."""
         graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
-        before = self._allocations()  # not earlier: capture_begin registers torch's generator
+        before = self._allocations()  # must follow capture_begin, which registers torch's generator
         try:
             tape.replay()
             made = self._allocations() - before
         except BaseException:
-            with suppress(RuntimeError):  # the first error says more
+            with suppress(RuntimeError):  # the first error tells more than the error of this call
                 graph.capture_end()
             raise
         graph.capture_end()
@@ -131,7 +132,7 @@ class CudaRecorder:
             raise EngineError(f"capture: expected at most {scratch} bytes allocated, got {made}")
 
     def _allocations(self) -> int:
-        """Return the bytes allocated since the process began."""
+        """Return the number of bytes that torch has allocated since the process began."""
         return int(torch.cuda.memory_stats(self.device)["allocated_bytes.all.allocated"])
 
 
@@ -143,7 +144,8 @@ class EagerRecorder:
         self.device = device
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """See Recorder.record. Nothing is computed. Waits until new allocations are zeroed."""
+        """Record the calls of ops, as in Recorder.record. Nothing is computed. Waits until new
+        allocations are zeroed."""
         tape = Tape()
         function(tape)
         torch.cuda.current_stream(self.device).synchronize()
@@ -167,15 +169,17 @@ def nodes_of(graph: int) -> int:
 
 
 def driver(call: str, *arguments: object) -> None:
-    """Call the CUDA driver, which shares its handles with the runtime. Raises EngineError."""
+    """Call a function of the CUDA driver. The driver accepts handles of the CUDA runtime. Raises
+    EngineError."""
     error = getattr(ctypes.CDLL("libcuda.so.1"), call)(*arguments)
     if error:
         raise EngineError(f"driver: {call} gave error {error}")
 
 
 def is_scratch(made: int, planned: int) -> bool:
-    """True if a capture that allocated `made` bytes stayed within the plan. Some releases of torch
-    allocate the cuBLAS workspace inside every capture. Exactly that size may be added."""
+    """True if a capture that allocated `made` bytes stayed within the planned bytes. Some releases
+    of torch allocate the cuBLAS workspace inside every capture. So `made` may also exceed the plan
+    by exactly that workspace."""
     given = os.environ.get("CUBLAS_WORKSPACE_CONFIG", "")
     pairs = re.findall(r":(\d+):(\d+)", given)  # KiB, count
     asked = sum(int(size) * int(count) for size, count in pairs) * 1024

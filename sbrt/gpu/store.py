@@ -1,7 +1,7 @@
-"""Buffers of a lane: the ring, the buffers of a forward, and scratch of attention, products and
-choices.
+"""The buffers of a lane: the ring, the buffers of a forward, and scratch memory for attention,
+matrix products and sampling.
 
-All buffers are one plan and one allocation. No forward allocates more.
+All buffers are planned together and allocated together. No forward allocates more.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .memory import Arena, MemoryPlan
 from .prefill import Flash, Lengths, prefill_sizes, reserved_bytes
 from .weights import Weights
 
-STEP_ROWS = (1, 4, 16, 64)  # rows of a draft's graphs; 128, 256 and 512 follow as needed
-FAST_ROWS = (1, 4, 16, 32, 64)  # rows of a target's graphs, if it may have several sizes
-# With several seats, each has a multiple of this number of slots (csrc/ring/shape.h).
+STEP_ROWS = (1, 4, 16, 64)  # numbers of rows of a draft's graphs; 128, 256 and 512 follow as needed
+FAST_ROWS = (1, 4, 16, 32, 64)  # numbers of rows of a target's graphs, if they may differ
+# If there are several seats, the number of slots of each is a multiple of this (csrc/ring/shape.h).
 KEY_PANEL = 16
 
 
 @dataclass(frozen=True)
 class LaneShape:
-    """Required sizes of a lane; the fields are those of csrc/model/lane.h."""
+    """The sizes that a lane must have. The fields are those of csrc/model/lane.h."""
 
     max_len: int
     max_rows: int
@@ -53,10 +53,11 @@ class LaneShape:
 class LaneStore:
     """The memory of one lane, planned from the sizes of its model and its shape.
 
-    sizes: numbers of rows for which the lane has graphs. fed: the same for prompt forwards. rows:
-    number of rows of a target's smallest graph; the larger graphs repeat its forward. None: the
-    target has graphs of FAST_ROWS. flash: attention for prompt forwards of more than 64 rows.
-    Raises InvalidInputError, one sentence, if the memory exceeds `budget` bytes.
+    sizes: numbers of rows for which the lane has graphs. fed: numbers of rows of the prompt
+    forwards. rows: number of rows of a target's smallest graph; the larger graphs repeat its
+    forward. None: the target has a graph for each number in FAST_ROWS. flash: attention for prompt
+    forwards of more than 64 rows. Raises InvalidInputError, one sentence, if the memory exceeds
+    `budget` bytes.
     """
 
     def __init__(
@@ -70,13 +71,13 @@ class LaneStore:
         config = weights.config
         self.weights, self.shape = weights, shape
         self.device = weights.embed.device
-        self.shapes = shape.on_device  # if False, the CPU's ops apply shaping
+        self.shapes = shape.on_device  # if False, CPU ops apply the changes to logits
         self.window = min(config.window or shape.max_len, shape.max_len)
         self.capacity = self.window + SLOTS
         own = self.capacity + shape.branches * shape.tail_slots
         self.seat_slots = own if shape.seats == 1 else -(-own // KEY_PANEL) * KEY_PANEL
         self.slots = shape.seats * self.seat_slots
-        self.is_whole = shape.is_draft or rows is None  # True if up to 64 rows are one forward
+        self.is_whole = shape.is_draft or rows is None  # True if one forward computes up to 64 rows
         self.sizes = _sizes(shape, rows)
         self.flash, self.fed = flash, prefill_sizes(flash, self.capacity)
         self.plans = {count: self._plan(count) for count in self._chunks()}
@@ -94,7 +95,7 @@ class LaneStore:
         return f"{self.weights.plan.describe()}\n{self.memory.describe()}"
 
     def choice_work(self, plan: ChoosePlan) -> ChooseWork:
-        """Return the lane's memory for choices, cut to a plan's sizes."""
+        """Return the lane's scratch memory for sampling, cut to a plan's sizes."""
         meta = choose_work(plan, "meta")
         cut = {}
         for name, wanted in vars(meta).items():
@@ -102,14 +103,14 @@ class LaneStore:
         return ChooseWork(**cut)
 
     def _chunks(self) -> list[int]:
-        """Return the rows of the forwards in the graphs, and of prefill."""
+        """Return the numbers of rows of the forwards in the graphs, and of a prefill forward."""
         return sorted({MAX_ROWS, *(min(count, self.chunk(count)) for count in self.sizes)})
 
     def chunk(self, count: int) -> int:
-        """Return the rows of each forward in a graph of `count` rows.
+        """Return the number of rows of each forward in a graph of `count` rows.
 
-        An exact target has forwards of one size only. A draft takes larger steps in parts of 64
-        rows.
+        A target in mode exact has forwards of one size only. A draft splits larger steps into
+        forwards of 64 rows.
         """
         return min(count, MAX_ROWS) if self.is_whole else self.sizes[0]
 
@@ -171,7 +172,7 @@ class LaneStore:
         return plan
 
     def lengths(self, rows: int) -> Lengths:
-        """Return the lengths for a recording of at most `rows` rows of a prompt."""
+        """Return the Lengths for a recording of at most `rows` rows of a prompt."""
         window = self.window if self.window < self.shape.max_len else None
         return Lengths(self.arena["lengths"], rows, self.capacity, window)
 
@@ -184,7 +185,7 @@ class LaneStore:
         return LinearWork(**{name: self.arena[f"linear.{name}"] for name in vars(meta)})
 
     def integers(self) -> Integers:
-        """Return the buffers of rows as integers, for quantised weights."""
+        """Return the buffers for activations rounded to int8, which quantised weights need."""
         return Integers(**{
             name: IntegerRows(**{
                 part: self.arena[f"integers.{name}.{part}"] for part in integer_sizes(columns)

@@ -1,4 +1,4 @@
-"""A checkpoint's weights as the lane uses them: q, k, v in one matrix, gate and up in one."""
+"""Holds a checkpoint's weights as a lane uses them: q, k, v in one matrix, gate and up in one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. q_norm and k_norm [head_dim], or None."""
+    """The weights of one layer. q_norm and k_norm are [head_dim], or None."""
 
     attention_norm: torch.Tensor
     qkv: Linear
@@ -70,9 +70,9 @@ class Layer:
 class Weights:
     """All weights of a model in one allocation; `head` is `embed` itself if they are tied.
 
-    dtype: of activations, and of all weights that are not packed. A draft may use its target's
-    tensor as `embed`, and as a tied `head`. head_ids and, on the device, `ids` int32 [columns] are
-    the target's ids that the LM head has rows for; () and None mean all.
+    dtype: dtype of activations, and of all weights that are not quantised. A draft may use its
+    target's tensor as `embed`, and as a tied `head`. head_ids and, on the device, `ids` int32
+    [columns] are the target's ids that the LM head has rows for; () and None mean all.
     """
 
     config: ModelConfig
@@ -87,7 +87,7 @@ class Weights:
 
     @property
     def matrices(self) -> Iterator[torch.Tensor | PackedMatrix]:
-        """The matrices of all products."""
+        """All matrices that the forward multiplies with."""
         for layer in self.layers:
             for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
                 yield linear.weight
@@ -103,7 +103,8 @@ class Weights:
 class _Map:
     """The places of a checkpoint's tensors in buffers.
 
-    layouts: layouts of quantised tensors, by name. packed: layouts of the buffers that they share.
+    layouts: layouts of quantised tensors, by name. packed: layouts of the buffers that these
+    tensors share.
     """
 
     shapes: Shapes
@@ -124,7 +125,7 @@ class _Map:
 
 @dataclass(frozen=True)
 class _Place:
-    """Destination of a stored tensor: rows [begin, end) of a buffer."""
+    """The destination of a stored tensor: rows [begin, end) of a buffer."""
 
     buffer: str
     begin: int
@@ -152,9 +153,9 @@ def load(
     progress: Progress | None = None,
     lender: Weights | None = None,
 ) -> Weights:
-    """Read the weights. lender: the target, for a draft that shares its embedding.
+    """Read the weights. lender: the target, for a draft that uses the target's embedding.
 
-    Raises InvalidInputError, one sentence, if they do not fit in `budget`.
+    Raises InvalidInputError, one sentence, if the weights need more than `budget` bytes.
     """
     storage = storage_of(checkpoint, dtype)
     _check_lender(checkpoint, storage, lender)
@@ -166,7 +167,7 @@ def load(
         weight = checkpoint.weights[name]
         if name == EMBED and HEAD in where.places and config.tied:
             _write(arena, where, HEAD, weight)
-        if name == EMBED and dtype in QUANTISED:  # rounded as on the CPU
+        if name == EMBED and dtype in QUANTISED:  # the embedding is rounded as on the CPU
             arena["embed"].copy_(values_of(weight).bfloat16())
         else:
             _write(arena, where, name, weight)
@@ -188,7 +189,7 @@ def _write(arena: Arena, where: _Map, name: str, weight: Stored) -> None:
 
 
 def _check_lender(checkpoint: Checkpoint, dtype: torch.dtype, lender: Weights | None) -> None:
-    """Raise InvalidInputError unless the shared embedding has the draft's dtype: lanes do not
+    """Raise InvalidInputError unless the target's embedding has the draft's dtype. Lanes do not
     convert it."""
     if not checkpoint.shares_embedding:
         return
@@ -209,9 +210,10 @@ def random_weights(
     budget: int | None = None,
     storage: str = "auto",
 ) -> Weights:
-    """Draw weights on the device, for benches: normal, standard deviation 0.02; norms are 1.
+    """Draw random weights on the device, for benches: normal with standard deviation 0.02; norm
+    weights are 1.
 
-    storage: int8 or int4 for quantised matrices, whose levels are drawn evenly.
+    storage: int8 or int4 for quantised matrices, whose levels are drawn uniformly.
     """
     where = _map_for(config, storage)
     arena = Arena(_plan(config, where, dtype), device, budget)
@@ -223,7 +225,7 @@ def random_weights(
         elif name.endswith("levels"):
             values.view(torch.uint8).random_(0, 256, generator=generator)
         elif name.endswith("scales"):
-            values.fill_(0.02 / 73)  # 73: the standard deviation of evenly drawn bytes
+            values.fill_(0.02 / 73)  # 73: the standard deviation of uniformly drawn bytes
         elif not name.endswith("minimums"):
             values.normal_(0, 0.02, generator=generator)
     return _weights(config, arena, dtype, where)
@@ -232,23 +234,23 @@ def random_weights(
 def empty_weights(
     config: ModelConfig, dtype: torch.dtype, device: torch.device, storage: str = "auto"
 ) -> Weights:
-    """Return weights of zeros. On the device `meta` they have sizes and no memory."""
+    """Return weights of zeros. On torch's device `meta` the tensors have shapes but no memory."""
     where = _map_for(config, storage)
     return _weights(config, Arena(_plan(config, where, dtype), device), dtype, where)
 
 
 def _map_for(config: ModelConfig, storage: str) -> _Map:
-    """Return the places for a model without a checkpoint."""
+    """Return the places of a model's tensors in buffers, without a checkpoint."""
     shapes = expected_shapes(config)
     layouts = named_layouts(shapes, storage) if storage in QUANTISED else {}
     return _map_of(shapes, layouts, config.tied)
 
 
 def _map_of(shapes: Shapes, layouts: Layouts, ties_head: bool) -> _Map:
-    """Return the places of tensors with these shapes.
+    """Return the places of tensors with these shapes in buffers.
 
-    ties_head: the head is tied. If it is quantised, it has a matrix of its own, made from the
-    embedding.
+    ties_head: the LM head is tied to the embedding. If the head is quantised, it has a matrix of
+    its own, made from the embedding.
     """
     if ties_head and HEAD in layouts:
         shapes = shapes | {HEAD: shapes[EMBED]}
@@ -269,8 +271,8 @@ def _places(shapes: Shapes) -> Iterator[tuple[str, _Place]]:
 
 
 def _buffer(name: str) -> str:
-    """Return a tensor's buffer: `model.layers.3.self_attn.q_proj.bias` is a part of
-    `3.qkv.bias`."""
+    """Return the name of a tensor's buffer. For example, `model.layers.3.self_attn.q_proj.bias` is
+    stored in `3.qkv.bias`."""
     if name in (EMBED, HEAD, "model.norm.weight"):
         return {EMBED: "embed", HEAD: "head"}.get(name, "norm")
     _, _, layer, *_, module, kind = name.split(".")

@@ -1,1 +1,1 @@
-"""Models in folders, GGUF files and on the hub, with their tokenizers and weights."""
+"""Reads models from folders, GGUF files and the hub, with their tokenizers and weights."""

@@ -1,8 +1,8 @@
-"""Tokens that a folder adds to its tokenizer.json, read as transformers reads them.
+"""Reads the tokens that a model folder adds to its tokenizer.json, as transformers reads them.
 
 Fine-tunes often add tokens in a file next to an older tokenizer.json. transformers takes them from
 tokenizer_config.json: from its `added_tokens_decoder`, then from the special tokens that it names.
-Without `added_tokens_decoder` two older files count as well, special_tokens_map.json and
+Without `added_tokens_decoder`, transformers also reads two older files, special_tokens_map.json and
 added_tokens.json. As in transformers, an id in these files only determines the order in which
 tokens are added: a token that the vocabulary lacks gets the next free id.
 """
@@ -32,11 +32,11 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 def added_tokens(
     folder: Path, file: Mapping[str, Any], library: tokenizers.Tokenizer
 ) -> list[tokenizers.AddedToken]:
-    """Return the tokens to add to `library`, in order; often none. `library` was made from the
-    tokenizer.json `file`.
+    """Return the tokens to add to `library`, in order; the list is often empty. `library` was made
+    from the tokenizer.json `file`.
 
-    A token that `library` has is listed if its flags differ: adding it again changes them.
-    Raises InvalidInputError, naming file and field.
+    A token that `library` has already is listed if its flags differ. Adding it again changes its
+    flags. Raises InvalidInputError, naming file and field.
     """
     config = _read(folder / "tokenizer_config.json")
     names = _Names(config)
@@ -53,12 +53,13 @@ def added_tokens(
         token.special = token.special or token.content in {other.content for other in named}
     listed = {token.content: token for token in by_id.values()}
     new = [listed.get(t.content, t) for t in [*named, *names.others()] if t.content not in have]
-    # The last token of each key is kept.
+    # Among tokens with the same key, the last one is kept.
     return found + list({_key(token): token for token in new}.values())
 
 
 class _Names:
-    """The special tokens of tokenizer_config.json, with a usual name, another name or no name."""
+    """The special tokens that tokenizer_config.json gives: with a usual name, with another name, or
+    without a name."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._given = {key: config[key] for key in (EXTRA, ADDITIONAL) if key in config}
@@ -71,7 +72,8 @@ class _Names:
         self._take_object()
 
     def update(self, older: dict[str, Any]) -> None:
-        """Apply special_tokens_map.json: it overrides usual names, not the folder's own names."""
+        """Apply special_tokens_map.json. It overrides the tokens with usual names, but not those
+        with names of the folder's own."""
         given = self._given
         if isinstance(older.get(EXTRA), list) and isinstance(given.get(EXTRA), list):
             older = older | {EXTRA: [*given[EXTRA], *older[EXTRA]]}
@@ -80,12 +82,12 @@ class _Names:
         self._take_object()
 
     def _take_object(self) -> None:
-        """If the further tokens are an object of names and tokens, treat them as named ones."""
+        """If EXTRA is an object of names and tokens, treat these tokens as named ones."""
         if isinstance(self._given.get(EXTRA), Mapping):
             self._own |= self._given.pop(EXTRA)
 
     def named(self) -> list[tokenizers.AddedToken]:
-        """Tokens with a name, the usual names first."""
+        """Return the tokens that have a name; those with the usual names come first."""
         others = [k for k in self._given if k.endswith("_token") and k not in NAMED]
         given = {key: self._given.get(key) for key in (*NAMED, *others)} | self._own
         return _special_tokens(given.values())
@@ -96,9 +98,9 @@ class _Names:
         return _special_tokens(given if isinstance(given, list) else ())
 
     def usual(self) -> set[str]:
-        """Texts that make a token of added_tokens.json a special one.
+        """Return the texts that make a token of added_tokens.json a special one.
 
-        transformers compares them before it reads the objects of tokenizer_config.json.
+        transformers compares these texts before it reads the objects of tokenizer_config.json.
         """
         extra = self._given.get(EXTRA)
         given = [self._given.get(key) for key in NAMED if key not in self._objects]
@@ -111,18 +113,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _key(token: tokenizers.AddedToken) -> tuple[Any, ...]:
-    """Content and flags: tokens that are equal in these count as one."""
+    """Return content and flags of a token. Tokens that are equal in these count as one."""
     return (token.content, *(getattr(token, flag) for flag in FLAGS))
 
 
 def _token(content: str, **flags: bool) -> tokenizers.AddedToken:
-    import tokenizers  # here, so that `import sbrt` stays fast
+    import tokenizers  # imported here, so that `import sbrt` stays fast
 
     return tokenizers.AddedToken(content, **flags)
 
 
 def _decoder(path: Path, given: Any) -> dict[int, tokenizers.AddedToken]:
-    """Read added_tokens_decoder. Returns tokens with their flags, by id."""
+    """Read the field added_tokens_decoder. Returns tokens with their flags, by id."""
     where = f"{path}, {DECODER}"
     if not isinstance(given, Mapping):
         raise InvalidInputError(f"{where}: expected an object, got {check.show(given)}")

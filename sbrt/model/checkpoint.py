@@ -1,5 +1,5 @@
-"""Loads a Hugging Face model folder or a GGUF file into a `_core.Decoder`. Shapes are checked
-first."""
+"""Loads a Hugging Face model folder or a GGUF file into a `_core.Decoder`. All shapes are checked
+before a weight is read."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ EMBED = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
 Shapes = dict[str, tuple[int, ...]]
-Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
+Progress = Callable[[int, int], None]  # (bytes loaded so far, total bytes)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A model whose names and shapes have been checked; no weight has been read.
 
-    folder: the folder, or the GGUF file. weights: by name, in the order of the files. They include
-    a tied head and derived constants. head_ids: for a draft (draft.py), the target's ids that its
-    LM head has rows for, ascending; () means all. shares_embedding: True for a draft that uses the
-    target's embedding.
+    folder: the folder, or the GGUF file. weights: the stored weights by name, in the order of the
+    files. They include a tied head and derived constants. head_ids: for a draft (draft.py), the
+    target's ids that its LM head has rows for, ascending; () means all. shares_embedding: True for
+    a draft that uses the target's embedding.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class Checkpoint:
         return shapes
 
     def storage(self, dtype: str) -> str:
-        """Return the storage of weights that `formats` does not name.
+        """Return the storage of the weights that are not in `formats`.
 
         `auto` means bfloat16 if every tensor that is not quantised is bfloat16, else float32.
         """
@@ -69,9 +69,11 @@ class Checkpoint:
         return "bfloat16" if stored == {"BF16"} else "float32"
 
     def formats(self, dtype: str) -> dict[str, Layout]:
-        """Return the formats of matrices that `auto` stores as their files do, by name.
+        """Return the formats of the matrices that `auto` keeps in the format of their files, by
+        name.
 
-        These are quantised matrices, and bfloat16 matrices of a GGUF file, where norms are float32.
+        These are quantised matrices. In a GGUF file, whose norms are float32, they are also the
+        bfloat16 matrices.
         """
         if dtype != "auto":
             return {}
@@ -85,7 +87,7 @@ class Checkpoint:
         return found
 
     def dtype_name(self, dtype: str) -> str:
-        """Return the weights' dtype for a message: with `auto` the one that most bytes have."""
+        """Return the weights' dtype for a message. With `auto` it is the dtype of most bytes."""
         if dtype != "auto" or not self.formats(dtype):
             return self.storage(dtype)
         sizes: dict[str, int] = {}
@@ -161,7 +163,7 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Check a model folder or a GGUF file: sizes, headers, names, shapes, dtypes.
 
-    Reads no weight. Refuses a draft that needs its target; open_draft accepts it.
+    Reads no weight. A draft that needs its target is refused; open_draft accepts such a draft.
     Raises InvalidInputError, naming the file and the fault.
     """
     checkpoint = read_checkpoint(path)
@@ -180,7 +182,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises InvalidInputError, naming the file.
     """
     if is_gguf(path):
-        from .gguf.model import read_model  # here, so that `import sbrt` stays fast
+        from .gguf.model import read_model  # imported here, so that `import sbrt` stays fast
 
         model = read_model(path)
         return Checkpoint(path, model.config, model.files, model.weights)
@@ -193,8 +195,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _load_quantised(decoder: Decoder, name: str, weight: Stored) -> None:
-    """Load piece by piece, so that there is never a second copy of a whole matrix."""
-    import numpy as np  # here, so that `import sbrt` stays fast
+    """Load a weight some rows at a time, so that there is never a second copy of a whole matrix."""
+    import numpy as np  # imported here, so that `import sbrt` stays fast
 
     for first, piece in weight.pieces():
         levels, scales = map(np.ascontiguousarray, (piece.levels, piece.scales))
@@ -245,8 +247,9 @@ def expected_shapes(config: ModelConfig) -> Shapes:
 
 
 def random_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield (name, values) of every tensor: normal, standard deviation 0.02; norms are neutral."""
-    import numpy as np  # here, so that `import sbrt` stays fast
+    """Yield (name, values) of every tensor. Values are normal with standard deviation 0.02. Norm
+    weights are neutral."""
+    import numpy as np  # imported here, so that `import sbrt` stays fast
 
     generator = np.random.default_rng(seed)
     for name, shape in expected_shapes(config).items():
@@ -282,7 +285,7 @@ def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
         stored = {name: weight for name, weight in named if name is not None}
     if scheme is None:
         return stored
-    from .quantized_folder import packed_weights  # here, so that `import sbrt` stays fast
+    from .quantized_folder import packed_weights  # imported here, so that `import sbrt` stays fast
 
     return packed_weights(path, scheme, stored)
 
@@ -327,5 +330,5 @@ def _check_spare(checkpoint: Checkpoint, name: str) -> None:
 
 
 def _bytes(weight: Stored) -> memoryview:
-    """The bytes of a weight, mapped from its file."""
+    """Return the bytes of a weight, mapped from its file."""
     return memoryview(weight.numbers()[1])

@@ -1,4 +1,5 @@
-"""Reads a model folder's JSON files. Every size is untrusted, and checked before it is used."""
+"""Reads a model folder's JSON files. Every size in them is untrusted, and is checked before it is
+used."""
 
 from __future__ import annotations
 
@@ -16,16 +17,16 @@ from .quantization import read_scheme
 from .rope import Rope, context_length, read_rope
 from .safetensors_file import parse_json
 
-MAX_JSON = 16 * 2**20  # bytes of a JSON file
+MAX_JSON = 16 * 2**20  # maximum bytes of a JSON file
 LAYER_TYPES = ("full_attention", "sliding_attention")  # layers without a window, layers with one
 
 
 @dataclass(frozen=True)
 class Family:
-    """How an architecture differs from Llama, as transformers reads its config.json.
+    """The differences of an architecture from Llama, as transformers reads them from config.json.
 
     switches: boolean fields that this family reads; those of other families must not be True.
-    window: the default of sliding_window; None: the field is not read.
+    window: the default of the field sliding_window; None: the field is not read.
     head_dim: the default of head_dim (None: hidden / heads).
     activation: the field that names the activation of the MLP's gate, and the one accepted value.
     defaults: values for other fields that are missing. is_gemma: the arithmetic is that of Gemma 3.
@@ -68,9 +69,9 @@ class ModelConfig:
     """Sizes and switches of a decoder. head_dim is even; heads is a multiple of kv_heads.
 
     window: number of positions that a row sees in a local layer, its own included; 0: all. local:
-    one bool per layer, True if the layer is local. (): all layers are local if there is a window,
-    and use `rope`.
-    local_theta, local_rope: rope of the layers that are local by `local`.
+    one bool per layer, True if the layer is local. If it is (), all layers use `rope`, and all are
+    local if there is a window.
+    local_theta, local_rope: the rope of the layers for which `local` is True.
     max_positions: config.json's max_position_embeddings, extended by its rope scaling
     (rope.context_length).
     query_scalar: attention scores are divided by the square root of this number; 0: of head_dim.
@@ -114,7 +115,8 @@ class ModelConfig:
         return self.draft_vocab or self.vocab
 
     def core(self) -> DecoderConfig:
-        """Return the config for the binary module. Raises InvalidInputError on impossible sizes."""
+        """Return the config in the form that the C++ module takes. Raises InvalidInputError on
+        impossible sizes."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         del given["architecture"], given["draft_vocab"]
         ropes = {"rope": self.rope.core(), "local_rope": self.local_rope.core()}
@@ -169,9 +171,10 @@ def _draft_vocab(path: Path, raw: Mapping[str, Any], vocab: int) -> int:
 def _sight(
     path: Path, raw: Mapping[str, Any], architecture: str, sizes: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return the windows, the ropes and the longest sequence, by their names in ModelConfig."""
+    """Return the windows, the ropes and the maximum sequence length, by their field names in
+    ModelConfig."""
     layers, positions = sizes["layers"], sizes["max_positions"]
-    if FAMILIES[architecture].is_gemma:  # its max_position_embeddings include rope scaling
+    if FAMILIES[architecture].is_gemma:  # Gemma's max_position_embeddings include rope scaling
         kinds = read_kinds(path, raw, layers, positions)
         return {f.name: getattr(kinds, f.name) for f in fields(kinds)} | {
             "max_positions": positions
@@ -186,8 +189,9 @@ def _sight(
 def read_eos(folder: Path, vocab: int) -> tuple[Path, set[int]]:
     """Return the file that names the end-of-sequence ids, and these ids, all below `vocab`.
 
-    The file is generation_config.json. If it names none, the file is config.json, as in
-    transformers. If the two differ, config.json is often out of date. Raises InvalidInputError.
+    The file is generation_config.json. If it names no such id, the file is config.json, as in
+    transformers. If the two files differ, config.json is often out of date. Raises
+    InvalidInputError.
     """
     for name in ("generation_config.json", "config.json"):
         path = folder / name
@@ -217,7 +221,7 @@ def _check_activation(path: Path, raw: Mapping[str, Any], family: Family) -> Non
 
 
 def _sizes(path: Path, raw: Mapping[str, Any], family: Family) -> dict[str, int]:
-    """Return the sizes, by their names in ModelConfig."""
+    """Return the sizes, by their field names in ModelConfig."""
 
     def size(key: str, high: int, *instead: int) -> int:
         value = raw.get(key)
@@ -252,8 +256,8 @@ def _sizes(path: Path, raw: Mapping[str, Any], family: Family) -> dict[str, int]
 
 
 def _switches(path: Path, raw: Mapping[str, Any], architecture: str) -> dict[str, bool]:
-    """Return the switches of all families. One that is on is refused if this family does not read
-    it."""
+    """Return the switches of all families. A switch that is on is refused if this family does not
+    read it."""
     found = {}
     for key in SWITCHES:
         value = raw.get(key)

@@ -7,7 +7,7 @@ from typing import Any
 from .config import ModelConfig
 from .rope import Rope
 
-# Names of the fields in config.json, by kind of rope and by our names.
+# Names of the rope fields in config.json, by kind of rope and by our names.
 ROPE_FIELDS = {
     "linear": {"factor": "factor"},
     "llama3": {
@@ -54,7 +54,8 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def _own_positions(config: ModelConfig) -> int:
-    """Return max_position_embeddings: the number of positions without linear rope scaling."""
+    """Return the max_position_embeddings to write: the number of positions before linear rope
+    scaling."""
     is_stretched = config.rope.kind == "linear"
     return (
         round(config.max_positions / config.rope.factor) if is_stretched else config.max_positions

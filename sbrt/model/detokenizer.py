@@ -1,5 +1,5 @@
-"""Turns tokens into text as they arrive. It gives whole characters, each once, at a bounded cost
-per token.
+"""Turns tokens into text as they arrive. Only whole characters are given, each once. The cost per
+token is bounded.
 
 Two kinds of tokenizers spell characters in bytes. In a byte-level tokenizer every letter of a token
 means one byte. A tokenizer with byte fallback has a token for each byte, such as `<0x0A>`. A
@@ -19,21 +19,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import tokenizers
 
-REPLACEMENT = "\ufffd"  # replaces bytes that are no character
+REPLACEMENT = "\ufffd"  # the text for bytes that form no character
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-STRAY = re.compile("[\udc80-\udcff]")  # "surrogateescape" makes these from stray bytes
+STRAY = re.compile("[\udc80-\udcff]")  # "surrogateescape" turns stray bytes into these
 
-# Strings of tokens that are decoded together: those of one character, or of one token.
+# The strings of tokens that are decoded together: the tokens of one character, or one token.
 Unit = tuple[str, ...]
-BytesOf = Callable[[str], "bytes | None"]  # None: the string is text
+BytesOf = Callable[[str], "bytes | None"]  # returns None if the string is plain text
 UnitsOf = Callable[[bytes], "list[Unit]"]
 
 
 class Pieces:
     """The strings of a tokenizer's tokens, and the text that they make.
 
-    bytes_of: returns the bytes of a token's string; None if the string is text. units_of: returns
-    the units for bytes that are whole characters or stray bytes.
+    bytes_of: a function that returns the bytes of a token's string, or None if the string is plain
+    text. units_of: a function that returns the units for bytes that are whole characters or stray
+    bytes.
     """
 
     def __init__(self, library: tokenizers.Tokenizer, file: Mapping[str, Any]) -> None:
@@ -67,12 +68,12 @@ class Pieces:
         return self.text([(string,), (string,)])[len(before) :].encode("utf-8", "replace")
 
     def text(self, units: Sequence[Unit]) -> str:
-        """Return the text that the library's decoder makes of units."""
+        """Return the text that the library's decoder makes of these units."""
         return self._decode([string for unit in units for string in unit])
 
 
 class HasPieces(Protocol):
-    """The part of a tokenizer that a Detokenizer needs."""
+    """The interface of a tokenizer that a Detokenizer needs."""
 
     pieces: Pieces
 
@@ -93,10 +94,10 @@ class Detokenizer:
     ) -> None:
         self._pieces = tokenizer.pieces
         self._string = partial(self._pieces.string, skip_special=skip_special)
-        self._before: list[Unit] = []  # units whose text has been given
+        self._before: list[Unit] = []  # units whose text was given to the caller
         self._given = 0  # length of the text of _before
         self._new: list[Unit] = []  # units that follow _before
-        self._held = b""  # bytes that may begin a character
+        self._held = b""  # bytes that may be the beginning of a character
         self._read_prompt(prompt_ids)
 
     def push(self, token: int) -> str:
@@ -109,12 +110,14 @@ class Detokenizer:
         return self._give()
 
     def flush(self) -> str:
-        """Return the text of the held bytes. No token follows, so they are no character."""
+        """Return the text of the held bytes. No more tokens follow, so these bytes form no
+        character."""
         self._new += self._lost()
         return self._give()
 
     def _read_prompt(self, ids: Sequence[int]) -> None:
-        """Keep the context of the first new token: units with text, and held bytes."""
+        """Keep the end of the prompt as context of the first new token: units with text, and held
+        bytes."""
         strings = self._strings_backwards(ids)
         tail: list[str] = []
         want, is_all = self.FIRST, False
@@ -148,13 +151,13 @@ class Detokenizer:
         self._new += self._pieces.units_of(data[:used])
 
     def _lost(self) -> list[Unit]:
-        """Return units for the held bytes, which will not become a character. Nothing is held
-        then."""
+        """Return units for the held bytes, because they will not become a character. Afterwards no
+        bytes are held."""
         held, self._held = self._held, b""
         return self._pieces.units_of(held)
 
     def _give(self) -> str:
-        """Return the text that the new units add."""
+        """Return the text that the new units add to the answer."""
         if not self._new:
             return ""
         units = self._before + self._new
@@ -168,7 +171,7 @@ class Detokenizer:
         return new
 
     def _keep_context(self, units: list[Unit]) -> None:
-        """Keep the last few units that have text, or all units if none has text yet."""
+        """Keep as context the last few units that have text, or all units if none has text yet."""
         count = 1
         while count < 2 * len(units):
             last = units[-count:]
@@ -188,8 +191,8 @@ def _decoder_types(decoder: Any) -> Iterator[str]:
 
 
 def _letters() -> dict[int, str]:
-    """Return the letter of each byte in byte-level tokens: itself if visible, else one from U+0100
-    on."""
+    """Return the letter that stands for each byte in byte-level tokens: the byte's own character if
+    visible, else one from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(0x100) if b not in visible]
     return {b: chr(b) for b in visible} | {b: chr(0x100 + i) for i, b in enumerate(hidden)}
@@ -202,7 +205,7 @@ _BYTE_OF = {letter: byte for byte, letter in _LETTER_OF.items()}
 def _bytes_of_letters(string: str) -> bytes | None:
     try:
         return bytes(_BYTE_OF[letter] for letter in string)
-    except KeyError:  # an added token with other letters is text
+    except KeyError:  # an added token that has other letters is plain text
         return None
 
 
@@ -216,8 +219,8 @@ def _byte_of_token(string: str) -> bytes | None:
 
 
 def _units_of_byte_tokens(data: bytes) -> list[Unit]:
-    """Return a unit for each character. A stray byte becomes the bytes of the replacement
-    character, because the library drops the whole run of bytes around it."""
+    """Return a unit for each character. Each stray byte is replaced by the bytes of the replacement
+    character. Otherwise the library would drop all neighbouring byte tokens."""
     text = STRAY.sub(REPLACEMENT, data.decode("utf-8", "surrogateescape"))
     return [tuple(f"<0x{byte:02X}>" for byte in letter.encode()) for letter in text]
 

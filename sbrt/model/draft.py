@@ -1,8 +1,8 @@
 """Reads drafts that have a trimmed LM head, or that share the target's embedding.
 
 A trimmed head has rows for only `draft_vocab_size` ids of the target's vocabulary. The tensor d2t
-lists them in the form of EAGLE-3's files: row i of lm_head.weight belongs to the target's id i +
-d2t[i]. These ids ascend. If there is a tensor t2d, it must be true for exactly these ids.
+lists these ids in the form of EAGLE-3's files: row i of lm_head.weight belongs to the target's id i
++ d2t[i]. The ids ascend. If there is a tensor t2d, it must be true for exactly these ids.
 
 A draft without model.embed_tokens.weight uses the target's embedding, in the same memory. If
 tie_word_embeddings is true as well, it also uses the target's head.
@@ -82,7 +82,7 @@ def _head_ids(draft: Checkpoint) -> tuple[int, ...]:
 
 
 def _ids(d2t: Stored, size: int, vocab: int) -> NDArray[np.int64]:
-    import numpy as np  # here, so that `import sbrt` stays fast
+    import numpy as np  # imported here, so that `import sbrt` stays fast
 
     steps = _values(d2t, "I64", size).view("<i8").astype(np.int64)
     if (wrong := np.flatnonzero((steps < 0) | (steps >= vocab))).size:
@@ -104,7 +104,7 @@ def _ids(d2t: Stored, size: int, vocab: int) -> NDArray[np.int64]:
 
 
 def _check_inverse(t2d: Stored, ids: NDArray[np.int64], vocab: int) -> None:
-    import numpy as np  # here, so that `import sbrt` stays fast
+    import numpy as np  # imported here, so that `import sbrt` stays fast
 
     known = np.zeros(vocab, bool)
     known[ids] = True

@@ -1,4 +1,4 @@
-"""Identifies a model folder without reading gigabytes."""
+"""Identifies a model folder by a hash, without reading gigabytes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from .checkpoint import Checkpoint, read_checkpoint
 from .rope import Rope
 
-SAMPLES, SAMPLE = 64, 4096  # number of samples of a file's data, bytes per sample
-# Fields of ModelConfig that came after the first fingerprints, with their neutral values. A neutral
-# field is left out, so that old fingerprints stay valid.
+SAMPLES, SAMPLE = 64, 4096  # number of samples of a file's data, number of bytes of a sample
+# Fields of ModelConfig that were added after the first fingerprints, with their neutral values. A
+# neutral field is left out of the hash, so that old fingerprints stay valid.
 YOUNGER = {
     "local": (), "local_theta": 0.0, "local_rope": asdict(Rope()), "query_scalar": 0.0,
     "gelu": False, "post_norms": False, "norm_offset": False, "scaled_embedding": False,
@@ -31,7 +31,7 @@ def fingerprint(folder: Path) -> str:
 def fingerprint_of(checkpoint: Checkpoint) -> str:
     """Return the fingerprint of an open checkpoint."""
     sizes = asdict(checkpoint.config)
-    if not sizes["rope"]["divisors"]:  # this field came after the first fingerprints
+    if not sizes["rope"]["divisors"]:  # fingerprints are older than this field
         del sizes["rope"]["divisors"]
     for name, idle in YOUNGER.items():
         if sizes[name] == idle:
@@ -51,7 +51,8 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
 def sample_offsets(begin: int, size: int) -> list[int]:
     """Return the offsets of samples: evenly spaced in the data, with its first and last bytes.
 
-    Samples cover all data of a small file. begin: the offset of the data. size: bytes of the file.
+    For a small file the samples cover all data. begin: the offset of the data. size: number of
+    bytes of the file.
     """
     if size - begin <= SAMPLES * SAMPLE:
         return list(range(begin, size, SAMPLE))

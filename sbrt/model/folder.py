@@ -1,4 +1,4 @@
-"""The safetensors files of a model folder, and the tensors in them."""
+"""Opens the safetensors files of a model folder, and lists the tensors in them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _open_shard(path: Path, tensors: set[str]) -> TensorFile:
 
 
 def stored_in(files: list[TensorFile]) -> dict[str, Stored]:
-    """Return every tensor by name, in the order of the files."""
+    """Return every stored tensor by name, in the order of the files."""
     return {
         name: StoredNumbers(
             where=f"{entry.file}, tensor {check.show(name)}",

@@ -1,7 +1,7 @@
-"""The additions of Gemma 3 to a config.json and to the names of weights.
+"""Reads what Gemma 3 adds to a config.json and to the names of weights.
 
-Local layers have a window and a rope of their own; global layers see all positions. In a folder of
-a model for images and text, the weights of the text part have other names.
+Local layers have a window and a rope of their own; global layers see all positions. In the folder
+of a model for images and text, the weights of the text model have other names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFAULTS: Mapping[str, Any] = {
     "sliding_window_pattern": PERIOD,
 }  # fmt: skip
 UNREAD = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention")
-TEXT = (  # prefixes of names in a text part, and in a text model
+TEXT = (  # prefixes of names in a model for images and text, and in a text model
     ("language_model.model.", "model."),
     ("model.language_model.", "model."),
     ("language_model.lm_head.", "lm_head."),
@@ -36,8 +36,8 @@ IMAGES = ("vision_tower.", "multi_modal_projector.")
 
 @dataclass(frozen=True)
 class Kinds:
-    """The fields of ModelConfig that Gemma 3 determines, by their names. local: () if no layer is
-    local."""
+    """The fields of ModelConfig that Gemma 3 determines, under the same names. local is () if no
+    layer is local."""
 
     local: tuple[bool, ...]
     window: int
@@ -49,7 +49,8 @@ class Kinds:
 
 
 def text_config(path: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fields of the text part. Raises InvalidInputError if there are none."""
+    """Return the fields of the text model in a config for images and text. Raises InvalidInputError
+    if there are none."""
     given = raw.get("text_config")
     if not isinstance(given, dict):
         raise InvalidInputError(f"{path}, text_config: expected an object, got {check.show(given)}")
@@ -57,7 +58,7 @@ def text_config(path: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def text_name(name: str) -> str | None:
-    """Return the name of the same weight in a text model; None for a weight of the image part."""
+    """Return the name that a weight has in a text model; None for a weight of the image encoder."""
     for theirs, ours in TEXT:
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
@@ -65,7 +66,8 @@ def text_name(name: str) -> str | None:
 
 
 def read_kinds(path: Path, raw: Mapping[str, Any], layers: int, max_positions: int) -> Kinds:
-    """Read the fields `raw`, which include DEFAULTS. Raises InvalidInputError, naming the field."""
+    """Read the fields `raw` of config.json, completed by DEFAULTS. Raises InvalidInputError, naming
+    the field."""
     for key in UNREAD:
         given = raw.get(key)
         if given is not None and given is not False:
@@ -80,7 +82,7 @@ def read_kinds(path: Path, raw: Mapping[str, Any], layers: int, max_positions: i
     for key in ("rope_theta", "rope_local_base_freq"):
         check.number(f"{path}, {key}", raw.get(key), 1, 1e12)
     theta, rope = read_rope_of_kind(path, raw, GLOBAL, max_positions)
-    # Only global layers use rope_scaling.
+    # Only global layers use the field rope_scaling.
     alone = {"rope_parameters": raw.get("rope_parameters")}
     alone |= {"rope_theta": raw["rope_local_base_freq"]}
     local_theta, local_rope = read_rope_of_kind(path, alone, LOCAL, max_positions)
@@ -96,8 +98,8 @@ def read_kinds(path: Path, raw: Mapping[str, Any], layers: int, max_positions: i
 
 
 def _local(path: Path, raw: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
-    """Return one bool per layer, True if it is local: by layer_types, else by
-    sliding_window_pattern."""
+    """Return one bool per layer, True if the layer is local. The bools come from layer_types, or
+    else from sliding_window_pattern."""
     types = raw.get("layer_types")
     if types is None:
         where = f"{path}, sliding_window_pattern"

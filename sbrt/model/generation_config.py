@@ -1,4 +1,4 @@
-"""generation_config.json: the sampling parameters that a model's makers recommend."""
+"""Reads generation_config.json, the sampling parameters that a model's makers recommend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ..errors import InvalidInputError
 from ..sampling import SamplingParams
 from .config import read_json
 
-# Keys of the file, and our names. vLLM reads the same keys. Others, such as do_sample, are ignored.
+# Keys of the file, and our names. vLLM reads the same keys. Other keys, such as do_sample, are
+# ignored.
 KEYS = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -26,8 +27,8 @@ INTEGERS = ("top_k", "max_new_tokens")
 
 @dataclass(frozen=True)
 class Defaults:
-    """The sampling fields of generation_config.json at `path`, by our names. They are not checked
-    yet."""
+    """The sampling fields of generation_config.json at `path`, by our names. Their values are not
+    checked yet."""
 
     path: Path | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -37,8 +38,8 @@ class Defaults:
 
         Where the file has no value, the default of SamplingParams applies.
 
-        A bad value does not affect requests with parameters of their own, so it is refused only
-        here: raises InvalidInputError, naming file and field.
+        Raises InvalidInputError, naming file and field. A bad value is refused only here, because
+        it does not affect requests with parameters of their own.
         """
         try:
             return SamplingParams(**self.given)

@@ -1,9 +1,11 @@
-"""The H-RAD classifier's file: three layers that predict how much of an adopted tail is accepted.
+"""Reads and writes the file of an H-RAD classifier: three layers that predict how much of an
+adopted tail is accepted.
 
 It is a safetensors file of w1 [256, inputs] (bf16), b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32). Its
-metadata name the gamma and the models for which the classifier was trained. Others are refused. The
-inputs are 5 hidden features of the target. Two further numbers for each of a tail's first 16 nodes
-tell the draft's confidence (csrc/round/hrad.h).
+metadata name the gamma and the models for which the classifier was trained. The classifier is
+refused for any other gamma or model. The inputs are 5 hidden vectors of the target, and two numbers
+for each of a tail's first 16 nodes. Those two numbers tell the draft's confidence
+(csrc/round/hrad.h).
 """
 
 from __future__ import annotations
@@ -31,21 +33,22 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 FORMAT = "sbrt-hrad-2"
-BLOCKS = _core.FEATURE_LAYERS + 1  # parts of the input, `hidden` numbers each: layers, an embedding
-TAIL = _core.HRAD_TAIL  # number of nodes of a tail whose confidence is read
+BLOCKS = _core.FEATURE_LAYERS + 1  # number of blocks of `hidden` inputs: layers, an embedding
+TAIL = _core.HRAD_TAIL  # number of nodes of a tail whose confidence is an input
 WIDTHS = _core.HRAD_WIDTHS
-WIDE = "w1"  # the largest tensor; stored as bfloat16, because every round reads it
-CLASSES = ("nothing", "some", "all")  # the part of the next chain that is accepted
-DEMO = "demo"  # means the file that ships with a draft of the demo pair
+WIDE = "w1"  # the largest tensor; it is stored as bfloat16, because every round reads it
+CLASSES = ("nothing", "some", "all")  # the share of the next chain that is accepted
+DEMO = "demo"  # this value means the file that ships with a draft of the demo pair
 FILE = "hrad.safetensors"
 MOST_HIDDEN = 2**20
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The models and settings that features were collected with.
+    """The models and settings with which the training samples were collected.
 
-    gamma: draft steps of a burst. hidden: the target's hidden size. target, draft: fingerprints.
+    gamma: draft steps of a burst. hidden: the target's hidden size. target, draft: fingerprints of
+    the models.
     """
 
     gamma: int
@@ -59,7 +62,7 @@ class Origin:
         return {name: str(value) for name, value in vars(self).items()}
 
     def check_same(self, name: str, other: Origin) -> None:
-        """Raise InvalidInputError, naming the difference, if `other` differs in more than
+        """Raise InvalidInputError, naming the difference, if `other` differs in anything but the
         temperature."""
         for what in ("gamma", "hidden", "target", "draft"):
             mine, given = getattr(self, what), getattr(other, what)
@@ -71,13 +74,13 @@ class Origin:
 
 
 def short(value: object) -> str:
-    """Return the first characters of a fingerprint; other values whole."""
+    """Return the first characters of a fingerprint; any other value unchanged."""
     return value[:12] if isinstance(value, str) else str(value)
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """The contents of a file, as float32. The values of w1 are rounded to bfloat16.
+    """The contents of a classifier's file, as float32. The values of w1 are rounded to bfloat16.
 
     counts: number of training samples of each class. data: sha256 of the file of samples.
     """
@@ -94,8 +97,8 @@ class Classifier:
         return _core.Hrad(self.origin.hidden, *self.tensors.values())
 
     def logits(self, features: Array) -> Array:
-        """Return scores [n, 3] for features [n, inputs], f32, by a plain form of the core's
-        arithmetic."""
+        """Return the class scores [n, 3] for features [n, inputs], f32. The arithmetic is a simple
+        form of the core's."""
         import numpy as np
 
         t = self.tensors
@@ -117,7 +120,7 @@ class Classifier:
 
 
 def load(path: Path) -> Classifier:
-    """Read and check a file. Raises InvalidInputError, naming file and field."""
+    """Read and check a classifier's file. Raises InvalidInputError, naming file and field."""
     file = open_existing(path)
     origin = read_origin(file, FORMAT)
     tensors = {}
@@ -134,7 +137,8 @@ def load(path: Path) -> Classifier:
 
 
 def open_existing(path: Path) -> TensorFile:
-    """Open a file. A pipe, which would wait for a writer, is refused. Raises InvalidInputError."""
+    """Open a file. A pipe is refused, because opening it would wait for a writer. Raises
+    InvalidInputError."""
     if not check.is_file(path):
         raise InvalidInputError(f"{path}: expected a safetensors file, found none")
     return open_file(path)
@@ -146,7 +150,7 @@ def inputs(hidden: int) -> int:
 
 
 def shapes(hidden: int) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor, in the order of a file."""
+    """Return the name and shape of every tensor, in the order of the classifier's file."""
     found: dict[str, tuple[int, ...]] = {}
     width = inputs(hidden)
     for i, out in enumerate(WIDTHS, start=1):
@@ -178,13 +182,14 @@ def read_origin(file: TensorFile, expected: str) -> Origin:
 
 
 def field(file: TensorFile, name: str) -> str:
-    """Return a text of the metadata. Raises InvalidInputError if there is none."""
+    """Return the value of a metadata field, a text. Raises InvalidInputError if there is none."""
     value = file.metadata.get(name)
     return check.text(f"{file.path}, metadata {name}", value)
 
 
 def origin_of(gamma: int, target: Path, draft: Path, temperature: float = 0.0) -> Origin:
-    """Return the origin for a pair of folders. Raises InvalidInputError if one holds no model."""
+    """Return the origin for a pair of folders. Raises InvalidInputError if one of them holds no
+    model."""
     model = open_checkpoint(target)
     guesser = open_draft(draft, model)
     return Origin(
@@ -198,9 +203,10 @@ def is_on(method: Method) -> bool:
 
 
 def locate(method: Method, draft: Path | None) -> Path:
-    """Return the path of the classifier's file that the method's option `hrad` names.
+    """Return the path of the classifier's file that the option `hrad` of a method means.
 
-    Raises InvalidInputError if the option names a pair that the draft does not belong to.
+    Raises InvalidInputError if the option names a pair of models to which the draft does not
+    belong.
     """
     value = str(method.options["hrad"])
     known = {
@@ -217,8 +223,8 @@ def locate(method: Method, draft: Path | None) -> Path:
 
 
 def fitted(method: Method, gamma: int | None, draft: Path | None) -> Method:
-    """Return the method. With a classifier, and if no gamma is given, it has the classifier's
-    gamma."""
+    """Return the method. If it uses a classifier and no gamma is given, its gamma becomes the
+    classifier's."""
     if not is_on(method) or gamma is not None or "gamma" in method.named:
         return method
     origin = read_origin(open_existing(locate(method, draft)), FORMAT)
@@ -230,8 +236,8 @@ def load_for(
 ) -> Classifier | None:
     """Load the one classifier that an engine's methods use, and check that it fits the models.
 
-    Returns None if no method uses one. random: the draft has random weights. Raises
-    InvalidInputError.
+    Returns None if no method uses a classifier. random: True if the draft has random weights, and
+    so no folder. Raises InvalidInputError.
     """
     using = [method for method in methods if is_on(method)]
     if not using:
@@ -252,10 +258,8 @@ def load_for(
 
 
 def check_request(built: Classifier | None, method: Method, draft: Path | None) -> None:
-    """Check that a method uses the classifier of its engine, or no classifier.
-
-    Raises InvalidInputError.
-    """
+    """Raise InvalidInputError unless the method uses the classifier of its engine, or no
+    classifier."""
     if not is_on(method):
         return
     path = locate(method, draft)
@@ -314,5 +318,5 @@ def counted(labels: Sequence[int] | NDArray[Any]) -> tuple[int, int, int]:
 
 
 def described(counts: Sequence[int]) -> str:
-    """Return counts by class as text, for example `nothing 10, some 20, all 30`."""
+    """Return the counts by class as a text, for example `nothing 10, some 20, all 30`."""
     return ", ".join(f"{name} {count}" for name, count in zip(CLASSES, counts, strict=True))

@@ -1,7 +1,7 @@
 """Turns names of models on the Hugging Face hub into local paths, with `huggingface_hub`.
 
-That library is optional. Its cache, its offline mode and its token apply. Only files that sbrt
-reads are fetched.
+That library is optional. Its settings for cache, offline mode and access token apply. Only files
+that sbrt reads are fetched.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..config import EngineConfig, Folder, SpeculativeConfig, folder
 from ..errors import InvalidInputError
 from .config import read_json
 
-# ORG/MODEL, or ORG/MODEL/FILE.gguf, where the file may be in a folder of its repository.
+# Matches ORG/MODEL, or ORG/MODEL/FILE.gguf, where the file may lie in a folder of its repository.
 NAME = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:/(?P<file>.+\.gguf))?", re.ASCII)
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json",
@@ -32,8 +32,8 @@ Download = Callable[..., Any]
 def located(name: Folder, *, tokenizer: bool = False) -> Path:
     """Return the local path of a model; a model that only the hub has is fetched.
 
-    A path that exists, or that is no hub name, is returned unchanged. tokenizer: from a model
-    folder, fetch only the files of its tokenizer; a GGUF file is fetched whole. Raises
+    A path that exists, or that is no hub name, is returned unchanged. tokenizer: if True, only the
+    tokenizer's files of a model folder are fetched; a GGUF file is always fetched whole. Raises
     InvalidInputError if the library is missing or finds nothing.
     """
     path = folder("model", name)
@@ -58,19 +58,20 @@ def with_local_paths(config: EngineConfig) -> EngineConfig:
 
 
 def _folder(repo: str) -> Path:
-    """Fetch a model folder. Its JSON files come first, because the index names the weights."""
+    """Fetch a model folder. Its JSON files come first, because the index file names the files of
+    weights."""
     first = _snapshot(repo, [*SMALL, INDEX])
     index = first / INDEX
     shards = read_json(index).get("weight_map") if check.is_file(index) else None
     names = [WEIGHTS]
-    if isinstance(shards, dict):  # the reader of the folder reports a wrong index
+    if isinstance(shards, dict):  # a wrong index is reported by the reader of the folder
         names = sorted({str(shard) for shard in shards.values()})
     return _snapshot(repo, names, revision=first.name)
 
 
 def _file(repo: str, name: str) -> Path:
     """Fetch a GGUF file, or all parts of a split one."""
-    from .gguf.parts import PART  # here, so that `import sbrt` stays fast
+    from .gguf.parts import PART  # imported here, so that `import sbrt` stays fast
 
     match = PART.fullmatch(name)
     wanted = [name]
@@ -84,7 +85,7 @@ def _snapshot(repo: str, patterns: Sequence[str], **more: Any) -> Path:
     download = _library(repo)
     try:
         return Path(download(repo, allow_patterns=list(patterns), **more))
-    except Exception as error:  # errors of the library, and of its network code
+    except Exception as error:  # errors of the library or of its network code
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise InvalidInputError(
             f"model: expected a folder, a .gguf file or a name on the Hugging Face hub, "

@@ -1,4 +1,5 @@
-"""Names of models that ship with the package or are made here, for commands, benches and Engine.
+"""Finds models by names such as `demo`, for commands, benches and Engine. These models ship with
+the package or are made here.
 
 A str that is such a name never means a folder. For a folder with that name write ./demo, or pass a
 Path.
@@ -21,7 +22,7 @@ MakeDraft = Callable[[ModelConfig], Model]  # makes a draft for a target
 
 
 def target_folder(name: Folder) -> Folder:
-    """Return the folder of `demo` or the file of `smollm2`; any other name is a path itself.
+    """Return the folder of `demo` or the file of `smollm2`. Any other name is taken as a path.
 
     Raises InvalidInputError if the target is missing.
     """
@@ -31,14 +32,17 @@ def target_folder(name: Folder) -> Folder:
 
 
 def default_draft(target: Folder) -> str:
-    """Return the draft of a target if none is given: the draft of a named pair, else `none`."""
+    """Return the draft to use with a target if none is given: the draft of a named pair, else
+    `none`."""
     return str(target) if target in PAIRS else NONE
 
 
 def draft_of(name: Folder | None) -> tuple[Folder | None, MakeDraft | None]:
-    """Return (folder, maker) of `demo`, `demo-poor`, `smollm2`, `random`, `none` or a folder.
+    """Return (folder, maker) for the draft `demo`, `demo-poor`, `smollm2`, `random`, `none` or a
+    folder.
 
-    At most one of the two is not None. Raises InvalidInputError.
+    folder: the draft's folder, or None. maker: a function that makes the draft, or None. At most
+    one of the two is given. Raises InvalidInputError.
     """
     if name is None or name == NONE:
         return None, None

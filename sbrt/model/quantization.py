@@ -1,4 +1,5 @@
-"""Reads quantization_config of a config.json: the format of a folder's quantised matrices."""
+"""Reads the field quantization_config of a config.json: the format of a folder's quantised
+matrices."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ MAX_GROUP = 2**20
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way of quantising, the same for every quantised matrix of a folder.
+    """A quantisation scheme, the same for every quantised matrix of a folder.
 
     layout: gptq, awq, or the format of compressed-tensors. group: number of columns that share a
-    scale; 0: all columns of a row. symmetric: there are no zero points. zero_offset: a number that
-    is added to each stored zero point.
+    scale; 0: all columns of a row. symmetric: True if there are no zero points. zero_offset: a
+    number that is added to each stored zero point.
     """
 
     layout: str
@@ -58,12 +59,13 @@ class _Fields:
         return f"{self.where}.{key}"
 
     def get(self, *keys: str) -> Any:
-        """Return the value of the first of these fields that exists; None if none does."""
+        """Return the value of the first of these fields that exists; None if none of them
+        exists."""
         return next((self.given[key] for key in keys if self.given.get(key) is not None), None)
 
     def expect(self, key: str, value: Any, *known: Any) -> Any:
-        """Return `value`, the value of field `key`. It must equal one of `known`, with the same
-        type."""
+        """Return `value`, the value of the field `key`, if it equals one of `known` and has the
+        same type. Otherwise raise InvalidInputError."""
         if not any(type(value) is type(one) and value == one for one in known):
             options = ", ".join(map(str, known))
             raise InvalidInputError(
@@ -72,7 +74,7 @@ class _Fields:
         return value
 
     def group(self, value: Any) -> int:
-        """Return the number of columns of a group; 0 for -1 and None, which mean a whole row."""
+        """Return the number of columns in a group; 0 for -1 and None, which mean a whole row."""
         if value is None or value == -1:
             return 0
         return check.integer(self.name("group_size"), value, 1, MAX_GROUP)

@@ -1,4 +1,5 @@
-"""Weights as levels of a few bits. Each group of a row has a scale, and may have a minimum."""
+"""Holds weights as integer levels of a few bits. Each group of weights in a row has a scale, and
+may have a minimum."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """The quantisation of a tensor; the fields are those of `_core.Format`.
+    """The quantisation format of a tensor; the fields are those of `_core.Format`.
 
-    element: int8 (levels -128 to 127), int4 (0 to 15), or a float type, without the other fields.
-    group: number of columns that share a scale. scales, minimums: dtypes that hold them exactly.
+    element: int8 (levels -128 to 127), int4 (0 to 15), or a float type, which needs no other field.
+    group: number of columns that share a scale. scales, minimums: dtypes that hold the scales and
+    minimums exactly.
     zero: the level of int4 that means 0.
     """
 
@@ -28,10 +30,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class Quantized:
-    """w[i, k] = (levels[i, k] - zero) scales[i, g] + minimums[i, g], g = k // group.
+    """A quantised matrix: w[i, k] = (levels[i, k] - zero) scales[i, g] + minimums[i, g], g = k //
+    group.
 
-    Each step is rounded to float32. levels [rows, columns], int8 or for int4 uint8; scales [rows,
-    groups], float32; minimums as scales, or None.
+    Each step is rounded to float32. levels: [rows, columns], int8, or uint8 for int4. scales:
+    [rows, groups], float32. minimums: like scales, or None.
     """
 
     layout: Layout
@@ -40,8 +43,8 @@ class Quantized:
     minimums: NDArray[np.float32] | None
 
     def dense(self) -> NDArray[np.float32]:
-        """Return the weights, [rows, columns]."""
-        import numpy as np  # here, so that `import sbrt` stays fast
+        """Return the dequantised weights, [rows, columns]."""
+        import numpy as np  # imported here, so that `import sbrt` stays fast
 
         out = self.levels.reshape(*self.scales.shape, self.layout.group).astype(np.float32)
         out -= np.float32(self.layout.zero)

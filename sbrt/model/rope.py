@@ -1,6 +1,7 @@
-"""Reads the scaling of rope in a config.json: `rope_parameters` (new) or `rope_scaling` (old).
+"""Reads the rope scaling in a config.json, from `rope_parameters` (new) or `rope_scaling` (old).
 
-Meanings and defaults are those of transformers. A field that the type does not have is refused.
+Meanings and defaults are those of transformers. A field that the type of rope does not have is
+refused.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..config import MAX_POSITIONS
 from ..errors import InvalidInputError
 
 COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-IDLE = "attn_factor"  # real files have it; transformers ignores it, and so do we
+IDLE = "attn_factor"  # real files have this field; transformers ignores it, and so does sbrt
 FIELDS: dict[str, set[str]] = {
     "default": set(),
     "linear": {"factor"},
@@ -36,10 +37,11 @@ MOST = 1e9  # largest accepted factor
 
 @dataclass(frozen=True)
 class Rope:
-    """The angle of position p in pair i is p f_i; `kind` selects the formula of f_i.
+    """The rotary embedding. The angle at position p in pair i is p f_i; `kind` selects the formula
+    of f_i.
 
     csrc/model/rope_table.h has the formulas. A field that `kind` does not use keeps its default.
-    divisors: head_dim / 2 numbers. At the end f_i is divided by number i; (): no division.
+    divisors: head_dim / 2 numbers. After the formula, f_i is divided by number i. (): no division.
     """
 
     kind: str = "default"
@@ -54,7 +56,7 @@ class Rope:
     divisors: tuple[float, ...] = ()
 
     def core(self) -> RopeScaling:
-        """Return the same fields in the binary module's type."""
+        """Return the rope in the form that the C++ module takes."""
         return RopeScaling(**asdict(self))
 
 
@@ -110,7 +112,7 @@ def read_rope_of_kind(
 def _read(
     path: Path, raw: Mapping[str, Any], key: str, given: Mapping[str, Any], max_positions: int
 ) -> tuple[float, Rope]:
-    """Return (theta, rope) of the object `given`, which config.json calls `key`."""
+    """Return (theta, rope) that the object `given` describes. `key` is its name in config.json."""
     where = f"{path}, {key}"
     theta = given.get("rope_theta", raw.get("rope_theta"))
     theta = check.number(f"{path}, rope_theta", THETA if theta is None else theta, 1, 1e12)
@@ -173,7 +175,8 @@ def _original_max(
 ) -> float:
     """Return the number of positions in pretraining.
 
-    It is given in config.json itself, else in the rope object, else it is `max_positions`.
+    The number is taken from config.json itself, else from the rope object, else it is
+    `max_positions`.
     """
     key = "original_max_position_embeddings"
     for name, value in ((f"{path}, {key}", raw.get(key)), (f"{where}.{key}", given.get(key))):
@@ -231,7 +234,8 @@ def _yarn(fields: _Fields) -> Rope:
 
 
 def _attention_factor(fields: _Fields, factor: float) -> float:
-    """Return the given factor, else g(mscale) / g(mscale_all_dim) if both are there, else g(1).
+    """Return yarn's attention factor: the given one, else g(mscale) / g(mscale_all_dim) if both are
+    given, else g(1).
 
     Here g(m) = 0.1 m ln(factor) + 1.
     """

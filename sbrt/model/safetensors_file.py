@@ -1,8 +1,9 @@
-"""A strict reader and a writer of safetensors files. The reader trusts no header until every byte
-of the file is accounted for. The writer gives equal bytes for equal tensors, which the safetensors
+"""Strict reader and writer of safetensors files. The reader trusts no header until every byte of
+the file is accounted for. The writer gives equal bytes for equal tensors, which the safetensors
 library does not promise.
 
-Layout: u64 little endian header length, the header (JSON), the data. Nothing is ever unpickled.
+Layout: u64 little endian length of the header, the header (JSON), the data. Nothing is ever
+unpickled.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
-# numpy's names of the dtypes that `encode` and `array` support. bfloat16 is handled as its bits.
+# numpy's names of the dtypes that `encode` and `array` support. bfloat16 numbers are handled as
+# integers that hold their bits.
 NUMPY = {
     "F16": "<f2", "BF16": "<u2", "F32": "<f4", "I64": "<i8", "U8": "<u1", "I32": "<i4", "I8": "<i1",
 }  # fmt: skip
@@ -84,11 +86,11 @@ class TensorFile:
 
     def bytes_of(self, name: str) -> NDArray[np.uint8]:
         """Map the bytes of one tensor read-only. The map is closed when the array is dropped."""
-        import numpy as np  # here, so that `import sbrt` stays fast
+        import numpy as np  # imported here, so that `import sbrt` stays fast
 
         entry = self.tensors[name]
         begin, size = self.data_begin + entry.begin, entry.end - entry.begin
-        if not size:  # an empty map is not possible
+        if not size:  # an empty range cannot be mapped
             return np.empty(0, np.uint8)
         return np.memmap(self.path, np.uint8, mode="r", offset=begin, shape=(size,))
 
@@ -122,7 +124,8 @@ def open_file(path: Path) -> TensorFile:
 
 
 def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes of a file with these tensors, in their order. dtypes: those of NUMPY."""
+    """Return the bytes of a file with these tensors, in their order. Accepts the dtypes in
+    NUMPY."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     parts: list[bytes] = []
     at = 0
@@ -132,7 +135,7 @@ def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> 
         header[name] = {"dtype": _dtype_of(value), "shape": shape, "data_offsets": [at, end]}
         at = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the data begins at a multiple of 8
+    text += b" " * (-len(text) % 8)  # padding, so that the data begins at a multiple of 8 bytes
     return struct.pack("<Q", len(text)) + text + b"".join(parts)
 
 
@@ -145,7 +148,7 @@ def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Return the float32 numbers whose bfloat16 bits these are."""
+    """Return float32 numbers from their bfloat16 bits."""
 
     found: NDArray[np.float32] = (bits.astype("<u4") << 16).view("<f4")
     return found

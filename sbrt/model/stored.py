@@ -1,4 +1,4 @@
-"""One weight of a model as stored in its files, in any file format."""
+"""Represents one weight of a model as it is stored in its files, in any file format."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ PIECE = 2**20  # number of weights that are unpacked together
 class Stored:
     """One weight, with the name and shape that it has in a model folder.
 
-    where: file and name, for messages. dtype: F32, F16, BF16, or the name of a quantised format.
-    size: bytes in the files. layout: None unless the format is quantised.
+    where: file and name of the weight, for messages. dtype: F32, F16, BF16, or the name of a
+    quantised format.
+    size: number of bytes in the files. layout: None unless the format is quantised.
     """
 
     where: str
@@ -45,8 +46,8 @@ class Stored:
         return "F32", out.reshape(-1).view(np.uint8)
 
     def pieces(self) -> Iterator[tuple[int, Quantized]]:
-        """Yield (first row, rows) of a quantised weight in order, in pieces of about PIECE
-        weights."""
+        """Yield (index of the first row, rows) for successive parts of a quantised weight. A part
+        has about PIECE weights."""
         step = max(1, PIECE // self.shape[1])
         for first in range(0, self.shape[0], step):
             yield first, self.rows(first, min(first + step, self.shape[0]))

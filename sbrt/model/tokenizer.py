@@ -1,5 +1,5 @@
-"""Reads a tokenizer.json with the `tokenizers` library. It turns prompts into ids, and ids into
-text."""
+"""Reads a tokenizer.json with the `tokenizers` library. The Tokenizer turns prompts into ids, and
+ids into text."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ MAX_TOKENIZER = 256 * 2**20  # bytes
 
 
 class Tokenizer:
-    """A tokenizer.json, with the tokens that the files next to it add (added_tokens.py).
+    """The tokenizer in a tokenizer.json, with the tokens that the files next to it add
+    (added_tokens.py).
 
     It may also be the tokenizer of a GGUF file, which needs no files next to it.
-    size: largest id + 1. tokens: id to token string.
+    size: largest id + 1. tokens: the string of each token, by id.
     """
 
     def __init__(self, path: Path) -> None:
-        import tokenizers  # here, so that `import sbrt` stays fast
+        import tokenizers  # imported here, so that `import sbrt` stays fast
 
         if not check.is_file(path):
             raise InvalidInputError(f"{path}: expected a tokenizer.json, found none")
@@ -74,8 +75,8 @@ class Tokenizer:
             return list(self._library.encode(text, add_special_tokens=adds_special).ids)
 
     def word_ids(self, word: str) -> list[int]:
-        """Return the ids of text in the middle of other text, so without special tokens around
-        it."""
+        """Return the token ids of a text that stands in the middle of other text. No special tokens
+        are added around it."""
         with _library_errors(f"bad_words: expected text that {self.path} can encode"):
             return list(self._library.encode(word, add_special_tokens=False).ids)
 
@@ -89,7 +90,7 @@ class Tokenizer:
         return found
 
     def bytes_of(self, token: int) -> bytes:
-        """Return the bytes of one token in the middle of other text. They may be a part of a
+        """Return the bytes of one token in the middle of other text. The bytes may be a part of a
         character."""
         return self.pieces.alone(token)
 
@@ -120,14 +121,14 @@ def _add(library: tokenizers.Tokenizer, tokens: Sequence[tokenizers.AddedToken])
 
 
 def _gguf_json(path: Path) -> bytes:
-    from .gguf.tokenizer import tokenizer_json  # here, so that `import sbrt` stays fast
+    from .gguf.tokenizer import tokenizer_json  # imported here, so that `import sbrt` stays fast
 
     return tokenizer_json(path)
 
 
 def _refuse_prefix(path: Path, raw: Mapping[str, Any]) -> None:
-    """Refuse continuing_subword_prefix: the library aborts the process if a merge is shorter than
-    it."""
+    """Refuse the field continuing_subword_prefix: the library aborts the process if a merge is
+    shorter than the prefix."""
     model = raw.get("model")
     if isinstance(model, dict) and "merges" in model and model.get("continuing_subword_prefix"):
         prefix = model["continuing_subword_prefix"]
@@ -138,7 +139,7 @@ def _refuse_prefix(path: Path, raw: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _library_errors(expected: str) -> Iterator[None]:
-    """Turn errors of the library, also panics, into InvalidInputError with one sentence."""
+    """Turn errors of the library, and its panics, into InvalidInputError with one sentence."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

@@ -1,9 +1,9 @@
-"""The whole algorithm in plain Python on the toy lane. Tests compare the engine with it.
+"""The whole algorithm in plain Python, with toy models. Tests compare the engine with it.
 
-It shares no code with the engine. The arithmetic is done step by step in float32 and double, so
-that results compare with `==`. toy: the model, its noise, its exp. dist: a lane's distribution
-after a prefix. tree: chains and tails. play: the rounds of a sequence. logprobs: log-probs of its
-tokens.
+The reference shares no code with the engine. It does the arithmetic step by step in float32 and
+double. So tests can compare results with `==`. toy: the model, its noise, its exp. dist: a lane's
+distribution after a prefix. tree: chains and tails. play: the rounds of a sequence. logprobs:
+log-probs of its tokens.
 """
 
 from .dist import Shaping, raw_softmax, top_tokens

@@ -13,18 +13,19 @@ from .tree import Branch, Tree
 
 
 class Place:
-    """The probabilities p and q [vocab] at one node, after the candidates tried so far."""
+    """The target's probabilities p [vocab] and the draft's probabilities q [vocab] at one node.
+    Both are updated after each rejected candidate."""
 
     def __init__(self, p: np.ndarray, q: np.ndarray) -> None:
         self.p, self.q = p.copy(), q.copy()
 
     def stands(self, token: int, u: float) -> bool:
-        """True if a candidate that was drawn is accepted; u is uniform in [0, 1)."""
+        """True if a candidate that the draft sampled is accepted; u is uniform in [0, 1)."""
         return bool(u * self.q[token] < self.p[token])
 
     def reject(self, token: int) -> bool:
-        """Reject a drawn candidate: update p and q. Returns False, and keeps p, if p - q has
-        nothing left."""
+        """Reject a candidate that the draft sampled: update p and q. Returns False, and keeps p, if
+        no token has p > q."""
         surplus = np.where(self.p > self.q, self.p - self.q, 0.0)
         left = surplus.cumsum()[-1]
         if left > 0:
@@ -34,9 +35,9 @@ class Place:
         return bool(left > 0)
 
     def reject_known(self, token: int) -> bool:
-        """Reject a candidate that was not drawn: update p and q.
+        """Reject a looked-up candidate, which the draft did not sample: update p and q.
 
-        Returns False, and keeps p, if p has no other token.
+        Returns False, and keeps p, if no other token has a probability in p.
         """
         self.q[token] = 0.0
         self.q = normalised(self.q)
@@ -57,11 +58,12 @@ class Place:
 def verified_by_chance(
     target: Lane, at: Prefix, said: tuple[Lane, Tree, Sequence[Branch]]
 ) -> tuple[list[int], list[int], bool]:
-    """Return (path, tokens, empty).
+    """Verify a chain by the rule `rejection`. Returns (path, tokens, empty).
 
-    path: the accepted nodes, from the root on. tokens: the committed tokens. They are one more than
-    the accepted nodes below the root; the last one is missing if its row failed. empty: True if a
-    residual was empty. said: the draft, the chain and the branches.
+    path: the accepted nodes, beginning with the root. tokens: the committed tokens, one more than
+    the accepted nodes below the root. The last token is missing if the logits of its row are
+    invalid. empty: True if a residual distribution was empty. said: the draft lane, the chain and
+    the branches.
     """
     path, new = [0], list[int]()
     while target.choice(at) is not None:
@@ -77,8 +79,8 @@ def verified_by_chance(
 def decided(
     target: Lane, at: Prefix, node: int, said: tuple[Lane, Tree, Sequence[Branch]]
 ) -> tuple[int, int, bool]:
-    """Return (token after `node`, the node that holds the token or 0, True if a residual was
-    empty)."""
+    """Return three values: the token after `node`; the child of `node` that holds this token, or 0
+    if none does; True if a residual distribution was empty."""
     draft, chain, branches = said
     below = [(child.token, i) for i, child in enumerate(chain) if child.parent == node]
     drawn = [(token, i) for token, i in below if not chain[i].known]

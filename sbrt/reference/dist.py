@@ -1,4 +1,4 @@
-"""The distribution of a lane after a prefix: sampling pass and confidence, as in
+"""Computes the distribution of a lane after a prefix: shaping, sampling and confidence, as in
 csrc/ops/{shaping,choose}.cc. Functions take many rows together, because a draft step of trees has
 hundreds."""
 
@@ -27,11 +27,12 @@ from .toy import (
 )
 
 NOTHING = np.zeros(())  # no noise
-# Numbers of candidates of a Dist, of partial sums of a softmax, of positions in a block of noise.
+# Number of candidates of a Dist, of partial sums of a softmax, and of positions in a block of
+# noise.
 CANDIDATES, LANES, BLOCK = 16, 16, 16
 
-# Changes to logits before the temperature: logit_bias as (token, bias), bad_words as tuples of
-# tokens.
+# Parameters that change logits before the temperature. logit_bias: pairs (token, bias). bad_words:
+# tuples of tokens.
 _SHAPING = """repetition_penalty presence_penalty frequency_penalty min_tokens logit_bias
     allowed_token_ids bad_words"""
 Shaping = namedtuple("Shaping", _SHAPING, defaults=(1.0, 0.0, 0.0, 0, (), None, ()))
@@ -39,15 +40,16 @@ Shaping = namedtuple("Shaping", _SHAPING, defaults=(1.0, 0.0, 0.0, 0, (), None, 
 
 @dataclass(frozen=True)
 class Shaper:
-    """Shaping of one sequence. ends: its stop tokens. prompt: the length of its prompt."""
+    """Changes the logits of one sequence by its Shaping. ends: the sequence's stop tokens. prompt:
+    the number of tokens of its prompt."""
 
     shaping: Shaping
     ends: tuple[int, ...]
     prompt: int
 
     def shaped(self, logits: np.ndarray, prefixes: Sequence[Prefix]) -> np.ndarray:
-        """Return rows [prefixes, vocab] f32 after masks, bias and penalties. Row i follows prefix
-        i."""
+        """Return the logits [prefixes, vocab] f32 after masks, bias and penalties. Row i belongs to
+        prefix i."""
         s, rows = self.shaping, logits.copy()
         if s.allowed_token_ids is not None:
             rows = np.full_like(logits, -np.inf)
@@ -65,7 +67,7 @@ class Shaper:
         return rows if s[:3] == Shaping()[:3] else self.penalised(rows, prefixes)
 
     def penalised(self, rows: np.ndarray, prefixes: Sequence[Prefix]) -> np.ndarray:
-        """Return the rows after the penalties for the tokens of their prefixes."""
+        """Return the rows of logits after the penalties for the tokens of their prefixes."""
         s, vocab = self.shaping, rows.shape[1]
         prompt = np.bincount(prefixes[0].tokens[: self.prompt], minlength=vocab)
         new = [np.bincount([*p.tokens[self.prompt :]] or [0], minlength=vocab) for p in prefixes]
@@ -78,7 +80,7 @@ class Shaper:
         return np.where(output + prompt > 0, x, rows)
 
     def may_leave_nothing(self, known: Sequence[int]) -> bool:
-        """True if the masks could remove every token of a row that has logits of these ids."""
+        """True if the masks could remove every token of a row. known: the ids that have logits."""
         s = self.shaping
         allowed = known if s.allowed_token_ids is None else s.allowed_token_ids
         left = set(known).intersection(allowed)
@@ -114,10 +116,11 @@ def filtered(rows: np.ndarray, s: Sampling) -> np.ndarray:
 
 
 def ranked(rows: np.ndarray, s: Sampling, noise: np.ndarray | None) -> tuple[np.ndarray, ...]:
-    """Return (tokens [n, vocab], best first; their scores [n, vocab]; number of valid tokens [n]).
+    """Rank the tokens of each row. Returns three arrays: tokens [n, vocab], best first; their
+    scores [n, vocab]; the number of valid tokens [n].
 
-    rows: [n, vocab] f32. A row with NaN or +inf, or all -inf, has no valid token. noise: [n,
-    vocab], for the position of the token that is sampled; None when greedy.
+    rows: [n, vocab] f32. A row with NaN or +inf, or all -inf, has no valid token. noise: Gumbel
+    noise [n, vocab] for the positions of the sampled tokens; None: greedy.
     """
     fine = rows.max(axis=1, keepdims=True) < np.inf
     rows = np.where(fine, rows, f32(-np.inf))
@@ -131,7 +134,7 @@ def ranked(rows: np.ndarray, s: Sampling, noise: np.ndarray | None) -> tuple[np.
 
 
 def top_tokens(logits: np.ndarray, s: Sampling, noise: np.ndarray | None, want: int) -> list[int]:
-    """Return the `want` best tokens of one row [vocab] f32, given noise [vocab]."""
+    """Return the `want` best tokens of one row [vocab] f32, given Gumbel noise [vocab]."""
     noise = None if noise is None or is_greedy(s) else noise[None]
     tokens, _, count = ranked(logits[None], s, noise)
     return tokens[0, : min(want, count[0])].tolist()
@@ -141,7 +144,8 @@ def top_tokens(logits: np.ndarray, s: Sampling, noise: np.ndarray | None, want: 
 
 
 def lane_sum(x: np.ndarray) -> np.ndarray:
-    """Return sums [rows, 1] of rows [rows, vocab] f32: 16 partial sums, then added in pairs."""
+    """Return the sums [rows, 1] of rows [rows, vocab] f32. Each row is added into 16 partial sums,
+    and these are added in pairs."""
     lane = np.zeros((len(x), LANES), f32)
     for first in range(0, x.shape[1], LANES):
         part = x[:, first : first + LANES]
@@ -167,20 +171,22 @@ def raw_softmax(logits: np.ndarray, token: int) -> np.float32:
 
 
 def normalised(x: np.ndarray) -> np.ndarray:
-    """Divide x [vocab], in double, by its sum from left to right; if that is 0, return x."""
+    """Divide x [vocab], in double, by the sum of its elements, added from left to right. If the sum
+    is 0, return x."""
     total = x.cumsum()[-1]
     return x / total if total > 0 else x
 
 
 def in_order(x: np.ndarray) -> np.ndarray:
-    """Return the sums [rows] of rows, added from left to right."""
+    """Return the sum of each row, [rows]. Elements are added from left to right."""
     return x.cumsum(axis=1)[:, -1]
 
 
 def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
-    """Return the confidence [rows, candidates] as logarithms, after p -> p^sharpness.
+    """Raise each confidence p to p^sharpness, and normalise. Takes and returns logarithms [rows,
+    candidates].
 
-    The probability left for other tokens does not change.
+    The probability that is left for all other tokens enters the normalisation unchanged.
     """
     if sharpness == 1:
         return lp
@@ -192,11 +198,12 @@ def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
 
 @dataclass(slots=True)
 class Dist:
-    """Candidates after a prefix, best first (none: the row failed), and the lane's confidence.
+    """The candidates for the token after a prefix, best first, and the lane's confidence. There are
+    no candidates if the logits are invalid.
 
     q: probability of the first candidate in the softmax of the raw logits.
     entropy: entropy of that softmax, nats.
-    lp: [CANDIDATES] f32, logarithms of the candidates' confidence, -inf after the last.
+    lp: [CANDIDATES] f32, logarithms of the candidates' confidence; -inf after the last candidate.
     """
 
     tokens: list[int]
@@ -207,9 +214,9 @@ class Dist:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Tokens so far, the state of a lane after them, and their hash.
+    """A sequence of tokens, the hash that stands for a lane's state after them, and their own hash.
 
-    known: number of ids that the lane can read. It reads other tokens as 0.
+    known: number of ids that the lane can read. The lane reads any other token as 0.
     """
 
     state: int
@@ -222,12 +229,12 @@ class Prefix:
         return Prefix(state, self.known, (*self.tokens, *tokens), state_after(self.hash, tokens))
 
     def then(self, token: int) -> Prefix:
-        """Return the prefix with one more token."""
+        """Return this prefix with one more token at its end."""
         state = mix(self.state, self.read(token) + 1)
         return Prefix(state, self.known, (*self.tokens, token), mix(self.hash, token + 1))
 
     def read(self, token: int) -> int:
-        """Return the token as the lane reads it."""
+        """Return the token as the lane reads it: 0 if its id is not known."""
         return token if token < self.known else 0
 
     def __len__(self) -> int:
@@ -235,10 +242,10 @@ class Prefix:
 
 
 class Lane:
-    """One toy under one set of sampling parameters. Its results are cached.
+    """A toy model with one set of sampling parameters. Its results are cached.
 
-    draws: candidates are drawn without replacement, with noise of its own for every prefix. The
-    other fields of a Dist do not depend on the draw.
+    draws: True if candidates are drawn without replacement, with independent noise for every
+    prefix. The other fields of a Dist do not depend on the drawn candidates.
     """
 
     def __init__(
@@ -251,7 +258,7 @@ class Lane:
     ) -> None:
         self.toy, self.sampling, self.vocab, self.shaper = toy, sampling, vocab, shaper
         self.greedy, self.draws = is_greedy(sampling), draws
-        # Ids that the lane has a logit for, and all others.
+        # Ids that the lane has a logit for, and the ids that it has none for.
         known = [i for i in toy.head_ids or range(toy.vocab) if i < vocab]
         self.columns = np.array(known, np.intp)
         self.absent = np.delete(np.arange(vocab), self.columns)
@@ -259,22 +266,22 @@ class Lane:
         self.choices: dict[int, int | None] = {}
         self.known: dict[int, Dist] = {}
         self.noise: dict[int, np.ndarray] = {}
-        # True if a row may have no token.
+        # True if the logits after a prefix may be invalid, or all masked.
         self.can_fail = toy.nan_at >= 0 or bool(shaper and shaper.may_leave_nothing(known))
 
     def choice(self, prefix: Prefix) -> int | None:
-        """Return the sampled next token; None if the row fails."""
+        """Return the sampled next token; None if the logits are invalid."""
         if prefix.hash not in self.choices:
             tokens, _, count = self.ranked(self.shaped([prefix]), [prefix])
             self.choices[prefix.hash] = int(tokens[0, 0]) if count[0] else None
         return self.choices[prefix.hash]
 
     def dist(self, prefix: Prefix) -> Dist:
-        """Return the distribution of the next token."""
+        """Return the distribution of the token after a prefix."""
         return self.known.get(prefix.hash) or self.dists([prefix])[0]
 
     def dists(self, prefixes: Sequence[Prefix]) -> list[Dist]:
-        """Return the distributions of the next tokens after these prefixes."""
+        """Return the distributions of the tokens after these prefixes."""
         new = {p.hash: p for p in prefixes if p.hash not in self.known}
         if new:
             self.known.update(zip(new, self.compute(list(new.values())), strict=True))
@@ -290,7 +297,7 @@ class Lane:
         tokens, scores = tokens[:, :CANDIDATES], scores[:, :CANDIDATES]
         count = np.minimum(count, CANDIDATES)
         if self.toy.nan_at >= 0:
-            logits = np.nan_to_num(logits, nan=0)  # results of such a row are not used
+            logits = np.nan_to_num(logits, nan=0)  # results of a row with a NaN are not used
         x, e, total, moment = softmax_of(logits[:, self.columns])
         if len(self.absent):
             x, e = (self.widened(given) for given in (x, e))
@@ -315,7 +322,7 @@ class Lane:
         return wide
 
     def among_candidates(self, scores: np.ndarray, count: np.ndarray) -> np.ndarray:
-        """Return the log softmax over the scores of the candidates only."""
+        """Return the logarithms of a softmax over the candidates' scores only."""
         first = np.where(count > 0, scores[:, 0], 0.0)[:, None]
         mine = np.arange(scores.shape[1]) < count[:, None]
         lp = np.where(mine, scores - first, -np.inf).astype(f32)
@@ -332,15 +339,15 @@ class Lane:
         return logits
 
     def shaped(self, prefixes: list[Prefix], logits: np.ndarray | None = None) -> np.ndarray:
-        """Return the logits after everything that precedes the temperature."""
+        """Return the logits after masks, bias and penalties, which precede the temperature."""
         logits = self.logits(prefixes) if logits is None else logits
-        if self.shaper:  # a NaN is an error even where it is masked
+        if self.shaper:  # a NaN is an error even at a masked token
             fine = logits.max(axis=1, keepdims=True) < np.inf
             logits = np.where(fine, self.shaper.shaped(logits, prefixes), logits)
         return logits
 
     def whole(self, prefix: Prefix) -> np.ndarray:
-        """Return the probabilities [vocab] of the next token, in double."""
+        """Return the probabilities [vocab] of the next token after a prefix, in double."""
         rows = self.shaped([prefix])
         scores = np.where(filtered(rows, self.sampling), rows, f32(-np.inf))
         scores = (scores[0] / f32(self.sampling.temperature)).tolist()
@@ -348,7 +355,7 @@ class Lane:
         return normalised(np.array([math.exp(x - most) for x in scores]))
 
     def ranked(self, rows: np.ndarray, prefixes: list[Prefix]) -> tuple[np.ndarray, ...]:
-        """Return the result of the function `ranked` for shaped rows, with this lane's noise."""
+        """Apply the function `ranked` to rows of shaped logits, with this lane's noise."""
         noise = None
         if self.draws:
             where = np.array([prefix.hash for prefix in prefixes], np.uint64)

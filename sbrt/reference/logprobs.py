@@ -1,4 +1,4 @@
-"""Log-probs of a sequence on the toy lane, as in csrc/ops/logprobs.cc, in double."""
+"""Computes the log-probs of a sequence of the toy model, as in csrc/ops/logprobs.cc, in double."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .toy import Toy, mix, state_after, toy_logits
 def logprobs(
     toy: Toy, trunk: Sequence[int], first: int, top: int, holes: Collection[int] = ()
 ) -> list[list[tuple[int, int, float]]]:
-    """Return (token, rank, log-prob) at each position of the trunk from `first` on.
+    """Return a list of (token, rank, log-prob) for each position of the trunk from `first` on.
 
     At each position the trunk's own token comes first, then the `top` most likely tokens. first: at
     least 1. holes: ids without a token.
@@ -26,7 +26,7 @@ def logprobs(
     found = []
     for row, token in zip(rows, trunk[first:], strict=True):
         dist = row - row.max() - np.log(np.exp(row - row.max()).sum())
-        order = np.argsort(-row, kind="stable")  # of equal logits the lower id comes first
+        order = np.argsort(-row, kind="stable")  # among equal logits the lower id comes first
         rank = np.argsort(order) + 1
         best = [i for i in order[:top] if row[i] > -np.inf]
         found.append([(int(i), int(rank[i]), float(dist[i])) for i in (token, *best)])

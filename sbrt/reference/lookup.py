@@ -1,4 +1,5 @@
-"""Look-ups of the next tokens in the text so far, as in csrc/round/{lookup,join}_op.h."""
+"""Looks up the next tokens in the text so far (n-gram matching), as in
+csrc/round/{lookup,join}_op.h."""
 
 from __future__ import annotations
 
@@ -11,21 +12,21 @@ from .toy import TARGET, exp32, f32, noise_word
 from .tree import NOUGHT, Draft, Match, Node, Tree, attach, clamp, makes_paths
 
 SHORTEST, LONGEST = 2, 16  # minimum and maximum number of tokens of a match
-MOST, SEARCHES = 16, 6  # maximum number of looked-up nodes in a chain, of searches in a round
+MOST, SEARCHES = 16, 6  # maximum number of looked-up nodes in a chain; of searches in a round
 LEAST, NO_GAIN = f32(-1.9), f32(-1e30)
 BEFORE, WEIGHT = [f32(p) for p in (0.59, 0.72, 0.77, 0.80)], f32(8)
 FADING, ONE = f32(0.98), f32(1)
-GOOD, SURE = 2, f32(0.65)  # least length and probability of a match that replaces a burst
+GOOD, SURE = 2, f32(0.65)  # minimum length and probability of a match that replaces a burst
 
 
 def going_on(match: Match) -> Match:
-    """Return the match one token later, if the looked-up token was right."""
+    """Return the match of the next node, after the looked-up token was right."""
     return Match(match.after + 1, min(match.length + 1, LONGEST))
 
 
 def best_match(tokens: tuple[int, ...], newest: int, shortest: int) -> Match | None:
-    """Return the longest match that ends at position `newest` or before; of equal ones the
-    latest."""
+    """Return the longest earlier match of the end of `tokens`. It ends at position `newest` or
+    before; among matches of equal length the latest is taken."""
     best, size = None, shortest - 1
     for last in range(newest, -1, -1):
         n = 0
@@ -40,7 +41,8 @@ def best_match(tokens: tuple[int, ...], newest: int, shortest: int) -> Match | N
 
 
 def looked_up(trunk: tuple[int, ...], want: int) -> list[int]:
-    """Return `want` tokens after the longest match of the trunk's end; of equal ones the latest."""
+    """Return the `want` tokens that follow the longest match of the trunk's end. Among matches of
+    equal length the latest is taken."""
     match = best_match(trunk, len(trunk) - 2, SHORTEST)
     if match is None:
         return []
@@ -49,20 +51,22 @@ def looked_up(trunk: tuple[int, ...], want: int) -> list[int]:
 
 
 class Hindsight:
-    """The share of look-ups that were right so far, by length of match: 1, 2, 3, more."""
+    """Estimates how often look-ups are right. Look-ups are counted by the length of the match: 1,
+    2, 3, or more tokens."""
 
     def __init__(self, greedy: bool) -> None:
         self.weight = WEIGHT * (ONE if greedy else f32(0.5))  # sampled text repeats less
         self.right, self.seen = [NOUGHT] * 4, [NOUGHT] * 4
 
     def chance(self, match: Match) -> np.float32:
-        """Return the probability that a look-up by this match is right."""
+        """Return the probability that a token looked up with this match is right."""
         k = min(match.length, 4) - 1
         right = self.right[k] + self.weight * BEFORE[k]
         return clamp(right / (self.seen[k] + WEIGHT), f32(0.02), f32(0.98))
 
     def recall(self, chain: Tree, path: list[int], new: list[int]) -> None:
-        """After a round, count the look-ups along the accepted path, and those that were right."""
+        """After a round, count the look-ups at the nodes of the accepted path, and those that were
+        right."""
         for node, y in zip((chain[i] for i in path), new, strict=False):
             if node.match:
                 k = min(node.match.length, 4) - 1
@@ -70,8 +74,8 @@ class Hindsight:
                 self.seen[k] = self.seen[k] * FADING + ONE
 
     def at(self, lane: Lane, node: Node) -> np.float32:
-        """Return the probability that the token looked up after a node is right, given its
-        noise."""
+        """Return the probability that the token looked up after a node is right. The sampling noise
+        of this token is known, and is taken into account."""
         assert node.match is not None
         assert node.next is not None
         p = self.chance(node.match)
@@ -82,7 +86,8 @@ class Hindsight:
         return clamp(exp_of(-(wait * (ONE - p) / p)), f32(1e-6), f32(0.98))
 
     def fills(self, lane: Lane, chain: Tree) -> bool:
-        """True if a chain that was looked up after a miss needs no burst."""
+        """True if the chain needs no serial burst, because it was looked up after a miss with a
+        good match."""
         match = chain[0].match
         if len(chain) == 1 or not match or match.length < GOOD:
             return False
@@ -100,13 +105,13 @@ def exp_of(x: np.float32) -> np.float32:
 
 
 def agreed(p: np.float32, drafted: np.float32) -> np.float32:
-    """Return the log probability of a token on which look-up and draft agree."""
+    """Return the log probability of a token that both the look-up and the draft propose."""
     return log_of(ONE - (ONE - p) * (ONE - exp_of(drafted)))
 
 
 class Join:
-    """Adds looked-up nodes to a chain. length: tokens of the trunk. room: greatest depth of a
-    node."""
+    """Adds looked-up nodes to a chain. length: number of tokens of the trunk. room: maximum depth
+    of a node."""
 
     def __init__(
         self, draft: Draft, hindsight: Hindsight, chain: Tree, length: int, room: int
@@ -121,7 +126,7 @@ class Join:
         self.searches = self.known = 0
 
     def run(self) -> int:
-        """Add the nodes. Returns the number of drafted nodes that are left."""
+        """Add the looked-up nodes. Returns the number of drafted nodes that remain in the chain."""
         if makes_paths(self.policy):
             at: int | None = 0
             while at is not None:
@@ -153,12 +158,12 @@ class Join:
         self.say(node, match)
 
     def say(self, node: Node, match: Match | None) -> None:
-        """Store a match, or None, at a node."""
+        """Store at a node a match, or None, and the token that the match gives."""
         node.match = match
         node.next = node.prefix.tokens[match.after] if match else None
 
     def attach(self, parent: int, lp: np.float32) -> int:
-        """Append a node that was not drafted, under `parent`; returns its number."""
+        """Append a looked-up node under `parent`; returns its index in the chain."""
         above = self.chain[parent]
         assert above.match is not None
         assert above.next is not None
@@ -168,13 +173,13 @@ class Join:
         return len(self.chain) - 1
 
     def child(self, i: int) -> int:
-        """Return the child of node i that has the looked-up token, or 0."""
+        """Return the child of node i that holds the looked-up token; 0 if there is none."""
         want = (i, self.chain[i].next)
         found = (j for j, c in enumerate(self.chain) if j and (c.parent, c.token) == want)
         return next(found, 0)
 
     def rescore(self, i: int) -> None:
-        """Set the score of a drafted node; its parent's score is set already."""
+        """Compute the score of a drafted node. The score of its parent must be final."""
         node = self.chain[i]
         above = self.chain[node.parent]
         own = self.before[i] - self.before[node.parent]
@@ -183,8 +188,8 @@ class Join:
         node.score = above.score + own
 
     def promise(self, node: Node) -> np.float32:
-        """Return the log probability of the token looked up after a node, given the draft's
-        candidates."""
+        """Return the log probability of the token looked up after a node. The draft's candidates at
+        this node are taken into account."""
         assert node.match is not None
         assert node.next is not None
         p = self.hindsight.at(self.lane, node)
@@ -199,15 +204,15 @@ class Join:
         return log_of(max(apart, there))
 
     def gain(self, i: int) -> np.float32:
-        """Return the score of the looked-up node that would follow node i; NO_GAIN if there is
-        none."""
+        """Return the score that the looked-up child of node i would have; NO_GAIN if node i can
+        have none."""
         node = self.chain[i]
         if not node.match or node.level >= self.room or self.child(i):
             return NO_GAIN
         return node.score + self.promise(node)
 
     def grow(self) -> None:
-        """Append the looked-up nodes with the best scores."""
+        """Append looked-up nodes, those with the best scores first."""
         gains = [self.gain(i) for i in range(len(self.chain))]
         while self.known < MOST and len(self.chain) < 64:
             best = gains.index(max(gains))
@@ -219,7 +224,7 @@ class Join:
             self.known += 1
 
     def line(self) -> None:
-        """Append the tokens that follow the trunk's own match."""
+        """Append a path of the tokens that follow the match of the trunk's end."""
         at = 0
         while self.known < MOST:
             node = self.chain[at]
@@ -233,8 +238,8 @@ class Join:
             at = self.take(at, drafted, lp) if drafted else self.attach(at, lp)
 
     def take(self, at: int, drafted: int, lp: np.float32) -> int:
-        """Mark a drafted node as looked up, because it has the looked-up token. Returns its
-        number."""
+        """Mark a drafted node as looked up, because it holds the looked-up token. Returns its
+        index."""
         above, node = self.chain[at], self.chain[drafted]
         assert above.match is not None
         node.known, node.score = True, above.score + lp
@@ -242,7 +247,7 @@ class Join:
         return drafted
 
     def next_on_path(self, at: int) -> int | None:
-        """Return the next node on the path: the drafted node, or the looked-up node if that is more
+        """Return the next node on the path: the drafted node, or the looked-up node if it is more
         likely."""
         node = self.chain[at]
         drafted = at + 1 if at < self.left else 0

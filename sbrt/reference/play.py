@@ -1,4 +1,5 @@
-"""The rounds of a sequence, as in csrc/round/{round,select,settle}.cc, and the host's counters."""
+"""Runs the rounds of a sequence, as in csrc/round/{round,select,settle}.cc, and keeps the host's
+counters."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from .lookup import MOST, Hindsight, Join, looked_up
 from .toy import Sampling, Toy, f32
 from .tree import BURST, LOOKUP, SLOTS, Branch, Draft, Node, Policy, Room, Shape, Tree, attach
 
-LAG = 8  # number of tokens that a draft may lack before it must be fed
+LAG = 8  # maximum number of tokens that a draft may have left unprocessed
 
 
 @dataclass
@@ -19,14 +20,14 @@ class Stats:
     """Counters of one sequence, as csrc/decode/stats.h defines them."""
 
     rounds: int = 0
-    draft_tokens: int = 0  # sum of the chains' depths
+    draft_tokens: int = 0  # sum of the depths of all chains
     accepted: int = 0  # sum of accepted nodes
     branches: int = 0
-    branch_rounds: int = 0  # rounds with a prepared branch in which the sequence did not end
+    branch_rounds: int = 0  # rounds with a prepared branch, except the round that ends the sequence
     branch_hits: int = 0
-    discarded_branch_tokens: int = 0  # drafted nodes that can never be verified
-    empty_residuals: int = 0  # rounds in which the residual of the target's distribution was empty
-    draft_limit_rounds: int = 0  # rounds in which the draft had no room to plan anything
+    discarded_branch_tokens: int = 0  # number of drafted nodes that can never be verified
+    empty_residuals: int = 0  # rounds in which the residual distribution was empty
+    draft_limit_rounds: int = 0  # rounds in which the draft had no free positions
     histogram: list[int] = field(default_factory=lambda: [0] * SLOTS)  # rounds by accepted nodes
 
     @property
@@ -36,10 +37,11 @@ class Stats:
 
 
 def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int]]:
-    """Return (path, tokens): the accepted nodes from the root on, and the target's tokens.
+    """Verify a chain by the rule `coupled`. Returns (path, tokens): the accepted nodes, beginning
+    with the root, and the target's tokens.
 
-    There is one token more than accepted nodes below the root; the last one is missing if its row
-    failed.
+    The tokens are one more than the accepted nodes below the root. The last token is missing if its
+    logits are invalid.
     """
     child = {(node.parent, node.token): i for i, node in enumerate(chain)}
     path, new = [0], list[int]()
@@ -53,7 +55,8 @@ def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int
 
 
 def examined(new: list[int], stops: Sequence[int], room: int) -> tuple[list[int], str | None]:
-    """Return the new tokens up to the end of the sequence, and the finish reason if it ends."""
+    """Return the new tokens up to the end of the sequence, and the finish reason, or None if the
+    sequence goes on."""
     for i, token in enumerate(new, 1):
         if token in stops or i == room:
             return new[:i], "stop" if token in stops else "length"
@@ -61,11 +64,11 @@ def examined(new: list[int], stops: Sequence[int], room: int) -> tuple[list[int]
 
 
 class Play:
-    """One sequence between two rounds."""
+    """The state of one sequence between two rounds."""
 
     def __init__(self, target: Lane, draft: Draft, prompt: Sequence[int], limits: tuple) -> None:
         self.target, self.draft, self.policy = target, draft, draft.policy
-        self.limit, self.draft_limit = limits  # maximum tokens of the trunk, for target and draft
+        self.limit, self.draft_limit = limits  # maximum tokens of the trunk, for each model
         self.at = target.empty + prompt
         self.chain = [Node(draft.lane.empty + prompt)]
         self.lag = 0  # number of tokens before the root that the draft has not processed
@@ -76,11 +79,12 @@ class Play:
 
     @property
     def room(self) -> int:
-        """The greatest depth of a chain: a round also commits one token of the target's own."""
+        """The maximum depth of a chain. It leaves room for the token that the target itself adds in
+        a round."""
         return max(0, self.limit - len(self.at) - 1)
 
     def fits(self, steps: int) -> bool:
-        """True if the draft has positions for the chain and `steps` more."""
+        """True if the draft has free positions for the chain and for `steps` more tokens."""
         return len(self.at) + self.depth + steps < self.draft_limit
 
     @property
@@ -89,7 +93,8 @@ class Play:
         return max(node.level for node in self.chain)
 
     def round(self, stops: Sequence[int]) -> tuple[list[int], str | None]:
-        """Run one round. Returns its tokens, and the finish reason if the sequence ends."""
+        """Run one round. Returns its committed tokens, and the finish reason, or None if the
+        sequence goes on."""
         p, s = self.policy, self.stats
         self.idle = False
         lost = 0
@@ -130,7 +135,7 @@ class Play:
         return out, finish
 
     def burst(self) -> int:
-        """Make the next chain by a serial burst after a miss.
+        """Draft the next chain in a serial burst, after a miss.
 
         Returns the number of drafted nodes that are not in the chain.
         """
@@ -152,7 +157,8 @@ class Play:
         return size - self.join()
 
     def held_back(self) -> int:
-        """Skip the burst, but feed a serial draft that lacks more than `LAG` tokens.
+        """Skip the serial burst. A serial draft with more than `LAG` unprocessed tokens processes
+        them now.
 
         Returns 0: no drafted node is lost.
         """
@@ -163,23 +169,26 @@ class Play:
 
     @property
     def near(self) -> bool:
-        """True if the tokens that the draft lacks fit the in-flight slots."""
+        """True if the tokens that the draft has not processed fit in its slots for uncommitted
+        tokens."""
         return self.lag + len(self.chain) - 1 < SLOTS
 
     @property
     def may_burst(self) -> bool:
-        """True if the draft has room for a serial burst."""
+        """True if the draft has free positions for a serial burst."""
         reads_chain = self.policy.gamma == 0 or len(self.at) + self.depth <= self.draft_limit
         return reads_chain and len(self.at) + self.policy.burst < self.draft_limit
 
     def join(self) -> int:
-        """Add looked-up nodes to the chain. Returns the number of drafted nodes in the chain."""
+        """Add looked-up nodes to the chain. Returns the number of drafted nodes that remain in the
+        chain."""
         if not self.policy.lookup:
             return len(self.chain) - 1
         return Join(self.draft, self.hindsight, self.chain, len(self.at), self.room).run()
 
     def prepared(self) -> list[Branch]:
-        """Return the branches after the chain. Only tails that are trees are grown here."""
+        """Return the branches for outcomes of the chain. Only tails that are trees are drafted
+        here."""
         p, d = self.policy, self.draft
         near = self.near
         if near and len(self.at) + self.depth <= self.draft_limit:
@@ -201,7 +210,7 @@ class Play:
         return self.draft.path_sizes(tails, self.policy.gamma)
 
     def settle(self, path: list[int], new: list[int], adopted: Branch | None) -> None:
-        """Commit the new tokens, and make the next chain of the adopted tail."""
+        """Commit the new tokens. The next chain is made of the adopted tail."""
         drafted = 0
         while drafted < len(path) and self.chain[path[drafted]].drafted:
             drafted += 1
@@ -216,9 +225,10 @@ class Play:
         self.chain = self.worth(adopted.tail) if adopted else [root]
 
     def worth(self, tail: Tree) -> Tree:
-        """Return the chain made of a tail: its most likely nodes, at most `nodes`.
+        """Return the chain that is made of a tail: its most likely nodes, at most `nodes` of them.
 
-        A node is kept only if the draft was sure of its parent's token and it may still be emitted.
+        A node is kept only if it may still be committed, and the draft's probability at its parent
+        exceeds epsilon.
         """
         p, dist = self.policy, self.draft.lane.dist
         sure = {0}
@@ -238,7 +248,7 @@ class Play:
 
 
 def find(branches: list[Branch], node: int, token: int) -> Branch | None:
-    """Return the branch of an outcome; None if it was not prepared."""
+    """Return the branch that was prepared for an outcome; None if there is none."""
     same = (b for b in branches if (b.node, b.tail[0].token) == (node, token))
     return next(same, None)
 
@@ -258,10 +268,10 @@ def generate(
 ) -> tuple[list[int], str, Stats]:
     """Generate one sequence.
 
-    Returns its tokens, its finish reason ("stop", "length" or "error") and its counters.
+    Returns the sequence's tokens, its finish reason ("stop", "length" or "error") and its counters.
 
     The vocabulary is that of the target; a draft that has fewer tokens, or logits of fewer tokens,
-    never drafts the others. `draft` may be None if nothing is drafted.
+    never drafts the others. `draft` may be None if the policy drafts nothing.
     """
     if policy.serial:
         burst = {"burst": policy.gamma, "burst_width": policy.width}

@@ -1,4 +1,5 @@
-"""The toy model, its noise and its exp, as in csrc/model/toy.h, csrc/ops/philox.h and exp.h."""
+"""The toy model, its noise and its exp function, as in csrc/model/toy.h, csrc/ops/philox.h and
+exp.h."""
 
 from __future__ import annotations
 
@@ -20,15 +21,15 @@ TAYLOR = [
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 ]
 
-# A model whose logits are a hash of the prefix. The row at position nan_at has a NaN. head_ids,
-# ascending, are the tokens that have logits; empty: all.
+# The toy model. Its logits are a hash of the prefix. The row at position nan_at has a NaN.
+# head_ids: the tokens that have logits, ascending; empty: all.
 _TOY = "vocab seed noise16 max_positions nan_at head_ids"
 Toy = namedtuple("Toy", _TOY, defaults=(0, 0, 1 << 20, -1, ()))
 _DIST = "temperature top_p top_k min_p seed completion"
 Sampling = namedtuple("Sampling", _DIST, defaults=(1.0, 1.0, 0, 0.0, 0, 0))
 
 
-# `mix` and `philox` take Python ints or arrays of uint64 (which wrap by themselves).
+# `mix` and `philox` take Python ints or arrays of uint64, whose sums and products wrap around.
 
 
 def mix(a: Any, b: Any) -> Any:
@@ -40,14 +41,15 @@ def mix(a: Any, b: Any) -> Any:
 
 
 def state_after(state: int, tokens: Iterable[int]) -> int:
-    """Return the hash of a prefix, from the hash of its beginning and the tokens that follow."""
+    """Return the hash of a prefix. state: the hash of its beginning. tokens: the tokens that
+    follow."""
     for token in tokens:
         state = mix(state, token + 1)
     return state
 
 
 def toy_logits(toy: Toy, states: list[int], vocab: int) -> np.ndarray:
-    """Return the logits [states, vocab] f32 after the prefixes of these states."""
+    """Return the logits [states, vocab] f32 after the prefixes that have these hashes."""
     state = np.array(states, np.uint64)[:, None]
     token = np.arange(vocab, dtype=np.uint64)
     h = mix(state, token + 65536)
@@ -73,13 +75,14 @@ def gumbel_noise(s: Sampling, first: int, count: int, vocab: int) -> np.ndarray:
 
 
 def gumbels(s: Sampling, use: int, where: np.ndarray, vocab: int) -> np.ndarray:
-    """Return Gumbel noise [where, vocab] in double. where: positions, or hashes of prefixes."""
+    """Return Gumbel noise [len(where), vocab] in double. where: positions, or hashes of
+    prefixes."""
     where = where[:, None]
     group, one = np.arange((vocab + 3) // 4, dtype=np.uint64), where * 0 + 1
     counter = ((group | use << 30) * one, where & HALF, where >> 32, one * s.completion)
     words = philox(*np.broadcast_arrays(*counter), s.seed & HALF, s.seed >> 32)
     flat = np.stack(words, axis=-1).ravel().tolist()
-    log = math.log  # the C library's logarithm, as in the engine
+    log = math.log  # the C library's logarithm, which the engine also uses
     noise = np.array([-log(-log((word + 0.5) * 2.0**-32)) for word in flat])
     return noise.reshape(len(where), -1)[:, :vocab]
 
@@ -119,5 +122,6 @@ def exp32(x: np.ndarray) -> np.ndarray:
 
 
 def log32(x: np.ndarray) -> np.ndarray:
-    """Return the C library's logarithm in double of f32 x, rounded to f32."""
+    """Return the logarithm of x, f32. The C library computes it in double, then it is rounded to
+    f32."""
     return np.array([math.log(value) for value in x.tolist()], f32)

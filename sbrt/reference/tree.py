@@ -1,8 +1,8 @@
 """Chains and tails, and how the draft makes them, as in csrc/round/{plan,grow}.cc.
 
-Paths are lazy: a path is drafted when its branch is adopted, and only as far as it may be kept. For
-other branches only the length of the path counts. It is the number of steps, unless the draft can
-stop.
+Paths are drafted late: only when their branch is adopted, and only as far as they may be kept. For
+other branches only the length of the path matters. This length is the number of steps, unless the
+draft can stop early.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import numpy as np
 from .dist import Dist, Lane, Prefix, calibrated, in_order
 from .toy import exp32, f32
 
-SLOTS = 64  # nodes of a chain or a tail, the first included
+SLOTS = 64  # maximum nodes of a chain or a tail, the first node included
 GO_ON, BURST, LOOKUP = 0, 1, 2  # values of on_miss
 NOUGHT = f32(0)
 
-# The knobs of a round, named as in the engine; gamma 0 is plain decoding.
+# The fields of a method's policy, named as in the engine. gamma 0 is plain decoding.
 _KNOBS = """gamma branches adaptive epsilon serial likely width nodes on_miss burst burst_width
     lambda_ theta rejection lookup"""
 _DEFAULTS = (0, 0, False, 0.0, False, False, 1, 63, GO_ON, 0, 1, 0.0, 0.0, False, False)
 Policy = namedtuple("Policy", _KNOBS, defaults=_DEFAULTS)
-# Maximum numbers of rows of a draft step, and of slots of a tail.
+# The maximum number of rows of a draft step, and of slots of a tail.
 Room = namedtuple("Room", "rows slots", defaults=(512, SLOTS))
 
 
@@ -38,13 +38,15 @@ def makes_paths(policy: Policy) -> bool:
 
 
 def room_of(gamma: int, branches: int, width: int) -> Room:
-    """Return the room of an engine that is built for these maxima."""
+    """Return the Room of an engine whose methods have at most this gamma, these branches and this
+    width."""
     slots = 1 + width * (gamma - 1) * (2 if width > 1 else 1)
     return Room(min(max(branches * width, 64), 512), min(max(slots, 1), SLOTS))
 
 
 class Match(NamedTuple):
-    """A match of the text's end: the position after it, and the number of equal tokens."""
+    """An earlier match of the text's end: the position after the match, and the number of equal
+    tokens."""
 
     after: int
     length: int
@@ -52,12 +54,13 @@ class Match(NamedTuple):
 
 @dataclass(slots=True)
 class Node:
-    """A node of a chain, whose node 0 is the root, or of a tail, whose node 0 is the outcome's
-    token.
+    """A node of a chain or of a tail. Node 0 of a chain is the root. Node 0 of a tail is the
+    outcome's token.
 
-    score: log probability, in the draft's view, that the node is accepted. drafted: the draft has
-    processed it. lp: calibrated log-probs of the next candidates, set when it was processed, only
-    if outcomes are ranked. known: it was looked up. next: the token looked up after it, by `match`.
+    score: the draft's log probability that the node is accepted. drafted: True if the draft has
+    processed the node. lp: calibrated log-probs of the candidates for its child. They are set when
+    the node is processed, and only if outcomes are ranked. known: True if the node was looked up.
+    next: the token looked up after the node, by `match`.
     """
 
     prefix: Prefix
@@ -72,7 +75,7 @@ class Node:
 
     @property
     def token(self) -> int:
-        """The last token of the prefix."""
+        """The token of the node, which is the last token of its prefix."""
         return self.prefix.tokens[-1]
 
 
@@ -80,14 +83,14 @@ Tree = list[Node]  # parents come first
 
 
 class Branch(NamedTuple):
-    """The prepared continuation for the outcome (node, tail[0].token)."""
+    """A branch: the continuation that is prepared for the outcome (node, tail[0].token)."""
 
     node: int
     tail: Tree
 
 
 class Draft:
-    """The draft lane of one sequence."""
+    """The draft lane, as far as one sequence uses it."""
 
     def __init__(self, lane: Lane, policy: Policy, room: Room) -> None:
         self.lane, self.policy, self.room = lane, policy, room
@@ -96,7 +99,7 @@ class Draft:
         self.sharpness = f32(2.5 if lane.greedy else 1)
 
     def feed(self, nodes: Sequence[Node]) -> None:
-        """Process nodes with the draft."""
+        """Let the draft process these nodes."""
         for node in nodes:
             node.drafted = True
         if self.ranks and nodes:
@@ -106,14 +109,16 @@ class Draft:
                 node.lp = lp
 
     def goes_on(self, dist: Dist) -> bool:
-        """True if a path continues after a node with this distribution: AdaEDL's bound."""
+        """True if a path continues after a node with this distribution. The test is AdaEDL's
+        bound."""
         p = self.policy
         if p.lambda_ and dist.tokens:
             return not f32(1) - np.sqrt(f32(p.lambda_) * dist.entropy) < f32(p.theta)
         return bool(dist.tokens)
 
     def path_sizes(self, tails: Sequence[Tree], steps: int) -> int:
-        """Return the total number of nodes of the paths after `steps` steps."""
+        """Return the total number of nodes that the paths of these tails have after `steps`
+        steps."""
         if not self.lane.can_fail and not self.policy.lambda_:
             return steps * len(tails)
         ends, total = [tail[0].prefix for tail in tails], 0
@@ -124,7 +129,8 @@ class Draft:
         return total
 
     def grow_path(self, tail: Tree, steps: int, deepest: int) -> None:
-        """Grow a path down to level `deepest`, or to the first uncertain node."""
+        """Grow a path down to level `deepest`, or to the first node after which the draft is
+        uncertain."""
         while len(tail) <= steps:
             end = tail[-1]
             self.feed([end])
@@ -136,9 +142,10 @@ class Draft:
             attach(tail, len(tail) - 1, dist.tokens[0], end.lp[0] if self.ranks else NOUGHT)
 
     def grow_trees(self, tails: Sequence[Tree], steps: int, shape: Shape) -> None:
-        """Grow trees; each step adds the nodes that are most likely over all trees."""
+        """Grow the trees. Each step adds the most likely nodes among the candidates of all
+        trees."""
         most = shape.most
-        if self.lane.draws:  # a limit with which no tree is ever full
+        if self.lane.draws:  # with this limit no tree ever gets full
             most = min(most, (SLOTS - 1) // steps, (shape.slots - 1) // max(1, steps - 1))
         tries: list[list[tuple[float, int, int]]] = [[] for _ in tails]  # (-score, node, rank)
 
@@ -168,10 +175,10 @@ class Draft:
                 if grown + 1 < most and can_grow(tails[b], tries[b]):
                     heapq.heappush(best, (tries[b][0][0], b, grown + 1))
 
-    # --- the outcomes to prepare ---
+    # --- the outcomes for which branches are prepared ---
 
     def branches(self, chain: Tree) -> list[Branch]:
-        """Return the branches after a chain."""
+        """Return the branches for outcomes of a chain."""
         p = self.policy
         if p.likely:
             best = sorted(self.outcomes(chain))[: p.branches]
@@ -183,8 +190,8 @@ class Draft:
         return [branch(chain, len(chain) - 1, token, NOUGHT) for token in dist.tokens[:k]]
 
     def outcomes(self, chain: Tree) -> list[tuple[float, int, int, int]]:
-        """Return (-score, node, rank, token) of every outcome whose token no child of the node
-        holds.
+        """Return (-score, node, rank, token) of every possible outcome. The token of an outcome is
+        not held by any child of the node.
 
         score: log of P(the node is accepted) x P(the token follows).
         """
@@ -206,19 +213,21 @@ class Draft:
     def confidence(self, above: Node, node: Node, tokens: list[int]) -> np.float32:
         """Return the log probability that a node is accepted, given that its parent `above` is."""
         own = node.score - above.score
-        blind = self.lane.draws and node.known  # it must not matter if the token was drawn, too
+        blind = self.lane.draws and node.known  # a draw of the same token must not matter
         if self.policy.lookup and (blind or not tokens):
             return own
         if not tokens:
             return NOUGHT
         if blind:
             return above.lp[0]
-        # A looked-up token may be no candidate: then it counts as the least likely candidate.
+        # A looked-up token may not be among the candidates. Then it gets the rank of the least
+        # likely one.
         rank = tokens.index(node.token) if node.token in tokens else len(tokens) - 1
         return max(own, above.lp[rank]) if self.policy.lookup else above.lp[rank]
 
     def sharpen(self, chain: Tree, path: list[int], new: list[int]) -> None:
-        """At each node of the path, move `sharpness` up the likelihood of the target's token."""
+        """At each node of the path, adjust `sharpness` so that the target's token becomes more
+        likely."""
         for node, y in zip((chain[i] for i in path), new, strict=False):
             tokens = self.lane.dist(node.prefix).tokens if node.drafted else []
             if len(tokens) < 2:
@@ -228,8 +237,8 @@ class Draft:
 
 
 def sharpened(sharpness: np.float32, lp: np.ndarray, rank: int) -> np.float32:
-    """Return the exponent after an outcome. rank: that of the right candidate, or of the last
-    one."""
+    """Return the new sharpness after an outcome. rank: the rank of the right token among the
+    candidates, or that of the last candidate."""
     mean = in_order((exp32(lp) * lp)[None])[0]
     step = f32(0.05) * (lp[rank] - mean) / sharpness
     return clamp(sharpness + clamp(step, f32(-0.1), f32(0.1)), f32(0.25), f32(4))
@@ -241,7 +250,8 @@ def clamp(x: np.float32, low: np.float32, high: np.float32) -> np.float32:
 
 
 class Shape(NamedTuple):
-    """Limits of growth: maximum nodes of a step, of one tree in a step, and slots of a tree."""
+    """Limits of a draft step: maximum number of nodes added to all trees, and to one tree. slots:
+    maximum slots of one tree."""
 
     budget: int
     most: int
@@ -249,16 +259,16 @@ class Shape(NamedTuple):
 
 
 def can_grow(tail: Tree, tries: list) -> bool:
-    """True if the tree has a candidate to append, and a free slot."""
+    """True if the tree has a candidate to append and a free slot."""
     return bool(tries) and len(tail) < SLOTS
 
 
 def branch(chain: Tree, node: int, token: int, score: np.float32) -> Branch:
-    """Return a branch for this outcome."""
+    """Return the branch for this outcome, with only the first node of its tail."""
     return Branch(node, [Node(chain[node].prefix.then(token), score=score)])
 
 
 def attach(tree: Tree, parent: int, token: int, lp: np.float32) -> None:
-    """Append one node to a tree."""
+    """Append one node to a tree, under `parent`."""
     above = tree[parent]
     tree.append(Node(above.prefix.then(token), parent, above.level + 1, above.score + lp))

@@ -1,1 +1,2 @@
-"""A request from the call to its last output: the pair it runs on, the queue, turns, presets."""
+"""Handles a request from the call to its last output: the models, the queue, the engine's lock,
+presets."""

@@ -1,18 +1,19 @@
-"""The thread aside: it runs engine calls of the main thread, because no signal handler runs in it.
+"""The thread aside is a second thread that runs engine calls for the main thread. No signal handler
+runs in the thread aside.
 
 Python runs signal handlers in the main thread, between any two bytecodes. If the main thread were
 inside a call of the engine, a second call by the handler would have to be refused. In the thread
-aside every call runs to its end. The handler's call waits for that, as a call of any other thread
-does.
+aside every call runs to its end. The handler's call waits for that end, as a call of any other
+thread does.
 
-A handler may interrupt every line here that the main thread runs, and run the same line itself. So
-nothing here takes a lock that the thread aside needs, too. `queue.SimpleQueue`, lists and `_thread`
-are C code, which a handler cannot interrupt.
+A handler may interrupt the main thread at every line of this module, and run the same line itself.
+So no line here takes a lock that the thread aside also needs. `queue.SimpleQueue`, lists and
+`_thread` are C code, which a handler cannot interrupt.
 """
 
 from __future__ import annotations
 
-import _signal  # signal.getsignal builds an enum member for each answer: ten times slower
+import _signal  # signal.getsignal is ten times slower: it builds an enum member for each answer
 import _thread
 import signal
 import sys
@@ -24,16 +25,16 @@ from typing import Any, Generic, TypeVar
 
 Found = TypeVar("Found")
 
-# Longest wait, seconds. A signal that arrives just before a wait begins does not end the wait: its
-# handler runs when this time is over.
+# Maximum time of one wait, in seconds. A signal that arrives just before a wait begins does not end
+# that wait. Its handler runs when this time is over.
 LOOK = 0.05
 _OTHERS = tuple(sorted(set(signal.valid_signals()) - {signal.SIGINT}))
 
 
 def may_be_interrupted() -> bool:
-    """True if one of the program's own signal handlers may run in this thread.
+    """True if a signal handler that the program installed may run in this thread.
 
-    Python's handler of SIGINT does no harm: it raises KeyboardInterrupt and makes no call.
+    Python's own handler of SIGINT does not count: it raises KeyboardInterrupt and makes no call.
     """
     if _thread.get_ident() != threading.main_thread().ident or sys.is_finalizing():
         return False
@@ -44,19 +45,20 @@ def may_be_interrupted() -> bool:
 
 
 class _Forgotten(Exception):
-    """The main thread took the job back before its call began."""
+    """Raised if the main thread took the job back before its call began."""
 
 
 class Job(Generic[Found]):
     """A call that the thread aside makes while the main thread waits for its result.
 
-    interruption: the error that a signal handler raised in the main thread meanwhile; the call may
-    read it.
+    interruption: the error that a signal handler raised in the main thread during the call. The
+    call may read this error.
     """
 
     def __init__(self, call: Callable[[Job[Found]], Found]) -> None:
         self._call = call
-        # There is one claim. The thread that takes it decides whether the call is made.
+        # There is one claim, and two threads compete for it. The thread that takes it decides
+        # whether the call is made.
         self._claims = [True]
         self._ended = _thread.allocate_lock()
         self._ended.acquire()
@@ -66,7 +68,7 @@ class Job(Generic[Found]):
         self.interruption: BaseException | None = None
 
     def claim(self) -> None:
-        """Begin the call. Raises _Forgotten if the main thread has taken it back."""
+        """Begin the call. Raises _Forgotten if the main thread has taken the job back."""
         if not self._take_claim():
             raise _Forgotten
 
@@ -98,7 +100,7 @@ class Job(Generic[Found]):
         try:
             raise error
         finally:
-            del error, self  # avoid a cycle of references: the traceback holds this frame
+            del error, self  # avoids a cycle of references: the traceback holds this frame
 
     def _take_claim(self) -> bool:
         try:
@@ -108,7 +110,7 @@ class Job(Generic[Found]):
 
 
 class Aside:
-    """The thread aside. It ends some time after this object is dropped."""
+    """Owns the thread aside, which ends some time after this object is dropped."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
@@ -127,4 +129,4 @@ class Aside:
 def _work(jobs: SimpleQueue[Job[Any] | None]) -> None:
     while (job := jobs.get()) is not None:
         job.run()
-        del job  # else it would keep the engine alive until the next job
+        del job  # otherwise `job` would keep the engine alive until the next job

@@ -1,4 +1,4 @@
-"""The log-probs of a request's tokens."""
+"""Collects the log-probs of a request's tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Tokens, ranks and log-probs, each [positions, 1 + top] (_core.Seat.take_logprobs).
+# The arrays of tokens, ranks and log-probs, each [positions, 1 + top] (_core.Seat.take_logprobs).
 Rows = tuple["NDArray[np.int32]", "NDArray[np.int32]", "NDArray[np.float32]"]
 Position = dict[int, Logprob]
 
@@ -25,8 +25,8 @@ Position = dict[int, Logprob]
 class PromptLogprobs(Sequence["Position | None"]):
     """The log-probs of a prompt, one item for each of its tokens; the first is None.
 
-    Items are made when they are read. Making all items of a long prompt between two rounds would
-    delay the other requests. The object compares, copies and pickles like a list.
+    The items are made when they are read. Making all items of a long prompt between two rounds
+    would delay the other requests. The object compares, copies and pickles like a list.
     """
 
     def __init__(self, rows: Rows, item: Callable[[Rows, int], Position]) -> None:
@@ -36,7 +36,7 @@ class PromptLogprobs(Sequence["Position | None"]):
         return 1 + len(self._rows[0])
 
     def __getitem__(self, at: Any) -> Any:
-        """One item, or the list of a slice."""
+        """Return one item, or the list of the items in a slice."""
         if isinstance(at, slice):
             return [self[i] for i in range(len(self))[at]]
         i = range(len(self))[at]
@@ -55,7 +55,8 @@ class PromptLogprobs(Sequence["Position | None"]):
 
 
 class RequestLogprobs:
-    """The log-probs of one request. The answer's list only grows, so outputs share it.
+    """The log-probs of one request. The list `output` only grows, so all outputs of the request
+    share it.
 
     asked: the number of log-probs that the core keeps at each position. prompt: the prompt's
     log-probs; None before the answer's first token, and if the request does not want them.
@@ -91,8 +92,8 @@ class RequestLogprobs:
             self.cumulative += float(rows[2][i, 0])
 
     def _position(self, rows: Rows, i: int) -> Position:
-        """Return a position's log-probs by token id: its own token, then the most likely, best
-        first."""
+        """Return the log-probs at one position, by token id. The position's own token comes first,
+        then the most likely tokens, best first."""
         tokenizer = self._tokenizer
         return {
             token: Logprob(logprob, rank, tokenizer.text_of(token) if tokenizer else None)
@@ -109,7 +110,8 @@ def logprobs_of(params: SamplingParams, pair: Pair, most: int) -> RequestLogprob
 
 
 def _count(name: str, given: int | None, vocab: int, most: int) -> int:
-    """Return the number of most likely tokens at a position; -1 if the request wants none."""
+    """Return the number of most likely tokens to report at a position; -1 if the request wants
+    none."""
     if given is None:
         return -1
     if most >= 0 and not 0 <= given <= most:

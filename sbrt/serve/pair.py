@@ -1,5 +1,5 @@
-"""Loads what an engine runs: a target, an optional draft, their tokenizer, the end-of-sequence
-ids."""
+"""Loads the models that an engine runs: a target and an optional draft, with their tokenizer and
+the end-of-sequence ids."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from ..model.names import MakeDraft
 from ..model.tokenizer import Tokenizer, check_pair
 from ..sampling import SamplingParams
 
-Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
+Progress = Callable[[int, int], None]  # (bytes loaded so far, total bytes)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A target and an optional draft, loaded. Several engines may share it; nothing in it changes.
+    """A loaded target and an optional loaded draft. Several engines may share one Pair, because it
+    never changes.
 
     vocab: number of ids in use: the target's number of logits, or the tokenizer's size if that is
     smaller. A draft may have logits of fewer ids; it never drafts the others. holes: ids below
-    vocab that no token of the tokenizer has. They are masked in every row.
+    vocab that no token of the tokenizer has. The logits of these ids are masked in every row.
     dtype: storage of the target's weights. activation_dtype: dtype of the inputs of its matrix
     products. generation: the sampling defaults in the model's files.
     """
@@ -59,8 +60,8 @@ def load_pair(
 ) -> Pair:
     """Check the folders of target and draft, then load both models.
 
-    make_draft: makes the draft if the config names no folder for it. Raises InvalidInputError
-    before any weight is read if the folders do not fit each other.
+    make_draft: makes the draft if the config names no folder for it. If the folders do not fit each
+    other, raises InvalidInputError before any weight is read.
     """
     target = open_checkpoint(Path(config.model))
     draft_folder = config.draft()
@@ -72,14 +73,15 @@ def load_pair(
     target_model = _model(config, target, progress)
     draft_model: Model | None = None
     if draft is not None:
-        # int8 is meant for the target. A quantised draft uses it, too; one of float weights cannot.
+        # The caller asks for int8 for the target. A quantised draft uses int8, too; a draft with
+        # float weights cannot.
         activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
         config_of_draft = replace(config, dtype=config.draft_dtype, activation_dtype=activations)
         draft_model = _model(config_of_draft, draft, progress, target_model, config.draft_index)
     elif make_draft is not None:
         draft_model = make_draft(target.config)
     vocab = target_model.vocab
-    if tokenizer is not None:  # ids from the tokenizer's size on are padding, not tokens
+    if tokenizer is not None:  # ids beyond the tokenizer's size are padding, not tokens
         vocab = min(vocab, tokenizer.size)
     return Pair(
         target=target_model,
@@ -155,7 +157,8 @@ def _tokenizer(
 
 
 def _check_words(tokenizer: Tokenizer, target: Checkpoint, draft: Checkpoint) -> None:
-    """Check that the tokenizers agree. A draft without one must have the target's vocab_size."""
+    """Check that the tokenizers agree. A draft without a tokenizer must have the target's
+    vocab_size."""
     file = _tokenizer_file(draft.folder)
     if check.is_file(file):
         check_pair(tokenizer, Tokenizer(file))
@@ -167,7 +170,7 @@ def _check_words(tokenizer: Tokenizer, target: Checkpoint, draft: Checkpoint) ->
 
 
 def _tokenizer_file(model: Path) -> Path:
-    """Return the file of a model's tokenizer: in a folder tokenizer.json, else the given file
+    """Return the file of a model's tokenizer: tokenizer.json in a folder, or the GGUF file
     itself."""
     return model / "tokenizer.json" if check.is_folder(model) else model
 
@@ -176,15 +179,15 @@ def _defaults(target: Checkpoint) -> Defaults:
     """Return the sampling defaults of a GGUF file or of a folder."""
     if not is_gguf(target.folder):
         return read_defaults(target.folder)
-    from ..model.gguf.tokenizer import sampling  # here, so that `import sbrt` stays fast
+    from ..model.gguf.tokenizer import sampling  # imported here, so that `import sbrt` stays fast
 
     return Defaults(target.folder, sampling(target.files[0]))
 
 
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
-    """Return the end-of-sequence ids: those that the folder or the file gives as ids.
+    """Return the end-of-sequence ids that the folder or the file gives.
 
-    A tokenizer's eos_token does not count. As in transformers, it ends no answer.
+    A tokenizer's eos_token is ignored: as in transformers, it ends no answer.
     """
     if is_gguf(target.folder):
         from ..model.gguf.tokenizer import end_ids  # here, so that `import sbrt` stays fast

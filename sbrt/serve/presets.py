@@ -1,5 +1,5 @@
-"""The methods of one engine: its own method, those that requests may name, and the resources that
-all these need."""
+"""Knows the methods of one engine: its own method, the methods that requests may name, and the
+resources that they need."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Presets:
     """
 
     def __init__(self, config: EngineConfig, further: Sequence[str | Method]) -> None:
-        """further: more presets that requests may name."""
+        """further: presets that requests may name in addition to the engine's own."""
         self._config = config
         given = config.speculative
         self._given = given if isinstance(given, SpeculativeConfig) else None
@@ -37,13 +37,13 @@ class Presets:
         self._classifier: hrad.Classifier | None = None
 
     def check_on_cuda(self) -> None:
-        """Refuse methods that need an op which a CUDA device does not have."""
+        """Raise InvalidInputError for a method that needs an op which CUDA devices lack."""
         for method in self._allowed:
             methods.check_on_cuda(method)
 
     def load(self, has_draft: bool) -> None:
-        """After the weights are loaded: determine the candidates of `auto`, and read the
-        classifier."""
+        """Determine the candidates of `auto`, and read the classifier. Called after the weights are
+        loaded."""
         self._has_draft = has_draft
         self._check_draft(self.own)
         self._arms = self._chosen_from()
@@ -96,8 +96,8 @@ class Presets:
         return method
 
     def core_options(self) -> dict[str, Any]:
-        """Return arguments of EngineCore: sizes for the largest allowed method, and options that
-        some methods need."""
+        """Return arguments for EngineCore: the sizes that the largest allowed method needs, and the
+        options that some methods need."""
         options: dict[str, Any] = {
             "max_gamma": max(method.gamma for method in self._allowed),
             "max_branches": max(1, *(method.branches for method in self._allowed)),
@@ -118,7 +118,7 @@ class Presets:
         return [policy for policy in found if policy is not None]
 
     def _parse(self, method: str | Method) -> Method:
-        """Parse a preset. An option that it does not set has the engine's value."""
+        """Parse a preset. An option that the preset does not set gets the engine's value."""
         if isinstance(method, Method):
             return method
         given = self._given
@@ -135,8 +135,8 @@ class Presets:
         return self._fitted(found)
 
     def _fitted(self, method: Method) -> Method:
-        """Return the method. With a classifier, and if no gamma was given, it has the classifier's
-        gamma."""
+        """Return the method. If it uses a classifier and no gamma was given, its gamma becomes the
+        classifier's."""
         gamma = None if self._given is None else self._given.num_speculative_tokens
         return hrad.fitted(method, gamma, self._draft_folder)
 
@@ -145,8 +145,8 @@ class Presets:
             raise InvalidInputError(f"method {method.name}: expected a draft model, got none")
 
     def _chosen_from(self) -> list[Method]:
-        """Return the candidates of `auto`, without a draft only those that need none; [] without
-        `auto`."""
+        """Return the candidates of `auto`. If there is no draft, only those that need none are
+        returned. Returns [] if `auto` is not allowed."""
         found = [method for method in self._allowed if method.policy() is None]
         if len({method.rejection for method in found}) > 1:
             raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""Profiles of requests: the work of the lanes while each request had its seat."""
+"""Records profiles of requests: the work of the lanes while each request had its seat."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from ..trace.profile import Profile
 from ..trace.spans import Round, Span
 from .request import Request
 
-PATIENCE = 0.05  # seconds between two chances for Ctrl-C
+PATIENCE = 0.05  # seconds between two moments at which Ctrl-C is handled
 
 
 class Recorder:
-    """Reads the trace of a core, and writes profiles. Its callers hold the engine's lock."""
+    """Reads the trace that the C++ core keeps, and writes profiles. Callers must hold the engine's
+    lock."""
 
     def __init__(self, core: EngineCore, *, keeps_trace: bool) -> None:
-        """keeps_trace: a device keeps a trace even while no profile is in progress. A CPU always
-        does."""
+        """keeps_trace: True if a device keeps a trace even while no profile is in progress. A CPU
+        always keeps a trace."""
         self._engine_core, self._keeps_trace = core, keeps_trace
         self._profile: Profile | None = None
         if keeps_trace:
@@ -28,7 +29,7 @@ class Recorder:
 
     @property
     def is_traced(self) -> bool:
-        """True if a device would now keep a trace."""
+        """True if a device keeps a trace at this moment."""
         return self._keeps_trace or self._profile is not None
 
     @property
@@ -37,13 +38,13 @@ class Recorder:
         return self._profile is not None
 
     def spans(self, since_ns: int) -> list[Span]:
-        """Wait until the lanes are idle; return their work since `since_ns`, oldest first per
-        lane."""
+        """Wait until the lanes are idle; return the spans of their work since `since_ns`, oldest
+        first for each lane."""
         wait_until_idle(self._engine_core)
         return [Span(*event) for event in self._engine_core.trace(since_ns)]
 
     def start(self, path: Path | None) -> None:
-        """Begin a profile for the file `path`. Raises EngineError while another one is in
+        """Begin a profile for the file `path`. Raises EngineError while another profile is in
         progress."""
         if self._profile is not None:
             raise EngineError("start_profile: expected no profile in progress, got one")
@@ -66,8 +67,8 @@ class Recorder:
         return profile.write()
 
     def add(self, request: Request) -> None:
-        """Add the work for a request so far to the profile, if there is one and the request has a
-        seat."""
+        """Add the spans and rounds of a request so far to the profile. Does nothing if there is no
+        profile, or if the request has no seat."""
         if self._profile is None or request.seat is None:
             return
         spans = self.spans(max(request.begun_ns, self._profile.begun_ns))
@@ -78,6 +79,7 @@ class Recorder:
 
 
 def wait_until_idle(core: EngineCore) -> None:
-    """Wait for a round that may still run for a dropped request; its result is ignored."""
+    """Wait until the core is idle. A round may still run for a dropped request; its result is
+    ignored."""
     while not core.idle(PATIENCE):
         pass

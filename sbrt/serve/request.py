@@ -1,4 +1,5 @@
-"""One request: its checked prompt, its output so far, the place where its text ends."""
+"""Holds one request: its checked prompt, its output so far, and the place where a stop string cuts
+its text."""
 
 from __future__ import annotations
 
@@ -37,12 +38,12 @@ class Outputs(Enum):
 
 @dataclass(eq=False)
 class Request:
-    """A queued or running request, equal to itself only.
+    """A queued or running request. It compares equal to itself only.
 
-    Its text is `pieces`, which no stop string can cut any more, followed by `text`, which a stop
-    string may still cut. Pieces and token ids only grow, so outputs share them. The first `visible`
-    characters of `text` are in the pieces already; they stay because a stop string may have begun
-    there.
+    The answer's text is `pieces`, which no stop string can cut any more, followed by `text`, which
+    a stop string may still cut. The lists of pieces and of token ids only grow, so outputs share
+    them. The first `visible` characters of `text` are in `pieces` already. They stay in `text`
+    because a stop string may begin there.
     """
 
     id: str
@@ -61,35 +62,36 @@ class Request:
     pieces: list[str] = field(default_factory=list)
     text: str = ""
     visible: int = 0
-    given: int = 0  # number of pieces in the last output
-    given_ids: int = 0  # number of token ids in the last output
-    keeps_history: bool = False  # True if the last output must have the rounds and spans
-    completion: int = 0  # index of this answer among several to the same prompt and seed
-    is_drawn: bool = False  # True if the engine drew the id; False if the caller gave it
+    given: int = 0  # number of pieces that the last output had
+    given_ids: int = 0  # number of token ids that the last output had
+    keeps_history: bool = False  # True if the last output must hold the rounds and spans
+    completion: int = 0  # index of this answer, if a prompt gets several
+    is_drawn: bool = False  # True if the engine made the id; False if the caller gave it
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     queued_at: float = field(default_factory=time.monotonic)
     queue_seconds: float = 0.0
-    seat: Seat | None = None  # None until it is admitted
+    seat: Seat | None = None  # None until the request is admitted to a seat
     begun_ns: int = 0  # time of admission, by the core's clock
-    had_company: bool = False  # True if other requests have shared rounds with this one
+    had_company: bool = False  # True if another request has shared a round with this one
     # Number of prompt tokens whose KV was reused; None before the answer's first token.
     cached: int | None = None
 
     @property
     def key(self) -> tuple[bool, str]:
-        """The request's key in the queue. Ids drawn by the engine never collide with callers'
-        ids."""
+        """The key of the request in the queue. Ids that the engine makes never collide with ids of
+        callers."""
         return self.is_drawn, self.id
 
     @cached_property
     def shown_prompt_ids(self) -> list[int]:
-        """The prompt's ids for callers, one list for all outputs. The engine reads its own copy."""
+        """The prompt's ids that callers see, one list for all outputs. The engine reads its own
+        copy."""
         return list(self.prompt_ids)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end the request: end-of-sequence ids and stop_token_ids."""
+        """The ids of tokens that end the request: end-of-sequence ids and stop_token_ids."""
         return self.eos.union(self.params.stop_token_ids or ())
 
     @cached_property
@@ -103,8 +105,8 @@ class Request:
         return self.outputs is not Outputs.LAST or bool(self.stop)
 
     def sampling(self) -> Sampling:
-        """Return the sampling parameters for the binary module. A temperature below 1e-5 becomes
-        0."""
+        """Return the sampling parameters in the form that the C++ module takes. A temperature below
+        1e-5 becomes 0."""
         params = self.params
         return Sampling(
             temperature=0.0 if params.greedy else params.temperature,
@@ -123,16 +125,16 @@ class Request:
     def budget(self, room: int) -> int:
         """Return the number of tokens that the core may generate, at most `room`.
 
-        A prompt's log-probs arrive with the first token. So one is generated even if max_tokens is
-        0; `take` then drops it.
+        A prompt's log-probs arrive with the first token. So one token is generated for them even if
+        max_tokens is 0; `take` then drops this token.
         """
         least = int(self.logprobs is not None and self.logprobs.wants_prompt)
         wanted = self.params.max_tokens
         return room if wanted is None else min(room, max(least, wanted))
 
     def take(self) -> bool:
-        """Accept the tokens that the seat has committed, with log-probs; False if there are
-        none."""
+        """Take the tokens that the seat has committed, with their log-probs. Returns False if there
+        are none."""
         assert self.seat is not None
         tokens = self.seat.take()
         if not tokens:
@@ -148,7 +150,8 @@ class Request:
         return True
 
     def accept(self, tokens: Sequence[int]) -> None:
-        """Examine committed tokens one by one; the first that completes a stop ends the request."""
+        """Examine committed tokens one by one. The first token that completes a stop string, or is
+        a stop token, ends the request."""
         for token in tokens:
             self.token_ids.append(token)
             ends = self._is_late and token in self.stop_ids
@@ -182,8 +185,8 @@ class Request:
         self.text, self.visible = self.text[end - kept :], kept
 
     def output(self, metrics: RequestMetrics | None, spec: dict[str, Any] | None) -> RequestOutput:
-        """The request so far. Text that may become a stop string is held back until the request
-        ends.
+        """Return the output of the request so far. Text that may become a stop string is held back
+        until the request ends.
 
         The cost does not depend on the lengths of prompt and answer.
         """
@@ -225,7 +228,8 @@ class Request:
 
     @property
     def _is_late(self) -> bool:
-        """True if min_tokens allows the last token to end the request."""
+        """True if the answer is longer than min_tokens, so that its last token may end the
+        request."""
         return len(self.token_ids) > self.params.min_tokens
 
     @cached_property
@@ -244,7 +248,7 @@ class Request:
         at, string = min(hits, key=lambda hit: hit[0])
         self.text = self.text[: at + len(string) if self._includes_stop else at]
         self.finish_reason, self.stop_reason = "stop", string
-        self.detokenizer = None  # no text follows the cut
+        self.detokenizer = None  # no text follows after the cut
         return True
 
     def _held(self) -> int:
@@ -258,7 +262,8 @@ class Request:
 
 
 def first_of(sink: Sink) -> RequestOutput:
-    """Take the first item of a sink that is not empty. Raises it if it is an exception."""
+    """Take the first item of a sink that is not empty. If the item is an exception, raise it;
+    otherwise return it."""
     item = sink.popleft()
     if isinstance(item, BaseException):
         raise item
@@ -266,7 +271,7 @@ def first_of(sink: Sink) -> RequestOutput:
 
 
 class RequestMaker:
-    """Turns a caller's arguments into requests. Everything that can be refused is refused here."""
+    """Turns a caller's arguments into requests. All checks of a request are made here."""
 
     def __init__(self, pair: Pair, max_model_len: int, config: EngineConfig) -> None:
         self._pair = pair
@@ -283,7 +288,8 @@ class RequestMaker:
         sink: Sink,
         outputs: Outputs,
     ) -> Request:
-        """Make a request. Raises InvalidInputError on a bad prompt or impossible ids or stops."""
+        """Make a request. Raises InvalidInputError on a bad prompt, or on ids or stop strings that
+        cannot be used."""
         check.text("request_id", request_id)
         if not isinstance(params, SamplingParams):
             raise InvalidInputError(f"params: expected SamplingParams, got {check.show(params)}")
@@ -366,7 +372,7 @@ def split_params(
 
 
 def draw_seed(engine_seed: int, request_id: str) -> int:
-    """Draw 64 bits from (EngineConfig.seed, request id). They are the same on every machine."""
+    """Draw 64 bits from (EngineConfig.seed, request id). The bits are the same on every machine."""
     key = engine_seed.to_bytes(8, "little")
     digest = hashlib.blake2b(request_id.encode(), digest_size=8, key=key).digest()
     return int.from_bytes(digest, "little")

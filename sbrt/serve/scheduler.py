@@ -1,4 +1,4 @@
-"""The queue in front of the core: requests get a seat in order of arrival, the others wait."""
+"""The queue in front of the C++ core. Requests get a seat in order of arrival; the others wait."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 
-SLICE = 0.05  # seconds; between slices of this length Ctrl-C and other threads get a chance
-SHORT = 0.002  # seconds; rounds of a stream that take less than this share an output
-PACE = 0.016  # seconds; short rounds share an output for this long, one frame of a screen
+SLICE = 0.05  # seconds; after each slice Ctrl-C and other threads get a chance
+SHORT = 0.002  # seconds; rounds of a stream that are shorter than this share an output
+PACE = 0.016  # seconds for which short rounds share an output: one frame of a screen
 
 
 class Prefill(NamedTuple):
-    """Progress of a request's prompt: tokens fed so far, and their total number."""
+    """Progress of a prefill: number of prompt tokens fed so far, and their total number."""
 
     request: Request
     done: int
@@ -40,12 +40,12 @@ class Prefill(NamedTuple):
 
 
 class Scheduler:
-    """Owns the core; every output goes to its request's sink.
+    """Owns the C++ core. Every output goes to its request's sink.
 
     A caller that waits for an output runs the rounds of all requests that have a seat. So several
     threads can wait at the same time. Any thread and any signal handler may call every method. In a
     destructor that runs inside another call of the same thread, every method raises EngineError.
-    Only `drop` does not: it takes effect at the next call.
+    Only `drop` does not raise: it takes effect at the next call.
     """
 
     def __init__(
@@ -56,26 +56,26 @@ class Scheduler:
         *,
         keeps_trace: bool = True,
     ) -> None:
-        """arms: candidates of `auto`. keeps_trace: a device keeps a trace without a profile,
-        too."""
+        """arms: candidates of `auto`. keeps_trace: True if a device keeps a trace even without a
+        profile."""
         self._engine_core: EngineCore | None = core
         self._arms = arms
         self._max_model_len = max_model_len
         self.turns = Turns()
-        self._late: deque[Request] = deque()  # the next thread that has the lock drops these
+        self._late: deque[Request] = deque()  # requests that the next holder of the lock drops
         self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
         self._running: dict[tuple[bool, str], Request] = {}  # requests with a seat, oldest first
         self._newest: Seat | None = None  # seat of the request that was admitted last
-        self._begun_ns = core.now_ns  # trace() leaves out earlier spans: they belong to no request
+        self._begun_ns = core.now_ns  # trace() leaves out earlier spans, which belong to no request
         self._recorder = Recorder(core, keeps_trace=keeps_trace)
         self._rounds = 0  # counts every time that a request gets tokens
         self.on_prefill: Callable[[int, int], None] | None = None  # Engine.on_prefill
-        self._prefill: Prefill | None = None  # for the next call of on_prefill
+        self._prefill: Prefill | None = None  # the next values to report to on_prefill
         self._telling: set[int] = set()  # threads inside on_prefill
 
     @property
     def core(self) -> EngineCore:
-        """The core. Raises EngineError once closed."""
+        """The C++ core. Raises EngineError once closed."""
         if self._engine_core is None:
             raise EngineError("engine: expected an open one, this one has been closed")
         return self._engine_core
@@ -115,7 +115,7 @@ class Scheduler:
         """Drop those of `requests` that are unfinished. Does nothing in a fork."""
         if self.turns.is_fork:
             return
-        if self.turns.is_inside or self.turns.is_lost:  # the destructor of a stream calls
+        if self.turns.is_inside or self.turns.is_lost:  # called by a stream's destructor
             self._late.extend(requests)
         else:
             self._drop_now(requests)
@@ -124,7 +124,7 @@ class Scheduler:
     def abort(self, ids: Iterable[str], inbox: Sink) -> None:
         """Drop unfinished requests. `inbox` loses their outputs; other sinks get a last output.
 
-        An id means a request that its caller named, else one whose id the engine drew.
+        An id means a request that its caller named, else one whose id the engine made.
         """
         _ = self.core
         wanted, live = set(ids), self._live()
@@ -161,18 +161,18 @@ class Scheduler:
 
     @in_turn
     def trace(self) -> list[Span]:
-        """Return the work of the lanes since the last request began, oldest first per lane."""
+        """Return the lanes' spans since the last request began, oldest first for each lane."""
         _ = self.core
         return self._recorder.spans(self._begun_ns)
 
     @property
     def is_traced(self) -> bool:
-        """True if a device would now keep a trace."""
+        """True if a device keeps a trace at this moment."""
         return self._recorder.is_traced
 
     @in_turn
     def start_profile(self, path: Path | None) -> None:
-        """Begin a profile for the file `path`. Raises EngineError while another one is in
+        """Begin a profile for the file `path`. Raises EngineError while another profile is in
         progress."""
         _ = self.core
         self._recorder.start(path)
@@ -185,12 +185,12 @@ class Scheduler:
 
     @in_turn
     def rounds(self) -> list[Round]:
-        """Return the outcomes of the last request's rounds, oldest first."""
+        """Return the results of the last request's rounds, oldest first."""
         return self._logged()
 
     @in_turn
     def features(self) -> NDArray[np.float32]:
-        """Return H-RAD's inputs at the last round's outcome, [hrad.inputs(hidden)]."""
+        """Return the H-RAD classifier's inputs after the last round, [hrad.inputs(hidden)]."""
         return (self._newest or self.core.seat(0)).features()
 
     @in_turn
@@ -209,11 +209,11 @@ class Scheduler:
         if not self.turns.is_fork and not self.turns.is_lost:
             self._close()
 
-    # --- under the lock ---
+    # --- methods whose caller holds the lock ---
 
     @in_turn
     def _take(self, sink: Sink) -> RequestOutput | Prefill | None:
-        _ = self.core  # raises for a closed engine, even with unread outputs
+        _ = self.core  # raises if the engine is closed, even if outputs are unread
         if not sink:
             self._advance()
         return first_of(sink) if sink else self._prefill
@@ -261,14 +261,14 @@ class Scheduler:
         finally:
             if self._engine_core is not None:
                 wait_until_idle(self._engine_core)
-                self._engine_core.close()  # do not wait for a traceback to drop its reference
+                self._engine_core.close()  # closed here, as a traceback may keep the core alive
             self._engine_core = None
 
     def _live(self) -> list[Request]:
         return [*self._running.values(), *self._queue.values()]
 
     def drop_late(self) -> None:
-        """Drop the requests that `drop` could not drop. The caller must hold the lock."""
+        """Drop the requests that `drop` could not drop earlier. The caller must hold the lock."""
         while self._late:
             self._drop([self._late.popleft()])
 
@@ -289,14 +289,14 @@ class Scheduler:
         return [Round(*entry) for entry in self._newest.rounds()] if self._newest else []
 
     def _advance(self) -> bool:
-        """Admit requests to free seats. Run a round, or a slice of one, of all that have a seat.
+        """Admit requests to free seats. Run a round, or a slice of one, for all that have a seat.
 
         Returns False if the prefill or the round takes longer than the slice.
         """
         core, before = self.core, self._rounds
         self._prefill = None
         if self._queue and not self._running and not core.idle(SLICE):
-            return False  # the last round of a dropped request is running
+            return False  # a round of a dropped request is still running
         while self._queue and core.has_free_seat:
             self._guard(self._start, core, next(iter(self._queue.values())))
         if self._running:
@@ -306,7 +306,7 @@ class Scheduler:
     def _guard(
         self, what: Callable[[EngineCore, Request], Found], core: EngineCore, request: Request
     ) -> Found | bool:
-        """Call `what`. If it fails, the request is dropped and its caller gets the error."""
+        """Call `what`. If it raises, drop the request and give the error to its caller."""
         try:
             return what(core, request)
         except BaseException as error:
@@ -339,11 +339,11 @@ class Scheduler:
         else:
             request.seat = seat
             self._running[request.key] = request
-        del self._queue[request.key]  # last: if interrupted, the request is still in the queue
+        del self._queue[request.key]  # last step: if interrupted, the request stays in the queue
 
     def _run(self, core: EngineCore) -> None:
-        """Run all requests that have a seat for one slice, one round, or the rounds that share an
-        output."""
+        """Run all requests that have a seat: for one slice, for one round, or for the rounds that
+        share an output."""
         running = list(self._running.values())
         before = {request: len(request.token_ids) for request in running}
         for request in running:
@@ -371,8 +371,8 @@ class Scheduler:
                 self._prefill = Prefill(request, _seat_of(request).prefilled_tokens, total)
 
     def _advance_all(self, core: EngineCore, rounds: int, seconds: float) -> bool:
-        """Run rounds. If the engine fails, drop all requests, give each the error, and return
-        False."""
+        """Run rounds. If the engine fails, drop all requests, pass the error to each sink, and
+        return False."""
         try:
             core.advance(max_rounds=rounds, seconds=seconds)
         except EngineError as error:
@@ -385,7 +385,7 @@ class Scheduler:
         return True
 
     def _take_tokens(self, core: EngineCore, request: Request) -> bool:
-        """Take a request's tokens, which may end it. Returns True if its output is due now."""
+        """Take a request's new tokens, which may end it. Returns True if its output is due now."""
         seat, is_first = _seat_of(request), not request.token_ids
         has_tokens = request.take()
         if request.finish_reason is None and seat.finished:
@@ -404,7 +404,7 @@ class Scheduler:
             request.queue_seconds, stats.prefill_ns / 1e9, stats.decode_ns / 1e9
         )
         times = LaneTimes()
-        if request.method.drafts and not request.had_company:  # else spans include other requests
+        if request.method.drafts and not request.had_company:  # else the spans show other requests
             times = lane_times(self._recorder.spans(request.begun_ns))
         tokens, gamma = len(request.token_ids), request.method.gamma
         spec = spec_decode_metrics(stats, times, tokens, gamma)
@@ -445,6 +445,6 @@ def _file_abort(request: Request) -> None:
 
 
 def _is_filed(request: Request) -> bool:
-    """True if its last output has just been appended to its sink."""
+    """True if the request's last output has just been appended to its sink."""
     last = request.sink[-1] if request.sink else None
     return isinstance(last, RequestOutput) and last.finished and last.request_id == request.id

@@ -1,4 +1,4 @@
-"""Converts the parameters that change logits into the form that the core reads."""
+"""Converts the sampling parameters that change logits into the form that the C++ core reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..sampling import SamplingParams
 
 
 def shaping_of(params: SamplingParams, tokenizer: Tokenizer | None, vocab: int) -> Shaping:
-    """Return the shaping of a request.
+    """Return the shaping of a request, which holds its masks, bias and penalties.
 
     Raises InvalidInputError on ids outside the vocabulary, and on bad_words without a tokenizer.
     """
@@ -30,8 +30,8 @@ def shaping_of(params: SamplingParams, tokenizer: Tokenizer | None, vocab: int) 
 
 
 def banned(words: tuple[str, ...], tokenizer: Tokenizer | None, vocab: int) -> list[list[int]]:
-    """Return the token sequences of the words: of each at the beginning of a text and after a
-    space."""
+    """Return the token sequences to ban. Each word gives two: the word at the beginning of a text,
+    and the word after a space."""
     if not words:
         return []
     if tokenizer is None:

@@ -1,5 +1,5 @@
-"""Lets one call at a time into an engine. Some threads must not wait for its lock: they are
-refused."""
+"""Lets only one call at a time into an engine. A thread that must not wait for the engine's lock
+gets an error."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from .aside import Aside, Job, may_be_interrupted
 
 
 class InnerCallError(EngineError):
-    """A call of the engine was made inside another call by the same thread."""
+    """Raised if a thread calls the engine inside another call that the same thread has made."""
 
 
 class Turns:
-    """The lock, and the threads that wait for it.
+    """The lock of an engine, and the threads that wait for it.
 
     A lock that one thread may take twice would exclude nothing within that thread. So a call by a
-    thread that has the lock is refused. Only a destructor can make such a call. A signal handler
-    cannot: if one may run, calls of the main thread go to another thread (aside.py).
+    thread that holds the lock is refused. Only a destructor can make such a call. A signal handler
+    cannot make one: where a handler may run, calls of the main thread go to another thread
+    (aside.py).
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class Turns:
         self.waiting: set[int] = set()
         self._process = os.getpid()
         self._aside: Aside | None = None
-        self._job: Job | None = None  # the job that has the lock, if the thread aside runs it
+        self._job: Job | None = None  # the job that holds the lock, if the thread aside runs it
 
     @property
     def is_fork(self) -> bool:
@@ -41,22 +42,23 @@ class Turns:
 
     @property
     def is_inside(self) -> bool:
-        """True if this thread has the lock. Only the lock itself knows that at every moment."""
+        """True if this thread holds the lock. Only the lock itself knows this at every moment."""
         return bool(self.lock._is_owned())  # type: ignore[attr-defined]
 
     @property
     def is_lost(self) -> bool:
-        """True if the lock belongs to a thread that the ending interpreter has stopped."""
+        """True if the lock is held by a thread that the interpreter has stopped because it is
+        ending."""
         if not sys.is_finalizing() or self.is_inside:
             return False
         if not self.lock.acquire(blocking=False):
             return True
-        self.lock.release()  # no other thread can take it: none of them runs any more
+        self.lock.release()  # no other thread can take the lock: all of them are stopped
         return False
 
     def give_way(self) -> None:
-        """Let a waiting thread take the lock. It would starve if this thread took it again
-        immediately."""
+        """Let a waiting thread take the lock. The waiting thread would starve if this thread took
+        the lock again immediately."""
         if self.waiting:
             time.sleep(0.001)
 
@@ -75,19 +77,20 @@ class Turns:
         if not may_be_interrupted():
             return self._locked(call)
         if self._aside is None:
-            self._aside = Aside()  # a handler that runs here may make another; no harm
+            self._aside = Aside()  # a signal handler may make another one here, which does no harm
         return self._aside.run(lambda job: self._locked(call, job))
 
     @property
     def interruption(self) -> BaseException | None:
-        """The error that a signal handler raised in the thread that waits for the running call."""
+        """The error that a signal handler raised in the thread that waits for the running call;
+        None if there is none."""
         return self._job.interruption if self._job is not None else None
 
     def _locked(self, call: Callable[[], Found], job: Job[Found] | None = None) -> Found:
         thread = threading.get_ident()
         self.waiting.add(thread)
         try:
-            with self.lock:  # C code: Ctrl-C cannot come between taking the lock and the block
+            with self.lock:  # in C: Ctrl-C cannot come between taking the lock and the block
                 self.waiting.discard(thread)
                 self._job = job
                 try:
@@ -95,21 +98,21 @@ class Turns:
                         job.claim()
                     return call()
                 finally:
-                    self._job = None  # the job holds a reference to the engine
+                    self._job = None  # drops the job, which holds a reference to the engine
         finally:
             self.waiting.discard(thread)
 
 
 class TakesTurns(Protocol):
-    """An object whose methods exclude each other."""
+    """An object whose methods run one at a time."""
 
     turns: Turns
 
     def check_process(self) -> None:
-        """Raises EngineError in a fork, where the thread that has the lock may not exist."""
+        """Raises EngineError in a fork, where the thread that holds the lock may not exist."""
 
     def drop_late(self) -> None:
-        """Do what had to wait because the lock was taken."""
+        """Do the work that had to wait because another call held the lock."""
 
 
 Self = TypeVar("Self", bound=TakesTurns)
@@ -119,10 +122,11 @@ Given, Found = ParamSpec("Given"), TypeVar("Found")
 def in_turn(
     call: Callable[Concatenate[Self, Given], Found],
 ) -> Callable[Concatenate[Self, Given], Found]:
-    """Make a method run under the lock.
+    """Make a method run under the engine's lock.
 
-    The method raises EngineError without waiting in a forked child and inside another call of this
-    thread. It does so, too, if the ending interpreter has stopped the thread that has the lock.
+    Inside another call of the same thread, and in a forked child, the method raises EngineError
+    without waiting. The same happens if the interpreter is ending and has stopped the thread that
+    holds the lock.
     """
 
     def under_lock(self: Self, *args: Given.args, **kwargs: Given.kwargs) -> Found:

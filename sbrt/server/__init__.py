@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidInputError
 
-KEY = "SBRT_API_KEY"  # the environment variable that holds the key
+KEY = "SBRT_API_KEY"  # the environment variable that holds the API key
 
 if TYPE_CHECKING:
     from ..async_engine import AsyncEngine
@@ -32,8 +32,8 @@ def app(
 ) -> Gate:
     """Return the ASGI application that serves `engine`. It closes the engine when it ends.
 
-    names: the model's names for clients (None: its folder). api_key: the key that clients must
-    send. chat_template: a file with a template that replaces the model's own.
+    names: names of the model that clients may use (None: the path of its folder). api_key: the key
+    that clients must send. chat_template: a file with a template that replaces the model's own.
     trust_request_chat_template: requests may contain a template.
     Raises InvalidInputError if the extra `serve` is missing.
     """

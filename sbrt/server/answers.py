@@ -1,5 +1,5 @@
-"""Answers in flight, and the parts of response bodies that describe them: usage, metrics,
-timings."""
+"""Keeps answers in flight, and makes the parts of response bodies that describe them: usage,
+metrics, timings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..pump import Stream
 class Choice:
     """One answer in flight: its tokens so far, with times in seconds of the monotonic clock.
 
-    cached: tokens of the prompt whose KV was reused.
+    cached: number of the prompt's tokens whose KV was reused.
     """
 
     index: int
@@ -32,7 +32,8 @@ class Choice:
     final: RequestOutput | None = None
 
     def take(self, output: RequestOutput) -> list[float]:
-        """Count what is new in an output; returns the seconds between the engine's outputs."""
+        """Add the new tokens of an output; returns the times in seconds between the outputs that it
+        joins."""
         [answer] = output.outputs
         gaps = []
         for now in self.stream.times if answer.token_ids else ():
@@ -55,7 +56,7 @@ class Choice:
 
     @property
     def stop_reason(self) -> int | str | None:
-        """The stop string or stop token that ended the answer, if any."""
+        """The stop string or stop token id that ended the answer; None if there is none."""
         return None if self.final is None else self.final.outputs[0].stop_reason
 
     @property
@@ -71,7 +72,8 @@ class Choice:
 
 
 def usage(choices: Sequence[Choice], n: int) -> dict[str, Any]:
-    """Return the numbers of tokens so far. The prompt of `n` answers counts once."""
+    """Return the field `usage`, the numbers of tokens so far. If a prompt has `n` answers, it
+    counts once."""
     prompt = sum(len(choice.prompt_ids) for choice in choices[::n])
     completion = sum(choice.tokens for choice in choices)
     accepted = _sum(choices, "num_accepted_draft_tokens")
@@ -89,7 +91,8 @@ def usage(choices: Sequence[Choice], n: int) -> dict[str, Any]:
 
 
 def metrics(choices: Sequence[Choice]) -> dict[str, Any]:
-    """Return times in ms and figures of speculative decoding, summed over a request's answers."""
+    """Return times in ms, and the figures of speculative decoding, as sums over a request's
+    answers."""
     generation = sum(choice.last_at - choice.first_at for choice in choices)
     gaps = sum(max(0, choice.tokens - 1) for choice in choices)
     tokens = sum(choice.tokens for choice in choices)
@@ -123,7 +126,7 @@ def timings(choices: Sequence[Choice], n: int) -> dict[str, Any]:
 
 
 def _speculative(choices: Sequence[Choice]) -> dict[str, Any]:
-    """Return figures of speculative decoding under vLLM's keys.
+    """Return the figures of speculative decoding, under vLLM's keys.
 
     Entry n of the histogram is the number of rounds with n accepted tokens.
     """

@@ -39,7 +39,7 @@ from .transport import (
 
 OWNER = "sbrt"
 PAGE = Path(__file__).with_name("page.html")
-# The page loads nothing from another origin, whatever a model writes.
+# With this policy the page loads nothing from another origin, whatever text a model writes.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -83,7 +83,7 @@ def build(service: Service) -> Gate:
 
 
 async def page(_: Request) -> Response:
-    """Return the page for browsers."""
+    """Answer with the HTML page that browsers show."""
     return HTMLResponse(PAGE.read_text("utf-8"), headers={"content-security-policy": POLICY})
 
 
@@ -113,7 +113,7 @@ async def complete(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """List the names of the one model."""
+    """Answer with the list of all names of the model."""
     service = _service(request)
     return json_response(
         {"object": "list", "data": [_card(service, name) for name in service.settings.names]}
@@ -121,7 +121,7 @@ async def models(request: Request) -> Response:
 
 
 async def model(request: Request) -> Response:
-    """Describe the model under one of its names."""
+    """Answer with a description of the model under one of its names."""
     service, name = _service(request), request.path_params["name"]
     service.check_model(name)
     return json_response(_card(service, name))
@@ -207,7 +207,7 @@ def _service(request: Request) -> Service:
 
 
 async def _given(request: Request, read: Any) -> tuple[Service, dict[str, Any]]:
-    """Return the service, which must be ready, and the checked fields of the body."""
+    """Return the service, once it is ready, and the checked fields of the request body."""
     service = _service(request)
     _ = service.engine
     return service, read(parse_body(await read_body(request, service.settings.limits)))
@@ -235,8 +235,8 @@ async def _answer(
 
 @contextmanager
 def _as_bad_request() -> Iterator[None]:
-    """Answer 400 to an EngineError: the engine is healthy, but refuses the order of profile
-    calls."""
+    """Turn an EngineError into status 400. The engine is healthy, but a profile call came in the
+    wrong order."""
     try:
         yield
     except EngineError as error:
@@ -245,8 +245,8 @@ def _as_bad_request() -> Iterator[None]:
 
 @contextmanager
 def _messages_as_prompt() -> Iterator[None]:
-    """Rename fields in a chat's errors: `messages` make its prompt, `top_logprobs` its
-    log-probs."""
+    """Rename the field at fault in the errors of a chat: `prompt` becomes `messages`, `logprobs`
+    becomes `top_logprobs`."""
     try:
         yield
     except ApiError as error:
@@ -257,7 +257,8 @@ def _messages_as_prompt() -> Iterator[None]:
 
 
 def _text(service: Service, ids: list[int], ask: Ask) -> str:
-    """Return the text of token ids. Unknown ids are skipped; the engine refuses them later."""
+    """Return the text of a prompt's token ids. Unknown ids are skipped here; the engine refuses
+    them later."""
     known = [i for i in ids if i in service.tokenizer.tokens]
     return service.tokenizer.decode(known, skip_special=ask.params.skip_special_tokens)
 
@@ -289,12 +290,12 @@ async def _engine_error(_: Request, error: Exception) -> Response:
 
 
 async def _client_gone(_: Request, error: Exception) -> Response:
-    """Give the access log a status; no client reads the answer."""
+    """Return a response, so that the access log has a status. No client reads it."""
     return Response(status_code=499)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
-    """Answer a path or a method that does not exist."""
+    """Answer a request for a path or an HTTP method that does not exist."""
     assert isinstance(error, HTTPException)
     found = error_response(ApiError(error.status_code, f"request: {error.detail}"))
     found.headers.update(error.headers or {})
@@ -302,5 +303,6 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 async def _defect(_: Request, error: Exception) -> Response:
-    """Answer 500 with one sentence. Starlette raises the error again, and the gate logs it."""
+    """Answer 500 with one sentence. Starlette raises the error again, and then the class Gate logs
+    it."""
     return error_response(ApiError(500, WRONG))

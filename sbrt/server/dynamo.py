@@ -33,7 +33,7 @@ class Backend(LLMEngine):
 
     @classmethod
     async def from_args(cls, argv: Sequence[str] | None = None) -> tuple[Backend, WorkerConfig]:
-        """Return (engine that is not started, configuration that registers the worker)."""
+        """Return (engine that is not started yet, configuration that registers the worker)."""
         parser = argparse.ArgumentParser(prog="python -m sbrt.server.dynamo")
         EngineOptions.add_flags(parser)
         parser.add_argument("--namespace", default="dynamo")
@@ -77,7 +77,7 @@ class Backend(LLMEngine):
             raise _of(error) from None
 
     async def abort(self, context: Any) -> None:
-        """Abort the request of a client that has gone."""
+        """Abort the request of a client that has disconnected."""
         await self._service.abort(context.id())
 
     async def cleanup(self) -> None:
@@ -94,7 +94,7 @@ class Backend(LLMEngine):
 
 
 def _of(error: ApiError) -> DynamoException:
-    """Return the error in the form that Dynamo's frontend reads."""
+    """Return an ApiError in the form that Dynamo's frontend reads."""
     kinds = {400: InvalidArgument, 503: EngineShutdown}
     return kinds.get(error.status, Unknown)(error.message)
 

@@ -1,4 +1,4 @@
-"""OpenAI's error object and the HTTP status that goes with it."""
+"""Defines OpenAI's error object and the HTTP statuses that belong to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ KINDS = {
 
 
 class ApiError(Exception):
-    """An answer that is an error: a status, one sentence, the field at fault if there is one."""
+    """An error to answer with: an HTTP status, one sentence, and the field at fault if there is
+    one."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None
@@ -28,7 +29,7 @@ class ApiError(Exception):
         self.code = code or usual
 
     def body(self) -> dict[str, Any]:
-        """Return the object that OpenAI's clients read."""
+        """Return the JSON object that OpenAI's clients read."""
         error = {
             "message": self.message,
             "type": self.kind,
@@ -39,22 +40,22 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that belong to the status."""
+        """HTTP headers that belong to the status."""
         if self.status == 401:
             return {"www-authenticate": "Bearer"}
         return {"retry-after": "1"} if self.status in (429, 503) else {}
 
 
 def bad_field(name: str, message: str) -> ApiError:
-    """Return an error of status 400 for a field. Its message begins with the field's name."""
+    """Return an error of status 400 for the field `name`. Its message begins with this name."""
     return ApiError(400, f"{name}: {message}", param=name)
 
 
 def of_engine(error: EngineError, fields: dict[str, str]) -> ApiError:
-    """Return the answer to an error of the engine.
+    """Return the ApiError that reports an error of the engine.
 
-    fields: names of fields in requests, by the engine's names. The message of a refusal begins with
-    the engine's name.
+    fields: names of fields in requests, by the engine's names of the same fields. The message of an
+    InvalidInputError begins with the engine's name of the field.
     """
     if not isinstance(error, InvalidInputError):
         return ApiError(503, str(error))

@@ -1,4 +1,4 @@
-"""Fields of a request body: a table of rules, and the reader that applies it.
+"""Checks the fields of a request body by a table of rules.
 
 An explicit null means "not given" everywhere.
 """
@@ -16,18 +16,18 @@ from ..errors import InvalidInputError
 from .errors import ApiError, bad_field
 
 LOG = logging.getLogger("sbrt.server")
-MOST_LOGGED = 256  # unknown names that are remembered, so that no client can fill the memory
+MOST_LOGGED = 256  # maximum number of unknown names kept; it bounds the memory used
 
 Check = Callable[[str, Any], Any]
 
-# Fields of SamplingParams that a body may have; SamplingParams itself checks them.
+# Fields of SamplingParams that a request body may have. SamplingParams itself checks their values.
 SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids", "ignore_eos"),
     *("min_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
     *("allowed_token_ids", "bad_words", "skip_special_tokens", "include_stop_str_in_output"),
 )
 
-# Fields of features that are not built. The listed values do not use the feature: they are
+# Fields of features that are not built. The listed values do not use the feature, so they are
 # accepted.
 NOT_BUILT: dict[str, tuple[Any, ...]] = {
     "audio": (),
@@ -68,7 +68,8 @@ def parse_body(raw: bytes) -> dict[str, Any]:
 
 
 class Reader:
-    """Reads request bodies by a table of fields. An unknown name is logged once."""
+    """Reads request bodies by a table of fields. The first use of an unknown field name is
+    logged."""
 
     def __init__(self, table: Mapping[str, Check]) -> None:
         self._table = table
@@ -96,7 +97,8 @@ class Reader:
 
 
 def checked(rule: Check, name: str, value: Any) -> Any:
-    """Apply `rule` to a field. Raises ApiError whose `param` is the field."""
+    """Return the value of a field, checked by `rule`. Raises ApiError whose `param` is the
+    field."""
     try:
         return rule(name, value)
     except InvalidInputError as error:
@@ -112,7 +114,7 @@ def _refuse(name: str, value: Any) -> None:
 
 
 def anything(name: str, value: Any) -> Any:
-    """Accept any value; SamplingParams checks it later."""
+    """Accept any value. SamplingParams checks the value later."""
     return value
 
 
@@ -134,7 +136,8 @@ def integer(low: int, high: int | None = None) -> Check:
 
 
 def only(*allowed: Any) -> Check:
-    """Return a rule that accepts these values only. Any other needs a feature that is not built."""
+    """Return a rule that accepts these values only. Any other value needs a feature that is not
+    built."""
 
     def rule(name: str, value: Any) -> Any:
         if not any(type(value) is type(a) and value == a for a in allowed):
@@ -179,7 +182,7 @@ def biases(name: str, value: Any) -> dict[int, Any]:
 
 
 def top_k(name: str, value: Any) -> Any:
-    """Read top_k. -1 is another spelling of 0: every token."""
+    """Read top_k. -1 means the same as 0: keep every token."""
     return 0 if type(value) is int and value == -1 else value
 
 

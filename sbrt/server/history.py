@@ -1,4 +1,5 @@
-"""The trace of an answer in the form for clients: token texts, rounds, spans of both lanes."""
+"""Makes the trace of an answer in the form that clients get: token texts, rounds, spans of both
+lanes."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from ..trace.spans import DRAFT, TARGET, Span
 from ..trace.timeline import lane_work
 from .answers import Choice
 
-MOST_SPANS = 4000  # maximum number of spans of a lane in an answer: the last ones
+MOST_SPANS = 4000  # maximum number of spans of a lane in a trace; the last ones are kept
 
 
 def trace_of(
@@ -19,9 +20,9 @@ def trace_of(
 ) -> dict[str, Any] | None:
     """Return the trace of a finished answer; None if it was not requested.
 
-    tokens: a text for each token; joined, they are the answer's text. rounds: in order; empty if
-    the engine no longer has all of them. lanes: [name, begin, end] of each span of work, in ms
-    after the first.
+    tokens: a text for each token; joined, they are the answer's text. rounds: the answer's rounds
+    in order; empty if the engine no longer has all of them. lanes: [name, begin, end] of each span
+    of work, in ms from the beginning of the first span.
     """
     history = None if choice.final is None else choice.final.history
     if history is None:
@@ -35,13 +36,13 @@ def trace_of(
 
 
 def token_texts(choice: Choice, tokenizer: Tokenizer, skip_special: bool) -> list[str]:
-    """Return the text that each token added to the answer; "" for a token that ends in a
+    """Return the text that each token added to the answer. It is "" for a token that ends inside a
     character."""
     decoder = Detokenizer(tokenizer, choice.prompt_ids, skip_special=skip_special)
     texts = [decoder.push(token) for token in choice.ids]
     if texts:
         texts[-1] += decoder.flush()
-    left = sum(map(len, choice.text))  # a stop string may be cut off the answer
+    left = sum(map(len, choice.text))  # a stop string may have been cut off the answer
     found = []
     for text in texts:
         found.append(text[:left])

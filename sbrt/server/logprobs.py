@@ -1,4 +1,4 @@
-"""Log-probs in the forms of the two routes and of vLLM's field `prompt_logprobs`."""
+"""Converts log-probs to the forms of the two routes, and to vLLM's field `prompt_logprobs`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from ..model.tokenizer import Detokenizer, Tokenizer
 from ..outputs import Logprob
 
-LEAST = -9999.0  # replaces -inf, which JSON does not have
+LEAST = -9999.0  # replaces -inf, which JSON cannot represent
 
-Position = dict[int, Logprob]  # by token id; the position's own token is first
+Position = dict[int, Logprob]  # log-probs by token id; the position's own token is first
 
 
 class Spelling:
-    """Names of tokens. by_id: names have the form `token_id:17`, so that no two tokens share
-    one."""
+    """Gives tokens the names that log-probs use. by_id: names have the form `token_id:17`, so that
+    no two tokens share a name."""
 
     def __init__(self, tokenizer: Tokenizer | None, by_id: bool) -> None:
         self._tokenizer, self._by_id = tokenizer, by_id
@@ -27,12 +27,12 @@ class Spelling:
         return found.decoded_token
 
     def text_of(self, token: int) -> str | None:
-        """Return the text that Logprob.decoded_token would have."""
+        """Return a token's text, as in Logprob.decoded_token."""
         return None if self._tokenizer is None else self._tokenizer.text_of(token)
 
     def entry(self, token: int, found: Logprob) -> dict[str, Any]:
-        """Return a token's entry in a chat. bytes: the token's bytes, even if they are a partial
-        character."""
+        """Return a token's entry for a chat. bytes: the bytes of the token, even if they are a part
+        of a character."""
         data = None if self._tokenizer is None else list(self._tokenizer.bytes_of(token))
         return {"token": self.name(token, found), "logprob": value(found), "bytes": data}
 
@@ -41,14 +41,14 @@ class Offsets:
     """Computes where each token's text begins in the text of an answer, in characters."""
 
     def __init__(self, tokenizer: Tokenizer | None, before: Sequence[int], skips: bool) -> None:
-        """before: the tokens that precede the text. skips: special tokens have no text."""
+        """before: the tokens that precede the text. skips: True if special tokens have no text."""
         self._text = None
         if tokenizer is not None:
             self._text = Detokenizer(tokenizer, before, skip_special=skips)
         self._length = 0
 
     def of(self, tokens: Sequence[int]) -> list[int]:
-        """Return the offsets of the next tokens."""
+        """Return where the texts of the next tokens begin, in characters."""
         found = []
         for token in tokens:
             found.append(self._length)
@@ -57,14 +57,14 @@ class Offsets:
 
 
 def value(found: Logprob) -> float:
-    """Return the log-prob as a number that JSON has."""
+    """Return the log-prob as a number that JSON can represent."""
     return max(found.logprob, LEAST)
 
 
 def chat_logprobs(
     tokens: Sequence[int], positions: Sequence[Position], top: int, spelling: Spelling
 ) -> dict[str, Any]:
-    """Return the log-probs of a chat's choice.
+    """Return the log-probs of one choice of a chat.
 
     top: number of most likely tokens at each position; -1: all.
     """
@@ -84,7 +84,7 @@ def completion_logprobs(
     offsets: Sequence[int],
     spelling: Spelling,
 ) -> dict[str, Any]:
-    """Return the log-probs of a completion's choice. The first token of a prompt has none."""
+    """Return the log-probs of one choice of a completion. The first token of a prompt has none."""
     names, values, tops = [], [], []
     for token, position in zip(tokens, positions, strict=True):
         found = Logprob(0.0, None, spelling.text_of(token)) if position is None else position[token]
@@ -100,8 +100,8 @@ def completion_logprobs(
 
 
 def by_name(position: Position, spelling: Spelling) -> dict[str, float]:
-    """Return a position's log-probs by token name. If two tokens share a name, the larger one
-    counts."""
+    """Return the log-probs at a position, by token name. If two tokens share a name, the larger
+    log-prob is kept."""
     found: dict[str, float] = {}
     for token, logprob in position.items():
         name = spelling.name(token, logprob)

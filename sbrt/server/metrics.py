@@ -1,4 +1,4 @@
-"""Prometheus metrics under vLLM's names, and a few of our own."""
+"""Keeps Prometheus metrics, under vLLM's names and a few of our own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HISTOGRAMS = {
     "vllm:e2e_request_latency_seconds": ("From arrival to the last token", LONG),
     "vllm:request_queue_time_seconds": ("In the queue", LONG),
 }
-# Counters of values of spec_decode_metrics, by key. Some values have no counter.
+# Names of the counters for values of spec_decode_metrics. Some of the values have no counter.
 SPEC = {
     "num_spec_steps": "vllm:spec_decode_num_drafts",
     "num_draft_tokens": "vllm:spec_decode_num_draft_tokens",
@@ -77,11 +77,11 @@ class Metrics:
         self._gauge(name, text).set_function(value)
 
     def interval(self, seconds: float) -> None:
-        """Observe the time between two outputs of a request."""
+        """Record the time between two outputs of a request."""
         self._histograms["vllm:inter_token_latency_seconds"].observe(seconds)
 
     def finished(self, choice: Choice) -> None:
-        """Count an answer that has its last output."""
+        """Count an answer whose last output has come."""
         assert choice.final is not None
         reason = choice.finish_reason
         self._success.labels(**self._given, finished_reason=reason).inc()

@@ -17,10 +17,10 @@ from ..model.names import DEMO, default_draft, target_folder
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """The engine's fields by EngineConfig's names, and the name of the model.
+    """The options of the engine under EngineConfig's names, and the name of the model.
 
     draft None: no draft, except that the demo target gets the demo draft. served_model_name: the
-    model's name for clients; None: the text of `target`.
+    name of the model that clients use; None: the text of `target`.
     """
 
     target: str = DEMO
@@ -48,7 +48,7 @@ class EngineOptions:
 
     @property
     def name(self) -> str:
-        """The model's name for clients."""
+        """The name of the model that clients use."""
         return self.served_model_name or self.target
 
     @property
@@ -57,7 +57,7 @@ class EngineOptions:
         return str(target_folder(self.target))
 
     def open(self) -> AsyncEngine:
-        """Make the engine. Raises InvalidInputError."""
+        """Make the engine. Raises InvalidInputError on bad options."""
         draft = default_draft(self.target) if self.draft is None else self.draft
         speculative = None if self.method is None else {"method": self.method}
         return AsyncEngine.from_pretrained(
@@ -73,7 +73,7 @@ class EngineOptions:
 
 
 def _number(name: str, value: Any) -> Any:
-    """Return the integer that a text spells; return any other value unchanged."""
+    """Return the integer that a text spells; return any value that is no text unchanged."""
     if not isinstance(value, str):
         return value
     try:

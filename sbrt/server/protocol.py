@@ -29,17 +29,17 @@ from .fields import (
     top_k,
 )
 
-COMPLETION_TOKENS = 16  # max_tokens of a completion that gives none: the default of OpenAI's API
+COMPLETION_TOKENS = 16  # max_tokens of a completion that gives none, as in OpenAI's API
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a request.
+    """The limits of a request.
 
-    body: bytes of the body. body_seconds: time from the body's first byte to its last.
+    body: maximum bytes of the body. body_seconds: time from the body's first byte to its last.
     send_seconds: time in which a client must read some of its answer; only `sbrt serve` enforces
-    it. prompts: number of prompts. n: number of answers to each prompt. stops: number of stop
-    strings, and of bad words. waiting: number of requests in the queue.
+    this limit. The other fields are maximum numbers. prompts: prompts in a request. n: answers to
+    each prompt. stops: stop strings, and bad words. waiting: requests in the queue.
     """
 
     body: int = 16 * 2**20
@@ -55,10 +55,10 @@ class Limits:
 class Ask:
     """A checked request: the part that both routes share.
 
-    n: number of answers to each prompt. method: a preset; None: the engine's own. has_usage: the
-    last chunk of a stream has the usage. is_continuous: every chunk has it. has_prompt_logprobs:
-    the field of
-    that name was given. names_by_id: log-probs name tokens by their ids.
+    n: number of answers to each prompt. method: a preset; None: the engine's own method. has_usage:
+    True if the last chunk of a stream has the usage. is_continuous: True if every chunk has the
+    usage. has_prompt_logprobs: True if the client gave the field `prompt_logprobs`. names_by_id:
+    True if log-probs name tokens by their ids.
     """
 
     model: str | None
@@ -90,7 +90,8 @@ class ChatAsk:
 
 @dataclass(frozen=True)
 class CompletionAsk:
-    """Prompts, each as text or token ids. echoes: every answer begins with its prompt."""
+    """The prompts of a completion, each as text or token ids. echoes: True if every answer begins
+    with its prompt."""
 
     ask: Ask
     prompts: Sequence[str | list[int]]
@@ -203,7 +204,7 @@ def _chat_logprobs(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def messages(name: str, value: Any) -> list[dict[str, Any]]:
-    """Return messages in the form that templates read: nulls are left out, text parts are
+    """Return messages in the form that templates read: null fields are left out, text parts are
     joined."""
     many = check.items(name, value, "messages")
     if not many:
@@ -240,9 +241,10 @@ def _expect(given: Mapping[str, Any], name: str) -> None:
 def _params(
     given: Mapping[str, Any], base: Mapping[str, Any], most: Mapping[str, Any], limits: Limits
 ) -> SamplingParams:
-    """Make the parameters of a request.
+    """Make the SamplingParams of a request.
 
-    base: values of fields that are not given. most: {the client's name of max_tokens: its value}.
+    base: values of fields that are not given. most: a mapping from the client's name for max_tokens
+    to its value.
     """
     for name in ("stop", "bad_words"):
         count = len(given[name]) if isinstance(given.get(name), list) else 0

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options(EngineOptions):
-    """The arguments of `app`. From a command line they are texts.
+    """The arguments of `app`. From a command line their values are texts.
 
     num_threads: threads of one engine; Ray reserves this number of CPUs for it. api_key: None means
-    $SBRT_API_KEY, or no key without it. *_ongoing_requests: numbers of requests of one replica,
-    including those that wait for its engine.
+    the value of $SBRT_API_KEY, or no key if that is not set. *_ongoing_requests: numbers of
+    requests in one replica, including those that wait for the replica's engine.
     """
 
     num_threads: int = 1

@@ -1,4 +1,4 @@
-"""Makes the bodies of answers, whole or as chunks of a stream, for both routes."""
+"""Makes response bodies for both routes, whole or as chunks of a stream."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def event(value: Any) -> bytes:
 class Reply:
     """The answer to a request. The two routes differ only in the form of their choices.
 
-    tokenizer: makes the token texts in traces and log-probs.
+    tokenizer: gives the token texts in traces and log-probs.
     """
 
     id: str
@@ -52,7 +52,7 @@ class Reply:
     tokenizer: Tokenizer | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
-    kind = ""  # value of the field `object` in a whole answer, in a chunk
+    kind = ""  # value of the field `object` in a whole answer
     chunk_kind = ""
 
     def body(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Reply:
         return []
 
     def part(self, choice: Choice, output: RequestOutput) -> dict[str, Any] | None:
-        """Return the chunk of one output; None if it has no content."""
+        """Return the chunk for one output of the engine; None if the chunk would be empty."""
         [answer] = output.outputs
         begins = output.prompt_logprobs is not None and self.delays_opening
         tells_tokens = self.ask.has_token_ids or self.has_logprobs
@@ -81,7 +81,8 @@ class Reply:
         return self._chunk({"index": choice.index, **self.delta(text), **_OPEN, **more})
 
     def closing(self, choice: Choice) -> dict[str, Any]:
-        """Return the chunk with a choice's finish_reason. The last of these has `timings`."""
+        """Return the chunk with a choice's finish_reason. The last such chunk of a stream has
+        `timings`."""
         end = {**_OPEN, **self._end(choice)}
         found = self._chunk({"index": choice.index, **self.nothing(), **end})
         if not self.ask.has_usage and all(c.final is not None for c in self.choices):
@@ -94,7 +95,7 @@ class Reply:
         return found | {"choices": []} | self._figures(usage(self.choices, self.ask.n))
 
     def whole(self, choice: Choice) -> dict[str, Any]:
-        """Return a choice of a whole answer."""
+        """Return one choice, for the body of a whole answer."""
         raise NotImplementedError
 
     @property
@@ -104,29 +105,30 @@ class Reply:
 
     @property
     def delays_opening(self) -> bool:
-        """True if the opening waits for the prompt's log-probs, which come with the first token."""
+        """True if the opening chunk waits for the prompt's log-probs, which come with the first
+        token."""
         return False
 
     @cached_property
     def spelling(self) -> Spelling:
-        """Names of tokens in log-probs."""
+        """The names that tokens have in log-probs."""
         return Spelling(self.tokenizer, self.ask.names_by_id)
 
     def logprobs(
         self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
     ) -> dict[str, Any]:
-        """Return the object `logprobs` of an output.
+        """Return the object `logprobs` for an output of the engine.
 
-        of_prompt: log-probs of the prompt, if the text contains it.
+        of_prompt: log-probs of the prompt, if the text begins with the prompt.
         """
         raise NotImplementedError
 
     def delta(self, text: str) -> dict[str, Any]:
-        """Return new text in the form of a chunk."""
+        """Return the fields of a chunk that hold new text."""
         raise NotImplementedError
 
     def nothing(self) -> dict[str, Any]:
-        """Return the part of a chunk that has no new text."""
+        """Return the fields of a chunk without new text."""
         return self.delta("")
 
     def _told(self, choice: Choice) -> dict[str, Any] | None:
@@ -178,7 +180,7 @@ class ChatReply(Reply):
     kind, chunk_kind = "chat.completion", "chat.completion.chunk"
 
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
-        """Return the only chunk that names a role."""
+        """Return the opening chunk of a choice. No other chunk names the role of the message."""
         delta = {"delta": {"role": "assistant", "content": ""}}
         found = self._chunk({"index": choice.index, **delta, **_OPEN})
         if self.ask.has_token_ids:
@@ -196,7 +198,7 @@ class ChatReply(Reply):
         return found
 
     def whole(self, choice: Choice) -> dict[str, Any]:
-        """Return a choice with a message."""
+        """Return one choice with its message, for the body of a whole answer."""
         message = {"role": "assistant", "content": "".join(choice.text), "refusal": None}
         more = {"token_ids": choice.ids} if self.ask.has_token_ids else {}
         return {"index": choice.index, "message": message, "logprobs": self._told(choice), **more}
@@ -204,12 +206,12 @@ class ChatReply(Reply):
     def logprobs(
         self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
     ) -> dict[str, Any]:
-        """Return an object with an entry for each token."""
+        """Return the object `logprobs`, with an entry for each token."""
         top = self.ask.params.logprobs or 0
         return chat_logprobs(answer.token_ids, answer.logprobs or (), top, self.spelling)
 
     def delta(self, text: str) -> dict[str, Any]:
-        """Return a part of the message's content."""
+        """Return the fields of a chunk that hold new content of the message."""
         return {"delta": {"content": text}}
 
     def nothing(self) -> dict[str, Any]:
@@ -218,12 +220,13 @@ class ChatReply(Reply):
 
 
 class CompletionReply(Reply):
-    """The answer of /v1/completions. With echo a choice begins with its prompt."""
+    """The answer of the route /v1/completions. With echo, the text of a choice begins with its
+    prompt."""
 
     kind = chunk_kind = "text_completion"
 
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
-        """Return a chunk with the prompt, if the client wants it."""
+        """Return a chunk with the prompt, if the client asked for echo."""
         if self.delays_opening or not (choice.prompt_text or self.ask.has_token_ids):
             return []
         more = {"prompt_token_ids": choice.prompt_ids} if self.ask.has_token_ids else {}
@@ -231,7 +234,7 @@ class CompletionReply(Reply):
         return [self._chunk({"index": choice.index, **text, **_OPEN, **more})]
 
     def whole(self, choice: Choice) -> dict[str, Any]:
-        """Return a choice with a text."""
+        """Return one choice with its text, for the body of a whole answer."""
         text = (choice.prompt_text or "") + "".join(choice.text)
         more: dict[str, Any] = {"logprobs": self._told(choice)}
         if self.ask.has_token_ids:
@@ -248,7 +251,8 @@ class CompletionReply(Reply):
     def logprobs(
         self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
     ) -> dict[str, Any]:
-        """Return lists with an item for each token. With echo the prompt's tokens come first."""
+        """Return the object `logprobs`, lists with an item for each token. With echo, the prompt's
+        tokens come first."""
         tokens, positions = answer.token_ids, list[Any](answer.logprobs or ())
         if self.delays_opening and of_prompt is not None:
             tokens, positions = choice.prompt_ids + tokens, [*of_prompt, *positions]
@@ -261,11 +265,11 @@ class CompletionReply(Reply):
 
     @cached_property
     def _offsets(self) -> dict[int, Offsets]:
-        """The offsets of each choice, by its index."""
+        """The object that computes text offsets for each choice, by the choice's index."""
         return {}
 
     def delta(self, text: str) -> dict[str, Any]:
-        """Return a part of the text."""
+        """Return the fields of a chunk that hold new text."""
         return {"text": text}
 
 
@@ -296,7 +300,8 @@ async def events(service: Service, reply: Reply) -> AsyncGenerator[bytes, None]:
 
 
 async def _chunks(service: Service, reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield opening, parts and closing of each choice, then the usage."""
+    """Yield the chunks of each choice, from the opening to the closing, then the chunk with the
+    usage."""
     for choice in reply.choices:
         for chunk in reply.opening(choice):
             yield chunk
@@ -312,7 +317,7 @@ async def _chunks(service: Service, reply: Reply) -> AsyncGenerator[dict[str, An
 
 
 def check_end(choice: Choice) -> None:
-    """Raise ApiError for an answer that ended early."""
+    """Raise ApiError for an answer that ended before it was complete."""
     if choice.finish_reason == "error":
         why = str(choice.stop_reason)
         raise ApiError(400 if "sampling parameters" in why else 500, why)

@@ -21,15 +21,16 @@ from .protocol import Limits
 from .service import Service
 
 LOG = logging.getLogger("sbrt.server")
-HEAD_SECONDS = 20.0  # seconds for the head of a request; the body has a limit of its own
-KEEP_ALIVE = 30  # seconds that a connection without a request stays open
-LAST_SECONDS = 5  # seconds for streams to end after their requests were aborted
+HEAD_SECONDS = 20.0  # maximum seconds for the head of a request; the body has its own limit
+KEEP_ALIVE = 30  # seconds for which a connection without a request stays open
+LAST_SECONDS = 5  # seconds that streams have to end after their requests were aborted
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 with time limits for the head of a request, and for a client that reads nothing.
+    """The HTTP/1.1 protocol with two time limits: for the head of a request, and for a client that
+    reads nothing.
 
-    Such a client's connection is cut, which aborts its request.
+    The connection to a client that reads nothing is cut, which aborts its request.
     """
 
     send_seconds = Limits.send_seconds
@@ -37,7 +38,7 @@ class Protocol(H11Protocol):
     _send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for the head of a request."""
+        """Start the timer for the head of a request."""
         super().connection_made(transport)
         self._wait()
 
@@ -56,12 +57,12 @@ class Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Begin to wait for the client to read."""
+        """Start the timer that cuts off a client that reads nothing."""
         super().pause_writing()
         self._wait_send()
 
     def resume_writing(self) -> None:
-        """Stop the timer: the client has read, and there is room again."""
+        """Stop the timer: the client has read, and the write buffer has room again."""
         super().resume_writing()
         self._stop_send()
 
@@ -78,9 +79,10 @@ class Protocol(H11Protocol):
         self._send_timer = self.loop.call_later(self.send_seconds, self._check_send, held)
 
     def _check_send(self, held: int) -> None:
-        """Cut the connection if the client has read nothing: then the buffer has not shrunk.
+        """Cut the connection if the client has read nothing, which means that the write buffer has
+        not shrunk.
 
-        Nothing was written meanwhile.
+        While writing is paused, nothing is added to the buffer.
         """
         if self.transport.get_write_buffer_size() < held:
             self._wait_send()
@@ -100,8 +102,8 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """A server that ends on a signal. It then refuses new requests, and aborts running ones after
-    `seconds`."""
+    """A server that ends on a signal. After the signal the server refuses new requests. It aborts
+    the requests that still run after `seconds`."""
 
     def __init__(self, config: uvicorn.Config, service: Service, seconds: float) -> None:
         super().__init__(config)
@@ -127,7 +129,8 @@ class Server(uvicorn.Server):
 
 
 def make_server(service: Service, seconds: float) -> Server:
-    """Make the HTTP server of a service. seconds: time for running requests after a signal."""
+    """Make the HTTP server of a service. seconds: time that running requests have to end after a
+    signal."""
     limits = {"send_seconds": service.settings.limits.send_seconds}
     config = uvicorn.Config(
         build(service),  # type: ignore[arg-type]
@@ -151,8 +154,8 @@ def serve(
 ) -> int:
     """Listen, load the engine, and serve until a signal.
 
-    seconds: time for running requests after the signal. Returns the exit code. Raises OSError, and
-    the errors of `load`.
+    seconds: time that running requests have to end after the signal. Returns the exit code. Raises
+    OSError, and the errors of `load`.
     """
     listener = listen(address)
     server = make_server(service, seconds)

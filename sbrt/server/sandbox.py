@@ -12,24 +12,26 @@ import jinja2.ext
 import jinja2.sandbox
 from jinja2 import nodes
 
-MOST_STEPS = 200_000  # turns of loops and calls of macros in one rendering
-MOST_TEXT = 4 * 2**20  # characters of a rendering; items or characters of any intermediate value
+MOST_STEPS = 200_000  # maximum number of loop iterations and macro calls in one rendering
+MOST_TEXT = 4 * 2**20  # maximum characters of a rendering; characters or items of any value in it
 
 
 class Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks a model's text for training. Here only the text inside it counts."""
+    """`{% generation %}` marks a model's text for training. Here the tag has no effect: the text
+    inside it is rendered as usual."""
 
     tags = frozenset({"generation"})
 
     def parse(self, parser: Any) -> nodes.Node | list[nodes.Node]:
-        """Return the statements up to endgeneration, in a scope of their own."""
+        """Return the statements up to the tag `endgeneration`, in a scope of their own."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=line)
 
 
 class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """The sandbox. A template that takes too many steps or grows too long raises SecurityError."""
+    """The sandbox. Rendering raises SecurityError if a template takes too many steps or its text
+    grows too long."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -39,10 +41,11 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[Generation, jinja2.ext.loopcontrols],
         )
-        self._state = threading.local()  # renderings of one template may run in several threads
+        self._state = threading.local()  # several threads may render the same template
 
     def collected(self, pieces: Iterator[str]) -> str:
-        """Return the text of a rendering."""
+        """Join the pieces of a rendering, and return the text. Raises SecurityError if it is too
+        long."""
         self._state.steps = 0
         found, length = [], 0
         for piece in pieces:
@@ -52,8 +55,8 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return "".join(found)
 
     def count_step(self) -> str:
-        """Count a step. The compiled template calls this at every turn of a loop and every call of
-        a macro."""
+        """Count a step. The compiled template calls this in every iteration of a loop and in every
+        call of a macro."""
         self._state.steps += 1
         if self._state.steps > MOST_STEPS:
             raise jinja2.exceptions.SecurityError(f"more than {MOST_STEPS} steps")
@@ -66,8 +69,8 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return "".join(found)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Apply an operator that can make a long value out of short ones, if the result is not too
-        long."""
+        """Apply an operator that can make a long value out of short ones. Raises SecurityError if
+        the result is too long."""
         if operator == "+":
             _check_length(_length(left) + _length(right))
         elif operator == "*":
@@ -105,7 +108,7 @@ def _replace(tree: nodes.Node, calling: Any) -> None:
 
 
 def _below(node: nodes.Node) -> Iterator[nodes.Node]:
-    """Yield every node, children first: the operands of a `~` are replaced before the `~`
+    """Yield every node below, children first. So the operands of a `~` are replaced before the `~`
     itself."""
     for child in node.iter_child_nodes():
         yield from _below(child)

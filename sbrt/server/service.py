@@ -24,7 +24,8 @@ from .templates import ChatTemplate, Conversation, read_file, read_template
 
 LOG = logging.getLogger("sbrt.server")
 
-# Names of fields in requests, by the engine's names. Fields of SamplingParams are checked before.
+# Names of fields in requests, by the engine's names. The fields of SamplingParams are checked
+# earlier.
 FIELDS = {
     "prompt": "prompt", "method": "speculative", "acceptance": "speculative", "stop": "stop",
     "gamma": "speculative", "k_max": "speculative", "stop_token_ids": "stop_token_ids",
@@ -39,9 +40,9 @@ FIELDS = {
 class Settings:
     """The settings that a server starts with.
 
-    names: names of the model for clients; answers have the first. root: the model's path or hub
-    name. template: a file whose template replaces the model's template. trusts_templates: accept
-    templates in requests.
+    names: names of the model that clients may use; answers have the first of them. root: the
+    model's path or hub name. template: a file whose template replaces the model's template.
+    trusts_templates: True if requests may contain templates.
     """
 
     names: Sequence[str] = ("demo",)
@@ -61,7 +62,7 @@ class Service:
         self.metrics = Metrics(settings.names[0])
         self.chat_reader = chat_reader(settings.limits)
         self.completion_reader = completion_reader(settings.limits)
-        self.is_draining = False  # True: new requests are refused, running ones may end
+        self.is_draining = False  # True: new requests are refused, running requests may end
         self._engine: AsyncEngine | None = None
         self._template = ChatTemplate()
         self._live: set[Choice] = set()
@@ -95,7 +96,7 @@ class Service:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises ApiError if there is none."""
+        """The tokenizer. Raises ApiError if the engine has no tokenizer."""
         found = self.engine.engine.pair.tokenizer
         if found is None:
             raise ApiError(400, "prompt: expected token ids, this server has no tokenizer")
@@ -103,11 +104,11 @@ class Service:
 
     @property
     def has_chat_template(self) -> bool:
-        """True if conversations can be answered."""
+        """True if the model has a chat template, so that conversations can be answered."""
         return self._template.text is not None
 
     def tokenizer_info(self) -> dict[str, str | None]:
-        """Special tokens by their names in tokenizer_config.json, and the chat template.
+        """Return the special tokens by their names in tokenizer_config.json, and the chat template.
 
         Raises ApiError without a tokenizer.
         """
@@ -121,7 +122,7 @@ class Service:
         }
 
     def check_model(self, name: str | None) -> None:
-        """Raise ApiError 404 for a model that is not served here."""
+        """Raise ApiError 404 for the name of a model that this server does not have."""
         if name is not None and name not in self.settings.names:
             raise ApiError(
                 404,
@@ -145,8 +146,8 @@ class Service:
             raise of_engine(error, FIELDS) from None
 
     async def chat_ids(self, chat: ChatAsk) -> list[int]:
-        """Return the token ids of a conversation. If they begin with two begin tokens, one is
-        dropped."""
+        """Return the token ids of a conversation. If the ids begin with two begin tokens, one of
+        them is dropped."""
         template = self._template
         if chat.template is not None:
             if not self.settings.trusts_templates:
@@ -169,9 +170,10 @@ class Service:
     async def begin(
         self, ask: Ask, name: str, prompts: Sequence[tuple[str | None, list[int]]]
     ) -> list[Choice]:
-        """Queue `ask.n` answers to each prompt, in order, all or none. Raises ApiError.
+        """Queue `ask.n` answers to each prompt, in order. Either all of them are queued or none.
+        Raises ApiError.
 
-        name: the request's name for the engine.
+        name: the name under which `abort` can find these answers.
         """
         engine, begun_at = self.engine, time.monotonic()
         self._check_queue(ask.n, len(prompts))
@@ -241,7 +243,7 @@ class Service:
         return sum(not choice.stream.is_done for choice in self._live)
 
     def _check_queue(self, n: int, prompts: int) -> None:
-        """Raise ApiError if the queue has no room for the answers, now or ever."""
+        """Raise ApiError if the queue has no room for the answers now, or could never have it."""
         places = self._seats + self.settings.limits.waiting
         if n * prompts > places:
             raise bad_field(

@@ -1,8 +1,9 @@
-"""Chat templates: they turn a conversation into the form of text that a model was trained on.
+"""Renders chat templates. A chat template turns a conversation into the form of text that a model
+was trained on.
 
-A template comes with the model, so it is untrusted code. It runs in jinja2's sandbox, where it can
-change nothing and read no attribute of Python, and has a limited number of steps. It has the same
-helpers as in transformers, so it gives the same text.
+A template comes with the model, so it is untrusted code. It runs in jinja2's sandbox, where it
+cannot change objects or read internal attributes of Python. The number of its steps is limited. It
+may call the same helper functions as in transformers, so it gives the same text.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ from .sandbox import Environment
 
 LONGEST = 2**20  # characters of a template
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
-REASONING = ("reasoning_content", "thinking", "reasoning")  # names of the same field
-MARK = "\ue000sbrt ends here\ue001"  # marks the place where a message goes on
-SPACE = " "  # follows the mark, to find out if the template trims messages
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of the field with the reasoning
+MARK = "\ue000sbrt ends here\ue001"  # marks the place in the text where the last message goes on
+SPACE = " "  # stands after MARK, to find out if the template trims messages
 
 
 @dataclass(frozen=True)
 class Conversation:
     """Messages to render, without nulls and with their text parts joined.
 
-    adds_prompt: add the beginning of an answer. continues: do not close the last message.
-    more: further variables.
+    adds_prompt: True to add the beginning of an answer. continues: True to leave the last message
+    open.
+    more: further variables for the template.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -125,7 +127,8 @@ def _content(token: Any) -> str | None:
 
 
 def _listed(where: str, given: Any) -> str | None:
-    """Return the template; if there are several with names, the one called default."""
+    """Return the template from a field. If the field lists several named templates, return the one
+    called default."""
     if given is None or isinstance(given, str):
         return given
     named = {
@@ -142,8 +145,8 @@ def _listed(where: str, given: Any) -> str | None:
 
 
 def _aliased(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message with its reasoning under all names, because templates read different
-    ones."""
+    """Return a message that has its reasoning under several field names, because templates read
+    different ones."""
     found = dict(message)
     given = next((found[name] for name in REASONING if found.get(name) is not None), None)
     if given is not None:
@@ -159,7 +162,7 @@ def _marked(messages: list[dict[str, Any]], template: str) -> list[dict[str, Any
 
 
 def _cut(text: str, content: str) -> str:
-    """Return the text before the mark, without trailing space if the template trims messages."""
+    """Return the text before MARK. Trailing space is removed if the template trims messages."""
     at = text.rfind(MARK)
     if at < 0 or content.strip() not in text:
         raise InvalidInputError(

@@ -1,7 +1,8 @@
-"""Answers requests of a router that tokenises: token ids in, chunks of token ids out.
+"""Answers requests of a router that tokenises. A request has token ids; the answer is chunks of
+token ids.
 
-The shapes are those of NVIDIA Dynamo's LLMEngine. The router has the chat template, turns tokens
-into text, and searches for stop strings.
+Requests and chunks have the form of NVIDIA Dynamo's LLMEngine. The router itself applies the chat
+template, turns tokens into text, and searches for stop strings.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from .service import Service
 
 # Fields that the router handles itself, or that change no token.
 ROUTERS = ("best_of", "length_penalty", "use_beam_search", "stop", "skip_special_tokens")
-NOTHING = (None, False, {}, [])  # types are compared, too: 0 is a temperature, but equals False
+NOTHING = (None, False, {}, [])  # types are compared, too, because the temperature 0 equals False
 
 
 def ask_of(request: Mapping[str, Any], defaults: Defaults) -> Ask:
-    """Check a request for tokens. Raises ApiError for fields that are wrong or not built.
+    """Check a request of the router, and return it as an Ask. Raises ApiError for fields that are
+    wrong or not built.
 
-    n is 1: Dynamo's frontend reads one answer to a request.
+    The number of answers is 1, because Dynamo's frontend reads one answer to a request.
     """
     sampling, stops, output = (
         dict(request.get(name) or {})
@@ -92,7 +94,7 @@ async def chunks(
 
 
 def _reason(choice: Choice) -> str | None:
-    """Return the reason why an answer ended. Raises ApiError for one that failed."""
+    """Return the reason why an answer ended. Raises ApiError for an answer that failed."""
     if choice.finish_reason == "abort":
         return "cancelled"
     check_end(choice)

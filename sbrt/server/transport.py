@@ -1,5 +1,5 @@
-"""The layer between ASGI and the routes. It limits bodies, notices clients that disconnect, checks
-keys, and writes the access log."""
+"""The layer between ASGI and the routes. It limits the size of bodies, notices clients that
+disconnect, checks API keys, and writes the access log."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .replies import WRONG, as_json
 
 LOG = logging.getLogger("sbrt.server")
 ACCESS = logging.getLogger("sbrt.server.access")
-OPEN = ("/", "/health", "/ping", "/version", "/metrics")  # paths that need no key
+OPEN = ("/", "/health", "/ping", "/version", "/metrics")  # paths that need no API key
 LONGEST_ID = 128
 
 T = TypeVar("T")
 
 
 class ClientGone(Exception):
-    """No client waits for the answer any more."""
+    """Raised if the client disconnects, so that no client waits for the answer any more."""
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -71,13 +71,14 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 async def until_gone(receive: Receive) -> None:
-    """Return when the client goes away."""
+    """Wait until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
-    """Return the result of `work`. If the client goes away, cancel `work` and raise ClientGone."""
+    """Return the result of `work`. If the client disconnects, cancel `work` and raise
+    ClientGone."""
     task = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(until_gone(receive))
     try:
@@ -92,7 +93,7 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
 
 
 class EventStream(Response):
-    """A stream of server-sent events. `on_end` is called exactly once."""
+    """A stream of server-sent events. `on_end` is called exactly once, when the stream ends."""
 
     def __init__(self, events: AsyncGenerator[bytes, None], on_end: Callable[[], None]) -> None:
         super().__init__(media_type="text/event-stream")
@@ -102,7 +103,7 @@ class EventStream(Response):
         self._events, self._on_end = events, on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the events end or the client goes away."""
+        """Send events until they end or the client disconnects."""
         try:
             with suppress(ClientGone):
                 await unless_gone(receive, self._send(send))
@@ -119,15 +120,15 @@ class EventStream(Response):
 
 
 class Gate:
-    """The outermost layer. It gives each request an id, checks the key, logs, and answers
-    defects."""
+    """The outermost layer. It gives each request an id, checks the API key, writes the access log,
+    and answers 500 if the code fails."""
 
     def __init__(self, app: ASGIApp, api_key: str | None) -> None:
         self._app = app
         self._key = None if api_key is None else f"Bearer {api_key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request; everything that is not HTTP passes through."""
+        """Handle one HTTP request. Anything that is not HTTP is passed on unchanged."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -169,8 +170,8 @@ class Gate:
 
 
 def request_id(given: bytes) -> str:
-    """Return the client's request id if it is short and has only plain characters, else a new
-    one."""
+    """Return the client's request id, or a new one. The client's id must be short and have only
+    plain characters."""
     text = given.decode("ascii", "replace")
     is_plain = text and len(text) <= LONGEST_ID and all(c.isalnum() or c in "-_.:" for c in text)
     return text if is_plain and text.isascii() else uuid.uuid4().hex

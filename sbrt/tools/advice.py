@@ -1,5 +1,5 @@
-"""Writes sentences about a comparison. They name the fastest method, or say why none beat plain
-decoding, and why simulated time differs from measured time."""
+"""Writes sentences about a comparison of methods. The sentences name the fastest method, or say why
+none was faster than plain decoding. They also say why simulated time differs from measured time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .costs import SECOND, TARGET_ROWS
 from .measure import Report, Tally
 
 NOTHING = 0.02  # smaller relative differences count as no difference
-BUSY = 0.25  # share of a round in which no lane works; larger shares are reported
+BUSY = 0.25  # share of a round; a longer time in which no lane works is reported
 
 
 def conclusion(report: Report) -> str:
@@ -51,7 +51,7 @@ def difference(clock: Report, simulated: Report) -> str:
     others = [pair for pair in pairs if pair[0].method.name != "none" and pair[0].rate]
     if not others or not simulated.plain.rate or not clock.plain.rate:
         return "Nothing to compare: no method but plain decoding generated anything."
-    # Auto may choose other methods.
+    # In the two reports `auto` may have chosen different methods.
     alike = [pair for pair in others if pair[0].method.name != AUTO]
     best, earlier = max(alike or others, key=lambda pair: pair[0].rate)
     name, tokens, one = best.method.text, _tokens(earlier), "a pass of plain decoding"
@@ -65,14 +65,14 @@ def difference(clock: Report, simulated: Report) -> str:
 
 
 def _tokens(tally: Tally) -> float:
-    """Return the number of tokens committed per round."""
+    """Return the mean number of tokens committed per round."""
     return ratio(tally.tokens, tally.passes)
 
 
 def _length(tally: Tally, plain: Tally) -> float:
-    """Return the time of a round divided by the time of a pass of plain decoding.
+    """Return the mean time of a round divided by the time of a forward of plain decoding.
 
-    The speedup is the number of tokens per round divided by this.
+    The speedup is the number of tokens per round divided by this value.
     """
     return ratio(ratio(tally.seconds, tally.passes), ratio(plain.seconds, plain.passes))
 
@@ -91,7 +91,8 @@ def _reason(clock: Tally, simulated: Report) -> str:
 
 
 def _why(best: Tally, plain: Tally) -> str:
-    """Return a sentence with the tokens of a round, its time, and the parts of that time."""
+    """Return a sentence about the best method: its tokens per round, the time of a round, and the
+    parts of that time."""
     one, length = ratio(plain.seconds, plain.passes), _length(best, plain)
     said = (
         f"Why: its round commits {_tokens(best):.1f} tokens but lasts "

@@ -80,10 +80,10 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _generate_json(args: argparse.Namespace, method: Method, prompt: str) -> int:
-    """Write the JSON object of `sbrt compare` for one method, with the answer; returns the exit
-    code.
+    """Write the same JSON object as `sbrt compare`, for one method, with its answer; returns the
+    exit code.
 
-    Plain decoding runs, too, because the object compares with it.
+    Plain decoding runs, too, because the object compares the method with it.
     """
     [report] = compare.measured(args, [method], [prompt], "shared")
     [line], [tally] = report.lines(), report.tallies

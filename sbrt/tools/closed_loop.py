@@ -1,7 +1,7 @@
 """Keeps a fixed number of sequences running: as soon as one ends, the next prompt takes its place.
 
-Only full rounds count: rounds in which all sequences decode. The start, the end and prefill say
-nothing about a method.
+Only full rounds are measured: rounds in which all sequences decode. The start, the end and prefill
+are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..sampling import SamplingParams
 class Load:
     """Results of a closed loop. outputs: one per request, in the order of the requests.
 
-    tokens, seconds: sums over the full rounds.
+    tokens, seconds: sums over the rounds in which all sequences decode.
     """
 
     outputs: list[RequestOutput]
@@ -33,13 +33,13 @@ class Load:
 def count(prompts: int, concurrency: int) -> int:
     """Return the number of requests of a closed loop with N = `concurrency` sequences.
 
-    It is at least 2 N - 1, so that N requests can run next to N - 1 others.
+    The number is at least 2 N - 1, so that N of the requests can always run next to N - 1 others.
     """
     return max(prompts, 2 * concurrency - 1)
 
 
 def counts(flag: str, text: str) -> list[int]:
-    """Parse numbers of sequences, for example "1,2,4". Raises InvalidInputError."""
+    """Parse a list of numbers of sequences, for example "1,2,4". Raises InvalidInputError."""
     found = []
     for part in text.split(","):
         is_number = part.isascii() and part.isdigit() and len(part) < 10
@@ -62,11 +62,12 @@ class ClosedLoop:
     method: Method
     concurrency: int
     say: Callable[[int], None]
-    _begun: dict[str, bool] = field(default_factory=dict)  # unfinished requests; True: has a token
+    _begun: dict[str, bool] = field(default_factory=dict)  # unfinished requests; True: has tokens
     _done: dict[str, RequestOutput] = field(default_factory=dict)
 
     def run(self, prompts: Sequence[list[int]], params: SamplingParams) -> Load:
-        """Answer prompts of token ids, again and again until `count` requests have ended."""
+        """Answer prompts of token ids. The prompts are repeated until `count` requests have
+        ended."""
         total = count(len(prompts), self.concurrency)
         waiting = [(str(i), prompts[i % len(prompts)]) for i in reversed(range(total))]
         load = Load([])

@@ -25,12 +25,13 @@ from .measure import Bench, Report, measure
 from .progress import Phases
 from .simulate import Simulator, Sweep
 
-GAMMA_STAYS = frozenset({"gamma"})  # nothing is swept: every method runs as given
+GAMMA_STAYS = frozenset({"gamma"})  # no option is swept: every method runs as given
 
 
 @dataclass(frozen=True)
 class Work:
-    """Methods to measure on one pair of models. The prompts are text or token ids.
+    """The methods to measure on one pair of models, and the prompts. The prompts are text or token
+    ids.
 
     keep_spans: the report keeps the trace of each method's longest answer.
     """
@@ -44,7 +45,8 @@ class Work:
     keep_spans: bool = False
 
     def by_the_clock(self) -> Report:
-        """Measure real seconds on this machine. Raises EngineError if a generation fails."""
+        """Run the methods, and return a report of times that were measured on this machine. Raises
+        EngineError if a generation fails."""
         with (
             closing(Phases()) as bar,
             closing(Bench.open(self.config, self.pair, self.methods, self.placement)) as bench,
@@ -60,7 +62,8 @@ class Work:
             )
 
     def simulated(self, model: CostModel, sweep: Sweep, concurrency: int | None = None) -> Report:
-        """Measure in the simulated time of `model`. Raises EngineError if a generation fails.
+        """Run the methods, and return a report in the simulated time of `model`. Raises EngineError
+        if a generation fails.
 
         concurrency: number of sequences of a closed loop; None: one prompt after the other.
         """
@@ -93,7 +96,7 @@ def run(args: argparse.Namespace, placement: str = "shared") -> int:
     if args.png is not None:
         picture.draw(args.png, reports[0])
         print(f"wrote {args.png}", file=sys.stderr)
-    # stdout comes last: its reader may be gone, which raises an error
+    # stdout comes last, because an error is raised if its reader has disconnected
     write_json(args.json, [line for report in reports for line in report.lines()])
     show(args.json, "\n\n".join([table.render(reports[0]), *_compared(reports)]))
     return max(map(verdict, reports))
@@ -163,7 +166,8 @@ def _json_of(lines: list[dict[str, Any]], ensure_ascii: bool = False) -> str:
 
 
 def verdict(report: Report) -> int:
-    """Return the exit code: 0, or 1 if tokens differ. Then a line on stderr names the methods."""
+    """Return the exit code: 0, or 1 if tokens differ. In the second case a line on stderr names the
+    methods."""
     wrong = [tally.method.text for tally in report.wrong]
     if wrong:
         print(f"tokens differ from plain decoding: {', '.join(wrong)}", file=sys.stderr)
@@ -171,12 +175,13 @@ def verdict(report: Report) -> int:
 
 
 def _compared(reports: Sequence[Report]) -> list[str]:
-    """Return a table of the second report next to the first; [] if there is only one."""
+    """Return tables that compare each further report with the first; [] if there is only one
+    report."""
     return [table.render_next_to(reports[0], report) for report in reports[1:]]
 
 
 def method_names(args: argparse.Namespace) -> list[str]:
-    """Return the methods of --methods; without the flag, all that can run."""
+    """Return the methods that --methods names; without the flag, all methods that can run."""
     if args.methods is not None:
         return methods.parse_list(args.methods)
     if flags.draft_name(args) == names.NONE:

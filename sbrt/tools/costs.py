@@ -1,4 +1,5 @@
-"""Reads the costs of forwards in simulated time: `c=8`, a cost file, or the name of a shipped one.
+"""Reads the costs of forwards in simulated time. They are given as `c=8`, as a cost file, or as the
+name of a cost file that ships with sbrt.
 
 A target forward of `rows` rows costs T(rows), a draft forward t(rows). Nothing else costs time,
 unless the file gives costs of a round.
@@ -18,7 +19,7 @@ from .._core import MAX_ROWS, Costs
 from ..errors import InvalidInputError
 
 UNIT, SECOND = "draft forward", "second"  # units of simulated time
-TARGET_ROWS, DRAFT_ROWS = 64, 128  # with c=N, forwards up to these rows cost the same
+TARGET_ROWS, DRAFT_ROWS = 64, 128  # with c=N, forwards of up to this number of rows cost the same
 MOST_C = 1000
 MOST_US = 1e9  # largest cost of one forward, microseconds
 
@@ -29,16 +30,16 @@ DEVICES = ("shared", "separate")
 SHIPPED = Path(__file__).parent / "device_costs"  # NAME.json: estimated costs (docs/gpu-costs.md)
 MOST_BYTES = 1 << 20  # largest cost file
 
-Cost = Callable[[int], float]  # rows -> units of simulated time
+Cost = Callable[[int], float]  # a function from rows to units of simulated time
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Costs of forwards by number of rows, in `unit`. text: the model as it was given.
+    """Costs of forwards by number of rows, in `unit`. text: the cost model as the user wrote it.
 
-    round_cost: time of the host, added to every round. turns_cost: added to a round whose target
-    waits for a burst. side_by_side_cost: added to a round with a burst during the target's forward.
-    In a round whose lanes overlap, every forward costs its overlapped value.
+    round_cost: the host's time, which is added to every round. turns_cost: added to a round whose
+    target waits for a burst. side_by_side_cost: added to a round whose burst runs during the
+    target's forward. In a round whose lanes overlap, every forward costs its overlapped value.
     """
 
     text: str
@@ -53,12 +54,13 @@ class CostModel:
 
     @property
     def c(self) -> int:
-        """Time of a target forward divided by that of a draft forward, one row each; at least 1."""
+        """The time of a target forward divided by the time of a draft forward, both of one row; at
+        least 1."""
         return max(1, round(self.target(1) / self.draft(1)))
 
     def costs(self) -> Costs:
-        """Return the costs in the engine's form, in ns. One unit becomes one second of virtual
-        time."""
+        """Return the costs in the form that the engine takes, in ns. One unit of this model becomes
+        one second of virtual time."""
         return Costs(
             target=_column(self.target),
             draft=_column(self.draft),
@@ -71,7 +73,8 @@ class CostModel:
 
 
 def read_costs(text: str, flag: str = "--simulate") -> CostModel:
-    """Read `c=N`, a name in `shipped()`, or the path of a cost file. flag: begins some errors.
+    """Read `c=N`, a name in `shipped()`, or the path of a cost file. flag: the name that errors
+    begin with.
 
     Raises InvalidInputError, OSError.
     """
@@ -99,13 +102,13 @@ def shipped() -> list[str]:
 def cost_model(name: str, given: Any) -> CostModel:
     """Return the model of a cost file's JSON object; `name` begins every error.
 
-    T, t: {rows: us}. Costs are linear between the given rows and constant below the first. Beyond
-    the last they follow the line through the last two, never below 0. T_overlapped, t_overlapped:
-    the same while the other lane works (default: T, t). devices: "separate" means that overlapped
-    costs are not used. round_us: time of the host, added to every round. turns_us: added to a round
-    whose target waits for a burst.
-    side_by_side_us: added to a round with a burst during the target's forward. All three are 0
-    unless given. about: text that names the source of the costs.
+    T, t: {rows: us}. Costs are interpolated linearly between the given numbers of rows, and are
+    constant below the smallest. Beyond the largest they follow the line through the last two, never
+    below 0. T_overlapped, t_overlapped: the same costs while the other lane works (default: T, t).
+    devices: "separate" means that overlapped costs are not used. round_us: the host's time, which
+    is added to every round. turns_us: added to a round whose target waits for a burst.
+    side_by_side_us: added to a round whose burst runs during the target's forward. These three are
+    0 unless given. about: text that names the source of the costs.
     """
     if not isinstance(given, dict):
         raise InvalidInputError(f"{name}: expected an object, got {check.show(given)}")
@@ -140,8 +143,8 @@ def cost_model(name: str, given: Any) -> CostModel:
 
 
 def _ratio(text: str, flag: str) -> CostModel:
-    """Return the model of `c=N`: t(rows) = ceil(rows / 128), T(rows) = N ceil(rows / 64), both in
-    draft forwards."""
+    """Return the cost model of `c=N`, in draft forwards: t(rows) = ceil(rows / 128), T(rows) = N
+    ceil(rows / 64)."""
     digits = text.removeprefix("c=")
     if not (digits.isascii() and digits.isdigit() and 1 <= int(digits[:9]) <= MOST_C):
         raise InvalidInputError(

@@ -1,5 +1,5 @@
-"""`sbrt demo`: the SmolLM2 pair answers a question. Then every method answers prompts of chat, code
-and maths."""
+"""`sbrt demo`: the SmolLM2 pair answers a question. Then every method answers prompts about chat,
+code and maths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from . import compare, flags, picture, table
 from .advice import NOTHING
 from .measure import Report, Tally
 
-STREAMED, LIMIT = 160, 96  # maximum tokens of the shown answer, of each answer in the table
+STREAMED, LIMIT = 160, 96  # maximum tokens of the answer that is shown; of each answer in the table
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_prompts() -> list[tuple[str, str]]:
-    """Return (category, text) of the demo's prompts. The text has the target's chat template."""
+    """Return (category, text) of the demo's prompts. The text is rendered with the target's chat
+    template."""
     path = real_pair.draft_folder() / "prompts.jsonl"
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     return [(line["category"], line["prompt"]) for line in lines]
@@ -88,7 +89,8 @@ def by_kind(report: Report, kinds: Sequence[str]) -> str:
 
 
 def _rates(tally: Tally, kinds: Sequence[str]) -> Mapping[str, float]:
-    """Return tokens per second of the answers to each kind of prompt, without prefill."""
+    """Return the tokens per second of the answers to each kind of prompt. Prefill is not
+    counted."""
     tokens, seconds = dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0.0)
     for kind, output in zip(kinds, tally.outputs, strict=True):
         tokens[kind] += len(output.outputs[0].token_ids)

@@ -9,13 +9,13 @@ from .progress import Progress
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the name to fetch."""
+    """Add the argument that names what to fetch."""
     parser.add_argument("name", choices=(real_pair.NAME,), help="SmolLM2-135M-Instruct in Q4_1")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch the file and print its path."""
+    """Download the target's file and print its path."""
     bar = Progress(f"fetching {args.name}")
     try:
         path = real_pair.fetch(bar.update)

@@ -25,7 +25,7 @@ MAX_TOKENS = 128
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one sentence, without the usage."""
+    """An argparse parser. Its error messages are one sentence, without the usage text."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
@@ -110,7 +110,8 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for the pair, a prompt, options of methods, and the output of figures."""
+    """Add the flags for the pair of models, a prompt, options of methods, and the output of
+    figures."""
     add_pair_flags(parser)
     add = parser.add_argument
     add("--prompt", metavar="TEXT", help="the prompt, used raw")
@@ -143,7 +144,7 @@ def add_trace_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
-    """Add the flag for figures as JSON."""
+    """Add the flag that writes figures as JSON."""
     parser.add_argument(
         "--json",
         nargs="?",
@@ -200,14 +201,14 @@ def sampling(args: argparse.Namespace) -> SamplingParams:
 
 
 def draft_name(args: argparse.Namespace) -> str:
-    """Return the name of the draft: --draft, or without it the default for the target."""
+    """Return the name of the draft: the value of --draft, or else the default for the target."""
     if args.draft is not None:
         return str(args.draft)
     return names.default_draft(args.target)
 
 
 def default_method(args: argparse.Namespace) -> str:
-    """Return the preset of a command line that names no method."""
+    """Return the preset to use if a command line names no method."""
     if draft_name(args) == names.NONE:
         return "none"
     return methods.DEFAULT_ON_CUDA if args.device.startswith("cuda") else methods.DEFAULT
@@ -225,7 +226,8 @@ def draft_folder(args: argparse.Namespace) -> Path | None:
 
 
 def read_methods(args: argparse.Namespace, texts: Sequence[str]) -> list[Method]:
-    """Parse presets, with values of --gamma, --branches and --hrad. Raises InvalidInputError."""
+    """Parse presets, completed by the values of --gamma, --branches and --hrad. Raises
+    InvalidInputError."""
     given = getattr(args, "hrad", None) or methods.HRAD_OFF
     found = [
         methods.parse(text, gamma=args.gamma, k_max=args.branches, hrad=str(given))
@@ -250,7 +252,8 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
         raise InvalidInputError(
             f"method {needing[0].name}: expected a draft model, got --draft none"
         )
-    # The engine's own method has the most options. So it uses every given flag, if a method does.
+    # The engine's own method is the given method with the most options. If any given method uses a
+    # flag, this one does.
     own = max(given, key=lambda method: len(method.options)).text if given else "none"
     config = EngineConfig(
         model=target,
@@ -279,13 +282,15 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
 
 
 def costs(args: argparse.Namespace) -> CostModel | None:
-    """Return the costs of --simulate, None without it. Raises InvalidInputError, OSError."""
+    """Return the costs that --simulate gives; None without the flag. Raises InvalidInputError,
+    OSError."""
     given = getattr(args, "simulate", None)
     return None if given is None else read_costs(given)
 
 
 def later_costs(args: argparse.Namespace) -> CostModel | None:
-    """Return the costs of --then-simulate, None without it. Raises InvalidInputError, OSError."""
+    """Return the costs that --then-simulate gives; None without the flag. Raises InvalidInputError,
+    OSError."""
     given = getattr(args, "then_simulate", None)
     if given is None:
         return None
@@ -297,7 +302,8 @@ def later_costs(args: argparse.Namespace) -> CostModel | None:
 
 
 def concurrency(args: argparse.Namespace) -> int | None:
-    """Return the number that --concurrency gives, None without it. Raises InvalidInputError."""
+    """Return the number that --concurrency gives; None without the flag. Raises
+    InvalidInputError."""
     given = getattr(args, "concurrency", None)
     if given is None:
         return None
@@ -313,7 +319,8 @@ def concurrency(args: argparse.Namespace) -> int | None:
 
 
 def prompts(args: argparse.Namespace) -> list[str]:
-    """Return the prompts of a comparison: the given one, those of a file, or the built-in ones."""
+    """Return the prompts of a comparison: the prompt that a flag gives, those of a file, or the
+    built-in ones."""
     given = [args.prompt is not None, args.prompt_file is not None, args.prompts is not None]
     if sum(given) > 1:
         raise InvalidInputError("prompts: expected one of --prompt, --prompt-file, --prompts")
@@ -326,7 +333,7 @@ def prompts(args: argparse.Namespace) -> list[str]:
 
 
 def one_prompt(args: argparse.Namespace) -> str | None:
-    """Return the raw text of --prompt or --prompt-file; None without these flags."""
+    """Return the raw text that --prompt or --prompt-file gives; None without these flags."""
     if args.prompt is not None and args.prompt_file is not None:
         raise InvalidInputError("prompt: expected --prompt or --prompt-file, got both")
     if args.prompt_file is not None:

@@ -1,7 +1,7 @@
 """Measures methods on the same prompts, for `sbrt compare` and `bench.decode`.
 
-Methods are interleaved prompt by prompt. `none` always runs. Every figure covers the generation
-without prefill (`Tally.line` has the definitions).
+All methods answer a prompt before the next prompt begins. Plain decoding (`none`) always runs. No
+figure includes prefill (`Tally.line` has the definitions).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .costs import SECOND, CostModel
 WARM_TOKENS = 16
 PLACEMENTS = ("shared", "split")
 
-Progress = Callable[[str, int, int, str], None]  # (phase, answers done, answers in all, next)
+Progress = Callable[[str, int, int, str], None]  # (phase, answers done, total answers, next)
 
 
 @dataclass
 class Tally:
-    """Sums over the answers of one method. spans, rounds: those of the method's longest answer."""
+    """The sums over all answers of one method. spans, rounds: those of the longest answer."""
 
     method: Method
     threads: int
@@ -47,22 +47,23 @@ class Tally:
     hits: int = 0
     branch_rounds: int = 0
     discarded: int = 0
-    draft_seconds: float = 0.0  # time in which the draft works
-    verify_seconds: float = 0.0  # time in which the target works
-    overlap_seconds: float = 0.0  # time in which both work
+    draft_seconds: float = 0.0  # time in which the draft lane works
+    verify_seconds: float = 0.0  # time in which the target lane works
+    overlap_seconds: float = 0.0  # time in which both lanes work
     is_identical: bool = True
     outputs: list[RequestOutput] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
-    traced_tokens: int = 0  # number of tokens of the answer that `spans` shows
-    sweep: list[dict[str, Any]] = field(default_factory=list)  # settings tried, with their figures
-    # Number of rounds by method that `auto` chose.
+    traced_tokens: int = 0  # number of tokens of the answer that `spans` belongs to
+    sweep: list[dict[str, Any]] = field(default_factory=list)  # settings tried, with their results
+    # The number of rounds for which `auto` chose each method.
     chosen: dict[str, int] = field(default_factory=dict)
-    load: Load | None = None  # the full rounds of a closed loop
+    load: Load | None = None  # the results, if the method ran in a closed loop
 
     @property
     def rate(self) -> float:
-        """Tokens per second of generation; in a closed loop, over all its sequences."""
+        """Generated tokens per second. In a closed loop, this is the total of all sequences, in
+        rounds in which all of them decode."""
         if self.load is not None:
             return ratio(self.load.tokens, self.load.seconds)
         return ratio(self.tokens, self.seconds)
@@ -99,7 +100,8 @@ class Tally:
     def options(self) -> dict[str, Any]:
         """Every option with its value.
 
-        sweep: the settings that were tried. rounds: number of rounds of `auto` by chosen method.
+        sweep: the settings that were tried. rounds: for `auto`, the number of rounds by chosen
+        method.
         """
         found: dict[str, Any] = dict(self.method.options)
         found |= {"rounds": self.chosen} if self.chosen else {}
@@ -108,15 +110,16 @@ class Tally:
     def line(
         self, plain_rate: float, placement: str, dtypes: tuple[str, str], device: str
     ) -> dict[str, Any]:
-        """Return the JSON object of this method. dtypes: of weights and of activations.
+        """Return the JSON object of this method. dtypes: the dtype of weights and that of
+        activations.
 
-        target_passes: number of rounds. tokens_per_pass: tokens / target_passes. draft_tokens:
-        depth of the verified chains, summed. acceptance_rate: accepted / draft_tokens.
+        target_passes: number of rounds. tokens_per_pass: tokens / target_passes. draft_tokens: sum
+        of the depths of the verified chains. acceptance_rate: accepted / draft_tokens.
         rollback_rate: rollback_tokens / tokens. branch_rounds: rounds with a prepared branch after
-        which the sequence went on. branch_hits: those whose outcome was prepared. seconds: from the
-        end of both prefills to the last token. A ratio with denominator 0 is 0.0. Device sim:
-        seconds are of simulated time or, with c=N, draft forwards, and tokens_per_second are tokens
-        per such unit.
+        which the sequence went on. branch_hits: number of these rounds whose outcome had a branch.
+        seconds: from the end of both prefills to the last token. A ratio with denominator 0 is 0.0.
+        If the device is sim, seconds are seconds of simulated time or, with c=N, draft forwards;
+        tokens_per_second are tokens per such unit.
         """
         return {
             "method": self.method.text,
@@ -150,10 +153,10 @@ class Tally:
 class Report:
     """The results of a comparison.
 
-    tallies: one for each mention of a method, in order. plain: the tally of plain decoding, one of
-    `tallies` if it was named. simulated: the cost model, None for measured time. sampled: True if
-    the temperature was above 0. concurrency: number of sequences of a closed loop, None if prompts
-    ran one after the other.
+    tallies: one for each mention of a method, in order. plain: the tally of plain decoding, which
+    is one of `tallies` if the user named it. simulated: the cost model; None if time was measured.
+    sampled: True if the temperature was above 0. concurrency: number of sequences of a closed loop;
+    None if prompts ran one after the other.
     """
 
     tallies: list[Tally]
@@ -169,20 +172,22 @@ class Report:
 
     @property
     def wrong(self) -> list[Tally]:
-        """Tallies whose tokens differ from those of plain decoding although they must not."""
+        """The tallies whose tokens differ from those of plain decoding, although they should be
+        equal."""
         exempt = [t for t in self.tallies if self.sampled and t.method.rejection]
         return [t for t in self.tallies if not t.is_identical and t not in exempt]
 
     @property
     def unit(self) -> str:
-        """The unit of every `seconds`: a second, or a draft forward."""
+        """The unit of every field `seconds`: a second, or a draft forward."""
         return self.simulated.unit if self.simulated else SECOND
 
     def line(self, tally: Tally) -> dict[str, Any]:
         """Return the JSON object of a tally.
 
         In a closed loop tokens_per_second is full_tokens / full_seconds: tokens and time of the
-        rounds in which all `concurrency` sequences decode. `seconds` is the sum over the answers.
+        rounds in which all `concurrency` sequences decode. `seconds` is the sum of the times of all
+        answers.
         """
         device = "sim" if self.simulated else self.device
         dtypes = (self.dtype, self.activation_dtype)
@@ -207,10 +212,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Bench:
-    """Engines over one pair of models: `main` runs methods that draft, `plain` those that do not.
+    """The engines for one pair of models: `main` runs methods that draft, `plain` those that do
+    not.
 
-    With placement `shared` they are one engine. With placement `split`, `plain` has only the
-    target's threads.
+    With placement `shared` both are the same engine. With placement `split`, the engine `plain` has
+    only the target's threads.
     """
 
     main: Engine
@@ -226,10 +232,10 @@ class Bench:
         placement: str = "shared",
         costs: Costs | None = None,
     ) -> Bench:
-        """Open the engines. costs: those of simulated time; None: measure real time.
+        """Open the engines. costs: the costs of simulated time; None: real time is measured.
 
-        There is no prefix reuse: every method feeds the whole prompt.
-        Raises InvalidInputError on an unknown placement, or a method without its draft.
+        Prefix caching is off, so every method feeds the whole prompt. Raises InvalidInputError on
+        an unknown placement, or a method without its draft.
         """
         check.one_of("placement", placement, PLACEMENTS)
         total, draft = config.threads()
@@ -251,7 +257,7 @@ class Bench:
         return self.main if method.drafts else self.plain
 
     def tally(self, method: Method) -> Tally:
-        """Return an empty tally, with the threads that the method will have."""
+        """Return an empty tally, with the numbers of threads that the method will have."""
         engine = self.engine(method)
         return Tally(method, engine.num_threads, engine.draft_threads if method.drafts else 0)
 
@@ -260,7 +266,7 @@ class Bench:
         return self.engine(method).generate(prompt_ids, params, method=method)[0]
 
     def close(self) -> None:
-        """Close the engines; the pair stays."""
+        """Close the engines. The loaded models stay."""
         self.main.close()
         self.plain.close()
 
@@ -275,7 +281,7 @@ def measure(
     progress: Progress | None = None,
     keep_spans: bool = False,
 ) -> Report:
-    """Run every method on every prompt. none: plain decoding, which always runs.
+    """Run every method on every prompt. none: the method of plain decoding, which always runs.
 
     Raises EngineError if a generation fails; prompts that do not fit are skipped and counted.
     """
@@ -312,8 +318,8 @@ def measure(
 def run_one(
     bench: Bench, tally: Tally, ids: list[int], params: SamplingParams, keep_spans: bool
 ) -> RequestOutput:
-    """Answer one prompt. The tally keeps the trace if this is its longest answer; nothing is
-    counted."""
+    """Answer one prompt. The tally keeps the trace if this is its longest answer. The answer is not
+    counted yet."""
     output = bench.run(tally.method, ids, params)
     tokens = len(output.outputs[0].token_ids)
     if keep_spans and tokens > tally.traced_tokens:
@@ -333,8 +339,8 @@ def silent(phase: str, done: int, total: int, what: str) -> None:
 
 
 def _rotated(order: Sequence[Tally], by: int) -> list[Tally]:
-    """Return the order rotated. The first method finds cold caches and a high clock rate, so the
-    methods take turns to be first."""
+    """Return the methods in rotated order. The first method finds cold caches and a high clock
+    rate, so the methods take turns to be first."""
     at = by % len(order)
     return [*order[at:], *order[:at]]
 
@@ -344,7 +350,7 @@ def fitting(
 ) -> list[list[int]]:
     """Return the ids of the prompts that leave room for max_tokens.
 
-    Raises InvalidInputError if none does.
+    Raises InvalidInputError if no prompt leaves room.
     """
     room = engine.max_model_len - (params.max_tokens or 1)
     found = []

@@ -1,4 +1,5 @@
-"""Draws both lanes over time, one strip per method. Needs matplotlib (extra `plot`).
+"""Draws the work of both lanes over time, one strip of the picture per method. Needs matplotlib
+(extra `plot`).
 
 All strips begin at the same token of the same answer and cover the same time. So a method that has
 more tokens at the right edge is faster.
@@ -29,25 +30,26 @@ if TYPE_CHECKING:
 ROUNDS = 9  # number of rounds in the strip of the method with the longest rounds
 MOST_ROUNDS = 18  # maximum number of rounds of a drafting method: more would be illegible
 WIDTH, STRIP, PLAIN_STRIP, MARGIN = 14.0, 1.30, 0.85, 1.75  # inches
-LEFT, RIGHT = 0.055, 0.885  # begin and end of the strips, as shares of the width
+LEFT, RIGHT = 0.055, 0.885  # begin and end of the strips, divided by the picture's width
 DPI = 120
 
-# Colours that the colour-blind can tell apart (Okabe and Ito, 2008), also in grey.
+# Colours that colour-blind people can tell apart (Okabe and Ito, 2008), even in a grey print.
 VERIFY, STEP, CATCH_UP = "#0072B2", "#E69F00", "#8C510A"
 HIT, MISS, STANDS, INK, FAINT = "#009E73", "#D55E00", "#56B4E9", "#222222", "#767676"
 COLORS = {
     "verify": VERIFY, "step": STEP, "catch_up": CATCH_UP,
-    "burst": STEP, "serial_burst": STEP,  # on a device one span covers all steps
+    "burst": STEP, "serial_burst": STEP,  # on a device one span covers all steps of a burst
 }  # fmt: skip
 LANES = {TARGET: 1.0, DRAFT: 2.0}  # y of a lane's middle; tokens are written above, around 0.2
-NARROW = 0.004  # share of the strip's width: narrower spans have neither edge nor line
+NARROW = 0.004  # share of the strip's width; a narrower span has neither edge nor line
 HALF = 0.36  # half the height of a lane
-TOKENS_Y, CELL = 0.22, 0.0062  # y of a round's tokens; width of a token / width of a strip
+TOKENS_Y, CELL = 0.22, 0.0062  # y of a round's tokens; width of a token divided by that of a strip
 
 
 @dataclass(frozen=True)
 class Strip:
-    """The part of one method's longest answer that is drawn; times in ms from its beginning."""
+    """The part of one method's longest answer that is drawn. Times are in ms from the beginning of
+    the strip."""
 
     tally: Tally
     rounds: list[TimedRound]
@@ -55,7 +57,7 @@ class Strip:
     length_ms: float
 
     def ms(self, ns: int) -> float:
-        """Return the time from the beginning of the strip, ms."""
+        """Return the time in ms from the beginning of the strip."""
         return (ns - self.begin_ns) / 1e6
 
     def shown(self) -> list[TimedRound]:
@@ -80,7 +82,8 @@ def require() -> None:
 
 
 def draw(path: Path, report: Report) -> None:
-    """Write a PNG: the same stretch of the longest answer by every method. Raises OSError."""
+    """Write a PNG that shows the same stretch of the longest answer for every method. Raises
+    OSError."""
     data = io.BytesIO()
     figure_of(report).savefig(data, dpi=DPI, format="png")
     write_file(path, data.getvalue())
@@ -113,8 +116,7 @@ def figure_of(report: Report) -> Figure:
 
 
 def strips_of(tallies: Sequence[Tally]) -> list[Strip]:
-    """Return strips of equal length. They begin at the same token, or at the next round after
-    it."""
+    """Return strips of equal length. All begin at the same token, or at the next round after it."""
     timed = [timed_rounds(tally.spans, tally.rounds) for tally in tallies]
     there = [rounds for rounds in timed if rounds]
     length = window_ms(there)
@@ -126,8 +128,8 @@ def strips_of(tallies: Sequence[Tally]) -> list[Strip]:
 
 
 def window_ms(methods: Sequence[Sequence[TimedRound]]) -> float:
-    """Return the length of a strip, ms: ROUNDS rounds of the slowest method, or the whole
-    answer."""
+    """Return the length of a strip in ms: the time of ROUNDS rounds of the slowest method, or of
+    the whole answer."""
     typical = [_typical_ns(rounds) for rounds in methods] or [1e6]
     drafting = [_typical_ns(rounds) for rounds in methods if any(r.burst for r in rounds)]
     wanted = min(max(typical) * ROUNDS, min(drafting or typical) * MOST_ROUNDS)
@@ -138,8 +140,8 @@ def window_ms(methods: Sequence[Sequence[TimedRound]]) -> float:
 def first_token(methods: Sequence[Sequence[TimedRound]], length_ms: float) -> int:
     """Return the token at which strips begin.
 
-    It is chosen so that other work of the machine disturbs the methods least: there the most rounds
-    fit into the strips. A round counts with its method's typical length.
+    The token is chosen so that other work of the machine disturbs the methods least: strips that
+    begin there hold the most rounds. A round counts with its method's typical length.
     """
     best, most = 0, 0.0
     starts = {r.first_token for rounds in methods for r in rounds}
@@ -156,12 +158,14 @@ def first_token(methods: Sequence[Sequence[TimedRound]], length_ms: float) -> in
 
 
 def _first_round(rounds: Sequence[TimedRound], token: int) -> int:
-    """Return the index of the first round that begins at `token` or later, else the last index."""
+    """Return the index of the first round that begins at `token` or later; if there is none, the
+    last index."""
     return min(bisect_left(rounds, token, key=lambda r: r.first_token), len(rounds) - 1)
 
 
 def _typical_ns(rounds: Sequence[TimedRound]) -> float:
-    """Return the lower quartile of the rounds' times: longer rounds may have been disturbed."""
+    """Return the lower quartile of the rounds' times, because longer rounds may have been disturbed
+    by other work."""
     lengths = sorted(r.end_ns - r.begin_ns for r in rounds)
     return max(1.0, lengths[len(lengths) // 4])
 
@@ -187,7 +191,8 @@ def _strip(axis: Axes, strip: Strip, report: Report) -> None:
 
 
 def _idle(axis: Axes, strip: Strip, lanes: Iterable[str]) -> None:
-    """Hatch the whole lane; its work is drawn over it."""
+    """Hatch the whole lane. The lane's work is drawn over the hatching, so idle time stays
+    hatched."""
     last = strip.ms(strip.rounds[-1].end_ns) if strip.rounds else 0.0
     end = min(strip.length_ms, last)
     for name in lanes:
@@ -230,7 +235,7 @@ def _round(axis: Axes, strip: Strip, one: TimedRound, last: float) -> None:
 
 
 def _outcome(axis: Axes, strip: Strip, one: TimedRound, following: float) -> None:
-    """Draw hit or miss between the lanes, and the size of the kept tail if there is room."""
+    """Draw hit or miss between the lanes. If there is room, draw the size of the kept tail, too."""
     if not one.round.branches or one.kept is None:
         return
     x = strip.ms(one.end_ns)
@@ -251,8 +256,8 @@ def _outcome(axis: Axes, strip: Strip, one: TimedRound, following: float) -> Non
 
 
 def _tokens(axis: Axes, strip: Strip, one: TimedRound, left: float, right: float) -> None:
-    """Draw a square per token: accepted, the target's own, rolled back. Without room, write
-    numbers."""
+    """Draw a square per token: accepted, the target's own, or rolled back. If there is no room for
+    squares, write numbers."""
     r = one.round
     size = CELL * strip.length_ms
     cells = ["stands"] * r.n + ["back"] * (r.depth - r.n)
@@ -285,7 +290,7 @@ def _cell(axis: Axes, x: float, size: float, kind: str) -> None:
 
 
 def _margin(axis: Axes, strip: Strip, report: Report) -> None:
-    """Write the heading of a strip, and the figures of the whole run on its right."""
+    """Write the heading of a strip, and to the right of the strip the figures of the whole run."""
     tally, shown = strip.tally, strip.shown()
     speedup, unit = ratio(tally.rate, report.plain.rate), "s"
     if report.unit != SECOND:
@@ -305,7 +310,7 @@ def _margin(axis: Axes, strip: Strip, report: Report) -> None:
 
 
 def _captions(figure: Figure, strips: Sequence[Strip], tall: float) -> None:
-    """Write heading, note and legend of the picture."""
+    """Write the heading, the note and the legend of the picture."""
     begin = next((s.shown()[0].first_token for s in strips if s.shown()), 0)
     said = (
         f"the same answer from token {begin} on, the same stretch of time for every method; "

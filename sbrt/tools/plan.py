@@ -1,9 +1,10 @@
 """`sbrt plan`: predicts each method's speed for given costs, and recommends one.
 
-It runs real rounds in simulated time and tries every gamma that is not given. The models are a pair
-with prompts or, with --acceptance, a toy pair: its draft's first choice is right at the given rate,
-and its confidence is accurate (csrc/model/toy.h). A toy's text does not repeat, so look-ups find
-nothing there. With --concurrency each method runs once for every number of sequences in flight.
+The command runs real rounds in simulated time, and tries every gamma if none is given. It uses a
+real pair of models with prompts or, with --acceptance, a toy pair. The toy draft's first choice is
+right at the given rate, and its confidence is accurate (csrc/model/toy.h). The text of toy models
+does not repeat, so look-ups find nothing in it. With --concurrency each method runs once for every
+number of sequences in flight.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ if TYPE_CHECKING:
 
 SECONDS = 2.0  # seconds for measuring costs
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # rows that are measured
-MORE_ROWS = (*ROWS, 128, 256, 512)  # rows that are measured on the draft
+MORE_ROWS = (*ROWS, 128, 256, 512)  # numbers of rows that are measured on the draft
 TOY_VOCAB, TOY_TOKENS, TOY_PROMPTS = 512, 400, 4
 MEASURED = "measured here"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags: the pair or acceptances, the costs, the outputs."""
+    """Add the flags: the pair of models or acceptance rates, the costs, the outputs."""
     flags.add_pair_flags(parser)
     add = parser.add_argument
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
@@ -80,7 +81,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a table for each acceptance rate, or one for the pair; returns 1 if tokens differ."""
+    """Print a table for each acceptance rate, or one table for the pair of models. Returns the exit
+    code: 1 if tokens differ from plain decoding."""
     _check(args)
     names = methods.METHODS if args.methods is None else methods.parse_list(args.methods)
     given = flags.read_methods(args, names)
@@ -97,9 +99,10 @@ def run(args: argparse.Namespace) -> int:
 def measured_costs(
     engine: Engine, seconds: float = SECONDS, temperature: float = 0.0
 ) -> dict[str, Any]:
-    """Measure this machine's cost file: us by rows, alone and overlapped, and costs of a round.
+    """Measure this machine's costs, and return the JSON object of a cost file. It has the
+    microseconds of forwards by rows, alone and overlapped, and the costs of a round.
 
-    Without a draft, t equals T, as if the draft were as slow as the target.
+    Without a draft, t equals T: the draft is taken to be as slow as the target.
     """
     found = engine.measure_costs(seconds, temperature)
     has_draft = found.draft[0] > 0
@@ -167,7 +170,8 @@ def _of_toys(args: argparse.Namespace, given: Sequence[Method]) -> dict[str, lis
 
 
 def toy_work(acceptance: float, given: Sequence[Method]) -> compare.Work:
-    """Return work for a toy pair, with prompts. Its draft's first choice is right at this rate."""
+    """Return the Work for a toy pair, with prompts. The toy draft's first choice is right at the
+    rate `acceptance`."""
     target, draft = _toys(acceptance)
     pair = Pair(target, draft, None, frozenset(), TOY_VOCAB, "toy")  # type: ignore[arg-type]
     config = EngineConfig(
@@ -179,7 +183,7 @@ def toy_work(acceptance: float, given: Sequence[Method]) -> compare.Work:
 
 
 def _simulated(args: argparse.Namespace, work: compare.Work, model: CostModel) -> list[Report]:
-    """Return one report for each number of sequences."""
+    """Return one report for each number of sequences in flight."""
     numbers: list[int | None] = [None]
     if args.concurrency is not None:
         numbers = [*closed_loop.counts("--concurrency", args.concurrency)]
@@ -216,7 +220,8 @@ def _choice(report: Report) -> str:
 
 
 def _draw(path: Path, reports: dict[str, list[Report]], curves: Curves) -> None:
-    """Plot speed-ups: a line for each method, a plot for each pair or acceptance rate."""
+    """Plot speedups over plain decoding: a line for each method, a plot for each pair of models or
+    acceptance rate."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -237,7 +242,8 @@ def _draw(path: Path, reports: dict[str, list[Report]], curves: Curves) -> None:
 
 
 def _lines(axis: Axes, reports: Sequence[Report]) -> None:
-    """Plot rates over the number of sequences, relative to plain decoding of the same number."""
+    """Plot the rate of each method against the number of sequences. Each rate is divided by the
+    rate of plain decoding with as many sequences."""
     numbers = [report.concurrency or 0 for report in reports]
     axis.axhline(1.0, color=picture.FAINT, linewidth=0.8)
     for i, tallies in enumerate(zip(*(report.shown() for report in reports), strict=True)):
@@ -250,7 +256,8 @@ def _lines(axis: Axes, reports: Sequence[Report]) -> None:
 
 
 def _curves(axis: Axes, reports: Sequence[Report]) -> None:
-    """Plot each method's best rate over gamma."""
+    """Plot the best rate of each method against gamma. Rates are divided by the rate of plain
+    decoding."""
     [report] = reports
     plain = report.plain.rate
     axis.axhline(1.0, color=picture.FAINT, linewidth=0.8)

@@ -1,4 +1,4 @@
-"""A progress bar on stderr for work of more than two seconds."""
+"""Shows a progress bar on stderr for work that takes more than two seconds."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import threading
 import time
 
 QUIET = 2.0  # seconds before anything is shown
-PAUSE = 10.0  # seconds between two lines where stderr is no terminal
+PAUSE = 10.0  # seconds between two lines if stderr is no terminal
 WIDTH = 24  # characters of the bar
 
 
 class Progress:
     """Call `update(done, total)` at any rate, then `close()`. Short work shows nothing.
 
-    On a terminal one line is redrawn; elsewhere (a file, TERM=dumb) there is a line every ten
-    seconds. No colours. If there is no update for two seconds, a timer shows the bar once.
+    On a terminal one line is redrawn. Elsewhere (a file, TERM=dumb) a new line is written every ten
+    seconds. There are no colours. If there is no update for two seconds, a timer shows the bar
+    once.
     """
 
     def __init__(self, label: str) -> None:
@@ -30,7 +31,7 @@ class Progress:
         self._timer: threading.Timer | None = None
 
     def update(self, done: int, total: int, what: str = "") -> None:
-        """Report progress: `done` of `total`, in any unit; `what` names the current step."""
+        """Report progress: `done` of `total`, in any unit. `what` names the current step."""
         with self._lock:
             self._now = (done, total, what)
             if time.monotonic() >= self._next:
@@ -74,7 +75,7 @@ class Progress:
 
 
 class Phases:
-    """Shows a bar for each phase of a longer work, one phase after the other."""
+    """Shows a bar for each phase of a longer task, one phase after the other."""
 
     def __init__(self) -> None:
         self._label = ""

@@ -1,4 +1,4 @@
-"""Prompts for compare and the benches: JSON lines, used raw, or a few that are built in."""
+"""Reads prompts for compare and the benches: JSON lines, used raw, or a few built-in prompts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ BUILT_IN = (
 
 
 def read_prompts(path: Path, limit: int | None = None) -> list[str]:
-    """Read the first `limit` prompts of a JSONL file: `prompt`, `question` or the first of `turns`.
+    """Read the first `limit` prompts of a JSONL file. A prompt is the field `prompt`, the field
+    `question` or the first item of `turns`.
 
     Raises InvalidInputError, naming file and line.
     """

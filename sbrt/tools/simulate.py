@@ -1,7 +1,8 @@
-"""Measures methods in simulated time: real tokens of real models, time from a cost model.
+"""Measures methods in simulated time. The models compute real tokens, and a cost model gives the
+times.
 
 Simulated figures do not depend on the machine, so every setting runs once, without warm-up. A
-method without a given gamma is tried at every gamma; its figures are those of the fastest setting.
+method without a given gamma is tried at every gamma, and the fastest setting is reported.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .closed_loop import ClosedLoop, count
 from .costs import CostModel
 from .measure import Bench, Progress, Report, Tally, fitting, run_one, silent
 
-# Values that are tried at the best gamma, one option after the other.
+# The values that are tried once the best gamma is known, one option after the other.
 SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {
     "adaedl": {"theta": (0.0, 0.2, 0.4, 0.6)},
     "specbranch": {"epsilon": (0.0, 0.1, 0.3, 0.5)},
@@ -28,10 +29,10 @@ SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """The settings of a method that are tried.
+    """Chooses the settings of a method that are tried.
 
-    c: time of a target forward in draft forwards. fixed: options that flags have set for all
-    methods. A method whose gamma is set is not swept at all.
+    c: time of a target forward divided by the time of a draft forward. fixed: options that flags
+    have set for all methods. A method whose gamma is set is not swept at all.
     """
 
     c: int
@@ -45,8 +46,8 @@ class Sweep:
     def gammas(self, method: Method) -> list[Method]:
         """Return the method at each gamma to try.
 
-        gamma ends at c - 1 if lanes overlap, at 2 c in serial methods. A method with a classifier
-        has one gamma, and a method that is not swept keeps its own.
+        The largest gamma is c - 1 if lanes overlap, and 2 c for serial methods. A method with a
+        classifier has one gamma, and a method that is not swept keeps its own.
         """
         if not self.is_open(method) or hrad.is_on(method):
             return [method]
@@ -54,14 +55,16 @@ class Sweep:
         return [method.having("gamma", g) for g in range(1, min(max(most, 1), MAX_GAMMA) + 1)]
 
     def others(self, method: Method) -> dict[str, tuple[Option, ...]]:
-        """Return the values to try for options other than gamma that are not set."""
+        """Return the values to try for options other than gamma that neither the method nor a flag
+        sets."""
         if not self.is_open(method):
             return {}
         taken = self.fixed | method.named
         return {k: values for k, values in SWEPT.get(method.name, {}).items() if k not in taken}
 
     def widest(self, methods: Sequence[Method]) -> list[Method]:
-        """Return each method at its largest setting: an engine must be built for these."""
+        """Return each method at its largest setting. The engine must be built for these
+        settings."""
         return [self._widest(method) for method in methods]
 
     def _widest(self, method: Method) -> Method:
@@ -70,7 +73,7 @@ class Sweep:
         return found.having("F", most[-1]) if most else found
 
     def count(self, method: Method) -> int:
-        """Return the largest number of settings that may be tried."""
+        """Return the maximum number of settings of the method that may be tried."""
         return len(self.gammas(method)) + sum(map(len, self.others(method).values()))
 
 
@@ -78,8 +81,8 @@ class Sweep:
 class Simulator:
     """Runs every setting once on all prompts. bench: engines in virtual time (`Bench.open`).
 
-    concurrency: number of sequences of a closed loop; the engine has a seat for each. None: one
-    prompt after the other.
+    concurrency: number of sequences of a closed loop; the engine has a seat for each sequence.
+    None: one prompt after the other.
     """
 
     bench: Bench

@@ -1,4 +1,4 @@
-"""Renders the table of `sbrt compare`, with an explanation of its columns."""
+"""Renders the table that `sbrt compare` prints, with an explanation of its columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = (
 NEXT_TO = ("method", "speedup", "by the clock", "tokens/pass", "overlap")
 
 WIDTH = 100  # characters of a line
-NAME = 26  # characters of a method's name in a line; longer names continue below
+NAME = 26  # maximum characters of a method's name in a line; the rest continues below
 
 SPEED = """\
 tokens/s     tokens returned per second, prefill left out
@@ -56,7 +56,7 @@ def render_next_to(clock: Report, simulated: Report) -> str:
     """Return a short table of the same methods in simulated time, and why it differs from real
     time.
 
-    Both reports have the same methods in the same order. A line has at most 100 characters.
+    Both reports must have the same methods in the same order. A line has at most 100 characters.
     """
     rows: list[tuple[str, ...]] = [NEXT_TO]
     for tally, earlier in zip(simulated.shown(), clock.shown(), strict=True):
@@ -76,9 +76,9 @@ def render_next_to(clock: Report, simulated: Report) -> str:
 def render_many(reports: Sequence[Report]) -> str:
     """Return a table with a row for each method and a column for each number of sequences.
 
-    All reports have the same methods. A cell has the tokens of all sequences per unit of time, and
-    the speedup over plain decoding with the same number of sequences. With up to five numbers, a
-    line has at most 100 characters.
+    All reports must have the same methods. A cell has the tokens of all sequences per unit of time,
+    and the speedup over plain decoding with the same number of sequences. With up to five columns,
+    a line has at most 100 characters.
     """
     first = reports[0]
     rows: list[tuple[str, ...]] = [("sequences", *(str(r.concurrency) for r in reports))]
@@ -129,7 +129,7 @@ def _threads(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _rows(label: str, figures: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return one row, and further rows for the rest of a long name."""
+    """Return one row of the table, and further rows for the rest of a long name."""
     first, *others = _pieces(label)
     blank = ("",) * len(figures)
     return [(first, *figures), *((f"  {other}", *blank) for other in others)]
@@ -162,7 +162,7 @@ def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
 
 
 def _label(tally: Tally) -> str:
-    """Return the preset and, after a sweep, the best options."""
+    """Return the method's preset; after a sweep, with the best options."""
     if not tally.sweep:
         return tally.method.text
     options = tally.method.options

@@ -1,4 +1,4 @@
-"""Times of the lanes' work: spans, rounds, Chrome traces, profiles."""
+"""Records the times of the lanes' work: spans, rounds, Chrome traces, profiles."""
 
 from __future__ import annotations
 

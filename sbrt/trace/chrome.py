@@ -1,8 +1,8 @@
 """Writes lanes and rounds as Chrome trace events, for ui.perfetto.dev and chrome://tracing.
 
-Format: "Trace Event Format" (Google, 2016): the phases are X (complete), M (metadata), i (instant),
-C (counter), s and f (the two ends of a flow). A flow end with bp "e" binds to the slice around it.
-So both ends of a flow are in the middle of their slices.
+The format is "Trace Event Format" (Google, 2016). Its event types ("phases") are X (complete), M
+(metadata), i (instant), C (counter), s and f (the two ends of a flow). A flow end with bp "e" binds
+to the slice around it. So both ends of a flow are in the middle of their slices.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Recording:
 
 
 def write_chrome(path: Path, recordings: Iterable[Recording], start_ns: int | None = None) -> None:
-    """Write recordings, one process each, times in microseconds. Raises OSError.
+    """Write a trace file with one process per recording and times in microseconds. Raises OSError.
 
-    start_ns: time 0 of all recordings; None: each begins at its own first span.
+    start_ns: the time that becomes 0 in all recordings; None: each recording begins at 0.
     """
     events = [
         event
@@ -44,11 +44,11 @@ def write_chrome(path: Path, recordings: Iterable[Recording], start_ns: int | No
 
 
 def chrome_events(item: Recording, pid: int, start_ns: int | None = None) -> list[dict[str, Any]]:
-    """Return the events of one process: two threads of slices, hits and misses, a counter of
-    tokens.
+    """Return the Chrome trace events of one recording: two threads of slices, marks of hits and
+    misses, a counter of tokens.
 
-    The slice of `select` has the facts of its round. An arrow leads from the burst that drafted an
-    adopted tail to the verification of its nodes.
+    The slice of the op `select` has the results of its round. An arrow leads from the burst that
+    drafted an adopted tail to the verification of the tail's nodes.
     """
     start = min((s.begin_ns for s in item.spans), default=0) if start_ns is None else start_ns
     timed = timed_rounds(item.spans, item.rounds)
@@ -64,7 +64,8 @@ def chrome_events(item: Recording, pid: int, start_ns: int | None = None) -> lis
 
 
 def _threads(spans: Sequence[Span], pid: int) -> list[dict[str, Any]]:
-    """Return the events that name the lanes with spans, and put the target above the draft."""
+    """Return the events that name those lanes that have spans, and put the target above the
+    draft."""
     there = {span.stream for span in spans}
     events = []
     for name, tid in TIDS.items():

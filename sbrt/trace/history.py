@@ -1,4 +1,4 @@
-"""The history of one answer: its rounds, and the lanes' work during them."""
+"""Holds the history of one answer: its rounds, and the lanes' work during them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from .spans import Round, Span
 
 @dataclass(frozen=True)
 class History:
-    """The results of an answer's rounds, and the lanes' spans from its beginning to its end.
+    """The results of an answer's rounds, and the lanes' spans from the answer's beginning to its
+    end.
 
-    There are no rounds if the engine no longer has all of them, and no spans if it keeps no trace.
+    The list of rounds is empty if the engine no longer has all of them. The list of spans is empty
+    if the engine keeps no trace.
     """
 
     rounds: list[Round]
@@ -22,7 +24,8 @@ class History:
 def rounds_of(rounds: Iterable[Round], tokens: int) -> list[Round]:
     """Return the rounds that committed `tokens` tokens; [] if the first rounds are lost.
 
-    If a stop string ended the answer inside the last round, that round's tokens are reduced.
+    If a stop string ended the answer inside the last round, the number of that round's tokens is
+    reduced.
     """
     found = []
     for r in rounds:

@@ -11,12 +11,12 @@ from ..errors import InvalidInputError
 from ..files import check_writable
 from .chrome import Recording, write_chrome
 
-_NUMBERS = count(1)  # numbers in file names: two engines may share a folder
+_NUMBERS = count(1)  # numbers for file names, because two engines may share a folder
 
 
 class Profile:
-    """The requests recorded so far. path: the file to write; None: only a device profiler
-    records."""
+    """The requests recorded so far. path: the file to write; None: no file is written, only a
+    device profiler records."""
 
     def __init__(self, path: Path | None, begun_ns: int) -> None:
         self.path = path
@@ -24,22 +24,22 @@ class Profile:
         self._recordings: list[Recording] = []
 
     def add(self, recording: Recording) -> None:
-        """Add a request, or the recorded part of it. Does nothing without a file."""
+        """Add a request, or the recorded part of it. Does nothing if no file will be written."""
         if self.path is not None and recording.spans:
             self._recordings.append(recording)
 
     def write(self) -> Path | None:
-        """Write the file, if there is one, with a process per request. Returns its path. Raises
-        OSError."""
+        """Write the file, if there is one, with one process per request. Returns the file's path.
+        Raises OSError."""
         if self.path is not None:
             write_chrome(self.path, self._recordings, self.begun_ns)
         return self.path
 
 
 def profile_path(config: EngineConfig, given: Folder | None) -> Path | None:
-    """Return the file of a profile: the given one, or a new one in `profile_dir`.
+    """Return the path of a profile's file: the given path, or a new one in `profile_dir`.
 
-    Returns None on a device if there is neither. Raises InvalidInputError.
+    Returns None on a device if neither is given. Raises InvalidInputError.
     """
     if given is None and config.profile_dir is None:
         if config.on_cuda:

@@ -1,4 +1,4 @@
-"""Times of the lanes' work, read from the engine's fixed ring of events."""
+"""Reads times of the lanes' work from the engine's fixed ring buffer of events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ DRAFT, TARGET = "draft", "target"  # names of the lanes' streams
 
 @dataclass(frozen=True)
 class Span:
-    """A stream ran `name` (or waited for it) from begin to end, ns of the steady clock."""
+    """A stream ran the op `name`, or waited for it, from begin_ns to end_ns. Times are ns of the
+    steady clock."""
 
     stream: str
     name: str
@@ -26,9 +27,10 @@ class Round:
     """The result of one round.
 
     number: number of the round since the engine was made. depth: depth of the verified chain.
-    n: accepted depth. branches: number of branches prepared in this round, 0 in a serial one.
-    is_hit: the outcome was one of the branches, and the sequence did not end.
-    tokens: n + 1, fewer in the round that ends the sequence.
+    n: depth of the last accepted node. branches: number of branches prepared in this round; 0 in a
+    serial round.
+    is_hit: True if the outcome had a branch and the sequence did not end.
+    tokens: number of committed tokens: n + 1, or fewer in the round that ends the sequence.
     """
 
     number: int
@@ -40,7 +42,7 @@ class Round:
 
 
 def lane_times(spans: Iterable[Span], prefix: str = "prefill") -> LaneTimes:
-    """Return the seconds in which each lane works, and in which both work.
+    """Return the LaneTimes: seconds in which each lane works, and in which both work.
 
     Spans whose names begin with `prefix` are left out.
     """
@@ -60,8 +62,8 @@ def _total(intervals: Iterable[tuple[int, int]]) -> int:
 
 
 def _overlap(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> int:
-    """Return the length of the intersection of two sorted lists of intervals, each without
-    overlaps."""
+    """Return the total length of the intersection of two sorted lists of intervals. The intervals
+    of one list do not overlap."""
     total = i = j = 0
     while i < len(a) and j < len(b):
         begin, end = max(a[i][0], b[j][0]), min(a[i][1], b[j][1])

@@ -1,4 +1,5 @@
-"""GGUF files: header, parts, blocks, sizes and names, tokenizer."""
+"""Reads GGUF files: header, parts of a split model, blocks of weights, sizes and names,
+tokenizer."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89
 class Block:
     """One type of tensor.
 
-    elements: weights in a block. layout: describes the result of `unpack`. Both are None if the
-    elements are stored as plain numbers. unpack: turns blocks [n, size] into (levels [n, elements],
-    scales [n, elements / group], minimums of the same shape or None).
+    elements: number of weights in a block. layout: describes the result of `unpack`. Both layout
+    and unpack are None if the weights are stored as plain numbers. unpack: turns blocks [n, size]
+    into (levels [n, elements], scales [n, elements / group], minimums of the same shape or None).
     """
 
     name: str
@@ -97,7 +97,7 @@ def _signed(levels: Bytes, zero: int) -> NDArray[np.int8]:
     return found
 
 
-# --- blocks of 32 with one scale each ---
+# --- blocks of 32 weights with one scale each ---
 
 
 def _q8_0(data: Bytes) -> Parts:
@@ -180,7 +180,7 @@ def _q6_k(data: Bytes) -> Parts:
 
 _HALF = {"scales": "float16"}
 _HALVES = {"scales": "float16", "minimums": "float16"}
-_PRODUCTS = {"minimums": "float32"}  # products of a float16 number and a small integer
+_PRODUCTS = {"minimums": "float32"}  # these are products of a float16 number and a small integer
 
 BLOCKS = {
     0: Block("F32", 1, 4),
@@ -197,5 +197,5 @@ BLOCKS = {
     13: Block("Q5_K", SUPER, 176, Layout("int8", 32, **_PRODUCTS), _q5_k),
     14: Block("Q6_K", SUPER, 210, Layout("int8", 16), _q6_k),
     20: Block("IQ4_NL", 32, 18, Layout("int8", 32, **_HALF), _iq4_nl),
-}  # keys: the numbers of the types in files
+}  # keys: the numbers that GGUF files use for these types
 NAMED = {block.name: block for block in BLOCKS.values()}

@@ -1,4 +1,4 @@
-"""The entries of a GGUF file's metadata that describe its architecture."""
+"""Reads those entries of a GGUF file's metadata that describe its architecture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ... import check
 
 @dataclass(frozen=True)
 class Fields:
-    """The entries of one architecture, in the metadata of one file. Each is checked when it is
+    """The metadata entries of one architecture in one file. Each entry is checked when it is
     read."""
 
     path: Path
@@ -20,7 +20,7 @@ class Fields:
     metadata: Mapping[str, Any]
 
     def where(self, key: str) -> str:
-        """Return the names of file and entry, for messages."""
+        """Return the names of the file and the entry, for messages."""
         return f"{self.path}, {self.arch}.{key}"
 
     def get(self, key: str) -> Any:
@@ -28,13 +28,13 @@ class Fields:
         return self.metadata.get(f"{self.arch}.{key}")
 
     def size(self, key: str, default: int | None = None) -> int:
-        """Return an integer entry of at least 1. Raises InvalidInputError."""
+        """Return the value of an entry, an integer of at least 1. Raises InvalidInputError."""
         value = self.get(key)
         if value is None and default is not None:
             return default
         return check.integer(self.where(key), value, 1)
 
     def number(self, key: str, default: float) -> float:
-        """Return a finite entry of at least 0. Raises InvalidInputError."""
+        """Return the value of an entry, a finite number of at least 0. Raises InvalidInputError."""
         value = self.get(key)
         return default if value is None else check.number(self.where(key), value, 0)

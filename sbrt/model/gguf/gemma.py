@@ -1,7 +1,7 @@
 """Reads a GGUF file of Gemma 3 as the fields of a config.json.
 
-Converters write neither the scale of attention scores nor the rope of local layers. They often omit
-which layers are local, too. We derive all these as llama.cpp does.
+Converters write neither the scale of attention scores nor the rope of local layers. They often do
+not write which layers are local. sbrt derives these values as llama.cpp does.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from ..gemma import GLOBAL, LOCAL, PERIOD
 from .fields import Fields
 
 ARCHITECTURE = "gemma3"
-LARGEST = 62  # layers of the 27B model, which scales scores by hidden / heads, not head_dim
+LARGEST = 62  # layers of the 27B model; it scales scores by hidden / heads, not by head_dim
 LOCAL_BASE = 10000.0
-# Modules whose names differ from those of other families. In files the weights of norms already
-# include the 1 that Gemma adds.
+# Modules whose names differ from those of other families. In GGUF files the weights of norms
+# already include the 1 that Gemma adds.
 MODULES = {
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
@@ -25,8 +25,8 @@ MODULES = {
 
 
 def config_fields(fields: Fields, raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields to add to `raw`, the fields that all families have. Raises
-    InvalidInputError."""
+    """Return the config.json fields that Gemma adds to those in `raw`. `raw` has the fields that
+    all families share. Raises InvalidInputError."""
     layers = raw["num_hidden_layers"]
     window = check.integer(
         fields.where("attention.sliding_window"), fields.get("attention.sliding_window") or 0, 0
@@ -46,14 +46,15 @@ def config_fields(fields: Fields, raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layer_types(fields: Fields, layers: int) -> list[str]:
-    """Return the type of each layer.
+    """Return the type of each layer, local or global.
 
-    The file has a flag for each layer, or the number of layers after which the pattern repeats.
+    The file has either a flag for each layer, or the number of layers after which the pattern of
+    types repeats.
     """
     key = "attention.sliding_window_pattern"
     given = fields.get(key)
     if hasattr(given, "tolist") and given.dtype.kind in "biu":
-        # `config_of` checks the number of these types.
+        # `config_of` checks that there is one type per layer.
         return [LOCAL if flag else GLOBAL for flag in given.tolist()]
     period = check.integer(fields.where(key), PERIOD if given is None else given, 0, 2**31)
     return [GLOBAL if period and (i + 1) % period == 0 else LOCAL for i in range(layers)]

@@ -1,10 +1,10 @@
 """A strict reader of GGUF headers: every count and offset is checked against the file before use.
 
 Layout, little endian: magic, u32 version, u64 tensors, u64 metadata entries; the entries (key, u32
-type, value); the tensors' descriptions (name, u32 dimensions, u64 sizes with the fastest first, u32
-type, u64 offset); padding; the data. A text is a u64 length and UTF-8. The `gguf` package reads the
-same layout, but it trusts counts and offsets. It allocates as much memory as a hostile header
-claims.
+type, value); the tensors' descriptions (name, u32 number of dimensions, u64 sizes with the
+innermost first, u32 type, u64 offset); padding; the data. A text is a u64 length and UTF-8 bytes.
+The `gguf` package reads the same layout, but it trusts counts and offsets. So a hostile header can
+make it allocate any amount of memory.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .blocks import BLOCKS, Block
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-MAX_HEADER = 64 * 2**20  # bytes before the data; a vocabulary of 262,144 takes some 16 MiB
+MAX_HEADER = 64 * 2**20  # maximum bytes before the data; a vocabulary of 262,144 takes some 16 MiB
 MAX_RANK = 4
 ALIGNMENT, MAX_ALIGNMENT = 32, 2**16  # bytes; the default, and the largest accepted
 STRING, ARRAY = 8, 9
-# Type codes of `struct`; numpy has the same codes.
+# Type codes of the module `struct`, by the numbers of GGUF's types. numpy has the same codes.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
            12: "d"}  # fmt: skip
 
@@ -68,7 +68,7 @@ class _Cursor:
         return self._data[self.at - size : self.at]
 
     def number(self, what: str, code: str) -> Any:
-        """Return the next number. code: its type code of `struct`."""
+        """Return the next number. code: its type code in the module `struct`."""
         size = struct.calcsize(f"<{code}")
         return struct.unpack(f"<{code}", self.take(what, size))[0]
 
@@ -77,8 +77,8 @@ class _Cursor:
         return self.texts(what, 1)[0]
 
     def texts(self, what: str, count: int) -> list[str]:
-        """Return the next `count` texts. A vocabulary has hundreds of thousands, so no function is
-        called for each text."""
+        """Return the next `count` texts. A vocabulary has hundreds of thousands of texts, so no
+        function is called for each text."""
         data, at, end, found = self._data, self.at, self._end, []
         length_at = struct.Struct("<Q").unpack_from
         try:

@@ -1,4 +1,4 @@
-"""The model in a GGUF file: its sizes, and its weights under their Hugging Face names."""
+"""Reads the model in a GGUF file: its sizes, and its weights under their Hugging Face names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Families by general.architecture. Mistral's files say llama; some have a window.
+# Families by general.architecture. Mistral's files have the name llama, and some of them have a
+# window.
 FAMILIES = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
@@ -32,7 +33,7 @@ FAMILIES = {
     gemma.ARCHITECTURE: "Gemma3ForCausalLM",
 }
 WINDOWED = "MistralForCausalLM"
-INTERLEAVED = {"llama"}  # their q and k have the two rows of a rotary pair next to each other
+INTERLEAVED = {"llama"}  # in their files, the two rows of a rotary pair (q, k) are neighbours
 EMBED, HEAD, DIVISORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 NAMES = {
     EMBED: "model.embed_tokens.weight",
@@ -53,7 +54,8 @@ SIZES = {
     "num_attention_heads": "attention.head_count",
     "max_position_embeddings": "context_length",
 }
-# Arithmetic entries that no family here supports. With these values they change nothing.
+# Metadata entries about arithmetic that no family here supports. With these values the entries
+# change nothing.
 NEUTRAL = {
     "expert_count": (0,), "logit_scale": (0, 1), "embedding_scale": (0, 1),
     "residual_scale": (0, 1), "attention.scale": (0,), "attention.clamp_kqv": (0,),
@@ -66,7 +68,8 @@ NEUTRAL = {
 
 @dataclass(frozen=True)
 class GgufModel:
-    """A model in one or more files. weights: by Hugging Face name, in the order of the files."""
+    """A model in one or more files. weights: the tensors by Hugging Face name, in the order of the
+    files."""
 
     config: ModelConfig
     files: list[TensorFile]
@@ -75,8 +78,8 @@ class GgufModel:
 
 @dataclass(frozen=True, kw_only=True)
 class GgufWeight(Stored):
-    """A tensor of a GGUF file. order: for each of our rows its index in the file; None: the
-    same."""
+    """A tensor of a GGUF file. order: the index in the file of each of our rows; None: the rows
+    have the same order in the file."""
 
     file: TensorFile
     name: str
@@ -93,7 +96,7 @@ class GgufWeight(Stored):
         return unpacked(NAMED[self.dtype], self._bytes(begin, end), self.shape[1])
 
     def _bytes(self, begin: int, end: int) -> NDArray[np.uint8]:
-        """Return rows [begin, end) as bytes, [rows, bytes of a row]."""
+        """Return rows [begin, end) of the tensor as bytes, [rows, bytes of a row]."""
         data = self.file.bytes_of(self.name).reshape(self.shape[0], -1)
         return data[begin:end] if self.order is None else data[self.order[begin:end]]
 
@@ -145,11 +148,11 @@ def _hf_name(arch: str, name: str) -> str:
 
 def _order(arch: str, name: str, config: ModelConfig) -> NDArray[np.int64] | None:
     """Return the row order of q or k if the rows of a rotary pair are neighbours in the file, else
-    None. In our order they are half a head apart."""
+    None. In our order the two rows of a pair are half a head apart."""
     match = re.fullmatch(r"blk\.\d+\.attn_(q|k)\.(weight|bias)", name)
     if match is None or arch not in INTERLEAVED:
         return None
-    import numpy as np  # imported here so that `import sbrt` stays fast
+    import numpy as np  # imported here, so that `import sbrt` stays fast
 
     heads = config.heads if match[1] == "q" else config.kv_heads
     rows = np.arange(heads * config.head_dim).reshape(heads, config.head_dim // 2, 2)
@@ -174,8 +177,8 @@ def _weight(
 def _config(
     path: Path, fields: Fields, found: Mapping[str, tuple[TensorFile, TensorEntry]]
 ) -> ModelConfig:
-    """Return the config. It is made from the fields of a config.json, so that the same rules check
-    both kinds of files."""
+    """Return the config. The file's entries are first turned into the fields of a config.json, so
+    that the same rules check both kinds of files."""
     for key, neutral in NEUTRAL.items():
         if fields.number(key, 0.0) not in neutral:
             raise InvalidInputError(f"{fields.where(key)}: expected none, got {fields.get(key)}")
@@ -207,7 +210,8 @@ def _config(
 
 
 def _window(fields: Fields) -> dict[str, Any]:
-    """Return the fields of a sliding window. A Llama with a window is a Mistral."""
+    """Return the config.json fields of a sliding window. A Llama model with a window is a Mistral
+    model."""
     where = fields.where("attention.sliding_window")
     window = check.integer(where, fields.get("attention.sliding_window") or 0, 0)
     return {"sliding_window": window, "architectures": [WINDOWED]} if window else {}
@@ -250,7 +254,7 @@ def _rope_scaling(fields: Fields) -> dict[str, Any] | None:
 def _divisors(
     found: Mapping[str, tuple[TensorFile, TensorEntry]], head_dim: int
 ) -> tuple[float, ...]:
-    """Return the divisors of the rotary pairs' frequencies; () in files before Llama 3.1."""
+    """Return the divisors of the rotary pairs' frequencies; () for models older than Llama 3.1."""
     if DIVISORS not in found:
         return ()
     file, _ = found[DIVISORS]

@@ -1,4 +1,4 @@
-"""The files of a split GGUF model: NAME-00001-of-0000N.gguf and so on."""
+"""Opens the files of a split GGUF model: NAME-00001-of-0000N.gguf and so on."""
 
 from __future__ import annotations
 

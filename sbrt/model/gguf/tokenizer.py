@@ -1,8 +1,8 @@
 """Converts the tokenizer in a GGUF file's metadata to a tokenizer.json.
 
-If `tokenizer.ggml.model` is gpt2, it is byte-level BPE, and `tokenizer.ggml.pre` names the split
-before merging. If it is llama, it is SentencePiece's BPE, with scores instead of merges, and bytes
-where no token fits.
+If `tokenizer.ggml.model` is gpt2, the tokenizer is byte-level BPE, and `tokenizer.ggml.pre` names
+the patterns that split a text before merging. If it is llama, the tokenizer is SentencePiece's BPE.
+It has scores instead of merges, and falls back to bytes where no token fits.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from .splits import ALIKE, LLAMA3, SPLITS
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # values of tokenizer.ggml.token_type
 MAX_TOKENS = 2**24
-SPACE = "\u2581"  # a space in tokens of SentencePiece
-# Entries general.sampling.*, and their names in SamplingParams. Other entries have no counterpart.
+SPACE = "\u2581"  # stands for a space in tokens of SentencePiece
+# Metadata entries general.sampling.*, and their names in SamplingParams. Other such entries have no
+# counterpart.
 SAMPLING = {
     "temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
     "penalty_repeat": "repetition_penalty",
@@ -34,16 +35,16 @@ NAMED_IDS = {
     "pad_token": "padding_token_id",
 }  # fmt: skip
 END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
-# Tokens that end a turn. Files often do not say so, and llama.cpp recognises them by their text.
+# Tokens that end a turn. Many files do not mark them, so llama.cpp recognises them by their text.
 TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 
 
 @dataclass(frozen=True)
 class Words:
-    """The tokenizer of a file, checked.
+    """The tokenizer in a file's metadata, already checked.
 
     model: gpt2 or llama. pre: a key of SPLITS or ALIKE. kinds: the type of each token. begin, end:
-    ids to put before and after a prompt; None: none.
+    ids to put before and after a prompt; None: there is no such token.
     """
 
     path: Path
@@ -68,10 +69,10 @@ def tokenizer_json(path: Path) -> bytes:
 
 
 def end_ids(file: TensorFile, vocab: int) -> dict[int, str]:
-    """Return the ids below `vocab` that end a sequence, turn or message, and the entry that names
-    each.
+    """Return the ids below `vocab` that end a sequence, turn or message, each with the metadata
+    entry that names it.
 
-    If there is no eot_token_id, the control tokens in TURN_ENDS count, too. Raises
+    If there is no eot_token_id, the ids include the control tokens in TURN_ENDS. Raises
     InvalidInputError.
     """
     fields = _Fields(file.path, file.metadata)
@@ -88,7 +89,8 @@ def end_ids(file: TensorFile, vocab: int) -> dict[int, str]:
 
 
 def sampling(file: TensorFile) -> dict[str, Any]:
-    """Return the sampling parameters in the file, by our names. Values are read as in a folder."""
+    """Return the sampling parameters in the file, by our names. Values are read as from a
+    generation_config.json."""
     entries = {ours: file.metadata.get(f"general.sampling.{key}") for key, ours in SAMPLING.items()}
     return {name: as_meant(name, value) for name, value in entries.items() if value is not None}
 
@@ -101,8 +103,8 @@ def chat_template(file: TensorFile) -> str | None:
 
 
 def special_tokens(file: TensorFile) -> dict[str, str]:
-    """Return the texts of the tokens that a chat template may name, by the template's names. Raises
-    InvalidInputError."""
+    """Return the texts of the tokens that a chat template may use, by the template's names for
+    them. Raises InvalidInputError."""
     fields = _Fields(file.path, file.metadata)
     tokens = fields.texts("tokens")
     ids = {name: fields.token(key, len(tokens)) for name, key in NAMED_IDS.items()}
@@ -110,7 +112,8 @@ def special_tokens(file: TensorFile) -> dict[str, str]:
 
 
 def read_words(path: Path) -> Words:
-    """Read the tokenizer's part of the metadata. Raises InvalidInputError, naming the entry."""
+    """Read and check the tokenizer's entries in the metadata. Raises InvalidInputError, naming the
+    entry."""
     fields = _Fields(path, open_gguf(path).metadata)
     model = check.one_of(fields.where("model"), fields.get("model"), ("gpt2", "llama"))
     tokens = fields.texts("tokens")
@@ -141,7 +144,7 @@ def read_words(path: Path) -> Words:
 
 @dataclass(frozen=True)
 class _Fields:
-    """Entries named tokenizer.ggml.*. Each is checked when it is read."""
+    """The metadata entries named tokenizer.ggml.*. Each entry is checked when it is read."""
 
     path: Path
     metadata: Any
@@ -183,7 +186,8 @@ class _Fields:
 
 
 def _pre(fields: _Fields) -> str:
-    """Return the entry `pre`, a key of SPLITS or ALIKE. Older files lack it and get "default"."""
+    """Return the entry `pre`, a key of SPLITS or ALIKE. Older files lack this entry; for them
+    "default" is returned."""
     given = fields.get("pre")
     given = "default" if given is None else given
     return check.one_of(fields.where("pre"), given, [*SPLITS, *ALIKE])
@@ -203,8 +207,8 @@ def _common(words: Words) -> dict[str, Any]:
 
 
 def _added(words: Words) -> Iterator[dict[str, Any]]:
-    """Yield the tokens that are found in a text before it is split. Control tokens are special:
-    answers leave them out."""
+    """Yield the tokens that the tokenizer finds in a text before it splits the text. Control tokens
+    are special, so answers leave them out."""
     for i, kind in enumerate(words.kinds):
         if kind in (CONTROL, USER_DEFINED) or (kind == UNKNOWN and words.model == "llama"):
             yield {
@@ -219,8 +223,8 @@ def _added(words: Words) -> Iterator[dict[str, Any]]:
 
 
 def _around(words: Words) -> dict[str, Any] | None:
-    """Return the post-processor that puts the begin and end tokens around a prompt; None without
-    these."""
+    """Return the post-processor that puts the begin and end tokens around a prompt; None if the
+    file has no such tokens."""
     ids = [i for i in (words.begin, words.end) if i is not None]
     if not ids:
         return None
@@ -293,7 +297,8 @@ def _byte_level(words: Words) -> dict[str, Any]:
 
 
 def _halves(words: Words, merge: str) -> list[str]:
-    """Return the two tokens of a merge, `left right`. The left one may begin with a space."""
+    """Return the two tokens of a merge, which is written `left right`. The left token may begin
+    with a space."""
     at = merge.find(" ", 1)
     if at < 0:
         raise InvalidInputError(
@@ -329,8 +334,8 @@ def _sentencepiece(words: Words) -> dict[str, Any]:
 
 
 def _merges_of_scores(words: Words) -> list[list[str]]:
-    """Return every pair of tokens that joins to a token, best token first. SentencePiece merges in
-    this order."""
+    """Return every pair of tokens whose concatenation is a token. Pairs that give the token with
+    the best score come first, because SentencePiece merges in this order."""
     if not words.scores:
         raise InvalidInputError(
             f"{words.path}, tokenizer.ggml.scores: expected an array of numbers, found none"

@@ -1,1 +1,2 @@
-"""`sbrt draft make | eval`: trains a small draft for any target, and measures if a draft pays."""
+"""`sbrt draft make | eval`: trains a small draft for any target, and measures whether a draft makes
+decoding faster."""

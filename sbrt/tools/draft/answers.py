@@ -16,18 +16,18 @@ from .chat import Chat
 from .labels import LONGEST_PROMPT
 
 HELD_OUT = 8  # every 8th prompt is held out: it is not used for training
-ANSWER, HELD_ANSWER = 192, 128  # maximum tokens of an answer for training, of a held-out answer
-SAMPLED = 0.7  # temperature of the second answer to a prompt
+ANSWER, HELD_ANSWER = 192, 128  # maximum tokens of an answer for training; of a held-out answer
+SAMPLED = 0.7  # temperature at which the second answer to a prompt is sampled
 INVENTED = 120  # maximum tokens of an invented prompt
 SHORTEST = 12  # minimum characters of an invented prompt
-ROUND = 48  # prompts that are answered together
+ROUND = 48  # number of prompts that are answered together
 
-Tell = Callable[[int, int], None]  # (prompts done, prompts in all)
+Tell = Callable[[int, int], None]  # (prompts done, total prompts)
 
 
 @dataclass(frozen=True)
 class Job:
-    """An answer to make. text: the user's words; None: the target invents them."""
+    """An answer to make. text: the user's words; None: the target invents the user's words."""
 
     source: str
     index: int
@@ -52,7 +52,7 @@ def jobs_of(prompts: Sequence[str] | None, count: int) -> tuple[list[Job], list[
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes answers with an engine that has the target alone."""
+    """Writes answers with an engine that runs only the target."""
 
     engine: Engine
     chat: Chat
@@ -69,9 +69,9 @@ class Writer:
         """Append answers of at most `longest` tokens to `path` until it has an answer for every
         job.
 
-        Stops early, between two groups of ROUND prompts, once time.monotonic() is past `until` and
-        there are `least` answers. Jobs whose answer is in the file are skipped, and so are prompts
-        that are too long.
+        Stops early once time.monotonic() is past `until` and the file has `least` answers. It stops
+        only between two groups of ROUND prompts. Jobs whose answer is in the file are skipped, and
+        so are prompts that are too long.
         """
         done = _done(path)
         todo, written = [job for job in jobs if (job.source, job.index) not in done], len(done)
@@ -108,7 +108,7 @@ class Writer:
     def _invented(self, jobs: Sequence[Job]) -> dict[int, str]:
         """Let the target invent prompts; returns them by index.
 
-        Prompts that are cut at INVENTED tokens, or too short, are left out.
+        Prompts that reached INVENTED tokens without an end, or are too short, are left out.
         """
         wanted = [job.index for job in jobs if job.text is None]
         if not wanted:
@@ -126,7 +126,8 @@ class Writer:
         return texts
 
     def _prompt(self, job: Job, invented: dict[int, str]) -> list[int]:
-        """Return the ids of a job's prompt; [] if there is none or it is too long."""
+        """Return the token ids of a job's prompt; [] if it has no prompt or the prompt is too
+        long."""
         text = invented.get(job.index) if job.text is None else job.text
         if not text:
             return []
@@ -144,7 +145,7 @@ class Writer:
 
 
 def _done(path: Path) -> set[tuple[str, int]]:
-    """Return (source, index) of the answers in a file. An incomplete last line is cut off the
+    """Return (source, index) of each answer in a file. An incomplete last line is removed from the
     file."""
     if not path.is_file():
         return set()

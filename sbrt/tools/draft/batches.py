@@ -1,4 +1,4 @@
-"""Answers with labels, packed into batches of similar length."""
+"""Packs answers with their labels into batches of similar length."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ TOKENS = 2048  # maximum tokens of a batch, padding included
 
 @dataclass(frozen=True)
 class Batch:
-    """Answers with labels. tokens: [batch, time], padded with 0 on the right.
+    """A batch of answers with labels. tokens: [batch, time], padded with 0 on the right.
 
     rows: [N], flat indices of the positions whose next token belongs to an answer. ids: [N, k], the
-    target's most likely tokens there as ids of the draft; -1 for tokens that the draft's vocabulary
-    lacks. chances: [N, k], their probabilities. sources: the source of each of the N positions.
+    target's most likely tokens at these positions, as ids of the draft. An id is -1 for tokens that
+    the draft's vocabulary lacks. chances: [N, k], the target's probabilities of these tokens.
+    sources: the source of each of the N positions.
     """
 
     tokens: Tensor
@@ -35,7 +36,8 @@ class Batch:
 
 
 class Examples:
-    """The training examples. to_draft: the draft's id for each id of the target, or -1."""
+    """The training examples. to_draft: the draft's id for each id of the target; -1 if the draft
+    lacks the token."""
 
     def __init__(
         self, answers: Sequence[Answer], labels: Sequence[Labels], to_draft: NDArray[np.int64]
@@ -56,7 +58,7 @@ class Examples:
         return [batches[i] for i in chance.permutation(len(batches))]
 
     def batch(self, picked: Sequence[int], device: torch.device) -> Batch:
-        """Return the batch of these answers."""
+        """Return the answers with these indices as a Batch."""
         width = int(self.lengths[list(picked)].max())
         tokens = np.zeros((len(picked), width), np.int64)
         rows, ids, logs, sources = [], [], [], []
@@ -87,9 +89,10 @@ class Examples:
 def vocabulary(
     labels: Sequence[Labels], size: int, vocab: int, needed: Sequence[int]
 ) -> NDArray[np.int64]:
-    """Return the `size` ids with the largest sums of the target's probabilities, ascending.
+    """Return the ids of the draft's vocabulary, ascending: the `size` ids for which the sum of the
+    target's probabilities is largest.
 
-    needed: ids that are always included. Ties go to the lowest id.
+    needed: ids that are always included. If two sums are equal, the lower id is taken.
     """
     counts = np.zeros(vocab)
     for one in labels:

@@ -1,4 +1,5 @@
-"""Writes prompts in the target's chat template, and the text before a user's first words."""
+"""Renders prompts with the target's chat template, and finds the text before a user's first
+words."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ MARK = "\ue000a user speaks\ue001"
 
 
 class Chat:
-    """The chat template of a target. If `has_template` is False, there is none: prompts are used
-    raw.
+    """The chat template of a target. If the target has none, `has_template` is False and prompts
+    are used raw.
 
     Raises InvalidInputError if the library of templates is missing.
     """
@@ -30,7 +31,8 @@ class Chat:
         self.has_template = self._template.text is not None
 
     def ask(self, text: str) -> str:
-        """Return the text of a conversation in which the user says `text`, up to the answer."""
+        """Return the text of a conversation in which the user says `text`. The text ends where the
+        answer begins."""
         if not self.has_template:
             return text
         from ...server import templates

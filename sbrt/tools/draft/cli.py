@@ -1,4 +1,4 @@
-"""`sbrt draft make | eval`."""
+"""The commands `sbrt draft make` and `sbrt draft eval`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEVICES = ("cpu", "cuda")
 SMALLEST_HEAD = 16  # minimum number of ids
 MOST_MINUTES = 60 * 24 * 30
 MOST_PROMPTS = 10**7  # maximum number of invented prompts
-AGREEING = 96  # number of held-out answers on which agreement is measured
+AGREEING = 96  # maximum number of held-out answers on which agreement is measured
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +96,7 @@ def _make(args: argparse.Namespace) -> int:
     target = open_checkpoint(_target(args))
     vocab = min(args.vocab, target.config.vocab)
     prompts = None if args.prompts is None else read_prompts(args.prompts)
-    layers, width = make.kept_shape(args.out)  # keep the size of earlier work
+    layers, width = make.kept_shape(args.out)  # keep the sizes of the work that is in the folder
     layers = layers if args.layers is None else args.layers
     width = width if args.width is None else args.width
     sizes = outlook.candidates(target.config, layers, width)
@@ -123,7 +123,7 @@ def _make(args: argparse.Namespace) -> int:
 
 
 def _check_make(args: argparse.Namespace) -> None:
-    """Raise InvalidInputError that names the bad flag."""
+    """Raise InvalidInputError if a flag of `make` is bad, naming the flag."""
     number("--minutes", args.minutes, 0, MOST_MINUTES)
     if args.minutes <= 0:
         raise InvalidInputError(f"--minutes: expected more than 0, got {args.minutes:g}")
@@ -175,8 +175,8 @@ def _judged(
 
 
 def _held_out(args: argparse.Namespace, target: Path, draft: Path) -> list[Answer]:
-    """Return answers to --prompts, else the held-out answers of `make`, else answers to built-in
-    prompts."""
+    """Return answers to --prompts if given, else the held-out answers of `make`, else answers to
+    built-in prompts."""
     kept = draft / "work" / "held-out.jsonl"
     if args.prompts is None and kept.is_file() and make.is_work_of(draft, open_checkpoint(target)):
         return read_answers(kept)

@@ -33,9 +33,10 @@ def write_draft(
 ) -> int:
     """Write a folder that `open_draft` reads; returns its size in bytes.
 
-    weights: by Hugging Face name. ids: the target's id of each row of the LM head, ascending.
-    shares_embedding: the draft uses the target's embedding, which is left out. Files appear whole,
-    config.json last.
+    weights: the tensors by Hugging Face name. ids: the target's id of each row of the LM head,
+    ascending.
+    shares_embedding: the draft uses the target's embedding, which is left out. Each file appears
+    only when it is complete; config.json comes last.
     """
     import numpy as np
 

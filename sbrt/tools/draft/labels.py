@@ -1,7 +1,8 @@
-"""Labels: the target's most likely tokens at every position of its answers, kept on disk.
+"""Makes labels: the target's most likely tokens at every position of its answers. Labels are kept
+on disk.
 
-The engine's own arithmetic computes them. So a label is the distribution against which drafted
-tokens are verified. Labels are made once; a stopped run resumes.
+The engine's own arithmetic computes the labels. So a label is the distribution against which
+drafted tokens are verified. Labels are made once. A run that was stopped can be resumed.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from ...serve.pair import Pair
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-KEPT = 32  # number of most likely tokens that are kept at a position
-NEVER = 30.0  # nats by which logits of unused ids are below all others
-DEEPEST = 12.0  # nats below the best token: less likely tokens are not kept
+KEPT = 32  # number of most likely tokens that are kept for a position
+NEVER = 30.0  # nats; logits of unused ids are below all other logits by this
+DEEPEST = 12.0  # nats; tokens less likely than the best one by more are not kept
 ROWS = 64  # maximum rows of one forward
 BLOCK = 64  # number of answers per file of labels
 LONGEST_PROMPT = 400  # tokens; answers to longer prompts are left out
 
-Tell = Callable[[int, int], None]  # (answers done, answers in all)
+Tell = Callable[[int, int], None]  # (answers done, total answers)
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of an answer of n tokens: ids, most likely first, and log-probabilities, [n, KEPT]
-    each.
+    """Labels of an answer of n tokens. ids: the most likely tokens, best first. Their
+    log-probabilities have the same shape, [n, KEPT].
 
     Row j is the distribution from which token j was sampled. Unused entries have id -1.
     """
@@ -61,12 +62,12 @@ class Labels:
 def read_answers(path: Path) -> list[Answer]:
     """Read the answers of a JSON lines file, in order. An incomplete last line is left out.
 
-    Empty answers, and answers to prompts above LONGEST_PROMPT, are left out, too. Raises
-    InvalidInputError, naming the line.
+    Empty answers, and answers to prompts of more than LONGEST_PROMPT tokens, are left out, too.
+    Raises InvalidInputError, naming the line.
     """
     found = []
     lines = check.read_bytes(path, 2**32).split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):  # a whole line ends with a newline
+    for number, line in enumerate(lines[:-1], 1):  # only a complete line ends with a newline
         try:
             raw = json.loads(line)
             answer = Answer(raw["source"], raw["index"], raw["prompt_ids"], raw["ids"])
@@ -87,7 +88,7 @@ def _are_ids(given: Any) -> bool:
 
 
 class Reader:
-    """Computes the target's logits along an answer, with the engine's forward.
+    """Computes the target's logits at every token of an answer, with the engine's forward.
 
     Ids that no token has get a logit below all others.
     """
@@ -97,8 +98,8 @@ class Reader:
         self._vocab, self._holes = pair.vocab, list(pair.holes)
 
     def read(self, answer: Answer) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield (first row, logits [rows, vocab]) of the answer's tokens, at most ROWS rows at a
-        time."""
+        """Yield (index of the first row, logits [rows, vocab]) for the answer's tokens, at most
+        ROWS rows at a time."""
         tokens = answer.prompt + answer.ids[:-1]
         first = len(answer.prompt) - 1
         for at in range(0, first, ROWS):
@@ -151,7 +152,8 @@ def labelled(
 
 
 def _read_block(path: Path, block: Sequence[Answer]) -> list[Labels] | None:
-    """Return the labels of a block; None if the file is missing, broken, or for other answers."""
+    """Return the labels of a block of answers. Returns None if the file is missing, damaged, or
+    belongs to other answers."""
     lengths = [len(answer.ids) for answer in block]
     try:
         with np.load(path, allow_pickle=False) as file:

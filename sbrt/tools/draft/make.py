@@ -1,4 +1,4 @@
-"""The stages of `sbrt draft make`. Each resumes after it was stopped.
+"""Runs the stages of `sbrt draft make`. A stage that was stopped can be resumed.
 
 OUT/work holds everything except the draft: the answers, their labels, the state of the training.
 """
@@ -45,14 +45,15 @@ ANSWERING = 0.4  # time limit for answers, as a share of the minutes of training
 MEASURES = 12  # number of measurements on held-out answers in a training run
 PAUSE = 30.0  # seconds between two printed lines of a training run
 MOST_BYTES = 2**32  # maximum bytes of a file of answers
-SPARE = 64  # minimum number of answers for training
+SPARE = 64  # minimum number of answers for a training run
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The draft to make. prompts: their texts; None: the target invents `count` prompts.
+    """The draft to make. prompts: the texts of the prompts; None: the target invents `count`
+    prompts.
 
-    answers, held_out: files of existing answers, in place of prompts.
+    answers, held_out: files of existing answers, which are used instead of prompts.
     """
 
     target: Checkpoint
@@ -120,7 +121,7 @@ def open_work(plan: Plan) -> None:
 
 
 def _prompts_of(plan: Plan) -> str:
-    """Describe the prompts by digests of files or texts, or by the number to invent."""
+    """Describe the prompts by digests of their files or texts, or by the number to invent."""
     if plan.answers is not None:
         files = [file for file in (plan.answers, plan.held_out) if file is not None]
         digests = [sha256(check.read_bytes(file, MOST_BYTES)).hexdigest()[:32] for file in files]
@@ -131,7 +132,8 @@ def _prompts_of(plan: Plan) -> str:
 
 
 def kept_shape(out: Path) -> tuple[int | None, int | None]:
-    """Return (layers, width) of the draft whose work is in `out`; (None, None) if there is none."""
+    """Return (layers, width) of the draft whose work is in `out`; (None, None) if there is no
+    work."""
     path = out / "work" / "plan.json"
     if not check.is_file(path):
         return None, None
@@ -185,7 +187,8 @@ def take_answers(plan: Plan, path: Path) -> None:
 
 
 def answers_to(jobs: Sequence[Job], target: Path, threads: int) -> list[Answer]:
-    """Return the target's answers to these jobs. Raises InvalidInputError if no prompt fits."""
+    """Return the target's answers to the prompts of these jobs. Raises InvalidInputError if no
+    prompt fits."""
     chat = Chat(target)
     with _engine(target, threads) as engine, closing(Progress("the target answers")) as bar:
         writer, found = Writer(engine, chat), []
@@ -211,7 +214,7 @@ def _engine(target: Path, threads: int) -> Engine:
 
 
 def make_data(plan: Plan, pair: Pair) -> Data:
-    """Read the answers and label them. Raises InvalidInputError if there are too few."""
+    """Read the answers and label them. Raises InvalidInputError if there are too few answers."""
     from .batches import vocabulary
 
     answers = read_answers(plan.work / "answers.jsonl")
@@ -250,7 +253,7 @@ def train(plan: Plan, pair: Pair, data: Data) -> None:
 
     torch.set_num_threads(plan.threads)
     device = torch.device(plan.device)
-    config = replace(plan.config, draft_vocab=len(data.ids))  # fewer if the tokenizer has few
+    config = replace(plan.config, draft_vocab=len(data.ids))  # fewer ids if the tokenizer is small
     start = first_layers(plan.target, config)
     weights = {name: torch.from_numpy(values).to(device) for name, values in start.items()}
     network = Network(config, weights, min(LONGEST, plan.config.max_positions))
@@ -282,7 +285,7 @@ def load_target(plan: Plan) -> Pair:
 
 
 def say(line: str) -> None:
-    """Print a line for people to stderr."""
+    """Print a line on stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -293,7 +296,8 @@ def _save(path: Path, values: NDArray[np.generic]) -> None:
 
 
 class _Teller:
-    """Prints a line every PAUSE seconds: mean loss since the last line, speed, new agreement."""
+    """Prints a line every PAUSE seconds: mean loss since the last line, speed, and the agreement if
+    it was measured anew."""
 
     def __init__(self) -> None:
         self._next = 0.0

@@ -1,4 +1,5 @@
-"""The draft's forward in torch, for training: a Llama with Hugging Face names."""
+"""The draft's forward in torch, for training. It is a Llama model whose weights have their Hugging
+Face names."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ NORM, HEAD = "model.norm.weight", "lm_head.weight"
 class Network:
     """The draft's weights by Hugging Face name, and the forward that uses them.
 
-    quantised: matrices are rounded to 4 bits in the forward; gradients pass through the rounding.
+    quantised: True if the forward rounds matrices to 4 bits. Gradients pass through the rounding
+    unchanged.
     """
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], positions: int) -> None:
@@ -46,14 +48,15 @@ class Network:
         self.weights[HEAD] = weight
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """Map ids [batch, time], padded on the right, to [batch, time, hidden] after the norm."""
+        """Return the final hidden states [batch, time, hidden], after the last norm. Ids [batch,
+        time] are padded on the right."""
         x = self.weights[EMBED][tokens].float()
         for i in range(self.config.layers):
             x = self._layer(f"model.layers.{i}.", x)
         return self._norm(x, NORM)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Map [rows, hidden] to float32 [rows, draft vocabulary]."""
+        """Return the logits, float32 [rows, draft vocabulary], for hidden states [rows, hidden]."""
         return F.linear(hidden, self._matrix(HEAD)).float()
 
     def _layer(self, at: str, x: Tensor) -> Tensor:
@@ -83,7 +86,8 @@ class Network:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
 
     def _rotated(self, x: Tensor) -> Tensor:
-        """Rotate [batch, heads, time, head_dim]; the halves of a head form the pairs."""
+        """Apply rope to [batch, heads, time, head_dim]. The two halves of a head form the rotary
+        pairs."""
         time, half = x.shape[2], x.shape[3] // 2
         cos, sin = self.cos[:time], self.sin[:time]
         turned = torch.cat([-x[..., half:], x[..., :half]], -1)
@@ -101,7 +105,7 @@ class Network:
 
 
 def rounded(weight: Tensor) -> Tensor:
-    """Return a matrix rounded to 4 bits, with the same numbers as `packing.pack` stores."""
+    """Return a matrix rounded to 4 bits, with the same values as `packing.pack` stores."""
     groups = weight.reshape(weight.shape[0], -1, GROUP)
     low = groups.amin(2, keepdim=True).clamp(max=0)
     high = groups.amax(2, keepdim=True).clamp(min=0)

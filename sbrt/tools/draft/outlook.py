@@ -1,4 +1,5 @@
-"""Predicts before training which size of draft would pay on this machine, from measured costs."""
+"""Predicts from measured costs, before training, which size of draft would make decoding on this
+machine faster."""
 
 from __future__ import annotations
 
@@ -24,14 +25,14 @@ from .folder import write_draft
 from .shape import draft_config
 
 METHODS = ("draft_model", "tree", "specbranch")
-SECONDS = 1.0  # seconds for measuring the costs of one size
+SECONDS = 1.0  # seconds for which the costs of one size are measured
 LAYERS = (1, 2, 4)
 # Pairs (share, rate). share: the size of the draft's layers divided by the size of the target's
 # layers. rate: how often the draft's first choice is right after an hour of training. The middle
-# three were measured on SmolLM2-135M: for four layers of half the width, for its layers 0-1, for
-# its layers 0-3. The first and the last are guesses.
+# three pairs were measured on SmolLM2-135M. Their drafts were four layers of half its width, its
+# layers 0-1, and its layers 0-3. The first and the last pair are guesses.
 ASSUMED = ((0.015, 0.30), (0.033, 0.37), (0.067, 0.43), (0.133, 0.55), (0.3, 0.65))
-PAYS = 1.02  # a smaller speedup over plain decoding does not pay
+PAYS = 1.02  # minimum speedup over plain decoding at which a draft is recommended
 
 Tell = Callable[[int, int], None]
 
@@ -40,8 +41,8 @@ Tell = Callable[[int, int], None]
 class Outlook:
     """The prediction for a size of draft.
 
-    draft_ms, target_ms: time of a forward of one row. speedup: of `method` over plain decoding, if
-    the draft's first choice is right at the rate `acceptance`.
+    draft_ms, target_ms: time of a forward of one row. speedup: speedup of `method` over plain
+    decoding, if the draft's first choice is right at the rate `acceptance`.
     """
 
     layers: int
@@ -57,7 +58,8 @@ class Outlook:
 def candidates(target: ModelConfig, layers: int | None, width: int | None) -> list[tuple[int, int]]:
     """Return (layers, width) of the sizes to compare.
 
-    A given number is kept. Otherwise several that fit the target are tried.
+    If the user gave layers or width, that number is used. Otherwise several numbers that fit the
+    target are tried.
     """
     step = math.lcm(target.head_dim, 32)
     half = max(step, target.hidden // 2 // step * step)
@@ -113,7 +115,7 @@ def _outlook(target: Path, config: ModelConfig, draft: ModelConfig, threads: int
 
 
 def text(found: Sequence[Outlook]) -> str:
-    """Return a sentence about the best size, and a table of all, best first."""
+    """Return a sentence about the best size, and a table of all sizes, best first."""
     best = found[0]
     size = f"{best.layers} layers of {best.width}"
     pays = f"{best.speedup:.2f} times plain decoding by {best.method}"

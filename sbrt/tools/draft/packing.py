@@ -1,4 +1,5 @@
-"""Packs matrices in 4 bits in the form of compressed-tensors: `pack-quantized`, groups of 32."""
+"""Packs matrices to 4 bits in compressed-tensors' format `pack-quantized`, with groups of 32
+columns."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ GROUP, LEVELS = 32, 15
 def pack(name: str, weight: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """Return the tensors of one matrix [out, in], by their names in a checkpoint.
 
-    name: the matrix's name without `.weight`. w = scale (level - zero). Each group has a float16
-    scale and a zero point from 0 to 15, so that 0 is exact.
+    name: the matrix's name without `.weight`. A weight is scale (level - zero). Each group has a
+    float16 scale and a zero point from 0 to 15, so that the weight 0 is exact.
     """
     rows, columns = weight.shape
     groups = weight.reshape(rows, -1, GROUP)
@@ -37,7 +38,7 @@ def pack(name: str, weight: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
 
 
 def fits(config: ModelConfig) -> bool:
-    """True if the rows of all matrices of a decoder can be divided into groups."""
+    """True if the rows of all matrices of a decoder can be divided into groups of 32 columns."""
     columns = (config.hidden, config.inner, config.heads * config.head_dim)
     return all(count % GROUP == 0 for count in columns)
 
@@ -58,14 +59,15 @@ def scheme() -> dict[str, Any]:
 
 
 def _zero_points(zero: NDArray[np.uint32]) -> NDArray[np.int32]:
-    """Pack [rows, groups] along the rows into int32 [rows / 8, groups]."""
+    """Pack the zero points [rows, groups] into int32 [rows / 8, groups], eight rows in a word."""
     missing = -len(zero) % 8
     padded = np.concatenate([zero, np.zeros((missing, zero.shape[1]), np.uint32)])
     return np.ascontiguousarray(_fields(np.ascontiguousarray(padded.T)).T)
 
 
 def _fields(levels: NDArray[np.uint32]) -> NDArray[np.int32]:
-    """Pack numbers below 16, [..., 8 n], into int32 [..., n], the first in the lowest bits."""
+    """Pack numbers below 16, [..., 8 n], into int32 [..., n]. The first of eight is in the lowest
+    bits."""
     shifts = np.arange(0, 32, 4, dtype=np.uint32)
     parts = levels.reshape(*levels.shape[:-1], -1, 8) << shifts
     packed = np.bitwise_or.reduce(parts, -1)

@@ -1,4 +1,4 @@
-"""Sizes of a draft, and the target's weights from which its training starts."""
+"""Chooses the sizes of a draft, and the target's weights from which its training starts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ GROUP = 32  # number of columns of a quantised matrix that share a scale
 
 
 def draft_config(target: ModelConfig, layers: int, width: int, vocab: int) -> ModelConfig:
-    """Return a config of the target's family: `layers` layers of `width`, and an LM head of its own
-    over `vocab` ids.
+    """Return a config of the target's family, with `layers` layers of width `width`. The draft has
+    its own LM head, with `vocab` ids.
 
     Raises InvalidInputError on more layers than the target has, or a width that does not fit its
     heads.
@@ -41,7 +41,7 @@ def draft_config(target: ModelConfig, layers: int, width: int, vocab: int) -> Mo
         raise InvalidInputError(
             f"target: expected a family of Llama's form, got {target.architecture}"
         )
-    rope = replace(target.rope, divisors=())  # config.json has no field for these
+    rope = replace(target.rope, divisors=())  # config.json has no field for the divisors
     plain = replace(target, layers=layers, tied=False, draft_vocab=vocab, rope=rope)
     if width == target.hidden:
         return plain
@@ -78,8 +78,8 @@ def _floats(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
 
 
 def _main_directions(embed: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Return an orthonormal basis [hidden, width] of the directions in which the embedding varies
-    most."""
+    """Return an orthonormal basis [hidden, width] of the directions in which the embedding has the
+    largest variance."""
     _, vectors = np.linalg.eigh(embed.T @ embed)
     found: NDArray[np.float32] = vectors[:, ::-1][:, :width].astype(np.float32)
     return found

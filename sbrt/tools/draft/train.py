@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PEAK = 1e-3  # largest learning rate
-LEAST = 0.02  # final learning rate, as a share of PEAK
-WARM_UP = 20  # steps in which the learning rate rises
+LEAST = 0.02  # final learning rate, divided by PEAK
+WARM_UP = 20  # number of steps in which the learning rate rises
 ROUNDED_FROM = 0.6  # share of the schedule after which matrices are rounded to 4 bits
 SAVE_EVERY = 120.0  # seconds between two saves of the state
-TOP = 4  # number of first choices of the draft that count for agreement
-RIDGE = 1e-3  # ridge, as a share of the mean variance of a hidden element
+TOP = 4  # number of the draft's most likely tokens that count for `among`
+RIDGE = 1e-3  # strength of the ridge, divided by the mean variance of a hidden element
 REGRESSED = 20_000  # number of positions that the head is fitted on
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of draft and target.
+    """The agreement of draft and target, and the loss.
 
     first, among: share of positions whose target token is the draft's first choice, or among its
     TOP first choices. loss: the mean loss. count: number of positions.
@@ -54,8 +54,8 @@ class Agreement:
 class Report:
     """The progress of a training run.
 
-    share: the part of the schedule that is done. held_out: agreement by source, and over all
-    answers under `all`; None between two measurements.
+    share: the part of the schedule that is done. held_out: agreement by source of the answers; the
+    key `all` means all answers. None between two measurements.
     """
 
     share: float
@@ -69,12 +69,13 @@ Tell = Callable[[Report], None]
 
 
 def half(device: torch.device) -> AbstractContextManager[Any]:
-    """Return a context: products in bfloat16, sums and everything else in float32."""
+    """Return a context in which products are bfloat16, and sums and everything else float32."""
     return torch.autocast(device.type, torch.bfloat16)
 
 
 def loss_of(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return (loss, logits). The loss is the mean cross entropy with the target's likely tokens."""
+    """Return (loss, logits). The loss is the mean cross entropy with the target's most likely
+    tokens."""
     hidden = network.hidden(batch.tokens)
     logits = network.logits(hidden.flatten(0, 1)[batch.rows])
     logs = F.log_softmax(logits, -1)
@@ -91,9 +92,9 @@ def fit_head(
 ) -> None:
     """Set the head to the ridge regression from hidden states to the target's logits.
 
-    The target's logits are its last hidden state times its head. So the fit amounts to a linear map
-    from the draft's to the target's hidden states, followed by rows of the target's head. ids: the
-    draft's vocabulary, as ids of the target.
+    The target's logits are its last hidden state times its head. So the regression finds a linear
+    map from the draft's to the target's hidden states. The product of this map and rows of the
+    target's head is the draft's head. ids: the draft's vocabulary, as ids of the target.
     """
     device = network.weights[EMBED].device
     width = network.config.hidden
@@ -136,7 +137,7 @@ class Trainer:
 
     @property
     def share(self) -> float:
-        """The part of the schedule that is done."""
+        """The share of the schedule that is done."""
         return min(1.0, self.spent / self.seconds)
 
     def run(self, examples: Examples, held_out: Examples, every: float, tell: Tell) -> None:
@@ -206,7 +207,7 @@ class Trainer:
 
 @torch.no_grad()
 def agreement(network: Network, examples: Examples) -> dict[str, Agreement]:
-    """Return the agreement on answers, by source, and over all of them under `all`."""
+    """Return the agreement by source of the answers. The key `all` means all answers."""
     device = network.weights[EMBED].device
     first, among, losses, sources = [], [], [], []
     for batch in examples.batches(0, device):

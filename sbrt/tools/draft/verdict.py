@@ -31,9 +31,9 @@ from .labels import Answer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TOP = 4  # number of first choices of the draft that count
+TOP = 4  # number of the draft's most likely tokens that count for `among`
 ROWS = 64  # maximum rows of one forward
-CLEAR = 1.02  # a smaller gain over the best method without a draft counts as none
+CLEAR = 1.02  # minimum gain over the best method without a draft that counts as a gain
 TOKENS = 128
 SECONDS = 2.0  # seconds for measuring costs
 CLOCKED = 12  # number of held-out prompts that every method answers
@@ -43,7 +43,7 @@ Tell = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of draft and target on a number of tokens.
+    """The agreement of draft and target on `tokens` tokens.
 
     first, among: share of positions whose target token is the draft's first choice, or among its
     TOP first choices.
@@ -58,8 +58,9 @@ class Agreement:
 class Verdict:
     """All results of a pair of models.
 
-    agreement: by source, and over all answers under `all`. clock: measured times of the methods.
-    predicted: their times as predicted from costs that were measured just before.
+    agreement: agreement by source of the answers; the key `all` means all answers. clock: measured
+    times of the methods.
+    predicted: times of the methods, predicted from costs that were measured just before.
     """
 
     agreement: dict[str, Agreement]
@@ -110,8 +111,8 @@ class Verdict:
         )
 
     def json(self) -> dict[str, Any]:
-        """Return agreement by source, and methods as in `sbrt compare`, with
-        predicted_tokens_per_second."""
+        """Return a JSON object: agreement by source, and the methods as in `sbrt compare`, each
+        with predicted_tokens_per_second."""
         shown = zip(self.clock.shown(), self.predicted.shown(), strict=True)
         lines = [self.clock.line(t) | {"predicted_tokens_per_second": p.rate} for t, p in shown]
         agreement = {name: vars(found) for name, found in self.agreement.items()}
@@ -126,8 +127,8 @@ def judge(
     tell: Tell,
     clocked: int = CLOCKED,
 ) -> Verdict:
-    """Measure a pair's agreement on held-out answers, and its methods' speed on `clocked` of their
-    prompts.
+    """Measure a pair's agreement on held-out answers, and the speed of the methods on `clocked` of
+    the same prompts.
 
     Raises InvalidInputError if there are no answers.
     """
@@ -148,8 +149,7 @@ def judge(
 def agreement(
     config: EngineConfig, pair: Pair, held_out: Sequence[Answer], threads: int, tell: Tell
 ) -> dict[str, Agreement]:
-    """Return the agreement along the target's answers, by source, and over all of them under
-    `all`."""
+    """Return the agreement on the target's answers, by source. The key `all` means all answers."""
     assert pair.draft is not None
     longest = max(len(a.prompt) + len(a.ids) for a in held_out)
     head = _head_ids(config, pair)
@@ -167,7 +167,7 @@ def agreement(
 
 
 def _hits(lane: LogitReader, answer: Answer, head: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return bool [tokens, TOP]: True if the draft's k-th choice is the answer's token."""
+    """Return bool [tokens, TOP]: True if the draft's k-th choice equals the answer's token."""
     tokens, first = answer.prompt + answer.ids[:-1], len(answer.prompt) - 1
     found = []
     for at in range(0, len(tokens), ROWS):
@@ -199,7 +199,7 @@ def _head_ids(config: EngineConfig, pair: Pair) -> NDArray[np.int64]:
 def pair_of(
     target: Path, draft: Path, given: Sequence[Method], threads: int | None
 ) -> tuple[EngineConfig, Pair]:
-    """Load a pair for these methods; returns its config and the pair."""
+    """Load the pair of models that these methods need; returns its config and the pair."""
     own = max(given, key=lambda method: len(method.options)).text
     speculative = SpeculativeConfig(method=own, model=draft)
     config = EngineConfig(model=target, num_threads=threads, speculative=speculative)

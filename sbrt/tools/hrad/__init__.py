@@ -1,1 +1,1 @@
-"""H-RAD from samples to results: collect, train, eval."""
+"""H-RAD, from training samples to results: collect, train, eval."""

@@ -1,4 +1,4 @@
-"""`sbrt hrad collect | train | eval`."""
+"""The commands `sbrt hrad collect`, `sbrt hrad train` and `sbrt hrad eval`."""
 
 from __future__ import annotations
 

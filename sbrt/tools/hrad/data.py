@@ -1,6 +1,6 @@
-"""Collects training samples of H-RAD: features at the end of a round, labelled by how much of the
-adopted tail was accepted. Chains are not cut while they are collected, so a label describes a whole
-burst."""
+"""Collects training samples for H-RAD. A sample is the features at the end of a round, with a
+label. The label says how much of the adopted tail was accepted. Chains are not cut while samples
+are collected, so a label describes a whole burst."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FORMAT = "sbrt-hrad-samples-2"
 HELD_OUT = 5  # every fifth prompt is held out: it is not used for training
 
-Progress = Callable[[int, int, str], None]  # (prompts done, prompts in all, the next one's name)
+Progress = Callable[[int, int, str], None]  # (prompts done, total prompts, name of the next prompt)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def is_held_out(prompt: Any) -> Any:
 
 
 def load_samples(path: Path) -> Samples:
-    """Read and check a file. Raises InvalidInputError, naming file and field."""
+    """Read and check a file of samples. Raises InvalidInputError, naming file and field."""
     file = open_existing(path)
     origin = read_origin(file, FORMAT)
     found = Samples(
@@ -97,9 +97,10 @@ def load_samples(path: Path) -> Samples:
 
 
 def joined(parts: Sequence[Samples]) -> Samples:
-    """Join samples of one pair and gamma, at any temperatures. Equal prompts become one.
+    """Join samples of one pair of models and one gamma, at any temperatures. Equal prompts become
+    one prompt.
 
-    The temperature of the new origin is the highest one. Raises InvalidInputError if the pairs
+    The origin of the result has the highest temperature. Raises InvalidInputError if the pairs
     differ.
     """
     import numpy as np
@@ -130,12 +131,12 @@ def digest_of(prompt: str) -> int:
 
 
 def labels_of(rounds: Sequence[Round], gamma: int) -> list[tuple[int, int]]:
-    """Return (index of a round, class of the tail that it adopted), for an answer with uncut
-    chains.
+    """Return a list of (index of a round, class of the tail that the round adopted), for an answer
+    whose chains were not cut.
 
-    A round gives a label under three conditions. It was a hit. The tail it adopted had all `gamma`
-    nodes, so the budget did not shorten it. The end of the sequence did not cut the next round
-    short.
+    A round gives a label under three conditions. The round was a hit. The tail that it adopted had
+    all `gamma` nodes, so the limit of tokens did not shorten it. The end of the sequence did not
+    cut the next round short.
     """
     found = []
     for i, (round_, following) in enumerate(pairwise(rounds)):
@@ -153,7 +154,7 @@ def label(n: int, gamma: int) -> int:
 
 
 def uncut(gamma: int) -> Method:
-    """Return the method that samples are collected with. It never cuts a chain."""
+    """Return the method that samples are collected with. This method never cuts a chain."""
     return methods.parse(f"specbranch:gamma={gamma},k_max={methods.K_MAX},epsilon=0,hrad=off")
 
 
@@ -166,7 +167,7 @@ def collect(
 ) -> tuple[Samples, int]:
     """Return (samples, number of prompts that were skipped because they do not fit).
 
-    engine: one that keeps features. Prompt i is sampled with seed `params.seed + i`. Raises
+    engine: an engine that keeps features. Prompt i is sampled with seed `params.seed + i`. Raises
     InvalidInputError, EngineError.
     """
     import numpy as np
@@ -206,7 +207,8 @@ def collect(
 def _run(
     engine: Engine, ids: list[int], params: SamplingParams, method: Method
 ) -> tuple[list[NDArray[np.float16]], list[Round]]:
-    """Return (features [inputs] after each round except the last, rounds) of one answer."""
+    """Generate one answer. Returns the features [inputs] after each round except the last, and the
+    rounds."""
     import numpy as np
 
     engine.add_request("collect", ids, params, method=method)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-EPSILONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # thresholds of confidence, used alone and with the classifier
-HALVINGS = 6  # bisection steps in the search for the threshold of equal rollback
+EPSILONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # thresholds of confidence, used alone and with a classifier
+HALVINGS = 6  # bisection steps in the search for the threshold with equal rollback rate
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Judgement:
 
     @property
     def majority(self) -> float:
-        """Share of the largest class: the accuracy of always predicting it."""
+        """Share of samples in the largest class: the accuracy of a classifier that always predicts
+        this class."""
         return ratio(max(map(sum, self.confusion)), self.count)
 
     def line(self) -> dict[str, Any]:
@@ -62,7 +63,7 @@ class Judgement:
         }
 
     def text(self) -> str:
-        """Return the confusion matrix and both shares as text."""
+        """Return the confusion matrix and the two shares, accuracy and majority, as text."""
         rows: list[tuple[str, ...]] = [("label \\ predicted", *CLASSES, "right")]
         for i, (name, counts) in enumerate(zip(CLASSES, self.confusion, strict=True)):
             rows.append((name, *map(str, counts), f"{ratio(counts[i], sum(counts)):.0%}"))
@@ -79,7 +80,7 @@ class Judgement:
 
 
 def judge(classifier: Classifier, samples: Samples) -> Judgement:
-    """Judge the held-out samples if the classifier was trained on this file, else all samples.
+    """Judge the held-out samples if the classifier was trained on the same file, else all samples.
 
     Raises InvalidInputError if the samples were collected with another gamma or other models.
     """
@@ -103,7 +104,7 @@ def confusion_of(labels: NDArray[Any], said: NDArray[Any]) -> list[list[int]]:
 
 def unseen(prompts: Sequence[str], classifier: Classifier, samples: Samples) -> list[str]:
     """Return the prompts that the classifier was not trained on. Raises InvalidInputError if there
-    is none."""
+    is no such prompt."""
     from .data import is_held_out
 
     if classifier.data != samples.data:
@@ -120,10 +121,10 @@ def unseen(prompts: Sequence[str], classifier: Classifier, samples: Samples) -> 
 
 @dataclass(frozen=True)
 class Worth:
-    """Rollback and speed of several settings in simulated time.
+    """The rollback rate and speed of several settings in simulated time.
 
-    best: the fastest setting with the classifier. equal: a setting with confidence alone that has
-    about the same rollback rate as `best`.
+    best: the fastest setting with the classifier. equal: the setting without the classifier, with a
+    confidence threshold alone, that has about the same rollback rate as `best`.
     """
 
     report: Report
@@ -131,11 +132,11 @@ class Worth:
     equal: Tally
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return JSON objects; the last one is for `equal`."""
+        """Return the JSON objects of all settings; the last object is for `equal`."""
         return [self.report.line(tally) for tally in [*self.report.tallies, self.equal]]
 
     def text(self) -> str:
-        """Return a table, and its conclusion in a sentence."""
+        """Return a table of the settings, and a sentence that draws the conclusion."""
         rows: list[tuple[str, ...]] = [("method", "speedup", "tokens/pass", "rollback", "same")]
         for tally in [*self.report.tallies, self.equal]:
             line = self.report.line(tally)
@@ -157,13 +158,13 @@ class Worth:
 
 
 def settings(classifier: Classifier) -> list[Method]:
-    """Return the settings: PEARL, uncut chains, confidence alone, and the classifier with each
-    confidence."""
+    """Return the settings to compare: PEARL; each confidence threshold alone, where 0 leaves chains
+    uncut; each threshold together with the classifier."""
     gamma, path = classifier.origin.gamma, str(classifier.path)
     alone = [confidence(gamma, epsilon) for epsilon in (0.0, *EPSILONS)]
     both = [
         replace(m.having("hrad", path), text=f"{m.text},hrad=H")
-        for m in alone  # also epsilon 0, where the class "some" keeps all
+        for m in alone  # also epsilon 0, with which the class "some" keeps the whole tail
     ]
     return [methods.parse(f"pearl:gamma={gamma}"), *alone, *both]
 
@@ -174,7 +175,8 @@ def confidence(gamma: int, epsilon: float) -> Method:
 
 
 def weigh(simulator: Simulator, classifier: Classifier, prompts: Sequence[str]) -> Worth:
-    """Run every setting, then find the confidence threshold with the same rollback rate."""
+    """Run every setting. Then find the confidence threshold that alone gives the rollback rate of
+    the best setting with the classifier."""
     none = methods.parse("none")
     report = simulator.report(settings(classifier), none, prompts)
     on = [t for t in report.tallies if t.method.options.get("hrad", "off") != "off"]
@@ -206,5 +208,5 @@ def of_equal_rollback(alone: Any, wanted: float) -> Tally:
 
 
 def rollback(tally: Tally) -> float:
-    """Return the number of tokens rolled back per token returned."""
+    """Return the number of rolled-back tokens divided by the number of returned tokens."""
     return ratio(tally.rollback, tally.tokens)

@@ -1,7 +1,7 @@
 """Trains an H-RAD classifier with torch, in minutes on two cores.
 
-Equal samples and seeds give equal bytes. So training uses one thread: the number of threads changes
-the order of additions.
+Equal samples and seeds give a file of equal bytes. For this, training uses one thread, because the
+number of threads changes the order of additions.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings of a training run. weighted: a rare class has the same total weight as a common one.
+    """Settings of a training run. weighted: True if a rare class has the same total weight as a
+    common one.
 
-    drop_cost: "nothing" is predicted only if it is this number of times as likely as any other
-    class. A tail that is wrongly dropped costs time; a tail that is wrongly kept costs rollbacks.
-    keep_cost: the same for "all". The logarithms of both are subtracted from biases of the last
-    layer.
+    drop_cost: the class "nothing" is predicted only if it is this number of times as likely as any
+    other class. A tail that is wrongly dropped costs time; a tail that is wrongly kept costs
+    rollbacks.
+    keep_cost: the same number for the class "all". The logarithms of both costs are subtracted from
+    biases of the last layer.
     """
 
     seed: int = 0
@@ -58,10 +60,10 @@ class Plan:
 def train(
     samples: Samples, path: Path, plan: Plan, say: Callable[[Epoch], None] | None = None
 ) -> tuple[Classifier, Epoch]:
-    """Return the classifier of the epoch with the least held-out loss, and that epoch.
+    """Return the classifier of the epoch with the smallest held-out loss, and that epoch's results.
 
-    No file is written. Raises InvalidInputError without torch, or if there are too few prompts to
-    hold some out.
+    No file is written. Raises InvalidInputError if torch is missing, or if there are too few
+    prompts to hold some out.
     """
     import numpy as np
 
@@ -99,7 +101,8 @@ def require() -> Any:
 
 @contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
-    """Use random numbers from `seed`, and one thread. Both settings are restored afterwards."""
+    """Inside this context, use one thread and random numbers from `seed`. Both settings are
+    restored afterwards."""
     import torch
 
     threads = torch.get_num_threads()
@@ -124,7 +127,8 @@ def _network(hidden: int) -> nn.Sequential:
 
 
 def _weights(counts: tuple[int, int, int]) -> list[float]:
-    """Return the weights of the classes. A class without samples weighs as if it had one."""
+    """Return the weights of the classes. A class without samples gets the weight of a class with
+    one sample."""
     return [sum(counts) / (len(CLASSES) * max(1, count)) for count in counts]
 
 
@@ -136,7 +140,7 @@ def _epochs(
     plan: Plan,
     say: Callable[[Epoch], None] | None,
 ) -> tuple[Epoch, list[Any]]:
-    """Return the best epoch, and its tensors in the order of a file."""
+    """Return the results of the best epoch, and its tensors in the order of a classifier's file."""
     import torch
 
     optimizer = torch.optim.AdamW(net.parameters(), lr=plan.rate, weight_decay=DECAY)
