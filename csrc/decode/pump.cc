@@ -138,14 +138,18 @@ void Pump::run(int64_t max_rounds, int64_t until) {
   patience_.forget();
 }
 
-// Feeds at most one prompt piece between two rounds. Returns false if the time is over.
+// Feeds at most one prompt piece between two rounds. In virtual time it feeds whole prompts, because
+// they cost nothing there. Returns false if the time is over.
 bool Pump::feed(int64_t until) {
   if (fed_round_ == round_ && seats_.decoding() != 0) return true;
   const auto pieces = [this] { return r_.target.feed.pieces + r_.draft.feed.pieces; };
-  const int64_t before = pieces();
-  const bool in_time = prompts_.feed(until);
-  if (pieces() != before) fed_round_ = round_;
-  return in_time;
+  for (int64_t before = -1; before != pieces();) {
+    before = pieces();
+    if (!prompts_.feed(until)) return false;
+    if (pieces() != before) fed_round_ = round_;
+    if (!r_.config.costs) break;
+  }
+  return true;
 }
 
 // Sets policies and launches for the next round. Called with nothing in flight. Returns false if

@@ -67,7 +67,7 @@ class ClosedLoop:
 
     def run(self, prompts: Sequence[list[int]], params: SamplingParams) -> Load:
         """Answer prompts of token ids. The prompts are repeated until `count` requests have
-        ended."""
+        ended. Raises InvalidInputError if no round is full."""
         total = count(len(prompts), self.concurrency)
         waiting = [(str(i), prompts[i % len(prompts)]) for i in reversed(range(total))]
         load = Load([])
@@ -78,6 +78,11 @@ class ClosedLoop:
                 self._begun[name] = False
             self._step(load)
             self.say(len(self._done))
+        if load.seconds == 0:
+            raise InvalidInputError(
+                f"--max-tokens: expected answers so long that {self.concurrency} sequences decode "
+                f"in the same round, got {params.max_tokens} tokens"
+            )
         load.outputs = [self._done[str(i)] for i in range(total)]
         return load
 
