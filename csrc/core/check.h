@@ -1,4 +1,5 @@
-// Errors and checks. A check throws, never aborts, and prints the values themselves.
+// Errors and checks. A check that fails throws and never aborts. Its message contains the checked
+// values.
 #pragma once
 
 #include <sstream>
