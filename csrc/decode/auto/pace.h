@@ -14,11 +14,11 @@ class Pace {
  public:
   Pace() { own_.fill(1); }
 
-  double now() const { return now_; }  // ratio over all row counts
+  double now() const { return now_; }  // actual time / measured time, for all row counts
   double of(int rows) const { return now_ * own_[rows]; }
-  int64_t age() const { return age_; }  // rounds since the last observation
+  int64_t age() const { return age_; }  // number of rounds since the last observation
 
-  // Reports a round that verified `rows` rows and took `ratio` times the measured time.
+  // Notes that a round with `rows` verified rows took `ratio` times the time measured at the start.
   void saw(int rows, double ratio) {
     constexpr double kQuick = 0.05, kSlow = 0.02, kMost = 1.6;
     age_ = 0;
