@@ -60,7 +60,7 @@ inline I end_nibbles(const N& sum, int32_t) { return sum; }
 inline V to_float(const I& x) {
   return each([&](int i) { return static_cast<float>(x.a[i]); });
 }
-// Rounds once, as on other machines. `fma` of simd_portable.h rounds twice.
+// Rounds once, as on other machines. (`fma` of simd_portable.h rounds twice.)
 inline V fused(const V& x, const V& y, const V& z) {
   return each([&](int i) { return __builtin_fmaf(x.a[i], y.a[i], z.a[i]); });
 }

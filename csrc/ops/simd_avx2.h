@@ -11,8 +11,9 @@ namespace {
 struct V {
   __m256 a, b;
 };
-constexpr int kAccumulators = 5;  // sums of a block of the matmul, two registers each
-constexpr int kTallestBf16 = 5;   // most rows of a block: with 6, no register is left for a mask
+constexpr int kAccumulators = 5;  // number of sums in a block of the matmul, two registers each
+// Largest number of rows of a block; with 6, no register is left for a mask.
+constexpr int kTallestBf16 = 5;
 constexpr int kKeys = 4;
 
 inline V zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -76,7 +77,7 @@ inline uint32_t not_less(V x, V bar) {
          static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.b, bar.b, _CMP_NLT_UQ))) << 8;
 }
 
-// 16 lanes of 32-bit words.
+// A vector of 16 lanes of 32-bit words.
 struct U {
   __m256i a, b;
 };
@@ -95,7 +96,7 @@ inline void store_words(uint32_t* p, U x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
 }
-// (x >> shift) & mask, as f32.
+// Returns (x >> shift) & mask, converted to f32.
 inline V field(U x, int shift, uint32_t mask) {
   const __m128i by = _mm_cvtsi32_si128(shift);
   const __m256i all = set_word(mask).a;
@@ -113,7 +114,8 @@ inline void multiply(U x, U m, U& high, U& low) {
   multiply(x.a, m.a, high.a, low.a);
   multiply(x.b, m.b, high.b, low.b);
 }
-// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, read as an integer.
+// top_of_rest() returns (2^32 - 1 - x) / 2^8, rounded down. bits_of() returns the bits of an f32,
+// read as an integer.
 inline __m256 top_of_rest(__m256i x) {
   return _mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_xor_si256(x, _mm256_set1_epi32(-1)), 8));
 }
@@ -123,7 +125,7 @@ inline V bits_of(V x) {
           _mm256_cvtepi32_ps(_mm256_castps_si256(x.b))};
 }
 
-// out[j] = the sum of x[j]'s lanes, with the same tree of additions for every j.
+// Sets out[j] to the sum of the lanes of x[j], with the same tree of additions for every j.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   const __m256 ab = _mm256_hadd_ps(_mm256_add_ps(x[0].a, x[0].b), _mm256_add_ps(x[1].a, x[1].b));
   const __m256 cd = _mm256_hadd_ps(_mm256_add_ps(x[2].a, x[2].b), _mm256_add_ps(x[3].a, x[3].b));
