@@ -1,4 +1,4 @@
-// The sampling of one row of logits, and the generator of its noise.
+// Samples from one row of logits, and generates its noise.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
