@@ -1,4 +1,4 @@
-// Host functions of the ops in seat_ops.h.
+// The functions with which the host runs the ops in seat_ops.h.
 #include "round/ops.h"
 
 #include "round/kernels.h"

@@ -1,4 +1,5 @@
-// The ops of a round, as the host runs them. *_op.h hold their code, one source for every device.
+// The ops of a round, as the host runs them. The files *_op.h hold their code, which every device
+// shares.
 #pragma once
 
 #include "exec/exec.h"
