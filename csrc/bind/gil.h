@@ -34,7 +34,8 @@ class GilRelease {
   PyThreadState* state_;
 };
 
-// This thread may use Python while this object lives, whether or not it could before.
+// While this object lives, the thread may use Python. The thread may have held the interpreter's
+// lock before, but need not.
 class GilAcquire {
  public:
   GilAcquire() : state_(or_sleep(PyGILState_Ensure)) {}
