@@ -1,4 +1,4 @@
-// Replacements for <algorithm> and for throwing checks, for code that runs on every device.
+// Replaces <algorithm> and throwing checks in code that runs on every device.
 #pragma once
 
 #include <cstdint>

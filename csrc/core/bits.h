@@ -1,4 +1,4 @@
-// Bits that every device can read: a 64-bit mask kept as two 32-bit words, and a hash.
+// Types and functions that run on every device: a 64-bit mask kept as two 32-bit words, and a hash.
 #pragma once
 
 #include <cstdint>

@@ -9,12 +9,12 @@
 
 namespace sbrt {
 
-// The engine or one of its workers is broken; Python sees sbrt.EngineError.
+// The engine or one of its workers is broken. In Python this error is sbrt.EngineError.
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// The caller gave an invalid value; Python sees sbrt.InvalidInputError, a ValueError.
+// The caller gave an invalid value. In Python this error is sbrt.InvalidInputError, a ValueError.
 struct InvalidInput : Error {
   using Error::Error;
 };

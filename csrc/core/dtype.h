@@ -1,5 +1,5 @@
-// Element types of stored float tensors (core/tensor.h has the views). A Format (ops/format.h) says
-// how a matrix keeps its weights.
+// The element types of stored float tensors (core/tensor.h has the views). A Format (ops/format.h)
+// says how a matrix stores its weights.
 #pragma once
 
 #include <cstdint>

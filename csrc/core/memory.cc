@@ -22,9 +22,9 @@ void* counted(size_t bytes, size_t align) {
 }
 }  // namespace
 
-// These replace the global operators for this library only, because exports.map hides them. So only
-// our own calls are counted. <new> declares the operators with default visibility, which
-// -fvisibility=hidden does not change.
+// These operators replace the global ones for this library only, because exports.map hides them. So
+// only allocations by this library are counted. <new> declares the operators with default
+// visibility, which -fvisibility=hidden does not change.
 void* operator new(size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new[](size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new(size_t bytes, std::align_val_t a) { return counted(bytes, size_t(a)); }

@@ -38,7 +38,7 @@ class Pages {
   size_t bytes_ = 0;
 };
 
-// `count` zeroed elements of T in their own pages.
+// An array of `count` zeroed elements of T, in pages of its own.
 template <class T>
 class Buffer {
  public:
