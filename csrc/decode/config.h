@@ -41,7 +41,8 @@ struct RuntimeConfig {
   std::shared_ptr<const Costs> tuning;  // costs that `auto` uses; null: they are measured
   std::shared_ptr<const Hrad> hrad;     // the H-RAD classifier; null: no policy may use H-RAD
   bool keep_features = false;           // keep the values for Engine::features(); implied by hrad
-  bool rejection = false;               // allocate memory for policies with the rejection rule
+  // Allow policies with the rejection rule, and allocate memory for them.
+  bool rejection = false;
 
   Capabilities can() const { return capabilities_of(backend); }
   // True if each lane has its own device and its own copy of the state.

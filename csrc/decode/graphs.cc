@@ -115,6 +115,7 @@ Graphs::Graphs(Resources& resources) : r_(resources) {
 }
 
 // Tells a lane that everything added to its graphs from now on has at most `rows` rows at run time.
+// `rows` is read at each launch.
 void Graphs::expect(Lane& lane, const int32_t& rows) const {
   lane.expect({&rows, &r_.launches.kind});
 }
@@ -375,7 +376,7 @@ bool Graphs::may_fuse() {
   // One call in 64 returns true although a graph would be dropped.
   constexpr int64_t kPatience = 64;
   const auto has_room = [](const LaneUnit& unit) {
-    // A round fuses up to two graphs.
+    // A round may fuse two graphs, so there must be room for two.
     return !unit.stream || unit.stream->fused() + 1 < Stream::kMostFused;
   };
   return (has_room(r_.target) && has_room(r_.draft)) || ++refused_ % kPatience == 0;

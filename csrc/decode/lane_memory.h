@@ -1,5 +1,5 @@
-// The state that the ops of a lane can access, in the memory of the lane's device. Both lanes share
-// one LaneMemory unless the draft has its own device.
+// The part of the state that a lane's ops can access, in the memory of the lane's device. Both
+// lanes share one LaneMemory unless the draft has its own device.
 #pragma once
 
 #include <vector>

@@ -28,7 +28,7 @@ LogprobList list_of(Exec& exec, int32_t top, int64_t positions, Cells<TokenLogpr
   return list;
 }
 
-// Returns the same list with the addresses that ops use.
+// Returns the same list with entries at the addresses that ops use.
 LogprobList for_ops(LogprobList list, const Cells<TokenLogprob>& entries) {
   if (list.top >= 0) list.entries = entries.device();
   return list;

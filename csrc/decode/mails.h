@@ -7,9 +7,9 @@
 namespace sbrt {
 
 struct Mails {
-  Mail verdict{"verdict", 0, 1, {}};  // sent before the fence `verify_done`
-  Mail burst{"burst", 1, 0, {}};      // sent before the fence `chain_ready`
-  Mail offer{"offer", 1, 0, {}};      // sent before the fence `draft_ready`
+  Mail verdict{"verdict", 0, 1, {}};  // sent before the fence `verify_done` is recorded
+  Mail burst{"burst", 1, 0, {}};      // sent before the fence `chain_ready` is recorded
+  Mail offer{"offer", 1, 0, {}};      // sent before the fence `draft_ready` is recorded
 };
 
 // Returns messages whose copies point into the memories of `resources`.

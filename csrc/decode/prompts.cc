@@ -93,7 +93,8 @@ void Prompts::copy_prefix(int i) {
   if (!r_.config.reuses_prefixes || seats_[i].fed[0].last_piece() || seats_[i].fed[1].last_piece())
     return;
   if (seats_[i].fed[0].copy || seats_[i].fed[1].copy) return;
-  if (r_.logprobs[i].has_prompt()) return;  // log-probs need a forward of the whole prompt
+  // Log-probs of a prompt need a forward of the whole prompt.
+  if (r_.logprobs[i].has_prompt()) return;
   int from = -1;
   Kept most;
   for_each(seats_.live() & ~bit(i), [&](int other) {

@@ -116,7 +116,8 @@ struct Resources {
   Buffer<float> features, hrad_scratch;  // used on the CPU; a device uses hrad_memory
   HradMemory hrad_memory;
   std::vector<LogprobStore> logprobs;  // [seats]
-  Cells<Logprobs> asked;               // [seats] the lists of requests, for ops
+  // [seats] lists for the log-probs that requests ask for, at addresses for ops.
+  Cells<Logprobs> asked;
   // [vocab] 1: no token has this id; empty if every id has a token.
   Cells<uint8_t> hole;
   std::vector<AcceptMemory> accept;  // [seats]; empty unless the config allows rejection

@@ -27,8 +27,8 @@ struct HostSeat {
   bool keeps = false;        // true: the KV in the seat's rings matches the trunk of its Sequence
   Fed fed[2];                // prompt progress in the target's lane and in the draft's lane
   int64_t order = 0;         // number of the admission
-  int64_t first_round = 0;   // first round that may include the sequence
-  int64_t last_round = 0;    // last round that was enqueued with the seat
+  int64_t first_round = 0;   // number of the first round that may include the sequence
+  int64_t last_round = 0;    // number of the last round that was enqueued with this seat
   int64_t begun = 0;         // time at which the sequence began, by Exec::now()
   Tuner* tuner = nullptr;    // selects the policy; null: the policy never changes
 };

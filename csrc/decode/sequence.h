@@ -37,7 +37,7 @@ class HostSequence {
   void drop_tokens() { committed_.clear(); }  // drops what take() would return, after a failure
 
   bool live() const { return live_; }
-  bool missed() const { return missed_; }  // the last outcome was not among the branches
+  bool missed() const { return missed_; }  // true: the last outcome was not among the branches
   int64_t prompt() const { return prompt_; }
   // Returns the position of the root after the last record that was read.
   int64_t head() const { return prompt_ - 1 + emitted_; }

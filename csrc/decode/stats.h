@@ -8,14 +8,15 @@
 namespace sbrt {
 
 struct Stats {
-  int64_t rounds = 0;         // target passes
-  int64_t rounds_ahead = 0;   // rounds enqueued before the previous round's record was read
+  int64_t rounds = 0;  // target passes
+  // Number of rounds enqueued before the previous round's record was read.
+  int64_t rounds_ahead = 0;
   int64_t draft_tokens = 0;   // sum of the depths of the verified chains
   int64_t accepted = 0;       // number of accepted draft tokens
   int64_t branches = 0;       // number of branches
   int64_t branch_rounds = 0;  // rounds that had branches and did not end the sequence
   int64_t branch_hits = 0;    // those of branch_rounds whose outcome was among the branches
-  int64_t discarded_branch_tokens = 0;  // drafted nodes that never entered a chain
+  int64_t discarded_branch_tokens = 0;  // number of drafted nodes that never entered a chain
   int64_t draft_limit_rounds = 0;       // rounds beyond the draft's context limit
   // Rounds in which a residual had no mass; only under rejection.
   int64_t empty_residuals = 0;

@@ -14,13 +14,13 @@ void Together::look(SeatSet tuned, int others) {
   });
 }
 
-// Returns the policy with the largest sum of predicted rates over all sequences.
+// Returns the index of the policy with the largest sum of predicted rates over all sequences.
 int Together::best_of(SeatSet tuned) const {
   // A change of policy costs something only if one of the two policies drafts.
   const auto is_dear = [&tuned = r_.config.tuned](int arm, int other) {
     return std::max(kind_of(tuned[arm]), kind_of(tuned[other])) >= ArmKind::serial;
   };
-  constexpr double kMargin = 1.03;  // factor by which another policy must be better
+  constexpr double kMargin = 1.03;  // another policy must be better by this factor
   std::vector<double> rate(r_.config.tuned.size());
   std::vector<bool> may(rate.size(), true);
   for_each(tuned, [&](int i) {

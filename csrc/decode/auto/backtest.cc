@@ -37,7 +37,7 @@ void PathReplay::read(const uint8_t* rank, int64_t head) {
     for (int at = 0; at < n_; ++rounds) {
       const int last = std::min(at + depth, n_);
       while (at < last && rank_[at] == 0) ++at;
-      ++at;  // a round also commits the target's own token
+      ++at;  // a round also commits the target's own token, so one more rank is used
     }
     // Expected number of tokens of a round if each node were accepted independently. It enters the
     // estimate with the weight of kThin tokens.
@@ -69,7 +69,7 @@ void LookupReplay::read(const int32_t* trunk, const TrunkIndex& index, int64_t h
     const int64_t seen = std::min<int64_t>(chain, head - root_);
     int n = 0;
     while (n < seen && found[n] == trunk[root_ + 1 + n]) ++n;
-    if (n == seen && n < chain) return;  // the round has not ended at `head`
+    if (n == seen && n < chain) return;  // the tokens of this round are not all committed yet
     if (root_ + n + 1 > head) return;
     rounds_ = rounds_ * kFading + 1;
     tokens_ = tokens_ * kFading + n + 1;

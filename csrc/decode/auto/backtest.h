@@ -49,7 +49,7 @@ class LookupReplay {
 
   // Begins a sequence whose root is at `head`.
   void begin(const int32_t* trunk, const TrunkIndex& index, int64_t head);
-  // Replays all rounds that have ended at `head`.
+  // Replays all rounds whose tokens are committed when the root is at `head`.
   void read(const int32_t* trunk, const TrunkIndex& index, int64_t head);
   double tokens() const { return rounds_ > 0 ? tokens_ / rounds_ : 1; }  // tokens per round
   // Returns the share of the rounds in which the look-up found a chain.

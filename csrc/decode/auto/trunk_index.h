@@ -16,7 +16,8 @@ class TrunkIndex {
   explicit TrunkIndex(int64_t capacity) : before_(capacity) { clear(); }
 
   void clear();
-  // Reads the new tokens of a trunk of `length` tokens; earlier ones must not have changed.
+  // Reads the new tokens of a trunk of `length` tokens. The tokens that were read earlier must not
+  // have changed.
   void read(const int32_t* trunk, int64_t length);
   // Returns the same as after_match() for the first `length` tokens. read() must have read all of
   // them.

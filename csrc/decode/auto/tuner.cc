@@ -13,17 +13,18 @@ constexpr double kShare = 0.01;  // share of decoding time that trials may take
 // Allowance for trials at the start; the unit is the time of one round of plain decoding.
 constexpr double kStart = 16;
 constexpr double kMost = 400;     // largest allowance for trials, in the same unit
-constexpr double kHope = 0.3;     // share by which an untried policy may exceed its forecast
-constexpr double kEnough = 12;    // rounds after which a policy counts as tried
+constexpr double kHope = 0.3;     // an untried policy may exceed its forecast by this share
+constexpr double kEnough = 12;    // a policy counts as tried after this number of rounds
 constexpr double kMargin = 1.02;  // another policy must be better by more than this factor
 // Each later round multiplies the weight of a round in `recent` by this factor.
 constexpr double kFading = 0.95;
 // Weight of a forecast against `recent`, as a number of rounds.
 constexpr double kForecastWeight = 12;
-constexpr int kTrial = 6;        // rounds of a trial
-constexpr int kStay = 4;         // rounds between two comparisons of policies
-constexpr int kAloneStay = 12;   // the same number while the policy does not draft
-constexpr int64_t kStale = 512;  // rounds after which the target's pace is measured again
+constexpr int kTrial = 6;       // rounds of a trial
+constexpr int kStay = 4;        // number of rounds between two comparisons of policies
+constexpr int kAloneStay = 12;  // the same number while the policy does not draft
+// The target's pace is measured again after this number of rounds.
+constexpr int64_t kStale = 512;
 // A larger relative change of the rate changes the prices of nodes.
 constexpr double kRepriced = 0.1;
 constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // bounds of look_after_, in tokens
@@ -139,8 +140,8 @@ Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const double after = p.on_miss == kLookup ? played(arm).tokens() : path_.tokens(burst);
   const auto more = static_cast<double>(costs_.overhead(false, true));
   const auto turns = static_cast<double>(burst > 0 ? costs_.turns : 0);
-  // There is a serial burst only if all sequences missed. Otherwise a sequence that missed verifies
-  // only its root.
+  // All sequences share the serial burst, which runs only if all of them missed. If one did not, a
+  // sequence that missed verifies only its root.
   const double bursts = burst > 0 ? std::pow(1 - ready, alike_ - 1) : 1;
   const double missed = bursts * after + (1 - bursts);
   return {ready * hit + (1 - ready) * missed,
@@ -201,7 +202,7 @@ double Tuner::catch_up_ns(int64_t lag) const {
   return pieces * static_cast<double>(costs_.alone.draft[rows]);
 }
 
-// Corrects the forecast of the policy that ran by its measured rounds.
+// Uses the measured rounds of the policy that ran to correct its forecast.
 void Tuner::learn() {
   constexpr double kWeight = 3, kSlow = 0.04, kQuick = 0.5, kLeast = 0.2, kLimit = 5;
   Arm& arm = arms_[running_];
@@ -257,8 +258,8 @@ int Tuner::best_alone() const {
   return best;
 }
 
-// Returns a policy that might be the best but has too few measured rounds, or -1. The fewer rounds
-// a policy has, the more it may exceed its forecast.
+// Returns the index of a policy that might be the best but has too few measured rounds, or -1 if
+// there is none. The fewer rounds a policy has, the more it may exceed its forecast.
 int Tuner::worth_trying(int best, bool in_reach) const {
   const auto paid = [this](const Arm& arm) {
     return kTrial * forecast(arm).ns * 0.5 <= allowance_;

@@ -29,8 +29,8 @@ struct Brought {
   int64_t tokens = 0;
   int64_t ns = 0;       // duration of the round; 0: unknown
   int rows = 1;         // verified rows of the round, over all sequences
-  bool steady = false;  // the round was enqueued before the previous round had ended
-  bool hit = false;     // the round's outcome was among the branches
+  bool steady = false;  // true: the round was enqueued before the previous round had ended
+  bool hit = false;     // true: the round's outcome was among the branches
 };
 
 // A number of tokens and a time in ns. They are the expected values of one round, or the sums of
@@ -62,7 +62,8 @@ class Tuner {
   struct Arm {
     Policy policy;
     ArmKind kind = ArmKind::plain;
-    bool hopeless = false;   // no faster than plain decoding even if every token were accepted
+    // True: no faster than plain decoding, even if every token were accepted.
+    bool hopeless = false;
     double fit[2] = {1, 1};  // [0: greedy, 1: sampled] measured rate / predicted rate
     // Weight of the rounds that `fit` is based on, as a number of rounds; old ones fade.
     double known[2] = {0, 0};
@@ -92,8 +93,8 @@ class Tuner {
   // Sets the policy and the prices of nodes. Called before a round, with none in flight.
   void next(Sequence& c);
   // Called instead of next() while a round is in flight whose root is at `head`. Returns true if
-  // another round may be enqueued with the same policy. If it returns false, it does so until the
-  // caller has called next().
+  // another round may be enqueued with the same policy. After it has returned false, it returns
+  // false until the caller has called next().
   bool stays(const Sequence& c, int64_t head);
   // Reports the result of a round under the policy that next() set last.
   void saw(const Brought& round);
@@ -144,11 +145,11 @@ class Tuner {
   int running_ = 0;             // index of the policy that the last call of next() set
   int current_ = 0;             // index of the policy that the next call of next() will set
   int stay_ = 0;                // number of rounds until the next comparison
-  double priced_ = 0;           // rate for which the prices of nodes were set
-  bool trying_ = false;         // the next round reported to saw() belongs to a trial
-  bool tries_ = false;          // the rounds after that round belong to a trial
+  double priced_ = 0;           // the expected rate for which the prices of nodes were set
+  bool trying_ = false;         // true: the next round reported to saw() belongs to a trial
+  bool tries_ = false;          // true: the rounds after that round belong to a trial
   bool leaves_ = false;         // stays() has returned false
-  bool has_news_ = true;        // the draft has computed new distributions
+  bool has_news_ = true;        // true: the draft has computed new distributions
   // Index into `fit` and `known`; 0: greedy, 1: sampled, which takes longer.
   int dist_ = 0;
   double allowance_ = 0;  // time in ns that trials may still cost
