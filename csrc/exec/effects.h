@@ -55,7 +55,7 @@ struct Watched {
   int place = 0;
 };
 
-// The meaning of the bits of Parts.
+// The meaning of each bit of Parts.
 struct PartTable {
   const char* (*name)(int part);
   Parts of_seats;  // the parts of which every seat has its own copy

@@ -210,7 +210,7 @@ struct StreamKind {
 class Exec {
  public:
   virtual ~Exec() = default;
-  // Makes a stream whose team has up to `threads` members.
+  // Makes a stream with a team of up to `threads` members.
   std::unique_ptr<Stream> stream(int threads, const StreamKind& kind = {}) {
     return make_stream(threads, kind);
   }
@@ -241,7 +241,7 @@ class Exec {
   // Makes a device note the times of commands from now on, or stop. All streams must be idle. Other
   // backends always note times.
   virtual void keep_trace(bool /*is_on*/) {}
-  // Starts or stops the recording of an external profiler that waits for this call.
+  // Starts or stops an external profiler that waits for this call.
   virtual void profile(bool /*is_on*/) {}
 
   virtual Capabilities can() const = 0;
@@ -275,17 +275,17 @@ class Exec {
 };
 
 struct ExecOptions {
-  int device = 0;           // cuda: device of the first memory
+  int device = 0;           // cuda backend: the device of the first memory
   int second = -1;          // device of the second memory; -1: there is only one memory
-  bool is_virtual = false;  // sim: run in virtual time
-  PartTable parts{};        // dry backends: the parts of the state
+  bool is_virtual = false;  // sim backend: run in virtual time
+  PartTable parts{};        // dry backends: describes the parts of the state
 };
 std::unique_ptr<Exec> make_exec(Backend backend, const ExecOptions& options);
 
 std::unique_ptr<Exec> make_cpu_exec();  // one worker thread and a team of cores per stream
 // Runs all ops on the host's thread, in an order that events allow.
 std::unique_ptr<Exec> make_sim_exec();
-std::unique_ptr<Exec> make_virtual_exec();  // like sim, but in virtual time and with a trace
+std::unique_ptr<Exec> make_virtual_exec();  // works like sim, but in virtual time and with a trace
 // Works like sim, and records every command for order(). If it has two memories, an op that
 // accesses the wrong memory faults.
 std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, bool has_two_memories);

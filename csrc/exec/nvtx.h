@@ -23,7 +23,7 @@ class NvtxRange {
   NvtxRange(bool is_on, const char* name) : is_on_(is_on) {
     if (is_on_) begin(name);
   }
-  // The range is called "NAME NUMBER".
+  // Opens a range with the name "NAME NUMBER".
   NvtxRange(bool is_on, const char* name, int64_t number) : is_on_(is_on) {
     if (!is_on_) return;
     char text[64];

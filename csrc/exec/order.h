@@ -19,7 +19,7 @@ class OrderBook {
  public:
   explicit OrderBook(const PartTable& parts) : parts_(parts) {}
 
-  static constexpr int kHost = 0;  // the stream number of the thread that enqueues
+  static constexpr int kHost = 0;  // stream number of the host thread, which enqueues
 
   // stream() adds a stream and returns its number. event() adds an event whose value is `initial`
   // and returns its number.
@@ -34,7 +34,7 @@ class OrderBook {
   void send(int stream, const char* name, const Effects& effects, SeatSet seats);
   void wait(int stream, int event, int64_t value);
   void record(int stream, int event, int64_t value);
-  // Notes that the next ops belong to one launch. For callers that count launches.
+  // Records that the next ops belong to one launch. This is for callers that count launches.
   void launch(int stream, const char* graph) { launches_.push_back({stream, name(graph)}); }
 
   // Returns one sentence for each pair of ops that conflict and that nothing orders. Pairs with the

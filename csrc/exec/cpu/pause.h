@@ -19,8 +19,9 @@ inline void cpu_relax() {
 #endif
 }
 
-constexpr int kSpins = 400;    // about ten microseconds
-constexpr int kYields = 1000;  // about a hundred microseconds if no other thread wants the core
+constexpr int kSpins = 400;  // about ten microseconds
+// This number of yields takes about 0.1 ms if no other thread wants the core.
+constexpr int kYields = 1000;
 
 // Stores a value and wakes the threads that wait for it. The store is sequentially consistent,
 // because notify_all() looks for waiting threads with a plain load. If that load ran before the

@@ -51,7 +51,7 @@ struct World {
   }
 };
 
-// State that the backend keeps for an Event.
+// The state that the cuda backend keeps for an Event.
 struct EventBody {
   cudaEvent_t event = nullptr;  // belongs to the device whose streams record it
   Block word;                   // an int64 in pinned memory, which all devices can access

@@ -124,7 +124,7 @@ class Keeper {
 
   bool has_two_;
   std::vector<const Event*> events_;
-  std::vector<int64_t> seen_;  // [events] largest value that the host has seen
+  std::vector<int64_t> seen_;  // [events] the largest value of each event that the host has seen
   bool is_early_ = false;
   std::vector<Copy> watched_;
 };
@@ -132,7 +132,7 @@ class Keeper {
 // State that all streams share. host: the host's virtual clock in ns. Each event that the host has
 // seen was reached at this time or earlier.
 struct World {
-  bool timed, is_device;           // timed: virtual time; is_device: imitates cuda
+  bool timed, is_device;           // timed: use virtual time; is_device: imitate cuda
   std::unique_ptr<Keeper> book;    // null unless the backend is dry
   std::unique_ptr<OwnMemory> own;  // null unless the backend imitates cuda or has two memories
   int64_t host = 0;
@@ -231,7 +231,7 @@ class SimStream final : public CommandStream {
   World& world_;
   int place_;  // number of the memory that the stream's ops use
   Trace trace_;
-  int number_;  // number of the stream in the order book
+  int number_;  // number of this stream in the order book
   CommandQueue<Enqueued> queue_;
   FusedGraphs<bool> fused_;  // used only if the backend imitates cuda
   int64_t clock_ = 0;

@@ -70,7 +70,7 @@ class OwnMemory {
   }
 
   bool of_device_;
-  std::vector<Placed> blocks_;  // all blocks live as long as the backend
+  std::vector<Placed> blocks_;  // blocks live as long as the backend, so they are never removed
 };
 
 }  // namespace sbrt
