@@ -87,8 +87,9 @@ class DecoderLane final : public Lane {
   std::shared_ptr<const Weights> weights_;
   int64_t max_rows_;
   KvRing ring_;
-  std::vector<LayerKind> kinds_;  // one for all layers, or one for global and one for local layers
-  Buffer<float> x_;               // [max_rows, hidden]
+  // One kind for all layers, or one for global and one for local layers.
+  std::vector<LayerKind> kinds_;
+  Buffer<float> x_;  // [max_rows, hidden]
   // [max_rows, hidden] output of attention or MLP; empty without post_norms.
   Buffer<float> given_;
   Buffer<float> normed_;    // [threads, max_rows, hidden]

@@ -10,8 +10,9 @@ constexpr int kFeatureLayers = 4;  // the features come from this number of last
 constexpr int kFeatureBlocks = kFeatureLayers + 1;
 
 struct FeatureMemory {
-  const void* features = nullptr;  // [max_rows, kFeatureLayers, hidden]; null: not kept
-  const void* embed = nullptr;     // [vocab, hidden]
+  // [max_rows, kFeatureLayers, hidden]; null: the features are not kept.
+  const void* features = nullptr;
+  const void* embed = nullptr;  // [vocab, hidden]
   int64_t hidden = 0;
   DType dtype = DType::f32;  // type of both
 

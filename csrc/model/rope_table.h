@@ -15,8 +15,9 @@ enum class RopeKind { none, linear, llama3, yarn };
 // The scaling of rope. Fields that the kind does not use are checked, too.
 struct RopeScaling {
   RopeKind kind = RopeKind::none;
-  double factor = 1;                     // factor by which the context grows
-  double original_max = 1;               // llama3, yarn: number of positions in pretraining
+  double factor = 1;  // factor by which the context grows
+  // Llama3, yarn: number of positions in the pretraining context.
+  double original_max = 1;
   double low_freq = 1, high_freq = 4;    // llama3: turns within original_max
   double beta_fast = 32, beta_slow = 1;  // yarn: turns within original_max
   double attention_factor = 1;           // yarn: factor of the cosines and sines

@@ -40,7 +40,7 @@ struct DecoderConfig {
   // The outputs of attention and MLP get an RMSNorm before they are added to x.
   bool post_norms = false;
   bool norm_offset = false;       // a norm multiplies by (1 + weight) instead of weight
-  bool scaled_embedding = false;  // x = embedding * sqrt(hidden)
+  bool scaled_embedding = false;  // the embedding is multiplied by sqrt(hidden)
 
   bool is_local(int64_t layer) const { return window && (local.empty() || local[layer]); }
   // Returns true if every layer has a window. Then the ring wraps, and the length of the trunk has
@@ -63,7 +63,7 @@ struct WeightFormats {
 
 class Weights;
 
-// The parts of a target that its draft uses.
+// The parts of a target model that its draft uses.
 struct DraftParts {
   std::vector<int32_t>
       head_ids{};  // ids of the target for which lm_head has rows, ascending; empty: all
@@ -112,7 +112,7 @@ class Weights {
   void load(const std::string& name, const Levels& rows, int64_t first);
   // Returns the number of groups in each row of a matrix, or 0 for a format without groups.
   int64_t groups(const std::string& name) const;
-  // Returns row `index` of a matrix, [columns], with the values that the kernels use.
+  // Returns row `index` of a matrix, [columns], as the kernels see it.
   std::vector<float> row(const std::string& name, int64_t index) const;
   // Ends loading. Throws InvalidInput if a tensor is missing; the message names the first one.
   void finish();
