@@ -42,8 +42,8 @@ struct AttentionArgs {
   const Batch* rows;
   const KvRing* ring;
   const Visible* visible;  // [rows]
-  const float* qkv;        // [rows, (heads + 2 kv_heads) head_dim], q rotated
-  float* out;              // [rows, heads head_dim]; 0 for a row that sees no key
+  const float* qkv;        // [rows, (heads + 2 kv_heads) head_dim]; q has been rotated
+  float* out;              // [rows, heads * head_dim]; all zeros for a row that sees no key
   float* scratch;          // [threads, attention_scratch]
   int32_t layer, heads;
   float scale;

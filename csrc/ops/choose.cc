@@ -277,7 +277,7 @@ void draw(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Dist& dist) {
   name_tokens(a.columns, dist);
 }
 
-// Finds the draft's best tokens at row `i`, with the noise that the target will use there.
+// Finds the draft's best tokens at row `i`, with the same noise that the target will use there.
 void guess(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Dist& dist) {
   const Sequence& c = a.of(i);
   const auto position = static_cast<uint64_t>(a.rows->row[i].position + 1);

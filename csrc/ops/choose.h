@@ -56,10 +56,11 @@ struct DenseShaping {
 
   // [seats, vocab]; null: there are no arrays, since the host samples.
   const uint8_t* mask = nullptr;
-  const float* bias = nullptr;      // [seats, vocab]
-  const int32_t* output = nullptr;  // [seats, vocab] how often a token occurs after the prompt
-  const uint8_t* seen = nullptr;    // [seats, vocab]
-  int64_t vocab = 0;                // number of entries per seat
+  const float* bias = nullptr;  // [seats, vocab]
+  // [seats, vocab] number of times that a token occurs after the prompt.
+  const int32_t* output = nullptr;
+  const uint8_t* seen = nullptr;  // [seats, vocab]
+  int64_t vocab = 0;              // number of entries per seat
   // [seats, words_room] the bad words that have several tokens. For each seat: the number n of
   // words; the length of the longest word; n + 1 offsets, at which each word's tokens begin; then
   // all tokens.

@@ -13,7 +13,7 @@ namespace sbrt {
 // first column has the lowest id.
 struct Columns {
   int32_t n = 0;                 // columns of a row
-  const int32_t* ids = nullptr;  // [n] the token of a column; null: column i is token i
+  const int32_t* ids = nullptr;  // [n] token of each column; null: column i is token i
   const int32_t* of = nullptr;   // [tokens] column of a token; n or more: none; null if ids is null
   int32_t tokens = 0;
 

@@ -1,4 +1,4 @@
-// Dot products of 4 bytes in each of 16 lanes of a plain array. Included by one source file only;
+// Dot products of 4 bytes in each of 16 lanes of a plain array. Only one source file includes this;
 // see integers_simd.inc.
 #pragma once
 
@@ -34,7 +34,7 @@ inline B raw_bytes(const uint8_t* p) {
   return out;
 }
 
-// A stored byte is the level + 128; `bytes` returns levels.
+// A stored byte is the level + 128, and `bytes` returns levels.
 inline B bytes(const uint8_t* p) {
   B out;
   for (int i = 0; i < 64; ++i) out.a[i] = static_cast<int8_t>(p[i] - 128);

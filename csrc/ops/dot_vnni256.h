@@ -1,5 +1,5 @@
-// Dot products of 4 bytes in each of 16 lanes (two registers), with AVX-VNNI. Included by one
-// source file only; see integers_simd.inc.
+// Dot products of 4 bytes in each of 16 lanes (two registers), with AVX-VNNI. Only one source file
+// includes this; see integers_simd.inc.
 #pragma once
 
 #include "ops/round_loops.h"

@@ -1,5 +1,5 @@
-// Dot products of 4 bytes in each of 16 lanes, with AVX-512 VNNI. Included by one source file only;
-// see integers_simd.inc.
+// Dot products of 4 bytes in each of 16 lanes, with AVX-512 VNNI. Only one source file includes
+// this; see integers_simd.inc.
 #pragma once
 
 #include "ops/simd_avx512.h"

@@ -49,7 +49,7 @@ class Filter {
   }
 
  private:
-  bool before(int32_t a, int32_t b) const {  // a and b are indices into `ids`
+  bool before(int32_t a, int32_t b) const {  // compares tokens; a and b are indices into `ids`
     const float x = logits_[ids_[a]], y = logits_[ids_[b]];
     return x > y || (x == y && a < b);
   }

@@ -36,8 +36,8 @@ constexpr int64_t bytes_of(Number n) { return n == Number::none ? 0 : n == Numbe
 // Throws InvalidInput if no kernel supports this combination of fields.
 void check_format(const Format& format);
 
-// Returns the format named "float32", "bfloat16", "int8" or "int4". Throws InvalidInput on other
-// names.
+// Returns the format with this name: "float32", "bfloat16", "int8" or "int4". Throws InvalidInput
+// for other names.
 Format format_named(std::string_view name);
 
 // Returns the smallest format that can hold the weights of formats a and b exactly.

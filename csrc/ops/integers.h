@@ -51,7 +51,7 @@ struct Integers {
   double (*peak)(int64_t steps, int32_t* out);
 };
 
-// Returns the sets of kernels that this machine can run, best first.
+// Returns the sets of kernels that this machine can run, the best set first.
 std::vector<const Integers*> integers_here();
 // Returns a set of kernels by name: "vnni512", "vnni256", "avx2", "dotprod", "portable", or "auto"
 // for the best set. Throws InvalidInput for other names.

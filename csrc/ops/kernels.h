@@ -57,7 +57,7 @@ struct Span {
 struct Query {
   const float* q;     // [head_dim]
   float* out;         // [head_dim]
-  const Span* spans;  // all query heads of a row have the same pointer
+  const Span* spans;  // the same pointer for all query heads of a row
   int64_t keys;       // total number of keys in all spans
 };
 
@@ -71,7 +71,7 @@ struct AttendTask {
   const Query* queries;
   int count, head_dim;
   int64_t shared;
-  const float* k;        // panels of 16 slots: [slots / 16][head_dim][16]
+  const float* k;        // keys in panels of 16 slots: [slots / 16][head_dim][16]
   const float* v;        // [slots][head_dim]
   float* scratch;        // [attend_scratch(head_dim, score_stride)]
   int64_t score_stride;  // at least the number of keys + kScorePad
@@ -133,7 +133,7 @@ struct Kernels {
   double (*peak)(int64_t steps, float* out);
 };
 
-// Returns the sets of kernels that this machine can run, best first.
+// Returns the sets of kernels that this machine can run, the best set first.
 std::vector<const Kernels*> kernels_here();
 // Returns a set of kernels by name: "avx512", "avx2", "neon", "portable", or "auto" for the best
 // set. Throws InvalidInput for other names.

@@ -1,9 +1,9 @@
-// y = x W^T + bias with packed weights, through one narrow interface.
+// Computes y = x W^T + bias with packed weights.
 //
 // In f32 a sum adds the products in ascending order of k, each with one fma (portable: multiply,
-// then add). The order does not depend on the number of rows, threads and neighbours, so a row's
-// result is bitwise the same in every forward. The same holds for rows stored as integers, for
-// which every instruction set gives the same bits (ops/integers.h).
+// then add). The order does not depend on the number of rows, on the threads or on the other rows.
+// So a row's result is bitwise the same in every forward. The same holds for rows stored as
+// integers. For these every instruction set gives the same bits (ops/integers.h).
 #pragma once
 
 #include "exec/exec.h"
@@ -23,7 +23,7 @@ struct InputNorm {
 
 // Rows stored as integers, for quantised weights.
 struct InputIntegers {
-  const Integers* kernels = nullptr;  // null: the rows stay f32
+  const Integers* kernels = nullptr;  // kernels for integer rows; null: the rows stay f32
   RowGroup* scratch = nullptr;        // [threads, row_groups_size(in, max_rows)]
   // The rows, if an earlier op made them as integers; then x is not read.
   const RowGroup* made = nullptr;

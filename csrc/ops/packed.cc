@@ -285,7 +285,7 @@ void PackedMatrix::pack(int64_t first, const Levels& w, const Format& format) {
   check_within("packed matrix: rows", int64_t{0}, out_ - first, w.rows);
   check_levels(format, w);
   each_part(w.rows, in_, [&](Interval rows) {
-    std::vector<float> wide;  // one row converted to floats
+    std::vector<float> wide;  // one row, converted to floats
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       const int64_t place = place_of(first + row), panel = place / kPanel;
       const Stretch& to = stretch_of(panel);

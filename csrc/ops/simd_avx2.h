@@ -1,4 +1,5 @@
-// 16 f32 lanes as two 256-bit registers. Included by one source file only; see kernels_simd.inc.
+// A vector of 16 f32 lanes as two 256-bit registers. Only one source file includes this; see
+// kernels_simd.inc.
 #pragma once
 
 #include <immintrin.h>
@@ -109,7 +110,7 @@ inline void multiply(__m256i x, __m256i m, __m256i& high, __m256i& low) {
   high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
   low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
 }
-// Sets high and low to the halves of the 64-bit products x * m.
+// Sets `high` and `low` to the high and low halves of the 64-bit products x * m.
 inline void multiply(U x, U m, U& high, U& low) {
   multiply(x.a, m.a, high.a, low.a);
   multiply(x.b, m.b, high.b, low.b);

@@ -1,4 +1,5 @@
-// 16 f32 lanes as one 512-bit register. Included by one source file only; see kernels_simd.inc.
+// A vector of 16 f32 lanes as one 512-bit register. Only one source file includes this; see
+// kernels_simd.inc.
 #pragma once
 
 // GCC 12 warns about registers that its own header leaves undefined on purpose (GCC bug 105593).
@@ -72,7 +73,7 @@ inline V field(U a, int shift, uint32_t mask) {
   const __m512i shifted = _mm512_srl_epi32(a, _mm_cvtsi32_si128(shift));
   return _mm512_cvtepi32_ps(_mm512_and_si512(shifted, set_word(mask)));
 }
-// Sets high and low to the halves of the 64-bit products a * m.
+// Sets `high` and `low` to the high and low halves of the 64-bit products a * m.
 inline void multiply(U a, U m, U& high, U& low) {
   const U even = _mm512_mul_epu32(a, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), m);
   high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xaaaa, odd);

@@ -1,4 +1,5 @@
-// 16 f32 lanes as four 128-bit registers. Included by one source file only; see kernels_simd.inc.
+// A vector of 16 f32 lanes as four 128-bit registers. Only one source file includes this; see
+// kernels_simd.inc.
 #pragma once
 
 #include <arm_neon.h>
@@ -128,7 +129,7 @@ inline U count_from(uint32_t x) {
 inline U exclusive_or(const U& x, const U& y) {
   return each_word([&](int i) { return veorq_u32(x.a[i], y.a[i]); });
 }
-// Sets high and low to the halves of the 64-bit products x * m.
+// Sets `high` and `low` to the high and low halves of the 64-bit products x * m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
   const U from = x;  // a copy, because x may also be `high` or `low`
   for (int i = 0; i < kParts; ++i) {

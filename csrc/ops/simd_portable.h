@@ -1,5 +1,5 @@
-// 16 f32 lanes as a plain array; multiply and add round separately. Included by one source file
-// only; see kernels_simd.inc.
+// A vector of 16 f32 lanes as a plain array. Multiply and add round separately. Only one source
+// file includes this; see kernels_simd.inc.
 #pragma once
 
 #include <cstdint>
@@ -116,7 +116,7 @@ inline void store_words(uint32_t* p, const U& x) { std::memcpy(p, x.a, sizeof x.
 inline V field(const U& x, int shift, uint32_t mask) {
   return each([&](int i) { return static_cast<float>(x.a[i] >> shift & mask); });
 }
-// Sets high and low to the halves of the 64-bit products x * m.
+// Sets `high` and `low` to the high and low halves of the 64-bit products x * m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
   const U from = x;  // a copy, because x may also be `high` or `low`
   for (int i = 0; i < 16; ++i) {
