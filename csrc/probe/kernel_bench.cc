@@ -22,7 +22,7 @@ namespace py = pybind11;
 namespace sbrt {
 namespace {
 
-// The least number of bytes and operations that an op needs.
+// The least number of bytes and of operations that an op needs.
 struct Cost {
   std::string name, shape;
   // `bytes` is a total; `weights` is the part of it that is weights.

@@ -1,4 +1,4 @@
-// One lane alone, without an engine.
+// Runs one lane alone, without an engine.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 

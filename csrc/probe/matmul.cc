@@ -1,4 +1,4 @@
-// One packed matrix by itself, so that tests can compare its products with their own.
+// Computes products with one packed matrix, so that tests can compare them with their own.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 

@@ -1,5 +1,5 @@
-// Runs single ops on a sequence's state, which is given as bytes. Tests compare the GPU's kernels
-// with them.
+// Runs single ops on a sequence's state, which is given as bytes. Tests compare the results of the
+// GPU's kernels with those of these ops.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -31,7 +31,7 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Sizes = std::tuple<int64_t, int64_t, int32_t, int32_t>;  // capacity, window, branches, tail
 
-// Returns a struct of csrc/state with the given bytes.
+// Returns a struct of csrc/state that has the given bytes.
 template <class T>
 std::unique_ptr<T> from_bytes(const py::bytes& bytes) {
   static_assert(std::is_trivially_copyable_v<T>);
