@@ -51,7 +51,7 @@ int known_child(const Sequence& c, int node) {
   return 0;
 }
 
-// Returns the noise for the token after `node`.
+// Returns the noise with which the token after `node` is sampled.
 Noise noise_after(const Sequence& c, int node, Use use) {
   const int64_t position = c.head + c.chain.level[node] + 1;
   return {.seed = c.sampling.seed,

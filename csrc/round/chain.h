@@ -13,8 +13,8 @@ SBRT_ANY inline int child(const Chain& chain, int node, int32_t token) {
   return 0;
 }
 
-// Appends a node to the chain and returns its index, which is larger than its parent's. score:
-// Chain::score.
+// Appends a node to the chain and returns its index, which is larger than its parent's. score: the
+// node's Chain::score.
 SBRT_ANY inline int attach_node(Chain& chain, int parent, int32_t token, float score) {
   const int i = ++chain.size;
   chain.token[i] = token;

@@ -20,7 +20,7 @@
 namespace sbrt {
 
 struct HradWeights {
-  std::vector<float> w1, b1, w2, b2, w3, b3;  // row-major [out, in]; w1 is stored as bf16
+  std::vector<float> w1, b1, w2, b2, w3, b3;  // row-major [out, in]; w1 is later stored as bf16
 };
 
 class Hrad {

@@ -127,7 +127,7 @@ SBRT_ANY inline HradSeat hrad_seat(const HradArgs& args, int seat) {
 // Returns true if the policy uses the classifier's decision on this outcome.
 SBRT_ANY inline bool is_asked(const Sequence& c) { return c.policy.hrad && !c.outcome.error; }
 
-// Writes the classifier's inputs to args.x.
+// Writes the classifier's inputs at the outcome to args.x.
 template <class Team>
 SBRT_ANY void hrad_features_op(const HradSeat& args, FeatureScratch& scratch, Team team) {
   const Sequence& c = *args.sequence;

@@ -28,7 +28,7 @@ constexpr float kNoGain = -1e30f;
 
 // Working memory of a join, which the members of its team share.
 struct JoinScratch {
-  Match match[kSlots];    // match of the text that ends at the node
+  Match match[kSlots];    // [node] match of the text that ends at the node
   float drafted[kSlots];  // Chain::score before any look-up
   float gain[kSlots];     // score that a looked-up node after this node would have, or kNoGain
   int searches;           // number of searches so far
@@ -37,7 +37,7 @@ struct JoinScratch {
   int at;                 // newest node of a path; -1: the path has ended
 };
 
-// A chain and the data that rates its nodes.
+// A chain, with the data from which the nodes are rated.
 struct Joining {
   Sequence& c;
   const Branch* branch;  // branch whose tail became the chain; null: there is none
@@ -98,7 +98,8 @@ SBRT_ANY inline void recall(Sequence& c) {
   }
 }
 
-// Returns the end of the text at a node: the node and its ancestors, then the trunk.
+// Returns the last tokens of the text that ends at a node. They are those of the node and its
+// ancestors, and before them those of the trunk.
 SBRT_ANY inline TextEnd end_at(const Sequence& c, int node) {
   TextEnd end;
   end.n = 0;

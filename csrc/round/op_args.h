@@ -23,7 +23,7 @@ struct ChooseScratch;
 struct Place {
   int32_t vocab;
   double* p;  // [vocab] the token after the node is drawn from p
-  double* q;  // [vocab] the next candidate was drawn from q
+  double* q;  // [vocab] the next candidate to be tried was drawn from q
 };
 
 // Arguments of a lane's op for one seat.
@@ -33,7 +33,7 @@ struct LaneSeat {
   RowList* rows;       // rows of the seat in the lane's next forward
   const Batch* batch;  // the batch of the lane's last forward
   const Dist* dists;   // [kMaxStepRows] distributions at the batch's rows; null for the target
-  KvRing* ring;        // null: the lane's own ops move its KV after `settle`
+  KvRing* ring;        // null: the lane's own ops move its KV, after `settle`
   const RingShape& shape;
   int32_t max_rows;  // most rows that the seat may have in one forward
 };
@@ -106,7 +106,7 @@ struct HradArgs {
   Seats seats;
   const Batch* batch;    // the batch of the target's last forward
   FeatureMemory target;  // features of the target
-  float* x;              // [seats, Hrad::room(hidden)] the classifier's inputs at the last outcomes
+  float* x;              // [seats, Hrad::room(hidden)] classifier's inputs at the last outcomes
   float* shown;          // [seats, hrad_inputs(hidden)] a copy of x for the host; null: no copy
   float* inner;          // [seats, kHradInner] outputs of the first layer
   HradLayer layer[kHradLayers];

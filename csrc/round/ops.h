@@ -11,7 +11,8 @@
 
 namespace sbrt {
 
-// Calls op(seat) for every seat that takes part. The members of the team share the seats.
+// Calls op(seat) for every seat that takes part in the round. The members of the team share the
+// seats.
 template <class Op>
 void for_seats(const Seats& seats, Worker worker, const Op& op) {
   for (int seat = worker.rank; seat < seats.count; seat += worker.size)
