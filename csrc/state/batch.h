@@ -1,4 +1,4 @@
-// The rows of one forward of a lane.
+// Types for the rows of one forward of a lane.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct Row {
   Mask tail;       // slots of the branch's tail that the row sees
 };
 
-// The rows of one sequence, for the next forward of a lane.
+// The rows of one sequence in the next forward of a lane.
 struct RowList {
   int64_t head;  // first in-flight position; all rows see all earlier positions
   int32_t n;     // number of rows in use

@@ -30,7 +30,7 @@ struct LogprobList {
 // The lists of one seat. The host writes them between sequences; ops write the entries.
 struct Logprobs {
   LogprobList prompt;  // all positions of the prompt; the first position has no entry
-  LogprobList output;  // positions of the last rounds
+  LogprobList output;  // positions of the last rounds, as a ring buffer
 };
 
 }  // namespace sbrt

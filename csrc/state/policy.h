@@ -118,7 +118,7 @@ SBRT_ANY inline int32_t most_drafted(const Policy& p) {
 // Costs of rounds. A node whose probability does not justify its cost is neither drafted nor
 // verified.
 struct Prices {
-  int32_t known;              // 0: costs are unknown, and the policy alone decides
+  int32_t known;              // 0: costs are unknown, so only the policy's limits apply
   float least;                // the draft does not continue nodes with a lower log probability
   float round[kMaxRows + 1];  // [verified rows] time of a round, in any unit
 };

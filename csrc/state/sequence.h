@@ -34,7 +34,7 @@ struct Dist {
 struct Scores {
   int32_t vocab;
   int32_t tail_slots;
-  int32_t columns;     // number of columns of a draft's row
+  int32_t columns;     // number of columns of a draft's row of scores
   const int32_t* ids;  // [columns] token of each column; null: column i is token i
   float* target;       // [kMaxRows, vocab] the target's scores at the root and the chain's nodes
   float* chain;        // [kSlots, columns] the draft's scores at the root and the chain's nodes
@@ -102,7 +102,7 @@ struct Outcome {
 struct Counts {
   int32_t n;        // number of distinct tokens in the trunk
   int32_t* token;   // [vocab] the distinct tokens, in order of first occurrence
-  int32_t* output;  // [vocab] how often the token occurs after the prompt
+  int32_t* output;  // [vocab] number of times that the token occurs after the prompt
   uint8_t* seen;    // [vocab] 1: the token occurs in the trunk
 };
 
@@ -172,7 +172,8 @@ struct Sequence {
   uint8_t* rank;
 };
 
-// Returns true if candidates are accepted at random. At temperature 0 they never are.
+// Returns true if candidates are accepted at random. At temperature 0 they never are, whatever the
+// policy says.
 SBRT_ANY inline bool is_rejection(const Sequence& s) {
   return s.policy.rejection && s.sampling.temperature > 0;
 }
