@@ -25,7 +25,7 @@ class Prompts {
   int64_t fed(const LaneUnit& unit, int seat) const { return fed_of(unit, seat).tokens; }
   // Begins a seat's prompt, after the part whose KV the lanes already have.
   void start(int i);
-  // Notes the end of the prefill, for sequences whose prompts are done.
+  // Sets Stats::prefill_ns of sequences whose prompts are done.
   void see();
   // Returns true if all enqueued pieces of a seat, and all copies to it, have ended.
   bool has_fed(int i) const;
