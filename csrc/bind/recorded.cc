@@ -63,7 +63,8 @@ void replay(void* recording) {
   }
 }
 
-// Calls a Python player. Runs in the host's thread, which enqueues on the lane's own stream.
+// Calls a player, which is a Python function that enqueues a piece's work (exec/captured.h). Runs
+// in the host's thread, which enqueues on the lane's own stream.
 void play(void* player, void* stream) {
   const GilAcquire gil;
   try {
