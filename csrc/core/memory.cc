@@ -16,7 +16,7 @@ std::atomic<int64_t> allocations{0};
 void* counted(size_t bytes, size_t align) {
   allocations.fetch_add(1, std::memory_order_relaxed);
   void* p = nullptr;
-  align = std::max(align, sizeof(void*));  // posix_memalign takes no less
+  align = std::max(align, sizeof(void*));  // posix_memalign takes no smaller alignment
   if (posix_memalign(&p, align, bytes ? bytes : 1) != 0) throw std::bad_alloc();
   return p;
 }
