@@ -15,7 +15,7 @@
 namespace sbrt {
 
 struct RuntimeConfig {
-  int64_t max_model_len = 0;  // longest trunk, tokens
+  int64_t max_model_len = 0;  // length of the longest trunk, in tokens
   int32_t vocab = 0;  // number of the target's logits in use; 0: all; a draft may have fewer
   std::vector<int32_t> holes;  // ids below vocab without a token; every row masks them
   int32_t num_threads = 1;     // total number of threads of both lanes

@@ -16,12 +16,12 @@ struct Feed {
   // [graphs] number of rows, ascending; the graphs hold pointers to these values.
   std::vector<int32_t> rows;
   std::vector<Graph> graphs;
-  int64_t capacity = 0;    // slots of a seat's ring
+  int64_t capacity = 0;    // number of slots of a seat's ring
   int64_t pieces = 0;      // number of pieces enqueued so far
   Event fed{"prefilled"};  // counts finished pieces
   // Copies of the beginnings of prompts between seats, for a lane that has its KV in one KvBlock.
   std::vector<Mail> copies;  // [seats] the last copy to each seat
-  int64_t sent = 0;          // enqueued so far
+  int64_t sent = 0;          // number of copies enqueued so far
   Event copied{"copied"};    // counts finished copies
 
   // Makes graphs of `least` rows, of twice as many, and so on up to `most`. positions: value of
@@ -60,7 +60,7 @@ struct Fed {
     last_ = {number, tokens};
     tokens = end;
   }
-  int64_t last_piece() const { return last_.number; }  // 0: none yet
+  int64_t last_piece() const { return last_.number; }  // number of the last piece; 0: none yet
   // Returns how many tokens of this prompt are fed once the lane has finished its first `pieces`
   // pieces, of any prompts. At most two pieces are in flight.
   int64_t done(int64_t pieces) const {

@@ -75,10 +75,10 @@ class Pump {
   Prompts prompts_;
   Together together_;
   Fences fences_;
-  int64_t round_;             // last round enqueued
+  int64_t round_;             // number of the last round that was enqueued
   int64_t fed_round_ = -1;    // value of round_ when the last prompt piece was enqueued
   int64_t committed_round_;   // last round whose record was read
-  int64_t admitted_ = 0;      // sequences admitted so far
+  int64_t admitted_ = 0;      // number of sequences admitted so far
   int64_t enqueued_[2] = {};  // [number % 2] times at which the last two rounds were enqueued
   // [number % 2] times at which the host saw these rounds end; 0: it was not waiting.
   int64_t seen_[2] = {};

@@ -82,7 +82,7 @@ void ShapingStore::check_request(const ShapingRequest& s) const {
 void ShapingStore::copy(const Request& r) {
   ends_.clear();
   for (const int32_t token : r.stop_tokens)
-    if (token < memory_->vocab) ends_.push_back(token);  // others have no logit
+    if (token < memory_->vocab) ends_.push_back(token);  // ids beyond that have no logit
   allowed_ = r.shaping.allowed;
   bias_ = r.shaping.bias;
   words_.clear();

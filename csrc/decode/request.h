@@ -18,7 +18,7 @@ struct ShapingRequest {
   float frequency = 0;
   int64_t min_tokens = 0;
   bool restricts = false;
-  std::vector<int32_t> allowed;  // used if `restricts`
+  std::vector<int32_t> allowed;  // used if `restricts` is true
   std::vector<TokenBias> bias;
   std::vector<std::vector<int32_t>> words;  // bad words, each with at least one token
 

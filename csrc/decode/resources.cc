@@ -18,7 +18,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   shape.seats = c.max_num_seqs;
   if (drafts) {
     // The draft does not process the last drafted nodes of a tail, so these nodes need no KV slot.
-    const int uneven = c.max_width > 1 ? 2 : 1;  // probable branches grow more
+    const int uneven = c.max_width > 1 ? 2 : 1;  // more probable branches grow more
     const int slots = 1 + uneven * c.max_width * (c.max_gamma - 1);
     shape.branches = c.max_branches;
     shape.tail_slots = std::clamp(slots, 1, kMaxTail);

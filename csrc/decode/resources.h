@@ -33,8 +33,8 @@ struct LaneUnit {
   const Block* scratch_block = nullptr;
   Graph timed_forward{"timed_forward"};  // a forward of timed_rows rows, with sampling
   int width = 1;                         // number of team members when the lane runs alone
-  int32_t max_rows = 0;                  // rows of the largest forward
-  int32_t timed_rows = 0;                // rows of timed_forward
+  int32_t max_rows = 0;                  // number of rows of the largest forward
+  int32_t timed_rows = 0;                // number of rows of timed_forward
   // [rows] virtual time of a forward in the next round, in ns.
   const int64_t* cost = nullptr;
   Feed feed;

@@ -11,7 +11,7 @@ namespace sbrt {
 struct RoundEntry {
   int64_t round;
   int32_t depth;     // depth of the verified chain
-  int32_t n;         // accepted tokens
+  int32_t n;         // number of accepted tokens
   int32_t branches;  // number of branches; 0 in a serial round
   bool hit;          // the outcome was among the branches, and the sequence did not end
   int32_t tokens;    // tokens added to the output: n + 1, or fewer if the sequence ended

@@ -9,7 +9,7 @@
 namespace sbrt {
 
 struct RowBounds {
-  int32_t verify = kMaxRows;    // root and chain
+  int32_t verify = kMaxRows;    // rows of root and chain
   int32_t catch_up = kMaxRows;  // tokens of trunk and chain that the draft has not processed
   // Nodes of all branches; in a serial burst also the tokens that the draft lacks.
   int32_t step = kMaxStepRows;

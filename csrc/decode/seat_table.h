@@ -16,17 +16,17 @@ namespace sbrt {
 // The host's data about one seat.
 struct HostSeat {
   HostSequence sequence;
-  bool taken = false;        // the seat has not been released
+  bool taken = false;        // true: the seat has not been released
   bool prefilling = false;   // true: some pieces of the prompt are not enqueued yet
-  bool is_timed = false;     // prefill_ns is set
-  bool drafts = false;       // the sequence may draft
+  bool is_timed = false;     // true: prefill_ns is set
+  bool drafts = false;       // true: the sequence may use the draft
   bool feeds_draft = false;  // true: the prompt is fed to the draft, too
   bool drafted = false;      // true: the draft takes part in the seat's last round
   bool sat_out = false;      // true: Resources::sit_out was called since the draft last took part
   int trees = 0;             // number of next rounds that may move the KV of a tree's accepted path
   bool keeps = false;        // true: the KV in the seat's rings matches the trunk of its Sequence
   Fed fed[2];                // prompt progress in the target's lane and in the draft's lane
-  int64_t order = 0;         // number of the admission
+  int64_t order = 0;         // number of the request in order of admission
   int64_t first_round = 0;   // number of the first round that may include the sequence
   int64_t last_round = 0;    // number of the last round that was enqueued with this seat
   int64_t begun = 0;         // time at which the sequence began, by Exec::now()

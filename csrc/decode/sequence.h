@@ -55,9 +55,9 @@ class HostSequence {
   bool examine(int32_t token);
   void count(const Record& record, int64_t round, int64_t tokens);
 
-  int64_t prompt_ = 0;   // tokens of the prompt
+  int64_t prompt_ = 0;   // number of tokens of the prompt
   int64_t limit_ = 0;    // length of the longest trunk, in tokens
-  int64_t emitted_ = 0;  // tokens returned so far
+  int64_t emitted_ = 0;  // number of tokens returned so far
   bool live_ = false;
   bool missed_ = true;  // a sequence starts as if its last outcome was a miss
   std::vector<int32_t> stop_tokens_;

@@ -8,7 +8,7 @@
 namespace sbrt {
 
 struct Stats {
-  int64_t rounds = 0;  // target passes
+  int64_t rounds = 0;  // number of target forwards
   // Number of rounds enqueued before the previous round's record was read.
   int64_t rounds_ahead = 0;
   int64_t draft_tokens = 0;   // sum of the depths of the verified chains

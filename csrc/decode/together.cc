@@ -40,7 +40,7 @@ int Together::best_of(SeatSet tuned) const {
 }
 
 bool Together::next(SeatSet tuned, int others, int64_t until) {
-  constexpr int kStay = 16;  // rounds between two comparisons
+  constexpr int kStay = 16;  // number of rounds between two comparisons
   if (!patience_.reach(r_.draft.feed.fed, r_.draft.feed.pieces, until))
     return false;  // an earlier call enqueued these pieces, and they still run
   look(tuned, others);

@@ -36,7 +36,7 @@ class Together {
   Patience& patience_;
   SeatSet tuned_ = 0;
   int others_ = 0;
-  int arm_ = 0;   // current policy
+  int arm_ = 0;   // index of the current policy
   int stay_ = 0;  // number of rounds until the next comparison
 };
 

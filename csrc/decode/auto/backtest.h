@@ -16,7 +16,7 @@ namespace sbrt {
 class PathReplay {
  public:
   static constexpr int kWindow = 128;  // ranks of at most this number of the newest tokens are used
-  static constexpr int kDepth = 16;    // deepest path
+  static constexpr int kDepth = 16;    // depth of the deepest path
 
   // Begins a sequence whose root is at `head`. The acceptance rate of the last sequence is the
   // first guess.
@@ -35,7 +35,7 @@ class PathReplay {
   int evidence() const { return n_; }  // number of ranks that the last read() found
 
  private:
-  std::array<uint8_t, kWindow> rank_{};  // oldest first
+  std::array<uint8_t, kWindow> rank_{};  // ranks, oldest first
   int n_ = 0;
   int64_t first_output_ = 0;  // position of the first token after the prompt
   double acceptance_ = 0.7, first_ = 0.7;

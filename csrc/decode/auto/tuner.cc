@@ -20,7 +20,7 @@ constexpr double kMargin = 1.02;  // another policy must be better by more than 
 constexpr double kFading = 0.95;
 // Weight of a forecast against `recent`, as a number of rounds.
 constexpr double kForecastWeight = 12;
-constexpr int kTrial = 6;       // rounds of a trial
+constexpr int kTrial = 6;       // number of rounds of a trial
 constexpr int kStay = 4;        // number of rounds between two comparisons of policies
 constexpr int kAloneStay = 12;  // the same number while the policy does not draft
 // The target's pace is measured again after this number of rounds.

@@ -69,7 +69,7 @@ class Tuner {
     double known[2] = {0, 0};
     // Tokens and time in this sequence; the newest rounds have most weight.
     Yield recent;
-    double weight = 0;   // rounds in `recent`
+    double weight = 0;   // weight of the rounds in `recent`
     double rate = 0;     // expected tokens per ns, at the last comparison
     int64_t rounds = 0;  // number of rounds of this sequence under this policy
   };
@@ -139,7 +139,7 @@ class Tuner {
   Readiness ready_;
   TrunkIndex index_;
   PathReplay path_;
-  std::vector<LookupReplay> lookups_;  // one for each arm
+  std::vector<LookupReplay> lookups_;  // one for each policy
   bool drafts_ = false;
   int alike_ = 1, others_ = 0;  // as given to share()
   int running_ = 0;             // index of the policy that the last call of next() set
@@ -148,14 +148,14 @@ class Tuner {
   double priced_ = 0;           // the expected rate for which the prices of nodes were set
   bool trying_ = false;         // true: the next round reported to saw() belongs to a trial
   bool tries_ = false;          // true: the rounds after that round belong to a trial
-  bool leaves_ = false;         // stays() has returned false
+  bool leaves_ = false;         // true: stays() has returned false
   bool has_news_ = true;        // true: the draft has computed new distributions
   // Index into `fit` and `known`; 0: greedy, 1: sampled, which takes longer.
   int dist_ = 0;
   double allowance_ = 0;  // time in ns that trials may still cost
-  // While no policy drafts, the draft lacks tokens. Once it lacks this number of tokens, it
-  // processes them, so that their ranks rate the draft. The number doubles each time, until a
-  // policy that drafts runs.
+  // While no policy drafts, the draft lacks tokens. Once it lacks this number of tokens, it processes them. Then
+  // their ranks show how good the draft is. The number doubles each time, until a policy that drafts
+  // runs.
   int64_t look_after_ = 0;
 };
 
