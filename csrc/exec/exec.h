@@ -45,7 +45,7 @@ class Graph {
   struct Node {
     void (*call)(const Node&, Worker) = nullptr;
     void (*fn)() = nullptr;
-    const std::type_info* kind = nullptr;  // type of the arguments
+    const std::type_info* kind = nullptr;  // type of the struct of arguments
     bool single = false;
     alignas(16) std::byte args[kBytes] = {};
     // Used on a device. It is a kernel whose only parameter is the struct of arguments. An op has

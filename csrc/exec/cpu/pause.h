@@ -19,7 +19,7 @@ inline void cpu_relax() {
 #endif
 }
 
-constexpr int kSpins = 400;  // about ten microseconds
+constexpr int kSpins = 400;  // this number of spins takes about ten microseconds
 // This number of yields takes about 0.1 ms if no other thread wants the core.
 constexpr int kYields = 1000;
 

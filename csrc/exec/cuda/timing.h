@@ -36,7 +36,8 @@ class TimedEvent {
 // known on both clocks (the known event).
 class DeviceClock {
  public:
-  // Records the known event again, and waits for it. idle: a stream with nothing enqueued.
+  // Records the known event again, and waits until the device has passed it. idle: a stream with
+  // nothing enqueued.
   void set(cudaStream_t idle);
   // Returns the time at which the device passed `event`. The clock may keep this event, and put
   // another one in its place.

@@ -240,7 +240,7 @@ class SimStream final : public CommandStream {
 class SimExec final : public Exec {
  public:
   explicit SimExec(bool timed) : world_{timed, false, nullptr, nullptr, 0, {}} {}
-  // A dry backend.
+  // Makes a dry backend.
   SimExec(const PartTable& parts, bool is_device, bool has_two_memories)
       : world_{false,
                is_device,
