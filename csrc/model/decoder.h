@@ -36,7 +36,7 @@ class Decoder final : public Model {
  private:
   DecoderConfig config_;
   const Kernels& kernels_;
-  const Integers* integers_;          // null: rows stay f32
+  const Integers* integers_;          // null: the rows stay f32
   std::shared_ptr<Weights> weights_;  // shared with the lanes
 };
 

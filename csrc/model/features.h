@@ -14,7 +14,7 @@ struct FeatureMemory {
   const void* features = nullptr;
   const void* embed = nullptr;  // [vocab, hidden]
   int64_t hidden = 0;
-  DType dtype = DType::f32;  // type of both
+  DType dtype = DType::f32;  // type of `features` and `embed`
 
   // Returns element `i` of the features: the blocks of `row`, then the embedding of `token`.
   SBRT_ANY float at(int row, int32_t token, int64_t i) const {

@@ -20,8 +20,8 @@ constexpr int64_t kEndless = int64_t{1} << 40;  // longer than any trunk
 struct LaneShape {
   int64_t max_len = 0;     // number of positions that the lane must hold (trunk tokens)
   int32_t max_rows = 0;    // number of rows of the lane's largest forward
-  int32_t branches = 0;    // number of tails
-  int32_t tail_slots = 0;  // slots of one tail
+  int32_t branches = 0;    // number of branch tails
+  int32_t tail_slots = 0;  // number of slots of one tail
   int32_t threads = 1;     // largest number of members of the lane's team
   bool debug = false;
   bool features = false;  // true: keep the inputs of `read_features`

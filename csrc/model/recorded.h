@@ -23,7 +23,7 @@ namespace sbrt {
 struct Piece {
   int32_t rows = 0;   // number of the batch's first rows that the piece computes
   int32_t nodes = 0;  // number of calls in the piece; on a device number of kernels
-  void (*replay)(void* recording) = nullptr;  // CPU backend; throws Error
+  void (*replay)(void* recording) = nullptr;  // used on the CPU; throws Error
   void* recording = nullptr;
   void* graph = nullptr;  // on a device: a cudaGraph_t, or the player for `play`; null on the CPU
   void (*play)(void* player, void* stream) = nullptr;  // Captured::play

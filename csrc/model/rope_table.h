@@ -18,8 +18,8 @@ struct RopeScaling {
   double factor = 1;  // factor by which the context grows
   // Llama3, yarn: number of positions in the pretraining context.
   double original_max = 1;
-  double low_freq = 1, high_freq = 4;    // llama3: turns within original_max
-  double beta_fast = 32, beta_slow = 1;  // yarn: turns within original_max
+  double low_freq = 1, high_freq = 4;    // llama3: turns of a pair within original_max
+  double beta_fast = 32, beta_slow = 1;  // yarn: turns of a pair within original_max
   double attention_factor = 1;           // yarn: factor of the cosines and sines
   // Yarn: round the lower end of the ramp down and the upper end up.
   bool truncate = true;

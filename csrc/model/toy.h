@@ -29,7 +29,7 @@ struct ToyConfig {
   uint64_t seed = 0;
   int32_t noise16 = 0;  // noise of the draft in sixteenths; 0: the toy is the target itself
   int64_t max_positions = 1 << 20;
-  int64_t window = 0;     // 0: full attention
+  int64_t window = 0;     // number of positions; 0: full attention
   int64_t nan_at = -1;    // fault injection: the row at this position has a NaN logit
   int64_t throw_at = -1;  // fault injection: the row at this position throws
   int64_t gate_at = -1;   // fault injection: a forward of this position waits for open_gate()
@@ -37,7 +37,7 @@ struct ToyConfig {
   // first choice is that of the toy without noise. The prefix's hash decides. Its confidence is
   // accurate. Below 0: unused.
   float acceptance = -1;
-  std::vector<int32_t> head_ids{};  // ascending; none: all
+  std::vector<int32_t> head_ids{};  // ids in ascending order; empty: all
 };
 
 struct ToyGate {

@@ -24,9 +24,9 @@ struct DecoderConfig {
   bool tied = false;
   // Number of positions that a row sees in a local layer, including its own; 0: all.
   int64_t window = 0;
-  bool qkv_bias = false;    // q_proj, k_proj, v_proj
+  bool qkv_bias = false;    // q_proj, k_proj and v_proj have a bias
   bool o_bias = false;      // o_proj
-  bool mlp_bias = false;    // gate_proj, up_proj, down_proj
+  bool mlp_bias = false;    // gate_proj, up_proj and down_proj have a bias
   bool head_norms = false;  // q and k of each head get an RMSNorm (q_norm, k_norm) before rope
   RopeScaling rope;
   // [layers] true for local layers. If empty, all layers use `rope`, and also the window if there
@@ -132,7 +132,7 @@ class Weights {
   // Describes where a tensor is stored: in rows of a packed matrix, in part of a vector, or in the
   // embedding.
   struct Place {
-    int64_t rows = 0, columns = 0;  // columns 0: a vector
+    int64_t rows = 0, columns = 0;  // columns 0: the tensor is a vector
     PackedMatrix* matrix = nullptr;
     Buffer<float>* vector = nullptr;
     const PackedMatrix* order = nullptr;  // for a bias: the matrix whose packed order the bias has
