@@ -12,7 +12,7 @@ namespace sbrt {
 // The columns of a row of logits. Token ids ascend with the columns. So among equal logits the
 // first column has the lowest id.
 struct Columns {
-  int32_t n = 0;                 // columns of a row
+  int32_t n = 0;                 // number of columns of a row
   const int32_t* ids = nullptr;  // [n] token of each column; null: column i is token i
   const int32_t* of = nullptr;   // [tokens] column of a token; n or more: none; null if ids is null
   int32_t tokens = 0;

@@ -7,7 +7,7 @@
 namespace sbrt {
 namespace {
 
-using I = __m512i;  // 16 sums
+using I = __m512i;  // 16 integer sums
 using B = __m512i;  // 4 bytes for each of 16 outputs
 using N = __m512i;  // partial sums of products of int4 levels
 constexpr int kTallestIntegers = 8;

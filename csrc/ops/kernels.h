@@ -35,7 +35,7 @@ struct MatmulTask {
   int rows;
   int64_t first, last;  // panels; both numbers are even if gated
   float* both;          // if gated: scratch memory [rows][kGatedWidth], else null
-  // Kernels::silu_gate or gelu_gate.
+  // Either Kernels::silu_gate or Kernels::gelu_gate.
   void (*gate)(const float* gate, const float* up, int64_t n, float* y);
 
   // For integer products (ops/integers.h). `groups` has the rows, [groups of k][stride], and
@@ -48,7 +48,7 @@ struct MatmulTask {
 
 constexpr int kGatedWidth = 8 * kPanel;  // largest number of outputs that are gated together
 
-// Consecutive storage slots.
+// A range of consecutive slots of the KV ring.
 struct Span {
   int64_t slot, n;
 };

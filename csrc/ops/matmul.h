@@ -45,7 +45,7 @@ struct MatmulArgs {
   float* both = nullptr;  // if gated: scratch memory [threads, max_rows, kGatedWidth]
   int64_t max_rows = 0;   // number of rows that the scratch memory has room for
   InputIntegers integers{};
-  Gate gate = Gate::silu;  // if gated
+  Gate gate = Gate::silu;  // used if gated
 };
 
 void matmul(const MatmulArgs& args, Worker worker);

@@ -60,7 +60,7 @@ inline V high_half(const uint32_t* p) {
 inline __m256 halves8(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-inline V load_halves(const uint16_t* p) {  // 16 float16 numbers
+inline V load_halves(const uint16_t* p) {  // loads 16 float16 numbers
   return {halves8(p), halves8(p + 8)};
 }
 inline __m256 power_of_two(__m256 t) {

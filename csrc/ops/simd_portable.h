@@ -73,7 +73,7 @@ inline V low_half(const uint32_t* p) {
 inline V high_half(const uint32_t* p) {
   return each([=](int i) { return as_float(p[i] & 0xffff0000u); });
 }
-inline V load_halves(const uint16_t* p) {  // 16 float16 numbers
+inline V load_halves(const uint16_t* p) {  // loads 16 float16 numbers
   return each([=](int i) { return from_f16(p[i]); });
 }
 inline V power_of_two(const V& t) {
