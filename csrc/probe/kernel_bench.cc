@@ -102,7 +102,7 @@ void stamped(const StampedArgs& a, Worker worker) {
 
 struct CollectArgs {
   const Buffer<int64_t>* at;
-  std::vector<std::vector<int64_t>>* ns;  // durations of each op
+  std::vector<std::vector<int64_t>>* ns;  // [op] durations of the op, in ns
 };
 
 void collect(const CollectArgs& a, Worker) {
