@@ -54,7 +54,7 @@ class KvRing {
   int64_t head(int layer, int kv_head) const { return int64_t{layer} * shape_.kv_heads + kv_head; }
   RingShape shape_;
   bool debug_;
-  int64_t panels_;  // per head
+  int64_t panels_;  // number of panels per head
   Buffer<float> k_, v_;
   Buffer<Tag> tags_;
 };

@@ -11,10 +11,10 @@ namespace sbrt {
 constexpr int kKeyPanel = 16;
 
 struct RingShape {
-  int64_t capacity = 0;    // C positions
+  int64_t capacity = 0;    // C: number of positions
   int64_t window = 0;      // W: number of positions that a row sees, including its own
   int32_t branches = 0;    // tails
-  int32_t tail_slots = 0;  // slots of one tail
+  int32_t tail_slots = 0;  // number of slots of one tail
   int32_t layers = 0, kv_heads = 0, head_dim = 0;
   int32_t seats = 1;  // each seat has its own ring; the rings follow each other in memory
 
