@@ -48,7 +48,7 @@ SBRT_ANY inline void show_host() {
 // Returns a key for a candidate. Of two candidates, the one with the larger score has the larger
 // key. Of equal scores, the one with the lower place has the larger key. No candidate's key is 0.
 SBRT_ANY inline uint64_t key_of(float score, uint32_t place) {
-  const uint32_t bits = __builtin_bit_cast(uint32_t, score + 0.0f);  // -0 is 0
+  const uint32_t bits = __builtin_bit_cast(uint32_t, score + 0.0f);  // -0 becomes 0
   const uint32_t rising = bits >> 31 ? ~bits : bits | 0x80000000u;
   return uint64_t{rising} << 32 | (0xffffffffu - place);
 }

@@ -102,7 +102,7 @@ struct Step {
   bool is_over;  // true: this sequence has done its steps, but other sequences go on
   bool is_last;  // true: the draft will not process the new nodes
   int width;     // mean number of nodes that a step adds to a branch; 1: paths
-  int slots;     // slots of a branch
+  int slots;     // number of slots of a branch
 };
 
 SBRT_ANY inline Step step_of(const LaneSeat& args) {

@@ -61,7 +61,7 @@ struct SelectSeat {
   int seat;
   Sequence* sequence;
   const Choice* choice;  // the target's tokens after the root and the chain's nodes
-  Record* record;        // record of this round
+  Record* record;        // the record of this round
   int64_t round;
 };
 
@@ -71,7 +71,7 @@ struct SelectArgs {
   const Choice* choice;  // [kMaxRows] the target's tokens
   Records* records;      // [seats]
   const Lane* target;    // the lane whose features are read
-  const Hrad* hrad;      // the classifier; null: none
+  const Hrad* hrad;      // the classifier; null: no H-RAD
   // [seats, Hrad::room(hidden)] H-RAD's inputs at the last outcomes; null: not kept.
   float* features;
   float* scratch;  // working memory of hrad
@@ -94,7 +94,7 @@ constexpr int kHradLayers = 3;
 // Arguments of H-RAD for one seat, on a device. `target` has the features that are read.
 struct HradSeat {
   const Sequence* sequence;
-  Cut* cut;              // cut of the sequence
+  Cut* cut;              // where the cut of the sequence is written
   int row;               // row of the outcome's node in the target's forward
   FeatureMemory target;  // features of the target
   float *x, *shown, *inner;

@@ -15,7 +15,7 @@ struct TargetLane {
   const Graph* fused = nullptr;
   bool settles = true;            // false: KV never moves, so `settle` is left out
   int select_width = 1;           // number of members of the team that runs `select`
-  SeatSet seats = kEverySeat;     // seats that take part
+  SeatSet seats = kEverySeat;     // the seats that take part
   const Mail* verdict = nullptr;  // mail to the draft's memory; null: the lanes share a memory
 };
 
@@ -30,7 +30,7 @@ struct DraftLane {
   // Null: the lanes share a memory.
   const Mail* burst_mail = nullptr;
   const Mail* offer = nullptr;
-  SeatSet seats = kEverySeat;  // seats that take part
+  SeatSet seats = kEverySeat;  // the seats that take part
 };
 
 struct Fences {
