@@ -30,7 +30,7 @@ struct RowList {
 // The rows of all sequences that take part in a forward, seat by seat. The rows of seat s are
 // row[first[s]] to row[first[s + 1] - 1].
 struct Batch {
-  int64_t head[kMaxSeats];  // RowList::head by seat
+  int64_t head[kMaxSeats];  // [seat] RowList::head
   int32_t n;                // number of rows in use
   int32_t first[kMaxSeats + 1];
   Row row[kMaxStepRows];

@@ -18,7 +18,7 @@ struct TokenLogprob {
 // Log-probs at some positions. Each position has 1 + top entries: one for its own token, then those
 // of the most likely tokens.
 struct LogprobList {
-  int32_t top = -1;  // -1: not asked for
+  int32_t top = -1;  // -1: no log-probs are asked for
   // Number of positions that are kept; position p is at p mod kept.
   int64_t kept = 0;
   TokenLogprob* entries = nullptr;  // [kept, 1 + top]

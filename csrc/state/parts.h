@@ -13,8 +13,8 @@ enum class Part : int32_t {
   trunk,         // tokens, hash and counts of the trunk
   outcome,       // head, outcome, cut, sharpness, hindsight
   chain,         // chain, source, lost and filled
-  target_rows,   // rows of one sequence
-  target_batch,  // rows of all sequences
+  target_rows,   // rows of one sequence for the target
+  target_batch,  // rows of all sequences for the target
   choice,
   target_have,
   draft_rows,
@@ -43,7 +43,7 @@ enum class Part : int32_t {
 constexpr int kParts = static_cast<int>(Part::draft_scores) + 1;
 static_assert(kParts <= kPartsOfMemory);
 
-const char* name_of(int part);  // part < kParts
+const char* name_of(int part);  // `part` must be below kParts
 
 // Returns true if every seat has its own copy of the part. All seats share the other parts.
 constexpr bool is_of_seat(Part part) {

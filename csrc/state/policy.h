@@ -10,10 +10,10 @@ namespace sbrt {
 
 // The sampling parameters of one sequence. ops/choose.h says in which order they are applied.
 struct Sampling {
-  float temperature;  // 0 is greedy
+  float temperature;  // 0: greedy
   float min_p;
   float top_p;
-  int32_t top_k;  // 0 keeps all
+  int32_t top_k;  // 0: keeps all tokens
   uint64_t seed;
   uint32_t completion;
 };

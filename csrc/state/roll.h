@@ -20,7 +20,7 @@ struct Roll {
 struct Seats {
   Sequence* at;
   int32_t count;
-  const Roll* roll;      // in pinned memory
+  const Roll* roll;      // this is in pinned memory
   const int64_t* ended;  // number of the last finished round (or piece), written by its last op
 
   SBRT_ANY int64_t round() const { return *ended + 1; }

@@ -50,7 +50,7 @@ struct Scores {
 // A tree of draft tokens. Nodes 1 .. size descend from node 0, the root. parent[i] < i, so a node's
 // ancestors come before it.
 struct Chain {
-  int32_t size;   // nodes after the root
+  int32_t size;   // number of nodes after the root
   int32_t depth;  // depth of the deepest node
   // Nodes that look-ups added; the draft drew the others (siblings in order of their draws).
   Mask known;
@@ -79,7 +79,7 @@ struct Branch {
   int32_t in_place;
   int32_t token[kMaxTail];
   int32_t parent[kMaxTail];
-  int32_t level[kMaxTail];  // depth below node 0
+  int32_t level[kMaxTail];  // [j] depth of node j; that of node 0 is 0
   int32_t tried[kMaxTail];  // [j] number of candidates of dist[j] that are already nodes
   // [j] 1: the draft has processed node j, so node j has KV and dist[j].
   int32_t has_dist[kMaxTail];

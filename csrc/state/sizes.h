@@ -6,11 +6,11 @@ namespace sbrt {
 // Largest number of sequences in one round: one bit each in a 64-bit word.
 constexpr int kMaxSeats = 64;
 constexpr int kSlots = 64;     // number of in-flight slots of a ring, including the root's
-constexpr int kMaxChain = 63;  // nodes after the root
+constexpr int kMaxChain = 63;  // largest number of nodes after the root
 constexpr int kMaxRows = 64;   // largest number of rows of a target forward
 // Largest number of rows of a draft step, which has rows of all branches.
 constexpr int kMaxStepRows = 512;
-constexpr int kMaxBranches = 64;  // branches of one round
+constexpr int kMaxBranches = 64;  // largest number of branches of one round
 // Slots of one branch: node 0 (the outcome's token), then its nodes.
 constexpr int kMaxTail = 64;
 constexpr int kCandidates = 16;  // number of candidates in a distribution of the draft
