@@ -153,9 +153,9 @@ class Tuner {
   // Index into `fit` and `known`; 0: greedy, 1: sampled, which takes longer.
   int dist_ = 0;
   double allowance_ = 0;  // time in ns that trials may still cost
-  // While no policy drafts, the draft lacks tokens. Once it lacks this number of tokens, it processes them. Then
-  // their ranks show how good the draft is. The number doubles each time, until a policy that drafts
-  // runs.
+  // While no policy drafts, the draft lacks tokens. Once it lacks this number of tokens, it
+  // processes them. Then their ranks show how good the draft is. The number doubles each time,
+  // until a policy that drafts runs.
   int64_t look_after_ = 0;
 };
 
