@@ -48,8 +48,8 @@ class Graph {
     const std::type_info* kind = nullptr;  // type of the struct of arguments
     bool single = false;
     alignas(16) std::byte args[kBytes] = {};
-    // Used on a device. It is a kernel whose only parameter is the struct of arguments. An op has
-    // either a kernel or captured graphs. A build without CUDA has no kernels.
+    // The op's kernel on a device. Its only parameter is the struct of arguments. It is null if the
+    // op has captured graphs instead, and in a build without CUDA.
     const void* kernel = nullptr;
     unsigned threads = 0, blocks = 1;
     const Captured* captured = nullptr;

@@ -29,9 +29,10 @@ struct Levels {
 // a panel:
 //   f32   pairs of k: 16 words of k, then 16 of k + 1
 //   bf16  pairs of k: one word for each output holds k (low half) and k + 1 (high half)
-//   int8  groups of k: 16 scales, 16 minimums, then for every 4 k 64 bytes: 4 of each output. A byte
-//         is the level + 128
-//   int4  the same groups; 64 bytes hold 8 k: 4 in the low halves of bytes, the next 4 in the high ones
+//   int8  groups of k: 16 scales, 16 minimums, then 64 bytes for every 4 k: 4 bytes of each output.
+//         A byte is the level + 128
+//   int4  the same groups, but 64 bytes hold 8 k: 4 in the low halves of bytes, the next 4 in the
+//         high halves
 // Gated: the first half of the outputs are gates of the second half. Panels of gates and of values
 // alternate, so that a team member that computes a gate also computes the value that it gates.
 class PackedMatrix {

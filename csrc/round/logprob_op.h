@@ -1,5 +1,6 @@
-// Computes the log-probs of a row with one block of threads. ops/logprobs.h has the formula. Both
-// give the same bits: the sum adds integers, and everything else is a maximum or a count.
+// Computes the log-probs of a row with one block of threads. ops/logprobs.h has the formula, and
+// its code on the host gives the same bits. The sum adds integers, and everything else is a maximum
+// or a count.
 #pragma once
 
 #include <cmath>

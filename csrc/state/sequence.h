@@ -106,7 +106,7 @@ struct Counts {
   uint8_t* seen;    // [vocab] 1: the token occurs in the trunk
 };
 
-// 0, because fresh memory is 0; so most of the ranks' memory is never touched.
+// The value is 0, as in fresh memory. So most of the ranks' memory is never touched.
 constexpr uint8_t kUnknownRank = 0;
 
 // Says that the fields after it belong to the part `name` (state/parts.h). tools/state_fields.py

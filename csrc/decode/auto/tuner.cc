@@ -162,7 +162,7 @@ Yield Tuner::forecast(const Arm& arm) const {
 }
 
 // Returns the forecast of a drafted round whose chain also gets look-ups. They yield about half of
-// what look-ups yield alone, because the draft predicts the other half, too.
+// what look-ups yield alone, because the draft itself predicts the other half.
 Yield Tuner::joined(const Arm& arm, const Yield& drafted) const {
   constexpr double kOwn = 0.5;  // a guess, as kRows is; measured rounds correct the forecasts
   constexpr int kRows = 4;      // assumed number of rows that look-ups add to a chain

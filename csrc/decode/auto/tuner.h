@@ -147,7 +147,7 @@ class Tuner {
   int stay_ = 0;                // number of rounds until the next comparison
   double priced_ = 0;           // the expected rate for which the prices of nodes were set
   bool trying_ = false;         // true: the next round reported to saw() belongs to a trial
-  bool tries_ = false;          // true: the rounds after that round belong to a trial
+  bool tries_ = false;          // true: the rounds after the next one belong to a trial
   bool leaves_ = false;         // true: stays() has returned false
   bool has_news_ = true;        // true: the draft has computed new distributions
   // Index into `fit` and `known`; 0: greedy, 1: sampled, which takes longer.
