@@ -1,4 +1,5 @@
-// One function per file of this folder: each binds one class of the module `sbrt._core`.
+// Binds the classes of the module `sbrt._core`. Each file of this folder binds one class, in one
+// function.
 #pragma once
 
 #include <pybind11/pybind11.h>

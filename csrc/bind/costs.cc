@@ -13,9 +13,10 @@ namespace py = pybind11;
 namespace sbrt {
 namespace {
 
-using Column = std::vector<int64_t>;  // costs of 1, 2 .. kCostRows rows, in ns
+using Column = std::vector<int64_t>;  // [i]: cost of a forward over i + 1 rows, in ns
 
-constexpr int64_t kMost = int64_t{1} << 50;  // longest forward or round, in ns: two weeks
+// Longest accepted time of a forward or round, in ns: two weeks.
+constexpr int64_t kMost = int64_t{1} << 50;
 
 CostTable table_of(const char* name, const Column& ns) {
   check_equal(name, static_cast<size_t>(kCostRows), ns.size());

@@ -21,7 +21,7 @@ int64_t contiguous_bytes(const py::buffer_info& data, const std::string& name) {
   return bytes;
 }
 
-// Returns a tensor that views a buffer of bytes. It is valid while the buffer lives.
+// Returns a tensor that views the bytes of a buffer. The tensor is valid while the buffer lives.
 TensorView view_of(const py::buffer_info& data, const std::string& name, DType dtype,
                    const std::vector<int64_t>& shape) {
   check<InvalidInput>(shape.size() == 1 || shape.size() == 2, "weights: dimensions of ", name,

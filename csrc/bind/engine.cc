@@ -22,7 +22,7 @@ std::vector<Entry> trace_of(Engine& engine, int64_t since_ns) {
   std::vector<Entry> out;
   {
     const GilRelease free;
-    engine.idle(0);  // wait: a running stream still writes its trace
+    engine.idle(0);  // wait, because a running stream still writes its trace
   }
   const auto put = [&out, since_ns](const char* stream, const Trace& trace) {
     for (const TraceEvent& e : trace.events(since_ns))
@@ -33,7 +33,7 @@ std::vector<Entry> trace_of(Engine& engine, int64_t since_ns) {
   return out;
 }
 
-// A seat, as Python sees it. It reports on whichever request has the seat.
+// A seat, as Python sees it. It reports on the request that currently has the seat.
 struct SeatView {
   std::shared_ptr<Engine> engine;
   int seat;
@@ -61,9 +61,9 @@ py::object finish_reason(const SeatView& view) {
   }
 }
 
-// Deletes an engine without the interpreter's lock, because the engine's threads may need that lock
-// to end. In a forked child nothing is deleted: threads that exist only in the parent may have been
-// changing it.
+// Deletes an engine, after releasing the interpreter's lock: the engine's threads may need that
+// lock before they can end. In a forked child it deletes nothing, because threads that exist only
+// in the parent may have been changing the engine.
 void drop(Engine* engine) {
   if (engine->is_forked()) return;
   const bool held = Py_IsInitialized() && PyGILState_Check();
@@ -78,7 +78,8 @@ RuntimeConfig config_of(const py::kwargs& given) {
 
 std::shared_ptr<Engine> make_engine(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
                                     const RuntimeConfig& config) {
-  const GilRelease free;  // the constructor may take long, since it times forwards
+  // The constructor may take long, since it times forwards, so other Python threads run meanwhile.
+  const GilRelease free;
   return {new Engine(std::move(target), std::move(draft), config), &drop};
 }
 
@@ -248,7 +249,7 @@ void bind_sequences(EngineCoreClass& engine) {
       .def("interrupt", &Engine::interrupt);
 }
 
-// Binds the methods that measure, trace and record the enqueued work.
+// Binds the methods for measurements, for traces, and for the record of all enqueued work.
 void bind_records(EngineCoreClass& engine) {
   engine
       .def(

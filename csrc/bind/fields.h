@@ -1,5 +1,5 @@
-// For Python classes whose attributes are the fields of a C++ struct. They are constructed from
-// fields given by name.
+// Binds Python classes whose attributes are the fields of a C++ struct. Their constructors take
+// fields as keyword arguments.
 #pragma once
 
 #include <string>
@@ -10,7 +10,7 @@
 
 namespace sbrt {
 
-// Returns the name of a field in Python, where `lambda` is reserved.
+// Returns the Python name of a C++ field. `lambda` is reserved in Python, so its name differs.
 inline std::string python_name(std::string_view field) {
   return field == "lambda" ? "lambda_" : std::string(field);
 }

@@ -1,6 +1,6 @@
-// Guards for the interpreter's lock, used instead of pybind11's. When a program ends, CPython ends
-// each daemon thread that asks for the lock, by unwinding its stack. Unwinding through a destructor
-// calls std::terminate, and the program loses its exit code.
+// Guards for the interpreter's lock (the GIL), used instead of pybind11's. When a program ends,
+// CPython ends each daemon thread that asks for the GIL, by unwinding the thread's stack. Unwinding
+// through a destructor calls std::terminate, and the program loses its exit code.
 #pragma once
 
 #include <Python.h>
@@ -8,13 +8,14 @@
 
 namespace sbrt {
 
-// Puts a thread that the interpreter wants to end to sleep, as CPython 3.14 and newer do. The
-// thread still holds references, locks and memory that others may be using.
+// If the interpreter wants to end the calling thread, puts the thread to sleep for ever, as CPython
+// 3.14 and newer do. The thread still holds references, locks and memory that other threads may be
+// using.
 template <class Ask>
 auto or_sleep(const Ask& ask) {
   try {
     return ask();
-  } catch (...) {  // the unwinding, which must not leave this handler
+  } catch (...) {  // catches the unwinding of the thread, which must not leave this handler
     for (;;) pause();
   }
 }
@@ -33,7 +34,8 @@ class GilRelease {
   PyThreadState* state_;
 };
 
-// This thread may use Python while this object lives, whether or not it could before.
+// While this object lives, the thread may use Python. The thread may have held the interpreter's
+// lock before, but need not.
 class GilAcquire {
  public:
   GilAcquire() : state_(or_sleep(PyGILState_Ensure)) {}

@@ -71,7 +71,7 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-// Binds the sizes that Python also uses. MAX_ROWS is in costs.cc.
+// Binds the compile-time sizes that Python also uses. costs.cc binds MAX_ROWS.
 void bind_sizes(py::module_& m) {
   m.attr("SLOTS") = kSlots;
   m.attr("MAX_SEATS") = kMaxSeats;

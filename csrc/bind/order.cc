@@ -35,8 +35,8 @@ Names names_of(const OrderBook& book, const Parts& parts) {
   return names;
 }
 
-// Returns a tuple for each command. An op gives (stream, name, reads, writes, bits of the seats). A
-// wait or a record gives (stream, "wait" | "record", event, value).
+// Returns one tuple for each recorded command. For an op the tuple is (stream, name, reads, writes,
+// bits of the seats). For a wait or a record it is (stream, "wait" | "record", event, value).
 py::list ops_of(const OrderBook& book) {
   py::list out;
   for (const OrderBook::Op& op : book.ops()) {
@@ -53,7 +53,7 @@ py::list ops_of(const OrderBook& book) {
   return out;
 }
 
-// Returns (stream, graph) of every launch.
+// Returns a pair (stream, graph) for every launch.
 py::list launches_of(const OrderBook& book) {
   py::list out;
   for (const OrderBook::Launch& launch : book.launches())
@@ -61,7 +61,7 @@ py::list launches_of(const OrderBook& book) {
   return out;
 }
 
-// Returns (stream, op, address of the graph that was picked) of every captured op.
+// Returns a tuple (stream, op, address of the picked graph) for every captured op.
 py::list picks_of(const OrderBook& book) {
   py::list out;
   for (const OrderBook::Op& op : book.ops())

@@ -15,7 +15,7 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
 
-// Arrays of the rounded rows.
+// The arrays that hold rows after quantisation.
 struct Rounded {
   Rounded(py::ssize_t rows, py::ssize_t columns, py::ssize_t groups)
       : levels({rows, columns}), scales({rows, groups}), minimums({rows, groups}) {}

@@ -17,8 +17,8 @@ namespace {
 
 using Held = std::shared_ptr<PyObject>;
 
-// Returns a shared reference to a Python object. The last thread that has it drops it. If the
-// interpreter has ended by then, the object is kept.
+// Returns a shared reference to a Python object. The last owner of the reference releases the
+// object, in any thread. If the interpreter has ended by then, the object is never released.
 Held hold(py::object object) {
   return {object.release().ptr(), [](PyObject* p) {
             if (!Py_IsInitialized()) return;
@@ -33,8 +33,8 @@ std::string said(const py::error_already_set& error) {
   return all.substr(0, all.find('\n'));
 }
 
-// While the interpreter ends, it ends threads that ask for its lock, at any point of their work. So
-// end_replays waits until no replay runs, and lets no new replay begin.
+// While the interpreter shuts down, it ends threads that ask for its lock, at any point of their
+// work. So end_replays waits until no replay runs, and lets no new replay begin.
 std::atomic<int> replays{0};
 std::atomic<bool> ended{false};
 
@@ -50,7 +50,8 @@ void end_replays() {
   while (replays > 0) std::this_thread::yield();
 }
 
-// Runs in a stream's worker thread, which never held the interpreter's lock before.
+// Replays a recording. Runs in a stream's worker thread, which never held the interpreter's lock
+// before.
 void replay(void* recording) {
   const Replaying counted;
   check(!ended, "lane: the interpreter has ended");
@@ -62,7 +63,8 @@ void replay(void* recording) {
   }
 }
 
-// Runs in the host's thread, which enqueues on the lane's own stream.
+// Calls a player, which is a Python function that enqueues a piece's work (exec/captured.h). Runs
+// in the host's thread, which enqueues on the lane's own stream.
 void play(void* player, void* stream) {
   const GilAcquire gil;
   try {
@@ -84,7 +86,7 @@ T* address(const Held& object, const char* name) {
 
 uintptr_t number(const void* p) { return reinterpret_cast<uintptr_t>(p); }
 
-// Calls a lane of sbrt/gpu, with the interpreter's lock held.
+// Calls the methods of a Python lane (sbrt/gpu), with the interpreter's lock held.
 class PyRecorder final : public Recorder {
  public:
   PyRecorder(Held lane, const LaneShape& shape) : lane_(std::move(lane)) {
@@ -133,8 +135,8 @@ class PyRecorder final : public Recorder {
   }
 
  private:
-  // Calls a method of the Python lane and returns the pieces that it recorded. They live as long as
-  // this object.
+  // Calls a method of the Python lane and returns the recordings that the method made. They live as
+  // long as this object.
   template <class... Args>
   Pieces all(const char* method, Args... args) {
     const GilAcquire gil;

@@ -1,4 +1,4 @@
-// Replacements for <algorithm> and for throwing checks, for code that runs on every device.
+// Replaces <algorithm> and throwing checks in code that runs on every device.
 #pragma once
 
 #include <cstdint>
@@ -6,8 +6,8 @@
 #include "core/bits.h"
 #include "core/check.h"
 
-// SBRT_CHECK_ANY checks a condition in such code. On the host it throws an Error with a sentence. A
-// kernel cannot throw, so it traps; every later CUDA call in the process's context then reports the
+// SBRT_CHECK_ANY checks a condition in such code. On the host it throws an Error with a message. A
+// kernel cannot throw, so it traps. Every later CUDA call in the process's context then reports the
 // error.
 #if defined(__CUDA_ARCH__)
 #define SBRT_CHECK_ANY(ok, ...) \

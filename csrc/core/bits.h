@@ -1,4 +1,4 @@
-// Bits that every device can read: a 64-bit mask kept as two 32-bit words, and a hash.
+// Types and functions that run on every device: a 64-bit mask kept as two 32-bit words, and a hash.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ struct Mask {
   uint32_t word[2];
 
   SBRT_ANY static Mask none() { return {{0, 0}}; }
-  SBRT_ANY static Mask upto(int n) {  // bits 0 .. n - 1
+  SBRT_ANY static Mask upto(int n) {  // the mask of bits 0 .. n - 1
     return {{n >= 32 ? 0xffffffffu : (1u << n) - 1u, n <= 32   ? 0u
                                                      : n >= 64 ? 0xffffffffu
                                                                : (1u << (n - 32)) - 1u}};
@@ -43,7 +43,7 @@ struct Mask {
   SBRT_ANY static Mask of(uint64_t bits) {
     return {{static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)}};
   }
-  // Returns the mask in which bit i has become bit i + n, and the first n bits are set.
+  // Returns this mask with bit i moved to bit i + n, and with the first n bits set.
   SBRT_ANY Mask after(int n) const { return n == 0 ? *this : of(bits() << n | upto(n).bits()); }
   SBRT_ANY int count() const {
     int n = 0;

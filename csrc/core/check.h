@@ -1,4 +1,5 @@
-// Errors and checks. A check throws, never aborts, and prints the values themselves.
+// Errors and checks. A check that fails throws and never aborts. Its message contains the checked
+// values.
 #pragma once
 
 #include <sstream>
@@ -8,12 +9,12 @@
 
 namespace sbrt {
 
-// The engine or one of its workers is broken; Python sees sbrt.EngineError.
+// The engine or one of its workers is broken. In Python this error is sbrt.EngineError.
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// The caller gave an invalid value; Python sees sbrt.InvalidInputError, a ValueError.
+// The caller gave an invalid value. In Python this error is sbrt.InvalidInputError, a ValueError.
 struct InvalidInput : Error {
   using Error::Error;
 };

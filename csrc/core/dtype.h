@@ -1,5 +1,5 @@
-// Element types of stored float tensors (core/tensor.h has the views). A Format (ops/format.h) says
-// how a matrix keeps its weights.
+// The element types of stored float tensors (core/tensor.h has the views). A Format (ops/format.h)
+// says how a matrix stores its weights.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ SBRT_ANY inline float from_bf16(uint16_t bits) {
   return value;
 }
 
-// Rounds to nearest, ties to even; NaN stays NaN.
+// Rounds to the nearest bf16, ties to even. NaN stays NaN.
 inline uint16_t to_bf16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -58,7 +58,8 @@ SBRT_ANY inline float from_f16(uint16_t h) {
   return value;
 }
 
-// Rounds to nearest, ties to even; NaN stays NaN, a value that is too large becomes infinite.
+// Rounds to the nearest f16, ties to even. NaN stays NaN. A value that is too large becomes
+// infinite.
 inline uint16_t to_f16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -66,7 +67,7 @@ inline uint16_t to_f16(float value) {
   bits &= 0x7fffffffu;
   if (bits > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
   if (bits >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
-  if (bits < 0x38800000u) {  // rounds to a multiple of 2^-24, the last bit of 0.5
+  if (bits < 0x38800000u) {  // adding 0.5 rounds to a multiple of 2^-24, the last bit of 0.5
     float magnitude;
     std::memcpy(&magnitude, &bits, sizeof bits);
     magnitude += 0.5f;

@@ -1,4 +1,4 @@
-// Half-open interval of positions, rows or bytes.
+// A half-open interval of positions, rows or bytes.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +14,8 @@ struct Interval {
   constexpr bool holds(int64_t i) const { return i >= begin && i < end; }
 };
 
-// Returns the part of [0, n) that belongs to member `rank` of `ranks`. Parts begin at multiples of
-// `grain`.
+// Splits [0, n) into `ranks` parts, and returns the part of member `rank`. Parts begin at multiples
+// of `grain`.
 constexpr Interval share_of(int64_t n, int rank, int ranks, int64_t grain = 1) {
   const int64_t units = (n + grain - 1) / grain;
   return {std::min(n, units * rank / ranks * grain),

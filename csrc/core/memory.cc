@@ -16,15 +16,15 @@ std::atomic<int64_t> allocations{0};
 void* counted(size_t bytes, size_t align) {
   allocations.fetch_add(1, std::memory_order_relaxed);
   void* p = nullptr;
-  align = std::max(align, sizeof(void*));  // posix_memalign takes no less
+  align = std::max(align, sizeof(void*));  // posix_memalign takes no smaller alignment
   if (posix_memalign(&p, align, bytes ? bytes : 1) != 0) throw std::bad_alloc();
   return p;
 }
 }  // namespace
 
-// These replace the global operators for this library only, because exports.map hides them. So only
-// our own calls are counted. <new> declares the operators with default visibility, which
-// -fvisibility=hidden does not change.
+// These operators replace the global ones for this library only, because exports.map hides them. So
+// only allocations by this library are counted. <new> declares the operators with default
+// visibility, which -fvisibility=hidden does not change.
 void* operator new(size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new[](size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new(size_t bytes, std::align_val_t a) { return counted(bytes, size_t(a)); }
@@ -52,7 +52,8 @@ Pages::Pages(size_t bytes, [[maybe_unused]] PageSize size) : bytes_(bytes) {
     throw Error(sentence("memory: cannot reserve ", bytes, " bytes"));
   }
 #if defined(MADV_HUGEPAGE)
-  if (size == PageSize::large) madvise(data_, bytes, MADV_HUGEPAGE);  // a hint; failure is harmless
+  // A hint, so a failure does no harm.
+  if (size == PageSize::large) madvise(data_, bytes, MADV_HUGEPAGE);
 #endif
 }
 

@@ -1,5 +1,5 @@
-// Sources of memory: anonymous pages that are committed lazily, and the counter that proves that
-// rounds allocate nothing.
+// Sources of memory. Pages are anonymous memory that is committed lazily. A counter of allocations
+// proves that rounds allocate nothing.
 #pragma once
 
 #include <cstddef>
@@ -7,16 +7,18 @@
 
 namespace sbrt {
 
-// Returns the number of allocations by this library since it was loaded: calls of operator new, and
-// Pages.
+// Returns the number of allocations by this library since it was loaded. Calls of operator new and
+// objects of Pages count.
 int64_t allocation_count();
 
-// Large pages (2 MiB) save most of the address translations of a pass over weights. The system uses
-// a large page only where a whole one fits into adjacent memory of this kind. So reserve all such
-// memory before touching any. A large page is committed whole, so do not use it for sparse memory.
+// Large pages (2 MiB) avoid most of the address translations when all weights are read. The system
+// uses a large page only where a whole one fits into adjacent memory of this kind. So reserve all
+// such memory before touching any. A large page is committed whole, so do not use large pages for
+// sparse memory.
 enum class PageSize { small, large };
 
-// Zeroed anonymous pages, 4096-aligned, committed by the system when first touched. Move-only.
+// Zeroed anonymous pages, aligned to 4096 bytes. The system commits a page when it is first
+// touched. Move-only.
 class Pages {
  public:
   Pages() = default;
@@ -36,7 +38,7 @@ class Pages {
   size_t bytes_ = 0;
 };
 
-// `count` zeroed elements of T in their own pages.
+// An array of `count` zeroed elements of T, in pages of its own.
 template <class T>
 class Buffer {
  public:

@@ -1,4 +1,4 @@
-// A borrowed, contiguous, row-major tensor of stored weights.
+// A contiguous, row-major tensor of stored weights. It borrows its memory.
 #pragma once
 
 #include <array>

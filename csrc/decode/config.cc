@@ -7,7 +7,7 @@
 namespace sbrt {
 namespace {
 
-// Refuses what the backend cannot do yet.
+// Refuses a configuration that the backend does not support. Throws InvalidInput.
 void check_capabilities(const RuntimeConfig& c) {
   const Capabilities can = c.can();
   const auto refuse = [&can](bool asked, bool is_there, const char* what) {
@@ -16,7 +16,8 @@ void check_capabilities(const RuntimeConfig& c) {
   refuse(c.rejection, can.rejects, "acceptance rejection");
 }
 
-// Refuses what needs the state of both lanes in one memory, if the draft has its own device.
+// If the draft has its own device, refuses whatever needs the state of both lanes in one memory.
+// Throws InvalidInput.
 void check_apart(const RuntimeConfig& c) {
   check_within("draft_device", -1, 1023, c.draft_device);
   const auto refuse = [&c](bool asked, const char* what) {
@@ -86,7 +87,7 @@ void check_policy(const Policy& p, const RuntimeConfig& c, bool has_draft) {
   check_within("theta", -100.0f, 1.0f, p.theta);
   check<InvalidInput>(!p.rejection || c.rejection,
                       "acceptance: expected coupled, as the engine was built for, got rejection");
-  // Such branches continue the last node of a path. A tree has no last node.
+  // With the other rankings, branches continue the last node of a path. A tree has no last node.
   check<InvalidInput>(makes_paths(p) || p.gamma == 0 || p.ranking == kLikely,
                       "method: branches at the chain's end need chains that are paths");
   check_within("lookup", 0, 1, p.lookup);

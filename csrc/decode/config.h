@@ -15,44 +15,49 @@
 namespace sbrt {
 
 struct RuntimeConfig {
-  int64_t max_model_len = 0;  // longest trunk, tokens
-  int32_t vocab = 0;  // number of the target's logits in use, 0: none; a draft may have fewer
-  std::vector<int32_t> holes;  // ids below vocab that no token has: masked in every row
-  int32_t num_threads = 1;     // threads of both lanes together
-  int32_t draft_threads = 1;   // number of these that the draft uses while the lanes overlap
+  int64_t max_model_len = 0;  // length of the longest trunk, in tokens
+  int32_t vocab = 0;  // number of the target's logits in use; 0: all; a draft may have fewer
+  std::vector<int32_t> holes;  // ids below vocab without a token; every row masks them
+  int32_t num_threads = 1;     // total number of threads of both lanes
+  // Number of these threads that the draft uses while the lanes overlap.
+  int32_t draft_threads = 1;
   int32_t max_gamma = 4;
   int32_t max_branches = 8;
-  int32_t max_width = 1;         // most nodes that a draft step adds to a branch
-  int32_t max_num_seqs = 1;      // number of seats
-  bool reuses_prefixes = false;  // a prompt's beginning may reuse the KV that a seat has for it
-  int32_t max_piece = kMaxRows;  // most tokens of a prompt between two rounds
-  int64_t first_round = 1;       // number of the first round; tests begin with a large one
+  int32_t max_width = 1;     // most nodes that one draft step adds to a branch
+  int32_t max_num_seqs = 1;  // number of seats
+  // A new prompt may reuse the KV that a seat has for the prompt's beginning.
+  bool reuses_prefixes = false;
+  int32_t max_piece = kMaxRows;  // number of prompt tokens that are fed between two rounds, at most
+  int64_t first_round = 1;       // number of the first round; some tests begin with a large number
   Backend backend = Backend::cpu;
-  int32_t device = 0;         // number of the CUDA device
-  int32_t draft_device = -1;  // the draft's own device, which has its own state; -1: the target's
-  bool draft_first = true;    // on a device: the draft's stream has the higher priority
-  bool nvtx = false;          // mark rounds, graphs and prefill as NVTX ranges, for profilers
-  bool debug = false;         // write NaN to unused memory, check every slot's position
-  std::shared_ptr<const Costs> costs;   // virtual time, only on the sim backend
-  std::vector<Policy> tuned;            // candidates of `auto`, plain decoding first
+  int32_t device = 0;  // number of the CUDA device
+  // The draft's own device, with its own copy of the state; -1: the target's device.
+  int32_t draft_device = -1;
+  bool draft_first = true;  // on a device: the draft's stream has the higher priority
+  bool nvtx = false;        // mark rounds, graphs and prefill as NVTX ranges for profilers
+  bool debug = false;       // write NaN to unused memory, and check the position of every slot
+  std::shared_ptr<const Costs> costs;   // costs in virtual time; only on the sim backend
+  std::vector<Policy> tuned;            // candidate policies of `auto`, plain decoding first
   std::shared_ptr<const Costs> tuning;  // costs that `auto` uses; null: they are measured
-  std::shared_ptr<const Hrad> hrad;     // null: no policy may use H-RAD
-  bool keep_features = false;           // for Engine::features(); implied by hrad
-  bool rejection = false;               // allocate memory for policies with the rejection rule
+  std::shared_ptr<const Hrad> hrad;     // the H-RAD classifier; null: no policy may use H-RAD
+  bool keep_features = false;           // keep the values for Engine::features(); implied by hrad
+  // Allow policies with the rejection rule, and allocate memory for them.
+  bool rejection = false;
 
   Capabilities can() const { return capabilities_of(backend); }
   // True if each lane has its own device and its own copy of the state.
   bool is_apart() const { return draft_device >= 0; }
-  // Number of threads that the target uses while the lanes overlap.
+  // Returns the number of threads that the target uses while the lanes overlap.
   int32_t target_share() const {
     return num_threads > draft_threads ? num_threads - draft_threads : 1;
   }
 };
 
-// These throw InvalidInput. The message names the setting, the expected and the given value.
+// Each of these functions throws InvalidInput. The message names the setting, the expected and the
+// given value.
 void check_config(const RuntimeConfig& config, const Model& target);
 void check_policy(const Policy& policy, const RuntimeConfig& config, bool has_draft);
-// target_vocab: number of the target's logits, of which config.vocab are used.
+// target_vocab: number of logits of the target. The engine uses the first config.vocab of them.
 void check_request(const Request& request, const RuntimeConfig& config, int32_t target_vocab,
                    bool has_draft);
 

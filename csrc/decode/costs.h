@@ -1,4 +1,4 @@
-// Costs in virtual time: ns of forwards by rows in use, and other costs of a round.
+// Costs in virtual time: the ns of a forward for each number of rows, and other costs of a round.
 #pragma once
 
 #include <array>
@@ -10,18 +10,18 @@ namespace sbrt {
 
 constexpr int kCostRows = kMaxStepRows;  // rows of the largest forward of either lane
 
-using CostTable = std::array<int64_t, kCostRows + 1>;  // entry 0, a forward of no rows, is 0
+using CostTable = std::array<int64_t, kCostRows + 1>;  // [rows] ns of a forward; entry 0 is 0
 
 struct LaneCosts {
   CostTable target{}, draft{};
 };
 
 struct Costs {
-  LaneCosts alone;           // forwards in rounds without overlap of the lanes
+  LaneCosts alone;           // forwards in rounds whose lanes do not overlap
   LaneCosts overlapped;      // forwards in rounds whose lanes overlap
-  int64_t round = 0;         // time of the host per round
-  int64_t turns = 0;         // added if the target waits for a burst before its forward
-  int64_t side_by_side = 0;  // added if a burst runs during the target's forward
+  int64_t round = 0;         // ns that the host needs per round
+  int64_t turns = 0;         // ns added if the target waits for a burst before its forward
+  int64_t side_by_side = 0;  // ns added if the draft runs during the target's forward
 
   const LaneCosts& of(bool overlaps) const { return overlaps ? overlapped : alone; }
   int64_t overhead(bool serial_burst, bool overlaps) const {

@@ -79,7 +79,7 @@ void Engine::prepare(const Policy& policy) {
     for_each(all, [&](int seat) {
       Sequence& c = resources_.at(seat);
       c.policy = normalised(policy);
-      c.shaping = {};  // as for a request that does not shape logits
+      c.shaping = {};  // the default: no logits are shaped
       c.shaping.active = !resources_.config.holes.empty();
       c.sampling.temperature = 1;
       c.sampling.top_p = top_p;
@@ -100,9 +100,10 @@ int Engine::admit(const Request& request) {
   check(seat >= 0, "engine: expected a free seat, all ", seats(), " are taken");
   const bool feeds_all = request.logprobs.prompt >= 0;
   const Kept kept = feeds_all ? Kept{} : pump_.kept(seat, request.prompt);
-  pump_.seat(seat).keeps = false;  // if start_sequence throws, the old KV is not reused
+  // If start_sequence throws, the old KV in the seat must not be reused.
+  pump_.seat(seat).keeps = false;
   resources_.start_sequence(seat, request, kept.target, kept.draft);
-  // With more seats, rounds of other sequences may be in flight.
+  // This needs a stop of all rounds. With more seats, rounds of other sequences may be in flight.
   if (resources_.config.can().captures && seats() == 1) {
     pump_.idle(Exec::kForever);
     if (request.max_tokens > 0) pump_.fuse(bit(seat));
@@ -112,7 +113,7 @@ int Engine::admit(const Request& request) {
 }
 
 // Returns the first tuner that no sequence uses. So requests that come one at a time all use the
-// same tuner, which has learnt most.
+// same tuner, which has seen most rounds.
 Tuner* Engine::free_tuner() const {
   for (const auto& tuner : tuners_) {
     bool is_free = true;
@@ -124,7 +125,7 @@ Tuner* Engine::free_tuner() const {
 }
 
 void Engine::begin(const Request& request) {
-  check_admissible(request);  // so that a refused request drops no sequence
+  check_admissible(request);  // first, so that a refused request drops no sequence
   start_over();
   admit(request);
 }
@@ -140,7 +141,8 @@ void Engine::run(int64_t max_rounds, double seconds) {
       HostSeat& seat = pump_.seat(i);
       seat.keeps = false;
       seat.sequence.end();
-      seat.sequence.drop_tokens();  // the caller gets the exception and no more tokens
+      // Drop the tokens, because the caller gets the exception instead.
+      seat.sequence.drop_tokens();
       resources_.logprobs[i].drop();
     }
     pump_.settle_down();
@@ -150,7 +152,8 @@ void Engine::run(int64_t max_rounds, double seconds) {
 
 bool Engine::idle(double seconds) {
   const int64_t until = end_of(Trace::now(), seconds);
-  if (is_forked() || !resources_.target.stream) return true;  // a fork has no worker threads
+  // A fork has no worker threads to wait for.
+  if (is_forked() || !resources_.target.stream) return true;
   return pump_.idle(until);
 }
 
@@ -173,7 +176,7 @@ Costs Engine::measure(double seconds, float temperature) {
   check_within("temperature", 0.0f, 1e6f, temperature);
   start_over();
   const Costs costs = Stopwatch(resources_, pump_).measure(seconds, temperature);
-  start_over();  // these rounds belonged to no request
+  start_over();  // drops the measured rounds, which belonged to no request
   return costs;
 }
 

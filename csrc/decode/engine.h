@@ -1,4 +1,4 @@
-// The engine: two lanes and the sequences in their seats. A caller admits requests, runs rounds,
+// The engine: two lanes, and the sequences in their seats. A caller admits requests, runs rounds,
 // takes the committed tokens and releases the seats.
 #pragma once
 
@@ -24,24 +24,28 @@ class Engine {
 
   // On a device: fuses the graphs for requests with this policy in advance. Graphs for requests
   // that shape logits are fused when the first such request comes. Drops all sequences. Throws
-  // InvalidInput.
+  // InvalidInput for an invalid policy.
   void prepare(const Policy& policy);
-  int fused_graphs() const { return graphs_.fused(); }  // number of fused graphs that are kept
-  // True if a sequence can be admitted.
+  // Number of fused graphs that the engine keeps.
+  int fused_graphs() const { return graphs_.fused(); }
+  // Returns true if a sequence can be admitted.
   bool has_free_seat() const { return pump_.has_free_seat(); }
-  // Starts a sequence next to those in flight; returns its seat, which is taken until it is
-  // released. Throws InvalidInput; Error if no seat is free.
+  // Starts a sequence next to those in flight. Returns its seat, which stays taken until the caller
+  // releases it. Throws InvalidInput for an invalid request, and Error if no seat is free.
   int admit(const Request& request);
-  // Drops all sequences, waits for the round in flight, and starts a sequence. Throws InvalidInput.
+  // Drops all sequences, waits for the round in flight, and starts a sequence. Throws InvalidInput
+  // for an invalid request.
   void begin(const Request& request);
-  // Feeds prompts and runs rounds until a sequence ends, `max_rounds` are done, `seconds` have
-  // passed (0: no limit) or interrupt() is called. A prefill or round that takes longer continues
-  // after this has returned. The round after the last one read may also be in flight then; the next
-  // call reads it. If an op throws, all sequences end, and this throws the op's error.
+  // Feeds prompts and runs rounds. Returns when a sequence has ended, `max_rounds` are done,
+  // `seconds` have passed (0: no limit) or interrupt() is called. A prefill or a round that takes
+  // longer continues after the return. One round whose result was not read may also be in flight
+  // then; the next call reads its result. If an op throws, all sequences end, and run() throws the
+  // op's error.
   void run(int64_t max_rounds, double seconds);
-  // The tokens committed since the last take() or admit(); valid until the next call.
+  // Returns the tokens committed since the last take() or admit(). They are valid until the next
+  // call.
   const std::vector<int32_t>& take(int seat) { return at(seat).sequence.take(); }
-  // The log-probs that the request wants: of the tokens of take(), and of the prompt.
+  // Returns the log-probs that the request wants, for the tokens of take() and for the prompt.
   LogprobStore& logprobs(int seat) {
     check_seat(seat);
     return resources_.logprobs[seat];
@@ -50,7 +54,7 @@ class Engine {
     check_seat(seat);
     return pump_.prompts().done(seat);
   }
-  // Waits until nothing runs any more. Returns false if that takes longer than `seconds` (0: no
+  // Waits until nothing is in flight. Returns false if that takes longer than `seconds` (0: no
   // limit).
   bool idle(double seconds);
   void release(int seat);                  // drops the seat's sequence and frees the seat
@@ -63,30 +67,31 @@ class Engine {
     check_seat(seat);
     return pump_.seat(seat).sequence;
   }
-  void check_usable() const;  // throws Error once closed, and in a fork
-  bool is_forked() const;     // true in a fork of the process that made the engine
-  // Null if there is no such lane.
+  void check_usable() const;  // throws Error after close(), and in a fork
+  bool is_forked() const;     // true if this process is a fork of the one that made the engine
+  // Each returns the lane's trace, or null if there is no such lane.
   const Trace* target_trace() const { return trace_of(resources_.target); }
   const Trace* draft_trace() const { return trace_of(resources_.draft); }
-  // Start or stop a trace or a profile, after the round in flight has ended. A device notes times
-  // only while a trace is kept.
+  // These start or stop a trace or a profile, once the round in flight has ended. A device notes
+  // times only while a trace is kept.
   void keep_trace(bool is_on);
   void profile(bool is_on);
   // Measures the times of forwards on this machine, alone and overlapped, for about `seconds`.
-  // Drops all sequences. temperature: that of the sampling after a forward. Throws InvalidInput in
-  // virtual time.
+  // Drops all sequences. temperature: the temperature of the sampling after each forward. Throws
+  // InvalidInput in virtual time.
   Costs measure(double seconds, float temperature = 0);
-  // The tuner that a seat uses for `auto`; null if the engine was not built for `auto`.
+  // Returns the tuner that a seat uses for `auto`, or null if the engine was not built for `auto`.
   const Tuner* tuner(int seat) const {
     check_seat(seat);
     const Tuner* own = pump_.seat(seat).tuner;
     return own || tuners_.empty() ? own : tuners_[0].get();
   }
-  // H-RAD's inputs at the last outcome of a seat, [Hrad::inputs(hidden)]. Throws InvalidInput while
-  // a round is in flight, and if the engine does not keep them. On a device it keeps them only with
-  // RuntimeConfig::keep_features.
+  // Returns H-RAD's inputs at the last outcome of a seat, [Hrad::inputs(hidden)]. Throws
+  // InvalidInput while a round is in flight, and if the engine does not keep the inputs. On a
+  // device the engine keeps them only with RuntimeConfig::keep_features.
   std::vector<float> features(int seat) const;
-  int64_t now() const { return resources_.exec->now(); }  // ns on the clock of traces and stats
+  // Time in ns, on the clock of traces and stats.
+  int64_t now() const { return resources_.exec->now(); }
   const OrderBook* order() const { return resources_.exec->order(); }  // dry backend; else null
 
  private:
@@ -106,8 +111,8 @@ class Engine {
   Resources resources_;
   Graphs graphs_;
   Pump pump_;
-  // One per seat, if the engine was built for `auto`. A tuner keeps what it learns from sequence to
-  // sequence.
+  // [seats] one tuner per seat, if the engine was built for `auto`. A tuner keeps its statistics
+  // when the sequence changes.
   std::vector<std::unique_ptr<Tuner>> tuners_;
 };
 

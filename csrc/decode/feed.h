@@ -1,5 +1,6 @@
 // Cuts prompts into pieces for a lane. A piece uses the smallest graph that holds the rest of the
-// prompt, or else the largest. Pieces depend only on the prompt, so equal prompts leave equal KV.
+// prompt. If no graph does, the piece uses the largest. Pieces depend only on the prompt, so equal
+// prompts give bit-identical KV.
 #pragma once
 
 #include <algorithm>
@@ -10,19 +11,21 @@
 
 namespace sbrt {
 
-// A lane's graphs for prompt pieces, and the number of pieces that the lane was given.
+// A lane's graphs for prompt pieces, and the number of pieces enqueued on the lane.
 struct Feed {
-  std::vector<int32_t> rows;  // rows of the graphs, ascending; the graphs hold pointers to them
+  // [graphs] number of rows, ascending; the graphs hold pointers to these values.
+  std::vector<int32_t> rows;
   std::vector<Graph> graphs;
-  int64_t capacity = 0;    // slots of a seat's ring
+  int64_t capacity = 0;    // number of slots of a seat's ring
   int64_t pieces = 0;      // number of pieces enqueued so far
   Event fed{"prefilled"};  // counts finished pieces
-  // Copies of the beginnings of prompts between seats, of a lane that has its KV in a block.
-  std::vector<Mail> copies;  // [seats] the last one to each seat
-  int64_t sent = 0;          // enqueued so far
+  // Copies of the beginnings of prompts between seats, for a lane that has its KV in one KvBlock.
+  std::vector<Mail> copies;  // [seats] the last copy to each seat
+  int64_t sent = 0;          // number of copies enqueued so far
   Event copied{"copied"};    // counts finished copies
 
-  // Makes graphs of `least` rows, twice as many, and so on up to `most`. positions: see capacity.
+  // Makes graphs of `least` rows, of twice as many, and so on up to `most`. positions: value of
+  // `capacity`.
   void size(int32_t least, int32_t most, int64_t positions) {
     rows.push_back(least);
     for (int32_t n = 2 * least; n <= most; n *= 2) rows.push_back(n);
@@ -43,23 +46,23 @@ struct Feed {
   }
 };
 
-// How much of one sequence's prompt a lane has been fed.
+// The progress of one sequence's prompt in one lane.
 struct Fed {
   Fed() = default;
   explicit Fed(int64_t there) : tokens(there) {}
 
-  int64_t tokens = 0;  // number of tokens whose pieces are enqueued or done
+  int64_t tokens = 0;  // number of prompt tokens whose pieces are enqueued or done
   int64_t copy = 0;    // number of the copy from another seat; 0: none
 
-  // Notes that the lane's piece `number` feeds this prompt up to, but without, token `end`.
+  // Notes that the lane's piece `number` feeds this prompt up to token `end`, but not `end` itself.
   void took(int64_t number, int64_t end) {
     before_ = last_;
     last_ = {number, tokens};
     tokens = end;
   }
-  int64_t last_piece() const { return last_.number; }  // 0: none yet
-  // Returns how many tokens are done once the lane has finished `pieces` pieces, of any prompts. At
-  // most two pieces are in flight.
+  int64_t last_piece() const { return last_.number; }  // number of the last piece; 0: none yet
+  // Returns how many tokens of this prompt are fed once the lane has finished its first `pieces`
+  // pieces, of any prompts. At most two pieces are in flight.
   int64_t done(int64_t pieces) const {
     if (last_.number <= pieces) return tokens;
     return before_.number <= pieces ? last_.begin : before_.begin;

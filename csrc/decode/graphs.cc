@@ -11,8 +11,8 @@ unsigned seats_of(const Args& args) {
   return static_cast<unsigned>(args.seats.count);
 }
 
-// Adds an op to a graph. clock: the part of the state that has the number of the round, or of the
-// prompt piece.
+// Adds an op to a graph. clock: the part of the state with the number of the current round, or of
+// the current prompt piece.
 template <class Args>
 void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock = Part::round) {
   Graph::Node& node = graph.add(step.call, args, step.once).says(step.name, step.effects);
@@ -39,7 +39,8 @@ ChooseArgs choose_args(const Resources& r, LaneUnit& unit, const Batch* batch, C
 
 }  // namespace
 
-// Adds a lane's own ops to graphs. forward, choose, moves: the effects of these ops.
+// Adds a lane's own ops to graphs. The fields forward, choose and moves hold the effects of these
+// ops.
 struct LaneOps {
   Lane& lane;
   const Batch* batch;
@@ -57,8 +58,8 @@ struct LaneOps {
     lane.add_forward(graph, batch, with_logits);
     graph.say(first, "forward", forward);
   }
-  // Adds a forward and its distributions. In virtual time the forward costs what `cost` has for the
-  // batch's rows.
+  // Adds a forward and the op that computes the distributions of its rows. In virtual time the
+  // forward takes (*cost)[rows] ns.
   void put_dists(Graph& graph, const int64_t* const* cost) const {
     put_gather(graph);
     graph.cost_by(&batch->n, cost);
@@ -83,10 +84,11 @@ namespace {
 struct FeedSteps {
   LaneStep rows;
   RoundStep<EndArgs> end;
-  int64_t* fed;  // number of finished pieces, in the ops' memory
+  int64_t* fed;  // number of finished pieces, in memory that ops can access
 };
 
-// Records the graphs of prompt pieces. expect(rows) tells the lane the rows of the next graph.
+// Records the graphs of prompt pieces. expect(rows) tells the lane how many rows the next graph
+// has.
 template <class Expect>
 void record_feed(Feed& feed, int32_t least, const FeedSteps& steps, LaneArgs args,
                  const LaneOps& ops, const Expect& expect) {
@@ -113,6 +115,7 @@ Graphs::Graphs(Resources& resources) : r_(resources) {
 }
 
 // Tells a lane that everything added to its graphs from now on has at most `rows` rows at run time.
+// `rows` is read at each launch.
 void Graphs::expect(Lane& lane, const int32_t& rows) const {
   lane.expect({&rows, &r_.launches.kind});
 }
@@ -149,7 +152,8 @@ void Graphs::record_target() {
   ops.put_choice(unit.timed_forward);
 }
 
-// Records the graph of the smallest prompt piece again, with logits and log-probs of all rows.
+// Records the graph of the smallest prompt piece again, this time with logits and log-probs of all
+// rows.
 void Graphs::record_logprobs(LaneArgs args, const LaneOps& ops) {
   Graph& graph = prefill_logprobs_;
   const int32_t& rows = r_.target.feed.rows[0];
@@ -228,7 +232,8 @@ void Graphs::record_draft() {
   put(settle_draft_, kSettleDraft, args);
   ops.put_moves(settle_draft_, Moves::path_and_tail);
   put(plan_certain_, kPlanCertain, args);
-  SelectArgs bursts{};  // only the seats are set: the other fields point to the target's memory
+  // Only `seats` is set, because the other fields point to the target's memory.
+  SelectArgs bursts{};
   bursts.seats = args.seats;
   put(attach_burst_, kAttachBurst, bursts);
   put(attach_burst_, kMoveBurst, args);
@@ -252,8 +257,8 @@ void Graphs::record_draft() {
   if (!r_.config.tuned.empty()) record_looks(args, ops);
 }
 
-// Records pieces that also keep the draft's distributions: the last piece of a prompt, and tokens
-// of the trunk that the draft lacks.
+// Records the prompt pieces that also keep the draft's distributions. These are the last piece of a
+// prompt, and pieces for tokens of the trunk that the draft lacks.
 void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
   expect(*r_.draft.lane, look_rows_);
   LaneArgs few = args;
@@ -271,7 +276,7 @@ void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
   put(look_, kEndDraftPiece, end, ops.clock);
 }
 
-// Every graph is prepared for its stream before the first launch.
+// Prepares every graph for its stream, before the first launch.
 void Graphs::prepare() {
   LaneUnit &target = r_.target, &draft = r_.draft;
   for (Graph* graph : {&settle_target_, &verify_, &select_, &select_logprobs_, &prefill_logprobs_,
@@ -285,12 +290,13 @@ void Graphs::prepare() {
     prepare(draft, *graph);
 }
 
-// Refuses a graph whose ops read or write the other lane's part of the state, except what the lanes
-// send to each other (state/mail.h). Prepares other graphs.
+// Prepares a graph. Refuses a graph whose ops access the other lane's part of the state. Only the
+// parts that the lanes send to each other (state/mail.h) are allowed.
 void Graphs::prepare(LaneUnit& unit, const Graph& graph) const {
   const Effects allowed = allowed_to(&unit == &r_.draft);
   for (const Graph::Node& node : graph.nodes()) {
-    if (node.name == kFollowTrunk.name) continue;  // this op repeats the target's writes
+    // This op repeats the target's own writes in the draft's memory.
+    if (node.name == kFollowTrunk.name) continue;
     const uint64_t reads = node.effects.reads.bits & ~allowed.reads.bits;
     const uint64_t writes = node.effects.writes.bits & ~allowed.writes.bits;
     if ((reads | writes) == 0) continue;
@@ -336,9 +342,9 @@ int Graphs::verification_at(const RoundShape& shape) const {
          selects;
 }
 
-// Returns all that the target does in a round of this shape without waiting, as one graph. `settle`
-// is part of it unless the target waits for a burst between `settle` and the forward. `select` is
-// part of it unless the target waits for the draft.
+// Returns one graph of everything that the target does without waiting in a round of this shape.
+// `settle` is part of it unless the target waits for a burst between `settle` and the forward.
+// `select` is part of it unless the target waits for the draft.
 const Graph& Graphs::verification(const RoundShape& shape) {
   Graph& whole = verifications_.try_emplace(verification_at(shape), "verify").first->second;
   if (whole.nodes().empty()) {
@@ -367,9 +373,10 @@ void Graphs::fuse(const RoundShape& shape) {
 }
 
 bool Graphs::may_fuse() {
-  constexpr int64_t kPatience = 64;  // every 64th refused call is granted
+  // One call in 64 returns true although a graph would be dropped.
+  constexpr int64_t kPatience = 64;
   const auto has_room = [](const LaneUnit& unit) {
-    // A round fuses up to two graphs.
+    // A round may fuse two graphs, so there must be room for two.
     return !unit.stream || unit.stream->fused() + 1 < Stream::kMostFused;
   };
   return (has_room(r_.target) && has_room(r_.draft)) || ++refused_ % kPatience == 0;
@@ -382,8 +389,8 @@ int Graphs::fused() const {
   return count;
 }
 
-// Returns the burst of this number of steps, or null if it was not fused for the next round's
-// requests.
+// Returns the graph of a burst of `steps` steps. Returns null if it was not fused for the requests
+// of the next round.
 const Graph* Graphs::fused(const std::map<int, Graph>& bursts, int steps) const {
   const auto at = bursts.find(steps);
   return at != bursts.end() && r_.draft.stream->is_fused(at->second) ? &at->second : nullptr;

@@ -20,21 +20,22 @@ class Graphs {
   explicit Graphs(Resources& resources);
   Graphs(const Graphs&) = delete;
 
-  // The launches of both lanes in a round of this shape.
+  // Each returns the launches of its lane in a round of this shape.
   TargetLane target(const RoundShape& shape) const;
   DraftLane draft(const RoundShape& shape) const;
 
   const Graph& prefill_dists() const { return prefill_dists_; }
-  // The smallest prompt piece, with log-probs.
+  // Returns the graph of the smallest prompt piece with log-probs.
   const Graph& prefill_logprobs() const { return prefill_logprobs_; }
   const Graph& look() const { return look_; }
 
   // On a device: fuses the graphs of a round of this shape, for the launches that are selected now.
-  // No round may be in flight. A stream that already keeps the most it can drops its oldest graph.
+  // No round may be in flight. If a stream already has Stream::kMostFused fused graphs, it drops
+  // the oldest one.
   void fuse(const RoundShape& shape);
-  // True if fuse() would drop no graph. If it would, this is true only now and then.
+  // Returns true if fuse() would drop no graph. Otherwise it returns true only now and then.
   bool may_fuse();
-  int fused() const;  // number of fused graphs that are kept
+  int fused() const;  // number of fused graphs that the streams keep
 
  private:
   void record_target();
@@ -55,16 +56,17 @@ class Graphs {
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
 
   Resources& r_;
-  Mails mails_;          // used if each lane has its own memory
-  int64_t refused_ = 0;  // calls of may_fuse() when fuse() would drop a graph
+  Mails mails_;          // only if each lane has its own memory
+  int64_t refused_ = 0;  // number of calls of may_fuse() at which fuse() would have dropped a graph
   const int32_t look_rows_ = kMaxRows;
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, attach_burst_{"attach_burst"};
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};
-  Graph prefill_dists_{"prefill"}, look_{"look"};  // keep distributions; look_ runs between rounds
-  std::map<int, Graph> bursts_, serial_bursts_;    // keys: number of steps; used on a device
-  std::map<int, Graph> verifications_;             // keys: verification_at(); used on a device
+  // These graphs keep distributions. look_ runs between rounds.
+  Graph prefill_dists_{"prefill"}, look_{"look"};
+  std::map<int, Graph> bursts_, serial_bursts_;  // keyed by the number of steps; used on a device
+  std::map<int, Graph> verifications_;           // keyed by verification_at(); used on a device
 };
 
 }  // namespace sbrt

@@ -10,7 +10,8 @@ namespace sbrt {
 class HradMemory {
  public:
   HradMemory() = default;
-  // If `hrad` is null, only the classifier's inputs have memory. shown: the host can read them.
+  // If `hrad` is null, only the classifier's inputs are allocated. shown: the host can read these
+  // inputs.
   HradMemory(Exec& exec, const Hrad* hrad, int64_t hidden, size_t seats, bool shown);
 
   bool is_there() const { return x_.size() > 0; }

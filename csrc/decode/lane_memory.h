@@ -1,5 +1,5 @@
-// The state that the ops of a lane can access, in the memory of the lane's device. Both lanes share
-// one LaneMemory unless the draft has its own device.
+// The part of the state that a lane's ops can access, in the memory of the lane's device. Both
+// lanes share one LaneMemory unless the draft has its own device.
 #pragma once
 
 #include <vector>
@@ -10,11 +10,12 @@
 namespace sbrt {
 
 struct LaneMemory {
-  int place = 0;  // number of this memory in the backend
+  int place = 0;  // number of this memory among the backend's memories
   Cells<Sequence> sequences;
   Cells<int32_t> trunks;  // [seats, room] tokens of a seat's trunk
-  Cells<uint8_t> ranks;   // [seats, room] ranks of these tokens in the draft's distributions
-  Cells<int64_t> ended;   // Seats::ended: for rounds, the target's pieces, the draft's pieces
+  Cells<uint8_t> ranks;   // [seats, room] rank of each of these tokens in the draft's distribution
+  // Seats::ended, three values: rounds, pieces of the target, pieces of the draft.
+  Cells<int64_t> ended;
   ShapingMemory dense_shaping;
   std::vector<ShapingStore> shaping;  // [seats]
 

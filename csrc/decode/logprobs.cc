@@ -8,11 +8,14 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kUnread = 2 * kSlots;  // most positions of an unread round and of the next one
-constexpr int64_t kReserved = 1 << 22;   // entries between two calls of take() without allocation
-constexpr size_t kKept = 1 << 20;        // entries that a seat keeps for the next request
+// Largest number of positions that an unread round and the next round have together.
+constexpr int64_t kUnread = 2 * kSlots;
+// This number of entries fits without allocation, between two calls of take().
+constexpr int64_t kReserved = 1 << 22;
+// Number of entries whose memory a seat keeps for the next request.
+constexpr size_t kKept = 1 << 20;
 
-// Returns a list with the host's addresses, and allocates memory for it if needed.
+// Returns a list whose entries have host addresses. Allocates memory for the list if needed.
 LogprobList list_of(Exec& exec, int32_t top, int64_t positions, Cells<TokenLogprob>& entries) {
   if (top < 0) {
     if (entries.size() > kKept) entries = {};
@@ -25,13 +28,13 @@ LogprobList list_of(Exec& exec, int32_t top, int64_t positions, Cells<TokenLogpr
   return list;
 }
 
-// Returns the same list with the addresses that ops use.
+// Returns the same list with entries at the addresses that ops use.
 LogprobList for_ops(LogprobList list, const Cells<TokenLogprob>& entries) {
   if (list.top >= 0) list.entries = entries.device();
   return list;
 }
 
-// Drops the entries, and most memory of a large list.
+// Drops the entries. Also frees most of the memory of a large list.
 void empty(std::vector<TokenLogprob>& entries) {
   entries.clear();
   if (entries.capacity() > kKept) entries = {};

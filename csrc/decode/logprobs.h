@@ -1,4 +1,5 @@
-// The host's part of log-probs: it owns their memory and collects the entries of committed tokens.
+// The host's part of log-probs. It owns the memory of log-probs, and collects the entries of
+// committed tokens.
 #pragma once
 
 #include <vector>
@@ -9,19 +10,21 @@
 namespace sbrt {
 
 // The log-probs of one seat. A request that wants log-probs allocates lists. The next request that
-// does not want any frees large lists. Ops write entries into memory that the host reads.
+// does not want any frees the large lists. Ops write entries into memory that the host can read.
 class LogprobStore {
  public:
-  // Returns the lists of a request with the addresses for ops, and allocates memory if needed.
-  // Called between sequences. limit: tokens of the longest trunk.
+  // Returns the lists of a request, with the addresses that ops use. Allocates memory for them if
+  // needed. Called between sequences. limit: length of the longest trunk, in tokens.
   Logprobs start(Exec& exec, const Request& request, int64_t limit, int32_t vocab);
   bool has_prompt() const { return prompt_.top >= 0; }
   bool has_output() const { return output_.top >= 0; }
-  // True if a row of the prompt had a NaN. Called after the prompt's last piece.
+  // Returns true if a row of the prompt had a NaN. Called after the prompt's last piece.
   bool prompt_failed() const;
-  // Copies the entries of the `count` tokens that a round committed from position `first` on.
+  // Copies the entries of `count` tokens that a round committed. `first` is the position of the
+  // first one.
   void commit(int64_t first, int64_t count);
-  // Entries [tokens committed since the last take(), width()]; valid until the next call.
+  // Returns the entries [tokens committed since the last take(), width()]. They are valid until the
+  // next call.
   const std::vector<TokenLogprob>& take();
   // Drops the entries that take() would return.
   void drop() { committed_.clear(); }
@@ -29,7 +32,7 @@ class LogprobStore {
   const LogprobList& prompt() const { return prompt_; }
 
  private:
-  LogprobList prompt_, output_;  // their entries are at host addresses
+  LogprobList prompt_, output_;  // the lists with host addresses
   Cells<TokenLogprob> prompt_entries_, ring_;
   std::vector<TokenLogprob> committed_, taken_;
 };

@@ -8,7 +8,7 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kWorthCopying = 8;  // fewer positions are not worth a copy
+constexpr int64_t kWorthCopying = 8;  // fewer positions are not worth a copy of their KV
 
 }  // namespace
 
@@ -43,7 +43,7 @@ const Graph& Prompts::graph_of(const LaneUnit& unit, SeatSet seats, size_t at,
   return keeps_dists ? graphs_.prefill_dists() : unit.feed.graphs[at];
 }
 
-// Enqueues a prompt piece of these seats.
+// Enqueues one prompt piece for these seats, as a launch of `graph`.
 void Prompts::launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int width) {
   Feed& feed = unit.feed;
   unit.fed_roll->word[++feed.pieces % kRecords] = seats;
@@ -51,8 +51,8 @@ void Prompts::launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int widt
   unit.stream->record(feed.fed, feed.pieces);
 }
 
-// Enqueues the next piece of these seats. For several seats the piece feeds all that their prompts
-// lack. That must fit each seat's share of the rows.
+// Enqueues the next piece of these seats. For several seats the piece feeds all the tokens that
+// their prompts lack. These tokens must fit into each seat's share of the rows.
 void Prompts::feed_piece(LaneUnit& unit, SeatSet seats, int width) {
   if (is_one(seats)) {
     const int i = __builtin_ctzll(seats);
@@ -69,8 +69,8 @@ void Prompts::feed_piece(LaneUnit& unit, SeatSet seats, int width) {
   launch(unit, fed, graph_of(unit, fed, 0, keeps_dists(unit, fed)), width);
 }
 
-// Returns the waiting seat whose request came first. Later seats are added in order as long as one
-// piece holds all that their prompts lack.
+// Returns the waiting seat whose request came first. More waiting seats join, in order of their
+// requests, as long as one piece holds all tokens that their prompts lack.
 SeatSet Prompts::next_to_feed() const {
   const SeatSet waiting = seats_.live() & ~seats_.decoding();
   SeatSet found = 0;
@@ -87,13 +87,14 @@ SeatSet Prompts::next_to_feed() const {
   }
 }
 
-// If another seat has the KV of the prompt's beginning, copies that KV. Does so only before the
-// prompt's first piece.
+// If another seat has the KV of the beginning of this prompt, copies that KV. Copies only before
+// the prompt's first piece.
 void Prompts::copy_prefix(int i) {
   if (!r_.config.reuses_prefixes || seats_[i].fed[0].last_piece() || seats_[i].fed[1].last_piece())
     return;
   if (seats_[i].fed[0].copy || seats_[i].fed[1].copy) return;
-  if (r_.logprobs[i].has_prompt()) return;  // log-probs need a forward of the whole prompt
+  // Log-probs of a prompt need a forward of the whole prompt.
+  if (r_.logprobs[i].has_prompt()) return;
   int from = -1;
   Kept most;
   for_each(seats_.live() & ~bit(i), [&](int other) {
@@ -116,8 +117,8 @@ void Prompts::copy_prefix(int i) {
   for (const int lane : {0, 1}) seats_[i].fed[lane].copy = copies[lane];
 }
 
-// Where the lane alone reaches its KV, its stream copies: before it feeds the rest, and before
-// anything else is fed to the other seat.
+// If only the lane's own ops can access its KV, the lane's stream makes the copy. It does so before
+// it feeds the rest of the prompt, and before it feeds anything else to the other seat.
 int64_t Prompts::copy(LaneUnit& unit, int from, int to, Interval positions) {
   if (positions.end <= positions.begin) return 0;
   const Parts kv = parts(&unit == &r_.target ? Part::target_prompt_kv : Part::draft_prompt_kv);
@@ -160,9 +161,9 @@ bool Prompts::feed(int64_t until) {
   return true;
 }
 
-// Feeds a prompt, or several short ones, to the end. Returns false if the time ends first. Each
-// lane has at most two pieces in flight. So no lane is idle, and few pieces are left when the time
-// ends.
+// Feeds a prompt, or several short ones, to the end. Returns false if the time limit comes first.
+// Each lane has at most two pieces in flight. So no lane is idle, and few pieces still run after
+// the time limit.
 bool Prompts::feed_alone(SeatSet seats, int64_t until) {
   LaneUnit &target = r_.target, &draft = r_.draft;
   const NvtxRange range(r_.config.nvtx, "prefill");
@@ -182,8 +183,8 @@ bool Prompts::feed_alone(SeatSet seats, int64_t until) {
   return true;
 }
 
-// Feeds one piece between two rounds of other sequences. A sequence takes part in rounds once all
-// pieces of its prompt are enqueued.
+// Feeds one piece between two rounds of other sequences. A sequence takes part in rounds as soon as
+// all pieces of its prompt are enqueued.
 void Prompts::feed_beside(SeatSet seats) {
   const RoundShape width = seats_.shape(seats_.decoding() | seats);
   const auto has_room = [](const Feed& feed) { return feed.pieces - feed.fed.reached() < 2; };
@@ -194,7 +195,7 @@ void Prompts::feed_beside(SeatSet seats) {
   });
 }
 
-// Called when all pieces of a prompt are enqueued.
+// Ends the prefill of seat `i`. Called when all pieces of its prompt are enqueued.
 void Prompts::end_prompt(int i) {
   seats_[i].prefilling = false;
   if (seats_[i].feeds_draft) r_.took_draft_to(i, r_.at(i).head);

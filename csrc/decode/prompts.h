@@ -1,5 +1,5 @@
-// Feeds prompts to the lanes: the whole prompt if no sequence decodes, else a piece between two
-// rounds.
+// Feeds prompts to the lanes. If no sequence decodes, it feeds the whole prompt. Otherwise it feeds
+// one piece between two rounds.
 #pragma once
 
 #include <cstdint>
@@ -15,28 +15,30 @@ class Prompts {
   Prompts(Resources& resources, Graphs& graphs, SeatTable& seats, Patience& patience)
       : r_(resources), graphs_(graphs), seats_(seats), patience_(patience) {}
 
-  // Feeds waiting prompts. Returns false if the time ends first. Otherwise at least one sequence
-  // can decode, if any is live.
+  // Feeds waiting prompts. Returns false if the time limit comes first. Otherwise at least one
+  // sequence can decode, if there is a live sequence.
   bool feed(int64_t until);
-  // Enqueues the next piece of a seat's prompt. keeps_dists: if this is the last piece and has few
-  // rows, it keeps the draft's distributions.
+  // Enqueues the next piece of a seat's prompt. keeps_dists: if this is the last piece of the
+  // prompt and has few rows, the piece keeps the draft's distributions.
   void feed_piece(LaneUnit& unit, int i, int width, bool keeps_dists);
-  // Number of tokens of a seat's prompt whose pieces are enqueued or done.
+  // Returns the number of tokens of a seat's prompt whose pieces are enqueued or done.
   int64_t fed(const LaneUnit& unit, int seat) const { return fed_of(unit, seat).tokens; }
-  // Begins a seat's prompt after the part whose KV the lanes have.
+  // Begins a seat's prompt, after the part whose KV the lanes already have.
   void start(int i);
-  // Sets the prefill time of sequences whose prompts are done.
+  // Sets Stats::prefill_ns of sequences whose prompts are done.
   void see();
-  // Returns true if all enqueued pieces of a seat, and copies to it, have ended.
+  // Returns true if all enqueued pieces of a seat, and all copies to it, have ended.
   bool has_fed(int i) const;
   // Waits until they have.
   void wait_fed(int i);
-  // Lets the draft read the trunk tokens that it lacks, and store their ranks. Returns false if the
-  // time ends first. Nothing may be in flight.
+  // Lets the draft process the trunk tokens that it lacks, and store their ranks. Returns false if
+  // the time limit comes first. Nothing may be in flight.
   bool catch_draft_up(int i, int64_t until);
-  // Does the same if the seat's policy drafts and the draft lacks more than a burst can read.
+  // Does the same as catch_draft_up(), but only if the seat's policy drafts and the draft lacks
+  // more tokens than a burst can process.
   bool prepare_draft(int i, int64_t until);
-  // Number of tokens of a seat's prompt that all lanes have processed. The last token is never fed.
+  // Returns the number of tokens of a seat's prompt that all lanes have processed. The prompt's
+  // last token is never fed.
   int64_t done(int i) const;
 
  private:
@@ -45,18 +47,18 @@ class Prompts {
   int64_t lacking(int i) const;
   void feed_piece(LaneUnit& unit, SeatSet seats, int width);
   void launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int width);
-  // Returns the graph of a piece: graph `at` of the feed, unless log-probs or distributions are
-  // needed.
+  // Returns the graph of a piece. This is graph number `at` of the feed, unless the piece needs
+  // log-probs or distributions.
   const Graph& graph_of(const LaneUnit& unit, SeatSet seats, size_t at, bool keeps_dists) const;
   bool has_logprobs(const LaneUnit& unit, SeatSet seats) const;
-  // True if `auto` needs the draft's distributions of these seats.
+  // Returns true if `auto` needs the draft's distributions of these seats.
   bool keeps_dists(const LaneUnit& unit, SeatSet seats) const {
     return &unit == &r_.draft && seats_.tuned_of(seats) != 0;
   }
   SeatSet next_to_feed() const;
   void copy_prefix(int i);
-  // Copies the KV of the positions from `begin` on, and returns the number of the copy in flight; 0:
-  // none is.
+  // Copies the KV of `positions` between two seats. Returns the number of the copy in flight, or 0
+  // if none is in flight.
   int64_t copy(LaneUnit& unit, int from, int to, Interval positions);
   void end_prompt(int i);
   bool feed_alone(SeatSet seats, int64_t until);

@@ -1,5 +1,5 @@
-// A call whose time is over leaves the work that it enqueued running. The next call takes the
-// result.
+// When the time limit of a call is over, the work that it enqueued continues to run. The next call
+// takes the result of that work.
 #include "decode/pump.h"
 
 #include <algorithm>
@@ -12,9 +12,9 @@ namespace sbrt {
 
 namespace {
 
-// Returns HostSeat::trees after a round of a policy; `trees` was its value before. If a round
-// leaves a tree, the next round verifies the tree. The round after that moves the accepted path,
-// under any policy.
+// Returns the value of HostSeat::trees after a round of policy `p`. `trees` was the value before
+// the round. If a round plans a tree, the next round verifies the tree. The round after that moves
+// the KV of the accepted path, under any policy.
 int trees_after(const Policy& p, int trees) { return makes_paths(p) ? std::max(0, trees - 1) : 2; }
 
 }  // namespace
@@ -81,10 +81,10 @@ bool Pump::is_quiet(int i) {
   return r_.exec->has_reached(fences_.verify_done, seats_[i].last_round) && prompts_.has_fed(i);
 }
 
-// Returns the reusable part of a prompt, or nothing if that is only a few tokens. They are not
-// worth dropping the seat's other contents.
+// Returns how much of a prompt's KV can be reused, or nothing if that is only a few tokens. Reusing
+// a few tokens is not worth the KV that the seat would lose.
 Kept Pump::kept(int i, const std::vector<int32_t>& prompt) const {
-  constexpr int64_t kWorthTaking = 8;  // least number of positions that are reused
+  constexpr int64_t kWorthTaking = 8;  // reusing the KV of fewer positions is not worth it
   if (!r_.config.reuses_prefixes) return {};
   const Kept kept = seats_.kept(i);
   const auto fed = static_cast<int64_t>(prompt.size()) - 1;
@@ -108,8 +108,8 @@ void Pump::begin(int i, const Request& request, Tuner* tuner) {
   const Policy& p = c.policy;
   const bool drafts = tuner ? tuner->drafts() : p.gamma + burst_after_miss(p) > 0;
   seat.drafts = drafts && c.head < c.draft_limit;
-  // If other sequences run, `auto` may use a policy that does not draft. The draft then reads a
-  // prompt only once the policy drafts.
+  // While other sequences run, `auto` may use a policy that does not draft. Then the draft
+  // processes a prompt only when the policy starts to draft.
   const bool is_alone = is_one(seats_.live() | bit(i));
   seat.feeds_draft = seat.drafts && (!tuner || is_alone || together_.drafts());
   if (tuner) tuner->begin(c);
@@ -117,9 +117,9 @@ void Pump::begin(int i, const Request& request, Tuner* tuner) {
   seat.prefilling = seat.sequence.live();
 }
 
-// A call may return while the last round that it enqueued still runs. So the lanes stay busy even
-// if a caller runs one round at a time. The shape of that round must not depend on the record that
-// the call has read.
+// A call may return while the last round that it enqueued is still in flight. So the lanes stay
+// busy even if a caller runs one round at a time. The shape of that round must not depend on the
+// record that the call has read.
 void Pump::run(int64_t max_rounds, int64_t until) {
   const SeatSet all = seats_.live();
   const auto stops = [&](int64_t done) {
@@ -134,12 +134,13 @@ void Pump::run(int64_t max_rounds, int64_t until) {
     if (round_ == committed_round_ + 1 && may_run_ahead()) start_round();
     if (!read_round(until, ahead)) break;
   }
-  if (seats_.live() == 0) r_.exec->spend(1);  // so later work begins at a later time, in traces too
+  // So that later work begins at a later virtual time, also in traces.
+  if (seats_.live() == 0) r_.exec->spend(1);
   patience_.forget();
 }
 
 // Feeds at most one prompt piece between two rounds. In virtual time it feeds whole prompts, because
-// they cost nothing there. Returns false if the time is over.
+// they cost nothing there. Returns false if the time limit is over.
 bool Pump::feed(int64_t until) {
   if (fed_round_ == round_ && seats_.decoding() != 0) return true;
   const auto pieces = [this] { return r_.target.feed.pieces + r_.draft.feed.pieces; };
@@ -152,8 +153,8 @@ bool Pump::feed(int64_t until) {
   return true;
 }
 
-// Sets policies and launches for the next round. Called with nothing in flight. Returns false if
-// the time is over.
+// Sets the policies and launches of the next round. Called with nothing in flight. Returns false if
+// the time limit is over.
 bool Pump::prepare_round(int64_t until) {
   const SeatSet members = seats_.decoding(), tuned = seats_.tuned_of(members);
   const int others = __builtin_popcountll(members & ~tuned);
@@ -169,15 +170,17 @@ bool Pump::prepare_round(int64_t until) {
   return true;
 }
 
-// Returns the seats of the next round: all that decode, if their rows fit. Under `rejection` tokens
-// depend on which candidates are tried. So such a sequence skips a round in which one of its rows
-// might not fit.
+// Returns the seats of the next round: all that decode, if their rows fit. Under `rejection` a
+// token depends on which candidates are tried. So such a sequence skips a round in which one of its
+// rows might not fit.
 SeatSet Pump::members_of_round() const {
   const SeatSet all = seats_.decoding();
   SeatSet members = 0;
-  int64_t verified = __builtin_popcountll(all), drafted = 0;  // rows; drafted: the most of any seat
+  // Verified: rows of all seats; drafted: most draft rows of any one seat.
+  int64_t verified = __builtin_popcountll(all), drafted = 0;
   for (int n = 0; n < r_.count(); ++n) {
-    const int i = static_cast<int>((round_ + n) % r_.count());  // each round begins at another seat
+    // Each round begins with another seat.
+    const int i = static_cast<int>((round_ + n) % r_.count());
     if (!(all & bit(i))) continue;
     const Policy& p = r_.at(i).policy;
     const int64_t chain = is_rejection(r_.at(i)) ? most_nodes(p) : 0;
@@ -205,7 +208,7 @@ void Pump::start_round() {
     seats_[i].last_round = round_ + 1;
     seats_[i].trees = trees_after(r_.at(i).policy, seats_[i].trees);
   });
-  price_lanes(how);  // in virtual time at most one round is in flight
+  price_lanes(how);  // virtual time allows only one round in flight, so the costs may change here
   const NvtxRange range(r_.config.nvtx, "round", round_ + 1);
   enqueued_[++round_ % 2] = now();
   r_.target.roll->word[round_ % kRecords] = members;
@@ -221,21 +224,21 @@ void Pump::start_round() {
   enqueue_round(round_, how, target, &draft, fences_);
 }
 
-// Decides if the draft takes part in the next round of this seat; returns true if so. When a tuned
-// sequence stops drafting, its state records that the draft sits out.
+// Decides if the draft takes part in the next round of this seat, and returns true if so. When the
+// sequence has a tuner and stops drafting, Resources::sit_out() is called.
 bool Pump::starts_drafting(int i, const RoundShape& how) {
   HostSeat& seat = seats_[i];
   const Policy& p = r_.at(i).policy;
   seat.drafted =
       p.gamma > 0 || (how.burst > 0 && seat.sequence.missed() && burst_after_miss(p) > 0);
-  const bool may_change = !has_round_in_flight();  // else nothing changes from the last round
+  const bool may_change = !has_round_in_flight();  // a round in flight keeps everything as it was
   if (seat.tuner && !seat.drafted && !seat.sat_out && may_change) r_.sit_out(i);
   seat.sat_out = seat.tuner && !seat.drafted && (seat.sat_out || may_change);
   return seat.drafted;
 }
 
 // Waits for the oldest round in flight and takes its tokens. ahead: that round was in flight before
-// this turn of the loop. Returns false if the time ends first.
+// this iteration of the loop. Returns false if the time limit comes first.
 bool Pump::read_round(int64_t until, bool ahead) {
   const bool waits = fences_.verify_done.reached() <= committed_round_;
   if (!patience_.reach(fences_.verify_done, committed_round_ + 1, until)) return false;
@@ -247,8 +250,8 @@ bool Pump::read_round(int64_t until, bool ahead) {
   Brought brought = time_of(round, ahead);
   brought.rows = 0;
   const SeatSet members = r_.target.roll->word[round % kRecords];
-  if (!has_round_in_flight())  // else a round in flight writes another record, not this one
-    r_.exec->note("read_record", {parts(Part::record), {}}, members);
+  // With a round in flight nothing is noted, because that round writes another record.
+  if (!has_round_in_flight()) r_.exec->note("read_record", {parts(Part::record), {}}, members);
   SeatSet committed = 0;
   for_each(members, [&](int i) {
     if (commit(i, round)) committed |= bit(i);
@@ -264,8 +267,8 @@ bool Pump::read_round(int64_t until, bool ahead) {
   return true;
 }
 
-// Takes a round's tokens of a seat. Returns false if they do not belong to the seat's present
-// sequence, or the prompt failed.
+// Takes the tokens of a seat from a round's record. Returns false if the tokens do not belong to
+// the sequence that is now in the seat, or if the prompt failed.
 bool Pump::commit(int i, int64_t round) {
   HostSeat& seat = seats_[i];
   if (!seat.taken || !seat.sequence.live() || round < seat.first_round) return false;
@@ -284,9 +287,9 @@ bool Pump::commit(int i, int64_t round) {
   return true;
 }
 
-// Returns the time of the round that was just read, for the tuners. The host does not know when a
-// round that ran ahead ended, because the caller may have been busy elsewhere. So the end is taken
-// from the lane's clock.
+// Returns the duration of the round that was just read, for the tuners. The host does not know when
+// a round that ran ahead has ended, because the caller may have been busy elsewhere. So the end is
+// taken from the lane's clock.
 Brought Pump::time_of(int64_t round, bool ahead) const {
   Brought found;
   found.steady = !r_.config.can().can_be_timed;
@@ -302,8 +305,8 @@ Brought Pump::time_of(int64_t round, bool ahead) const {
   return found;
 }
 
-// Returns the time at which a round ended; 0: unknown. The events of a device have no times. Then
-// the time is known only if the host was waiting for the end.
+// Returns the time at which a round ended, or 0 if it is unknown. The events of a device have no
+// times. There the time is known only if the host was waiting for the end.
 int64_t Pump::ended_at(int64_t round) const {
   const int64_t stamped = fences_.verify_done.reached_at(round);
   return stamped ? stamped : seen_[round % 2];
@@ -311,7 +314,8 @@ int64_t Pump::ended_at(int64_t round) const {
 
 // Returns true if the next round may be enqueued before the last round's record is read. That needs
 // three things: the round's shape does not depend on the last outcome, the policies are the same,
-// and the launches use the same graphs. If the host then finds a stop, one round remains unread.
+// and the launches use the same graphs. If a sequence then turns out to have ended, one round in
+// flight remains unread.
 bool Pump::may_run_ahead() {
   if (!r_.config.can().runs_ahead || r_.config.keep_features) return false;
   const SeatSet members = seats_.decoding(), tuned = seats_.tuned_of(members);
@@ -328,7 +332,8 @@ bool Pump::may_run_ahead(int i, bool alone) {
   const int burst = burst_after_miss(p);
   if (burst > 0 && (p.gamma > 0 || !seat.sequence.missed())) return false;
   if (!alone) return true;
-  if (seat.tuner && together_.is_in_force()) return false;  // other sequences shared the policy
+  // The policy was set for several sequences, so tune() must run first.
+  if (seat.tuner && together_.is_in_force()) return false;
   if (lag_ == DraftLag::none && lag_within(0, 2) != DraftLag::none) return false;
   const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) +
                        (p.lookup ? kMostFound : 0) + 1;
@@ -337,15 +342,16 @@ bool Pump::may_run_ahead(int i, bool alone) {
 }
 
 // Sets the next policy of a sequence that runs alone. Called between rounds, with nothing enqueued.
-// Returns false if the time ends first.
+// Returns false if the time limit comes first.
 bool Pump::tune(int i, int64_t until) {
   LaneUnit& draft = r_.draft;
   HostSeat& seat = seats_[i];
   if (!patience_.reach(draft.feed.fed, draft.feed.pieces, until))
-    return false;  // the pieces are of an earlier call
+    return false;  // an earlier call enqueued these pieces, and they still run
   Sequence& c = r_.at(i);
   const int64_t begin = now();
-  // If the draft took part in the last round, its KV has not been settled yet: it cannot read now.
+  // If the draft took part in the last round, its `settle` has not run yet. So it cannot process
+  // tokens now.
   if (seat.drafts && !seat.drafted && seat.tuner->wants_to_look(c, c.head)) {
     if (!prompts_.catch_draft_up(i, until)) return false;
     seat.tuner->looked(now() - begin);
@@ -361,7 +367,7 @@ bool Pump::idle(int64_t until) {
          r_.exec->reach(fences_.verify_done, round_, until);
 }
 
-// Sets the costs of the next round's forwards in virtual time.
+// In virtual time: sets the costs of the next round's forwards.
 void Pump::price_lanes(const RoundShape& how) {
   if (!r_.config.costs) return;
   const LaneCosts& costs = r_.config.costs->of(how.gamma > 0);
@@ -370,16 +376,16 @@ void Pump::price_lanes(const RoundShape& how) {
   overhead_ = r_.config.costs->overhead(how.burst > 0, how.gamma > 0);
 }
 
-// Returns the most nodes of a chain under the seat's policy. If there is only one seat, the chain
-// that the last round left counts too.
+// Returns the largest number of nodes that a chain under the seat's policy can have. If the engine
+// has only one seat, the chain that the last round planned counts too.
 int32_t Pump::most_chain(int i) const {
   const int32_t nodes = most_nodes(r_.at(i).policy);
   return r_.count() > 1 ? nodes : std::max(chain_nodes_, nodes);
 }
 
 // Returns how many trunk tokens the draft may lack in the next `rounds` rounds. The host knows the
-// head of the first one. The draft sits out rounds whose chain would reach its context limit. A
-// serial draft that has sat out once is never fed again.
+// head of the first of these rounds. The draft sits out rounds whose chain would reach its context
+// limit. A serial draft that has sat out once is never fed again.
 DraftLag Pump::lag_within(int i, int rounds) const {
   if (seats_[i].tuner) return DraftLag::any;
   if (r_.at(i).policy.gamma == 0) return DraftLag::none;
@@ -388,10 +394,12 @@ DraftLag Pump::lag_within(int i, int rounds) const {
   return head + nodes < r_.at(i).draft_limit ? DraftLag::none : DraftLag::chain;
 }
 
-// Returns the launches that suffice for the next `rounds` rounds of these seats.
+// Returns the launches that are large enough for the next `rounds` rounds of these seats.
 Launches Pump::launches_of(SeatSet members, int rounds) const {
-  Launches found{
-      {0, 0, 0}, {}, !r_.config.can().captures};  // a device does not move the KV of paths
+  Launches found{// On a device the KV of an accepted path does not move.
+                 {0, 0, 0},
+                 {},
+                 !r_.config.can().captures};
   bool is_tuned = false;
   for_each(members, [&](int i) {
     const Policy& p = r_.at(i).policy;
@@ -410,7 +418,7 @@ Launches Pump::launches_of(SeatSet members, int rounds) const {
 
 void Pump::fuse(SeatSet members) {
   if (!r_.config.can().captures) return;
-  chain_nodes_ = 0;  // the last chain is of an earlier request
+  chain_nodes_ = 0;  // the last chain belonged to an earlier request
   pick_launches(members);
   RoundShape shape{};
   int32_t burst = 0;

@@ -1,5 +1,5 @@
 // Keeps the lanes busy: it feeds prompts, enqueues rounds and reads their records. No other class
-// uses fences and numbers of rounds.
+// uses the fences and the numbers of rounds.
 #pragma once
 
 #include <cstdint>
@@ -17,29 +17,29 @@ class Pump {
   Pump(Resources& resources, Graphs& graphs);
   Pump(const Pump&) = delete;
 
-  // Waits for work that is still in flight, and drops the errors of that work.
+  // Waits for work that is still in flight, and ignores the errors of that work.
   void settle_down();
-  void start_over();  // does the same, and drops all sequences
-  // Returns a free seat, or -1 if all are taken. It is the seat that has most of the prompt's KV
-  // or, among equals, the one that was used longest ago. The call may wait for a round.
+  void start_over();  // does what settle_down() does, and drops all sequences
+  // Returns a free seat, or -1 if all are taken. It is the seat that has most of the prompt's KV.
+  // Among equal seats it is the one that was used longest ago. The call may wait for a round.
   int free_seat(const std::vector<int32_t>& prompt);
-  // The part of a prompt, without its last token, whose KV a free seat has.
+  // Returns how much of a prompt, without its last token, has KV in free seat `i`.
   Kept kept(int i, const std::vector<int32_t>& prompt) const;
-  // True if some seat is not taken.
+  // Returns true if at least one seat is free.
   bool has_free_seat() const;
-  // Starts a sequence that the host has just put into its seat. tuner: selects the policy; null:
+  // Starts the sequence that the host has just put into seat `i`. tuner: selects the policy; null:
   // the policy never changes.
   void begin(int i, const Request& request, Tuner* tuner);
-  // Feeds prompts and runs rounds until a sequence ends, `max_rounds` are done (0: any number), the
-  // time is `until` by Trace::now(), or interrupt() is called.
+  // Feeds prompts and runs rounds. Returns when a sequence has ended, `max_rounds` are done (0: any
+  // number), Trace::now() has reached `until`, or interrupt() is called.
   void run(int64_t max_rounds, int64_t until);
   void interrupt() { patience_.interrupt(); }  // may be called from any thread
 
   Prompts& prompts() { return prompts_; }
-  // On a device: fuses the graphs of rounds of these seats, whose sequences are in place already.
+  // On a device: fuses the graphs for rounds of these seats. Their sequences must be in place.
   // Nothing may be in flight.
   void fuse(SeatSet members);
-  // Waits until nothing runs any more. Returns false if the time `until` comes first.
+  // Waits until nothing is in flight. Returns false if the time `until` comes first.
   bool idle(int64_t until);
 
   HostSeat& seat(int i) { return seats_[i]; }
@@ -75,15 +75,17 @@ class Pump {
   Prompts prompts_;
   Together together_;
   Fences fences_;
-  int64_t round_;                  // last round enqueued
-  int64_t fed_round_ = -1;         // value of round_ when the last prompt piece was enqueued
-  int64_t committed_round_;        // last round whose record was read
-  int64_t admitted_ = 0;           // sequences admitted so far
-  int64_t enqueued_[2] = {};       // when the last two rounds were enqueued, at [number % 2]
-  int64_t seen_[2] = {};           // when the host saw these rounds end; 0: it was not waiting
-  int64_t overhead_ = 0;           // ns of virtual time of the last round without its forwards
-  int32_t chain_nodes_ = 0;        // most nodes of the chain that the last round left
-  DraftLag lag_ = DraftLag::none;  // largest lag of the draft that the selected graphs allow
+  int64_t round_;             // number of the last round that was enqueued
+  int64_t fed_round_ = -1;    // value of round_ when the last prompt piece was enqueued
+  int64_t committed_round_;   // last round whose record was read
+  int64_t admitted_ = 0;      // number of sequences admitted so far
+  int64_t enqueued_[2] = {};  // [number % 2] times at which the last two rounds were enqueued
+  // [number % 2] times at which the host saw these rounds end; 0: it was not waiting.
+  int64_t seen_[2] = {};
+  int64_t overhead_ = 0;     // virtual time of the last round without its forwards, in ns
+  int32_t chain_nodes_ = 0;  // most nodes that the chain planned by the last round can have
+  // Bound of the trunk tokens that the draft may lack, for the selected graphs.
+  DraftLag lag_ = DraftLag::none;
 };
 
 }  // namespace sbrt

@@ -82,7 +82,7 @@ void ShapingStore::check_request(const ShapingRequest& s) const {
 void ShapingStore::copy(const Request& r) {
   ends_.clear();
   for (const int32_t token : r.stop_tokens)
-    if (token < memory_->vocab) ends_.push_back(token);  // others have no logit
+    if (token < memory_->vocab) ends_.push_back(token);  // ids beyond that have no logit
   allowed_ = r.shaping.allowed;
   bias_ = r.shaping.bias;
   words_.clear();
@@ -113,11 +113,11 @@ void ShapingStore::start(const Request& r, Sequence& sequence) {
 }
 
 // Counts the prompt's tokens if a penalty needs the counts. With a device, the host's own counts
-// have only the tokens of the last prompt.
+// cover only the tokens of the last prompt.
 void ShapingStore::start_counts(const Request& r, Sequence& sequence) {
   const ShapingMemory& m = *memory_;
   Counts counts{sequence.counts.n, mine(m.token), mine(m.output), mine(m.seen)};
-  for (int i = 0; i < counts.n; ++i) {  // clear the counts of an earlier sequence
+  for (int i = 0; i < counts.n; ++i) {  // clears the counts of an earlier sequence
     counts.output[counts.token[i]] = 0;
     counts.seen[counts.token[i]] = 0;
   }
@@ -159,8 +159,8 @@ void ShapingStore::send_dense(const ShapingRequest& s) {
   send_words(s);
 }
 
-// Sends the bad words of several tokens, in the form of DenseShaping::words. Words of one token are
-// in the mask.
+// Sends the bad words that have several tokens, in the form of DenseShaping::words. Bad words of
+// one token are in the mask.
 void ShapingStore::send_words(const ShapingRequest& s) {
   const int64_t first = seat_ * ShapingMemory::kWordsRoom;
   int32_t* list = memory_->words.host() + first;

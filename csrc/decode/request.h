@@ -11,16 +11,16 @@
 
 namespace sbrt {
 
-// How a request shapes logits, as the host has it. The defaults change no logit.
+// How a request shapes logits, as the host stores it. The defaults change no logit.
 struct ShapingRequest {
   float repetition = 1;
   float presence = 0;
   float frequency = 0;
   int64_t min_tokens = 0;
   bool restricts = false;
-  std::vector<int32_t> allowed;  // used if `restricts`
+  std::vector<int32_t> allowed;  // used if `restricts` is true
   std::vector<TokenBias> bias;
-  std::vector<std::vector<int32_t>> words;  // each at least one token
+  std::vector<std::vector<int32_t>> words;  // bad words, each with at least one token
 
   bool penalises() const { return repetition != 1 || presence != 0 || frequency != 0; }
   bool active() const {
@@ -28,14 +28,14 @@ struct ShapingRequest {
   }
 };
 
-// How many of the most probable tokens have their log-probs kept at each position, in addition to
-// the position's own token. -1: no log-probs are kept.
+// The number of most probable tokens whose log-probs are kept at each position, in addition to the
+// token at that position. -1: no log-probs are kept.
 struct LogprobRequest {
   int32_t output = -1;
   int32_t prompt = -1;
 };
 
-// A temperature below 1e-5 is greedy.
+// Returns the sampling with a temperature below 1e-5 replaced by 0, which means greedy.
 inline Sampling normalised(Sampling s) {
   if (s.temperature < 1e-5f) s.temperature = 0;
   return s;
@@ -48,7 +48,7 @@ struct Request {
   int64_t max_tokens = 16;
   std::vector<int32_t> stop_tokens;
   ShapingRequest shaping;
-  bool tuned = false;  // `auto`: the engine selects the policy of every round
+  bool tuned = false;  // true: `auto` selects the policy of every round
   LogprobRequest logprobs;
 };
 
@@ -58,34 +58,34 @@ void check_shaping(const ShapingRequest& shaping, int32_t vocab);
 // Throws InvalidInput unless holes are ids below `vocab` and leave at least one token.
 void check_holes(const std::vector<int32_t>& holes, int32_t vocab);
 
-// Arrays over the vocabulary, [seats, vocab] each. They have the counts of Sequence::counts. On a
-// device they also have the lists of Sequence::shaping, and bad words of several tokens
+// Arrays with an entry per token, [seats, vocab] each. They hold the counts of Sequence::counts. On
+// a device they also hold the lists of Sequence::shaping, and bad words of several tokens
 // (DenseShaping::words).
 struct ShapingMemory {
-  static constexpr int64_t kWordsRoom = 1 << 15;  // int32 words of `words` per seat
+  static constexpr int64_t kWordsRoom = 1 << 15;  // int32 entries of `words` per seat
 
   ShapingMemory() = default;
   ShapingMemory(Exec& exec, int32_t vocab, int32_t seats, int place = 0);
-  // The arrays for a device's ops; null pointers on other backends.
+  // Returns the arrays for a device's ops. On other backends the pointers are null.
   DenseShaping dense() const;
 
   int32_t vocab = 0;
   Cells<int32_t> token, output;
-  Cells<uint8_t> seen, mask;  // mask, bias and words: only on a device
+  Cells<uint8_t> seen, mask;  // mask, bias and words exist only on a device
   Cells<float> bias;
   Cells<int32_t> words;
 };
 
-// The memory that one seat's Sequence::shaping and Sequence::counts point to.
+// Owns the memory that Sequence::shaping and Sequence::counts of one seat point to.
 class ShapingStore {
  public:
-  // holes: ids below the vocabulary's size that no token has; every sequence masks them. `memory`
-  // must outlive this.
+  // holes: ids below the vocabulary's size that no token has. Every sequence masks them. `memory`
+  // must outlive this object.
   ShapingStore(Exec& exec, const ShapingMemory& memory, int32_t seat, std::vector<int32_t> holes);
 
-  // Throws InvalidInput if a device has no room for the request's bad words.
+  // Throws InvalidInput if the device has no room for the request's bad words.
   void check_request(const ShapingRequest& shaping) const;
-  // Called between sequences: fills sequence.shaping and sequence.counts for a checked request.
+  // Fills sequence.shaping and sequence.counts for a checked request. Called between sequences.
   // sequence: the host's copy.
   void start(const Request& request, Sequence& sequence);
 

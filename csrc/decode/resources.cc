@@ -17,8 +17,8 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   shape.max_rows = kMaxRows;
   shape.seats = c.max_num_seqs;
   if (drafts) {
-    // The draft does not process the last drafted nodes, so these need no slot.
-    const int uneven = c.max_width > 1 ? 2 : 1;  // probable branches grow more
+    // The draft does not process the last drafted nodes of a tail, so these nodes need no KV slot.
+    const int uneven = c.max_width > 1 ? 2 : 1;  // more probable branches grow more
     const int slots = 1 + uneven * c.max_width * (c.max_gamma - 1);
     shape.branches = c.max_branches;
     shape.tail_slots = std::clamp(slots, 1, kMaxTail);
@@ -37,7 +37,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
     unit.scratch.emplace_back(std::max(model.vocab(), c.vocab));
 }
 
-// Makes a chain that has only a root.
+// Sets `chain` to a chain that has only a root.
 void start_chain(Chain& chain, int32_t root) {
   chain.size = chain.depth = 0;
   chain.known = Mask::none();
@@ -63,7 +63,7 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   exec = make_exec(config.backend,
                    {config.device, config.draft_device, config.costs != nullptr, part_table()});
   make_memory();
-  make_streams();  // before the lanes, which on a device capture on their streams
+  make_streams();  // before the lanes, because on a device they capture on these streams
   bind_unit(target, *models[0], config, config.max_model_len, false);
   check<InvalidInput>(!target.columns.ids, "target: expected a head of all tokens but got one of ",
                       target.columns.n);
@@ -78,8 +78,8 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
       at(seat).draft_vocab = models[1]->vocab();
     }
   }
-  // A recorded lane may compute a prompt's KV with other bits if the pieces differ. Then it shows no
-  // KV, and no prompt reuses it.
+  // A recorded lane may compute a prompt's KV with different rounding if the pieces differ. Such a
+  // lane has no KV address, and no prompt reuses its KV.
   for (LaneUnit* unit : {&target, &draft}) {
     unit->feed.copies.resize(count());
     if (unit->lane && !unit->lane->ring() && !unit->lane->kv().at) config.reuses_prefixes = false;
@@ -218,7 +218,7 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   memories[0].shaping[seat].start(r, c);
   c.policy = r.tuned ? config.tuned[0] : normalised(r.policy);
   c.prices.known = 0;
-  if (c.rank)  // c.head is still that of the last sequence
+  if (c.rank)  // at this point c.head still belongs to the last sequence
     std::fill_n(memories[0].ranks.host() + seat * room(),
                 std::min<int64_t>(room(), c.head + kSlots), kUnknownRank);
   c.trunk_hash = 0;
@@ -243,7 +243,7 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   if (is_apart()) start_elsewhere(seat, r);
 }
 
-// Starts the sequence in the draft's own memory, too.
+// Starts the sequence in the draft's own memory, if the draft has one.
 void Resources::start_elsewhere(int seat, const Request& r) {
   const LaneMemory& memory = *draft.memory;
   Sequence& c = memory.at(seat);
@@ -258,8 +258,8 @@ void Resources::start_elsewhere(int seat, const Request& r) {
   exec->upload(memory.sequences, seat, 1);
 }
 
-// Sends the host's copy of a sequence. While it is sent, its pointers are the device's. Otherwise
-// they are the host's, because the tuner reads the copy.
+// Sends the host's copy of a sequence to the device. During the copy the pointers in it are device
+// addresses. At other times they are host addresses, because the tuner reads the copy.
 void Resources::send_sequence(int seat) {
   Sequence& c = at(seat);
   const LaneMemory& own = memories[0];
@@ -271,7 +271,7 @@ void Resources::send_sequence(int seat) {
   c.rank = ranks_it ? own.ranks.host() + seat * room() : nullptr;
 }
 
-// Sends the part of the host's copy that is between two of its addresses.
+// Sends a part of the host's copy of a sequence: the bytes from `begin` to `end`.
 void Resources::send_fields(int seat, const void* begin, const void* end) {
   send_fields(memories[0], seat, begin, end);
 }
@@ -311,7 +311,8 @@ void Resources::take_in(int seat, const Record& record, int64_t round) {
   const int n = static_cast<int>(record.get(0, round) >> 8 & 255);
   for (int i = 0; i <= n; ++i) c.trunk[++c.head] = static_cast<int32_t>(record.get(2 + i, round));
   const uint32_t lacking = record.get(1, round) >> kDiscardedBits;
-  if (lacking < kMostLacking) c.draft_have = c.head - lacking;  // else the draft sat out for long
+  // If `lacking` is kMostLacking, the exact number is unknown.
+  if (lacking < kMostLacking) c.draft_have = c.head - lacking;
 }
 
 void Resources::leave() {

@@ -21,25 +21,27 @@
 
 namespace sbrt {
 
-// One model bound to one stream, one KV ring and its graphs.
+// One model, with its stream, its KV ring and its graphs.
 struct LaneUnit {
   std::unique_ptr<Lane> lane;
-  Columns columns;  // columns of the lane's logits that are tokens of the engine
+  Columns columns;  // the columns of the lane's logits that are tokens of the engine
   std::vector<ChooseScratch> scratch;
   std::unique_ptr<Stream> stream;
   LaneMemory* memory = nullptr;
-  Batch* batch = nullptr;                // the host's copy of the batch
-  const Block* scratch_block = nullptr;  // the memory block that begins with the batch
+  Batch* batch = nullptr;  // the host's copy of the batch
+  // The memory block that contains the batch, as its first member.
+  const Block* scratch_block = nullptr;
   Graph timed_forward{"timed_forward"};  // a forward of timed_rows rows, with sampling
-  int width = 1;                         // members of the team when the lane runs alone
-  int32_t max_rows = 0;                  // rows of the largest forward
-  int32_t timed_rows = 0;                // rows of timed_forward
-  const int64_t* cost = nullptr;         // virtual time of forwards by rows, in the next round
+  int width = 1;                         // number of team members when the lane runs alone
+  int32_t max_rows = 0;                  // number of rows of the largest forward
+  int32_t timed_rows = 0;                // number of rows of timed_forward
+  // [rows] virtual time of a forward in the next round, in ns.
+  const int64_t* cost = nullptr;
   Feed feed;
   Event timed{"timed"};
-  Roll* roll = nullptr;      // seats that take part in a round of this lane
-  Roll* fed_roll = nullptr;  // seats that a prompt piece feeds
-  int fed_at = 0;            // index in LaneMemory::ended of the number of finished pieces
+  Roll* roll = nullptr;      // the seats that take part in each round of this lane
+  Roll* fed_roll = nullptr;  // the seats that each prompt piece feeds
+  int fed_at = 0;            // index of the lane's number of finished pieces in LaneMemory::ended
 };
 
 struct Resources {
@@ -50,46 +52,52 @@ struct Resources {
   bool has_draft() const { return draft.lane != nullptr; }
   int count() const { return config.max_num_seqs; }  // number of seats
   bool is_apart() const { return config.is_apart(); }
-  // The host's copy of a sequence. If each lane has its own memory, this copies the target's.
+  // Returns the host's copy of a sequence. If each lane has its own memory, this copies the
+  // target's.
   Sequence& at(int seat) const { return memories[0].at(seat); }
-  // The sequences for the ops of a lane: seats() of a round, fed_seats() of a prompt piece.
+  // Return the sequences that a lane's ops use: seats() for a round, fed_seats() for a prompt
+  // piece.
   Seats seats(const LaneUnit& unit) const;
   Seats fed_seats(const LaneUnit& unit) const;
-  // Fills a seat for a checked request, and sends it to the ops' memory. No round and no piece in
-  // flight may use the seat. target_have, draft_have: number of positions whose KV exists.
+  // Fills a seat for a checked request, and sends its sequence to the memory that ops use. No round
+  // and no piece in flight may use the seat. target_have, draft_have: number of positions whose KV
+  // exists.
   void start_sequence(int seat, const Request& request, int64_t target_have = 0,
                       int64_t draft_have = 0);
-  // Sends target_have and draft_have of the host's copy, before a piece of the seat's prompt is fed.
+  // Sends target_have and draft_have of the host's copy, before a piece of the seat's prompt is
+  // fed.
   void send_have(int seat);
-  // Returns how many of the first `most` tokens agree with a seat's trunk, up to the first that
+  // Returns how many of the first `most` tokens are equal to the seat's trunk, up to the first that
   // differs.
   int64_t same_tokens(int seat, const int32_t* tokens, int64_t most) const;
   int32_t* trunk(int seat) const { return memories[0].trunks.host() + seat * room(); }
-  // Sets the counters of finished rounds to `round`, and those of pieces to the pieces enqueued so
-  // far. Nothing may be in flight.
+  // Sets the counters of finished rounds to `round`. Sets the counters of finished pieces to the
+  // number of pieces enqueued so far. Nothing may be in flight.
   void count_from(int64_t round);
 
-  // For `auto`, between rounds: lets `change` set the policy and the prices of a seat in the host's
-  // copy, and sends them.
+  // Used by `auto` between rounds. Lets `change` set the policy and the prices of a seat in the
+  // host's copy, and sends them to the device.
   template <class Change>
   void change_policy(int seat, const Change& change) {
     Sequence& c = at(seat);
     const Policy policy = c.policy;
     const Prices prices = c.prices;
     change(c);
-    // Floats that are equal but have other bits are sent, too. That does no harm.
+    // Floats that are equal but have different bits are sent, too. That does no harm.
     // NOLINTBEGIN(bugprone-suspicious-memory-comparison)
     if (std::memcmp(&policy, &c.policy, sizeof policy) != 0 ||
         std::memcmp(&prices, &c.prices, sizeof prices) != 0)
       send_fields(seat, &c.policy, &c.prices + 1);
     // NOLINTEND(bugprone-suspicious-memory-comparison)
   }
-  // Between rounds: makes the draft of a seat sit out. Then no node of the chain has draft KV, and
-  // there are no branches.
+  // Makes the draft of a seat sit out the next rounds. Called between rounds. Then no node of the
+  // chain has draft KV, and there are no branches.
   void sit_out(int seat);
-  // Adds a round's tokens to the host's copy of a sequence, if ops do not write that copy.
+  // Adds a round's tokens to the host's copy of a sequence. Does nothing if the ops write that copy
+  // themselves.
   void take_in(int seat, const Record& record, int64_t round);
-  // Notes in the host's copy how many positions the draft has been fed, if ops do not write it.
+  // Notes in the host's copy that the draft has been fed the first `have` positions. Does nothing
+  // if the ops write that copy themselves.
   void took_draft_to(int seat, int64_t have) {
     if (!config.can().has_host_memory) at(seat).draft_have = std::min(have, at(seat).head);
   }
@@ -100,19 +108,21 @@ struct Resources {
   RuntimeConfig config;
   std::shared_ptr<const Model> models[2];
   std::unique_ptr<Exec> exec;
-  LaneMemory memories[2];  // the second one only if is_apart()
-  Cells<Roll> rolls;       // of rounds: target, draft; then of prompt pieces: target, draft
+  LaneMemory memories[2];  // the second memory is used only if is_apart()
+  Cells<Roll> rolls;       // four rolls: target rounds, draft rounds, target pieces, draft pieces
   Cells<TargetScratch> target_scratch;
   Cells<DraftScratch> draft_scratch;
   Cells<Records> records;
   Buffer<float> features, hrad_scratch;  // used on the CPU; a device uses hrad_memory
   HradMemory hrad_memory;
   std::vector<LogprobStore> logprobs;  // [seats]
-  Cells<Logprobs> asked;               // [seats] the lists of requests, for ops
-  Cells<uint8_t> hole;                 // [vocab] 1: no token has this id; empty without such ids
-  std::vector<AcceptMemory> accept;    // [seats]; empty unless the engine was built for rejection
+  // [seats] lists for the log-probs that requests ask for, at addresses for ops.
+  Cells<Logprobs> asked;
+  // [vocab] 1: no token has this id; empty if every id has a token.
+  Cells<uint8_t> hole;
+  std::vector<AcceptMemory> accept;  // [seats]; empty unless the config allows rejection
   LaneUnit target, draft;
-  Launches launches;  // the launches that are selected now; see Expected in model/lane.h
+  Launches launches;  // the currently selected launches; see Expected in model/lane.h
   int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk
 
  private:

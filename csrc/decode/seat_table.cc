@@ -25,11 +25,10 @@ SeatSet SeatTable::tuned_of(SeatSet members) const {
   return tuned;
 }
 
-// The KV of the last chain's nodes does not count, because only the next round would move the
-// accepted path to its positions. A ring that has wrapped, or may soon, has lost its first
-// positions.
-// On a device, KV that rounds computed does not count either: it may differ in the last bits from the
-// KV of a prompt, which a new sequence would have if it ran alone.
+// Returns how much KV of an ended sequence can be reused. The KV of the last chain's nodes is not
+// reusable, because only the next round would move the accepted path to its positions. A ring that
+// has wrapped, or may soon, has lost its first positions. On a device, KV that rounds computed is
+// not reusable either. It may differ in the last bits from the KV that a prompt's forward computes.
 Kept SeatTable::kept(int i) const {
   const HostSeat& seat = seats_[i];
   const auto has_wrapped = [&seat](const LaneUnit& unit) {
@@ -43,8 +42,8 @@ Kept SeatTable::kept(int i) const {
   return {ran ? c.head - c.outcome.n : c.target_have, std::min(c.draft_have, c.head)};
 }
 
-// The prompt's KV of a running sequence stays valid: new tokens overwrite it only if the ring
-// wraps.
+// Returns how much KV of a running sequence's prompt can be reused. This KV stays valid: new tokens
+// overwrite it only if the ring wraps.
 Kept SeatTable::kept_prompt(int i) const {
   const HostSeat& seat = seats_[i];
   const int64_t prompt = seat.sequence.prompt() - 1;
@@ -56,13 +55,14 @@ Kept SeatTable::kept_prompt(int i) const {
   return {prompt, is_safe(r_.draft) ? std::min(prompt, seat.fed[1].tokens) : 0};
 }
 
-// A serial burst makes all members wait. A member that hit loses more by it than one that missed
-// gains. So a member that can continue without a burst gets one only if all members missed. Under
-// `rejection` tokens depend on the drafted ones. There a member's burst must not depend on others.
+// A serial burst makes all members wait. A member that hit loses more by the wait than a member
+// that missed gains. So a member that can continue without a burst gets one only if all members
+// missed. Under `rejection` the tokens depend on the drafted ones. So there a member's burst must
+// not depend on the other members.
 RoundShape SeatTable::shape(SeatSet members) const {
   RoundShape shape{};
   bool all_missed = true;
-  int32_t wanted = 0;  // longest burst of the members that can continue without one
+  int32_t wanted = 0;  // the longest burst of the members that can continue without a burst
   for_each(members, [&](int i) {
     const Policy& p = r_.at(i).policy;
     shape.gamma = std::max(shape.gamma, p.gamma);

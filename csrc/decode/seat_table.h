@@ -1,4 +1,4 @@
-// The host's data about the seats: requests, and the progress of each sequence.
+// The host's data about the seats: the requests and the progress of their sequences.
 #pragma once
 
 #include <cstdint>
@@ -16,24 +16,24 @@ namespace sbrt {
 // The host's data about one seat.
 struct HostSeat {
   HostSequence sequence;
-  bool taken = false;        // the seat has not been released
-  bool prefilling = false;   // some prompt pieces are not enqueued yet
-  bool is_timed = false;     // prefill_ns is set
-  bool drafts = false;       // the sequence may draft
-  bool feeds_draft = false;  // the prompt is fed to the draft, too
-  bool drafted = false;      // the draft takes part in the seat's last round
-  bool sat_out = false;      // Resources::sit_out was called since the draft last took part
-  int trees = 0;             // number of next rounds that may settle the path of a tree
-  bool keeps = false;        // the KV in the seat's rings matches the trunk of its Sequence
-  Fed fed[2];                // prompt progress of the target's lane and of the draft's
-  int64_t order = 0;         // number of the admission
-  int64_t first_round = 0;   // first round that may include the sequence
-  int64_t last_round = 0;    // last round that was enqueued with the seat
-  int64_t begun = 0;         // time of the start, by Exec::now()
-  Tuner* tuner = nullptr;    // selects the policy; null: the policy is fixed
+  bool taken = false;        // true: the seat has not been released
+  bool prefilling = false;   // true: some pieces of the prompt are not enqueued yet
+  bool is_timed = false;     // true: prefill_ns is set
+  bool drafts = false;       // true: the sequence may use the draft
+  bool feeds_draft = false;  // true: the prompt is fed to the draft, too
+  bool drafted = false;      // true: the draft takes part in the seat's last round
+  bool sat_out = false;      // true: Resources::sit_out was called since the draft last took part
+  int trees = 0;             // number of next rounds that may move the KV of a tree's accepted path
+  bool keeps = false;        // true: the KV in the seat's rings matches the trunk of its Sequence
+  Fed fed[2];                // prompt progress in the target's lane and in the draft's lane
+  int64_t order = 0;         // number of the request in order of admission
+  int64_t first_round = 0;   // number of the first round that may include the sequence
+  int64_t last_round = 0;    // number of the last round that was enqueued with this seat
+  int64_t begun = 0;         // time at which the sequence began, by Exec::now()
+  Tuner* tuner = nullptr;    // selects the policy; null: the policy never changes
 };
 
-// How many positions at the beginning of a trunk have KV in each lane.
+// The number of positions at the beginning of a trunk whose KV a lane has, for each lane.
 struct Kept {
   int64_t target = 0, draft = 0;
 };
@@ -49,8 +49,8 @@ void for_each(SeatSet seats, F f) {
 
 inline int burst_after_miss(const Policy& p) { return p.on_miss == kBurst ? p.burst : 0; }
 
-// The parts of a seat that are read and written when a policy is selected. csrc/README.md names
-// what else the tuner reads.
+// The parts of a seat's state that the tuner reads and writes when it selects a policy.
+// csrc/README.md names the other data that the tuner reads.
 inline constexpr Effects kTunes{parts(Part::trunk, Part::outcome, Part::draft_have),
                                 parts(Part::settings)};
 
@@ -65,14 +65,15 @@ class SeatTable {
   auto begin() const { return seats_.begin(); }
   auto end() const { return seats_.end(); }
 
-  SeatSet live() const;                     // seats whose sequence has not ended
+  SeatSet live() const;                     // seats whose sequences have not ended
   SeatSet decoding() const;                 // live seats whose prompt pieces are all enqueued
-  SeatSet tuned_of(SeatSet members) const;  // members that have a tuner
-  // The KV that can be reused: kept() after a seat's sequence has ended, kept_prompt() of the
-  // prompt of a running sequence.
+  SeatSet tuned_of(SeatSet members) const;  // those of `members` that have a tuner
+  // Return the KV that can be reused: kept() for a seat whose sequence has ended, kept_prompt() for
+  // the prompt of a running sequence.
   Kept kept(int i) const;
   Kept kept_prompt(int i) const;
-  // The shape of a round of these seats, with the longest bursts that any of them needs.
+  // Returns the shape of a round of these seats. Its burst is the longest that any of the seats
+  // needs.
   RoundShape shape(SeatSet members) const;
 
  private:

@@ -6,7 +6,8 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kReserved = 1 << 20;  // tokens between two calls of take() without allocation
+// This number of tokens fits without allocation, between two calls of take().
+constexpr int64_t kReserved = 1 << 20;
 
 }  // namespace
 
@@ -61,8 +62,8 @@ void HostSequence::fail(std::string_view error) {
   error_ = error;
 }
 
-// Adds one token to the output. Returns false if the token ends the sequence. A stop takes
-// precedence over the length.
+// Adds one token to the output. Returns false if the token ends the sequence. If a stop token is
+// also the last allowed token, the reason is the stop.
 bool HostSequence::examine(int32_t token) {
   committed_.push_back(token);
   ++emitted_;

@@ -10,9 +10,11 @@
 namespace sbrt {
 namespace {
 
-constexpr int kShort = 2;           // draft steps of timed rounds
-constexpr double kLong = 0.01;      // seconds; a longer forward always uses all threads
-constexpr double kVeryLong = 0.05;  // seconds; a longer forward is measured as rarely as possible
+constexpr int kShort = 2;  // number of draft steps in timed rounds
+// In seconds; a lane whose forward takes longer always uses all threads.
+constexpr double kLong = 0.01;
+// In seconds; a forward that takes longer is measured as rarely as possible.
+constexpr double kVeryLong = 0.05;
 
 double median(std::vector<double> values) {
   const auto at = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -20,8 +22,9 @@ double median(std::vector<double> values) {
   return *at;
 }
 
-// Returns how many forwards to time together, if one takes `seconds`. A lane that was idle is slow
-// at first, so the forwards keep it busy for some milliseconds.
+// Returns how many forwards to time as one series if one forward takes `seconds`. A lane that was
+// idle is slow at first. So the first forwards, which do not count, keep the lane busy for some
+// milliseconds.
 Burst burst_of(double seconds) {
   const int counted = static_cast<int>(std::clamp(0.02 / seconds, 1.0, 16.0));
   return {seconds < kLong ? std::max(1, counted / 2) : 0, counted};
@@ -34,8 +37,9 @@ std::vector<int> up_to(int most) {
   return rows;
 }
 
-// Returns a cost table from measured times: linear between measurements, and along the last two
-// beyond the end. A time larger than that of more rows is lowered, so that times never fall.
+// Returns a cost table from measured times. It interpolates linearly between measurements, and
+// beyond the last one it continues the last slope. If more rows took less time, the time of fewer
+// rows is lowered to it. So times never fall as the number of rows grows.
 CostTable table_of(const std::vector<int>& rows, std::vector<double> seconds) {
   for (size_t i = seconds.size() - 1; i > 0; --i)
     seconds[i - 1] = std::min(seconds[i - 1], seconds[i]);
@@ -52,13 +56,14 @@ CostTable table_of(const std::vector<int>& rows, std::vector<double> seconds) {
   return table;
 }
 
-// Returns the ns that the costs predict for rounds whose chains are paths.
+// Returns the predicted time in ns of the forwards of these rounds, whose chains are paths.
 int64_t forwards_of(const std::vector<RoundEntry>& rounds, const Policy& policy,
                     const Costs& costs) {
   const LaneCosts& of = costs.of(policy.gamma > 0);
   const int steps = std::max(policy.gamma, policy.burst);
   int64_t sum = 0;
-  bool whole = true;  // the last chain was accepted, so the draft must also read its last node
+  // The last chain was fully accepted, so the draft must also process its last node.
+  bool whole = true;
   for (const RoundEntry& round : rounds) {
     const int64_t target = of.target[1 + round.depth];
     const int64_t first = of.draft[whole ? 2 : 1], step = of.draft[1];
@@ -90,7 +95,7 @@ void Stopwatch::set_rows(LaneUnit& unit, int n, int64_t head) {
   rows.n = unit.timed_rows = n;
   for (int seat = 1; seat <= r_.count(); ++seat) rows.first[seat] = n;
   for (int i = 0; i < n; ++i) {
-    const int at = i % kSlots;  // rows beyond the slots write nothing
+    const int at = i % kSlots;  // rows beyond kSlots write no KV
     const int64_t slot = i < kSlots ? ring.slot(0, head + at) : -1;
     rows.row[i] = {head + at, 0, static_cast<int32_t>(slot), -1,
                    0,         0, Mask::upto(at + 1),         Mask::none()};
@@ -99,9 +104,10 @@ void Stopwatch::set_rows(LaneUnit& unit, int n, int64_t head) {
   r_.exec->copy_over(*unit.scratch_block, 0, sizeof(Batch));
 }
 
-// Returns a request with a short prompt, by plain decoding.
+// Returns a request with a short prompt for plain decoding.
 Request Stopwatch::short_request(float temperature) const {
-  constexpr int64_t kTokens = 128;  // the trunk, and one token that is never fed
+  // Length of the prompt without its last token, which is never fed.
+  constexpr int64_t kTokens = 128;
   Request request;
   request.policy = plain_policy();
   request.sampling = {};
@@ -124,7 +130,7 @@ void Stopwatch::make_trunk(float temperature) {
   if (r_.has_draft() && r_.at(0).head < r_.at(0).draft_limit) prefill(r_.draft);
 }
 
-// Begins a request. All requests have the same prompt, so its KV is computed only once.
+// Begins a request in seat 0. All requests have the same prompt, so its KV is computed only once.
 void Stopwatch::begin(const Request& request) {
   pump_.settle_down();
   const Kept kept = pump_.kept(0, request.prompt);
@@ -134,14 +140,15 @@ void Stopwatch::begin(const Request& request) {
   pump_.begin(0, request, nullptr);
 }
 
-// The cost of a team's barriers is not known in advance, so the widths are timed in turn.
+// Selects the number of threads for a lane that runs alone. The cost of a team's barriers is not
+// known in advance, so this times all candidates in turn.
 void Stopwatch::choose_width(LaneUnit& unit) {
   constexpr int kBursts = 16;
   constexpr Burst kOne{0, 1}, kSteps{2, 4};
   unit.width = r_.config.num_threads;
   if (r_.config.num_threads == 1 || !r_.config.can().has_teams) return;
   set_rows(unit, 1, 0);
-  seconds_of(unit, unit.width, kOne);  // the first forward touches all memory
+  seconds_of(unit, unit.width, kOne);  // not counted: the first forward touches all memory
   if (seconds_of(unit, unit.width, kOne) > kVeryLong) return;
   std::vector<double> best(r_.config.num_threads + 1, std::numeric_limits<double>::infinity());
   for (int burst = 0; burst < kBursts; ++burst)
@@ -152,8 +159,9 @@ void Stopwatch::choose_width(LaneUnit& unit) {
   unit.width = static_cast<int>(std::min_element(best.begin() + 1, best.end()) - best.begin());
 }
 
-// Returns the seconds per forward of a series of forwards; without the host's part, if the lane has
-// a trace. The first forwards find the caches full of other data, and do not count.
+// Returns the mean time in seconds of a series of forwards. If the lane has a trace, the time
+// excludes the host's part. The first forwards find other data in the caches, so they are not
+// counted.
 double Stopwatch::seconds_of(LaneUnit& unit, int width, const Burst& burst) {
   const int64_t begin = Trace::now(), value = unit.timed.reached() + 1;
   const int launches = burst.first + burst.counted;
@@ -169,13 +177,13 @@ double Stopwatch::seconds_of(LaneUnit& unit, int width, const Burst& burst) {
   return static_cast<double>(ns) * 1e-9 / burst.counted;
 }
 
-// Returns the seconds of a forward for each row count. They are measured in turn, so that a
-// disturbance affects all of them.
+// Returns the time of a forward in seconds, for each row count. The row counts are measured in
+// turn, so that a disturbance affects all of them.
 std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>& rows,
                                           double seconds) {
   constexpr size_t kLeast = 4, kMost = 25;
   std::vector<std::vector<double>> found(rows.size());
-  constexpr double kLate = 2;  // seconds after which no further pass begins
+  constexpr double kLate = 2;  // in seconds; after this time no further pass begins
   const int64_t begin = Trace::now();
   const auto within = [&](size_t passes, double time) {
     return found.back().size() < passes && static_cast<double>(Trace::now() - begin) * 1e-9 < time;
@@ -194,7 +202,7 @@ std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>
   return costs;
 }
 
-// Returns the seconds per forward of `timed` while the other lane works all the time.
+// Returns the time in seconds of one forward of `timed` while the other lane is busy all the time.
 double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
                               int other_width) {
   constexpr int kTimes = 5;
@@ -213,20 +221,22 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
   found.reserve(times);
   for (int i = 0; i < times; ++i) {
     const double seconds = seconds_of(timed, width, each);
-    if (i > 0 && other.timed.reached() >= value) break;  // then `timed` ran partly alone
+    // The other lane has ended, so `timed` ran partly alone.
+    if (i > 0 && other.timed.reached() >= value) break;
     found.push_back(seconds);
   }
   r_.exec->wait(other.timed, value);
   return median(std::move(found));
 }
 
-// Returns the seconds that a round takes in addition to its forwards. They are the host's part, and
-// the time until a lane notices that the other is done. A draft also reloads its weights, which the
-// target's weights displaced from the cache.
+// Returns the time in seconds that a round takes in addition to its forwards. This is the host's
+// part, and the time until a lane notices that the other lane is done. A draft also reloads its
+// weights, which the target's weights displaced from the cache.
 double Stopwatch::overhead(const Policy& policy, const Costs& costs, float temperature) {
-  constexpr double kMedium = 0.002, kMost = 0.006;  // seconds of the target's forward
+  constexpr double kMedium = 0.002, kMost = 0.006;  // in seconds, for one forward of the target
   const double forward = static_cast<double>(costs.alone.target[1]) * 1e-9;
-  // For a medium forward few rounds suffice. Rounds of plain decoding would tell nothing.
+  // If the forward takes a medium time, a few rounds suffice. Then rounds of plain decoding show no
+  // overhead.
   const bool is_medium = forward > kMedium;
   if (forward > kMost || (is_medium && policy.gamma == 0 && policy.burst == 0)) return 0;
   const int kRounds = is_medium ? 6 : 16, kTimes = is_medium ? 3 : 12;
@@ -235,7 +245,7 @@ double Stopwatch::overhead(const Policy& policy, const Costs& costs, float tempe
   request.max_tokens = r_.config.max_model_len;
   std::vector<double> found;
   for (int time = 0; time < kTimes; ++time) {
-    begin(request);  // from the start, because rounds become slower as the trunk grows
+    begin(request);  // each time from the start, because rounds become slower as the trunk grows
     pump_.run(kRounds / 4, Exec::kForever);
     const size_t before = pump_.seat(0).sequence.log().entries().size();
     const int64_t start = Trace::now();

@@ -1,5 +1,5 @@
-// Measures the best number of threads of a lane before the first sequence, and the costs of
-// forwards on demand. Measurements change no token.
+// Measures the best number of threads of a lane before the first sequence. Measures the costs of
+// forwards when asked to. Measurements change no token.
 #pragma once
 
 #include <vector>
@@ -11,7 +11,7 @@
 
 namespace sbrt {
 
-// A series of forwards: the first `first` do not count, the next `counted` are timed.
+// A series of forwards. The first `first` forwards are not timed, and the next `counted` are.
 struct Burst {
   int first, counted;
 };
@@ -21,8 +21,8 @@ class Stopwatch {
   Stopwatch(Resources& resources, Pump& pump) : r_(resources), pump_(pump) {}
 
   void choose_widths();
-  // No sequence may be in flight. This leaves a sequence in seat 0. seconds: the approximate time
-  // that it takes.
+  // Returns the costs of forwards, measured for about `seconds`. No sequence may be in flight. A
+  // sequence is left in seat 0. temperature: that of the sampling after each forward.
   Costs measure(double seconds, float temperature);
 
  private:

@@ -14,13 +14,13 @@ void Together::look(SeatSet tuned, int others) {
   });
 }
 
-// Returns the policy with the largest sum of predicted rates over all sequences.
+// Returns the index of the policy with the largest sum of predicted rates over all sequences.
 int Together::best_of(SeatSet tuned) const {
-  // A change costs something only if one of the policies drafts.
+  // A change of policy costs something only if one of the two policies drafts.
   const auto is_dear = [&tuned = r_.config.tuned](int arm, int other) {
     return std::max(kind_of(tuned[arm]), kind_of(tuned[other])) >= ArmKind::serial;
   };
-  constexpr double kMargin = 1.03;  // factor by which another policy must be better
+  constexpr double kMargin = 1.03;  // another policy must be better by this factor
   std::vector<double> rate(r_.config.tuned.size());
   std::vector<bool> may(rate.size(), true);
   for_each(tuned, [&](int i) {
@@ -40,9 +40,9 @@ int Together::best_of(SeatSet tuned) const {
 }
 
 bool Together::next(SeatSet tuned, int others, int64_t until) {
-  constexpr int kStay = 16;  // rounds between two comparisons
+  constexpr int kStay = 16;  // number of rounds between two comparisons
   if (!patience_.reach(r_.draft.feed.fed, r_.draft.feed.pieces, until))
-    return false;  // the pieces are of an earlier call
+    return false;  // an earlier call enqueued these pieces, and they still run
   look(tuned, others);
   arm_ = best_of(tuned);
   tuned_ = tuned;

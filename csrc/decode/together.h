@@ -1,5 +1,6 @@
-// `auto` for sequences that share rounds: all have the same policy, that with the largest sum of
-// predicted rates. A serial burst makes all sequences wait, so all have it in the same rounds.
+// `auto` for sequences that share rounds. All have the same policy: the one with the largest sum of
+// predicted rates. A serial burst makes all sequences wait, so all have their bursts in the same
+// rounds.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +15,15 @@ class Together {
   Together(Resources& resources, SeatTable& seats, Prompts& prompts, Patience& patience)
       : r_(resources), seats_(seats), prompts_(prompts), patience_(patience) {}
 
-  bool is_in_force() const { return tuned_ != 0; }  // true if next() has set the current policy
+  // True if next() has set the policy that is in use.
+  bool is_in_force() const { return tuned_ != 0; }
   void end() { tuned_ = 0; }
-  // True if the policy that next() set last drafts.
+  // Returns true if the policy that next() set last uses the draft.
   bool drafts() const { return kind_of(r_.config.tuned[arm_]) >= ArmKind::serial; }
   // Sets the policy of the seats in `tuned`. Called between rounds, with nothing enqueued. others:
-  // number of other sequences in the same rounds. Returns false if the time ends first.
+  // number of other sequences in the same rounds. Returns false if the time limit comes first.
   bool next(SeatSet tuned, int others, int64_t until);
-  // True if, while a round is in flight, another may be enqueued with the same policy.
+  // Returns true if another round may be enqueued with the same policy while a round is in flight.
   bool stays(SeatSet tuned, int others);
 
  private:
@@ -34,8 +36,8 @@ class Together {
   Patience& patience_;
   SeatSet tuned_ = 0;
   int others_ = 0;
-  int arm_ = 0;   // current policy
-  int stay_ = 0;  // rounds until the next comparison
+  int arm_ = 0;   // index of the current policy
+  int stay_ = 0;  // number of rounds until the next comparison
 };
 
 }  // namespace sbrt

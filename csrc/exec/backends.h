@@ -1,24 +1,27 @@
-// The backends by name, and what each can do. Code outside this folder tests for a capability,
-// never for a certain backend.
+// Names the backends, and says what each of them can do. Code outside this folder tests for a
+// capability, never for a certain backend.
 #pragma once
 
 #include <string>
 
 namespace sbrt {
 
-// `dry` is `sim` and also records all commands. `dry_cuda` does so too, and imitates `cuda`.
+// `dry` works like `sim` and also records all commands. `dry_cuda` works like `dry` and imitates
+// `cuda`.
 enum class Backend { cpu, sim, dry, dry_cuda, cuda };
 
 struct Capabilities {
-  const char* name;           // name in messages; that of the imitated backend, if there is one
-  bool has_host_memory;       // ops access lists, KV and features in the host's memory
-  bool has_teams;             // several members of a team run an op
-  bool captures;              // ops are captured graphs and kernels; several are launched as one
-  bool runs_ahead;            // a round may be enqueued before the record of the last one is read
-  bool can_be_timed;          // the clock measures real work
-  bool grows_lazily;          // pages of a seat's memory are committed when a sequence reaches them
-  bool rounds_match_prompts;  // a token has the same KV whether a round or a prompt's piece fed it
-  bool rejects;               // the rejection rule is supported
+  const char* name;      // the name in messages; for dry_cuda this is cuda
+  bool has_host_memory;  // ops can access lists, KV and features in the host's memory
+  bool has_teams;        // several members of a team can run one op together
+  // Ops are captured graphs and kernels; several can be fused into one launch.
+  bool captures;
+  bool runs_ahead;    // a round may be enqueued before the last round's record is read
+  bool can_be_timed;  // the backend's clock measures real work
+  bool grows_lazily;  // the memory of a seat is committed only as far as sequences reach
+  // A token has bit-identical KV, whether a round or a prompt piece fed it.
+  bool rounds_match_prompts;
+  bool rejects;  // the backend supports the rejection rule
 };
 
 constexpr Capabilities capabilities_of(Backend backend) {

@@ -1,4 +1,5 @@
-// Deliberate faults, only in sanitizer builds. They prove that the sanitizer reports real faults.
+// Deliberate faults, compiled only into sanitizer builds. They prove that the sanitizer reports
+// real faults.
 #pragma once
 
 #if defined(SBRT_CANARY)
@@ -18,9 +19,9 @@ struct CanaryArgs {
 
 inline void canary_add(const CanaryArgs& a, Worker) { *a.cell += a.step; }
 
-// race: two streams write without a fence. overflow: an op writes one cell past an allocation.
-// undefined: a sum overflows an int. leak: no pointer to an allocation is left. Like all ops, the
-// faults run on workers of the cpu backend.
+// Runs the fault with this name. race: two streams write without a fence. overflow: an op writes
+// one cell past an allocation. undefined: a sum overflows an int. leak: no pointer to an allocation
+// is left. Like all ops, the faults run on worker threads of the cpu backend.
 inline void plant_canary(const std::string& name) {
   constexpr int kCells = 1000, kTurns = 1000;
   const auto exec = make_cpu_exec();

@@ -1,6 +1,6 @@
-// Work that other code captured for a device: one or more graphs that do the same work for
-// different sizes. At each launch the host picks one of them, from host memory only. If there are
-// no graphs, functions (players) enqueue the same work call by call.
+// Work that other code captured for a device. It is one or more graphs that do the same work for
+// different sizes. At each launch the host picks one of the graphs, and reads only host memory to
+// do so. If there are no graphs, functions (players) enqueue the same work call by call.
 #pragma once
 
 #include <algorithm>
@@ -10,16 +10,17 @@
 
 namespace sbrt {
 
-// The code that captured the graphs owns them; they outlive every launch.
+// The graphs belong to the code that captured them. They must outlive every launch.
 struct Captured {
-  std::vector<void*> graphs;  // cudaGraph_t, none of them null; if `play` is given: players
-  int (*pick)(const void* asked) = nullptr;  // returns the index of the graph to launch; null: 0
+  std::vector<void*> graphs;  // cudaGraph_t or, if `play` is given, players; none of them is null
+  // Returns the index of the graph to launch; if null, the index is 0.
+  int (*pick)(const void* asked) = nullptr;
   const void* asked = nullptr;
-  // Enqueues all work of one player on a cudaStream_t, from the host's thread. Null: there are no
+  // Enqueues all work of one player on a cudaStream_t, from the host's thread. Null if there are no
   // players. Throws Error.
   void (*play)(void* player, void* stream) = nullptr;
 
-  // Returns the index of the graph to launch. Throws Error if that is not below graphs.size().
+  // Returns the index of the graph to launch. Throws Error if there is no graph with this index.
   int picked() const {
     const int at = pick ? pick(asked) : 0;
     check(at >= 0 && at < static_cast<int>(graphs.size()), "captured: expected a graph below ",

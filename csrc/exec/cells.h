@@ -10,7 +10,7 @@ namespace sbrt {
 
 enum class Where {
   device,  // device memory: the host writes its own copy, and never reads what ops wrote
-  pinned,  // host memory that the device can access: each sees what the other writes
+  pinned,  // host memory that the device can access: host and device see each other's writes
 };
 
 struct Block {
@@ -18,10 +18,11 @@ struct Block {
   void* host = nullptr;
   void* device = nullptr;
   size_t bytes = 0;
-  int place = 0;  // number of the backend's memory that has the block
+  int place = 0;  // number of the memory that has the block, among the backend's memories
 };
 
-// `count` elements of T, zeroed. host() and device() differ only if the backend is a device.
+// `count` zeroed elements of T. host() and device() are different addresses only if the backend is
+// a device.
 template <class T>
 class Cells {
  public:
@@ -29,7 +30,8 @@ class Cells {
   explicit Cells(Block block) : block_(std::move(block)) {}
 
   T* host() const { return static_cast<T*>(block_.host); }
-  T* device() const { return static_cast<T*>(block_.device); }  // null if there is no memory
+  // Address for ops; null if there is no memory.
+  T* device() const { return static_cast<T*>(block_.device); }
   size_t size() const { return block_.bytes / sizeof(T); }
   const Block& block() const { return block_; }
 

@@ -1,4 +1,5 @@
-// The commands that the host thread enqueues on a stream, and code for them that backends share.
+// The commands that the host thread enqueues on a stream, and the code that several backends use
+// for them.
 #pragma once
 
 #include <cstdint>
@@ -16,13 +17,13 @@ struct Command {
   const Graph* graph = nullptr;
   Event* event = nullptr;
   int64_t value = 0;
-  SeatSet seats = kEverySeat;  // seats of a launch or mail
+  SeatSet seats = kEverySeat;  // the seats of a launch or of a mail
   const Mail* mail = nullptr;
 };
 
 constexpr size_t kTraceEvents = 1 << 15;
 
-// A stream that turns every call into a command.
+// A stream that turns each call of its functions into a command.
 class CommandStream : public Stream {
  public:
   void launch(const Graph& graph, int width, SeatSet seats) final {
@@ -42,8 +43,8 @@ class CommandStream : public Stream {
   virtual void push(const Command& command) = 0;
 };
 
-// A queue of commands on the host. Each stays there, in order, until it can be executed. Kept: what
-// a backend stores for a command.
+// A queue of commands on the host. A command stays in the queue until it can be executed. Commands
+// are executed in order. Kept: the type in which a backend stores a command.
 template <class Kept = Command>
 class CommandQueue {
  public:
@@ -51,7 +52,7 @@ class CommandQueue {
 
   void push(Kept command) { commands_.push_back(std::move(command)); }
 
-  // Passes commands to `execute` until that returns false. Returns true if any was executed.
+  // Passes commands to `execute` until it returns false. Returns true if any command was executed.
   template <class Execute>
   bool advance(const Execute& execute) {
     const size_t before = next_;

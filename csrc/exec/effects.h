@@ -1,7 +1,7 @@
-// An op's effects: which parts of an engine's state the op reads and writes. The code that records
-// the ops defines the parts. No backend needs effects to run an op. exec/order.h uses them to check
-// that concurrent ops use separate parts. Every seat has its own copy of some parts, so an op also
-// names its seats.
+// The effects of an op: which parts of an engine's state the op reads and writes. The code that
+// records the ops defines the parts. No backend needs effects to run an op. exec/order.h uses them
+// to check that concurrent ops use separate parts. Every seat has its own copy of some parts, so an
+// op also names its seats.
 #pragma once
 
 #include <cstdint>
@@ -25,11 +25,11 @@ using SeatSet = uint64_t;
 constexpr SeatSet kEverySeat = ~SeatSet{0};
 constexpr int kMostSeats = 64;
 
-// The most separate memories of a backend. The ops of a stream access one of them.
+// The largest number of separate memories of a backend. The ops of a stream access one of them.
 constexpr int kMemories = 2;
 constexpr int kPartsOfMemory = kMostParts / kMemories;
 
-// Returns the bits of the same parts in the memory with this number.
+// Returns the bits that stand for the same parts in memory number `memory`.
 constexpr Parts of_memory(Parts parts, int memory) {
   return {parts.bits << (memory * kPartsOfMemory)};
 }
@@ -37,15 +37,15 @@ constexpr Effects of_memory(const Effects& effects, int memory) {
   return {of_memory(effects.reads, memory), of_memory(effects.writes, memory)};
 }
 
-// A range of bytes of some memory that belongs to a part.
+// A range of bytes in a watched memory that belongs to one part.
 struct PartRange {
   int part;
   int64_t begin, end;
 };
 
-// Memory whose writes are watched, as `count` ranges in order of their offsets. Bytes that no range
-// covers are padding. seat: the seat that owns the memory; -1: all seats share it. place: number of
-// the backend's memory that has it.
+// Memory whose writes are checked. It is divided into `count` ranges in order of their offsets.
+// Bytes that no range covers are padding. seat: the seat that owns the memory; -1: all seats share
+// it. place: number of the memory, among the backend's memories.
 struct Watched {
   const void* memory;
   int64_t bytes;
@@ -55,11 +55,11 @@ struct Watched {
   int place = 0;
 };
 
-// The meaning of the bits of Parts.
+// The meaning of each bit of Parts.
 struct PartTable {
   const char* (*name)(int part);
-  Parts of_seats;  // parts of which every seat has its own copy
-  Parts unsent;    // parts that no mail copies from one memory to the other
+  Parts of_seats;  // the parts of which every seat has its own copy
+  Parts unsent;    // the parts that no mail copies from one memory to the other
 
   constexpr bool is_of_seat(int part) const { return of_seats.has(part % kPartsOfMemory); }
 };

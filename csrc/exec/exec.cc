@@ -4,7 +4,7 @@
 
 namespace sbrt {
 
-// Allocates lazily committed pages, which all ops of this process can access.
+// Allocates pages that are committed lazily. All ops of this process can access them.
 Block Exec::allocate(size_t bytes, Where, int place) {
   const auto pages = std::make_shared<Pages>(bytes);
   return {pages, pages->as<void>(), pages->as<void>(), bytes, place};

@@ -1,10 +1,10 @@
-// One interface to several backends: streams, events, graphs. Code outside this folder does not
-// know what runs an op.
+// One interface to several backends: streams, events and graphs. Code outside this folder does not
+// know which backend runs an op.
 //
-// A Graph is a flat list of (op, arguments by value) over fixed buffers. A Stream runs launched
-// graphs in order; inside a graph every op sees all that earlier ops wrote. An Event is a counter
-// that only grows. record(e, v) promises that all earlier work of that stream is visible to every
-// waiter for e >= v.
+// A Graph is a flat list of ops. Each op has arguments, stored by value, that point to fixed
+// buffers. A Stream runs the launched graphs in order. Inside a graph every op sees all that
+// earlier ops wrote. An Event is a counter that only grows. record(e, v) sets the counter e to v
+// after all earlier work of the stream. A stream or host that waits for e >= v sees that work.
 #pragma once
 
 #include <atomic>
@@ -31,7 +31,7 @@ namespace sbrt {
 
 class OrderBook;
 
-// A member of the team that runs one op, with its rank among `size` members.
+// A member of the team that runs one op. `rank` is its number among the `size` members.
 struct Worker {
   int rank = 0;
   int size = 1;
@@ -45,11 +45,11 @@ class Graph {
   struct Node {
     void (*call)(const Node&, Worker) = nullptr;
     void (*fn)() = nullptr;
-    const std::type_info* kind = nullptr;  // type of the arguments
+    const std::type_info* kind = nullptr;  // type of the struct of arguments
     bool single = false;
     alignas(16) std::byte args[kBytes] = {};
-    // On a device: either a kernel whose only parameter is the struct of arguments, or captured
-    // graphs. A build without CUDA has no kernels.
+    // The op's kernel on a device. Its only parameter is the struct of arguments. It is null if the
+    // op has captured graphs instead, and in a build without CUDA.
     const void* kernel = nullptr;
     unsigned threads = 0, blocks = 1;
     const Captured* captured = nullptr;
@@ -62,7 +62,7 @@ class Graph {
       blocks = of_grid;
       return *this;
     }
-    // On a device these captured graphs do the same work. They must outlive the launches.
+    // Says that these captured graphs do the op's work on a device. They must outlive the launches.
     Node& on_device(const Captured& graphs) {
       captured = &graphs;
       return *this;
@@ -77,8 +77,9 @@ class Graph {
 
   explicit Graph(const char* name) : name_(name) {}
 
-  // Appends an op. Every member of the team calls `fn(args, worker)`; if `single`, only rank 0
-  // does. The team synchronises after each op. The arguments, pointers and scalars, are copied now.
+  // Appends an op. Every member of the team calls `fn(args, worker)`. If `single`, only rank 0
+  // does. The team synchronises after each op. The arguments are pointers and scalars, and are
+  // copied now.
   template <class Args>
   Node& add(void (*fn)(const Args&, Worker), const Args& args, bool single = false) {
     static_assert(std::is_trivially_copyable_v<Args> && sizeof(Args) <= kBytes);
@@ -94,28 +95,30 @@ class Graph {
     return node;
   }
 
-  // Appends all nodes of another graph, `times` times, but not the other's cost in virtual time.
+  // Appends all nodes of another graph, `times` times. The cost of the other graph in virtual time
+  // is not added.
   Graph& append(const Graph& other, int times = 1) {
     for (int i = 0; i < times; ++i)
       nodes_.insert(nodes_.end(), other.nodes_.begin(), other.nodes_.end());
     return *this;
   }
 
-  // Sets name and effects of those nodes from `first` on that have no name.
+  // Sets the name and the effects of those nodes that have no name, from node `first` on.
   void say(size_t first, const char* what, const Effects& what_they_do) {
     for (size_t i = first; i < nodes_.size(); ++i)
       if (!nodes_[i].name) nodes_[i].says(what, what_they_do);
   }
 
-  // Cost of a launch in virtual time: (*ns)[*rows], read just before op number `at` runs.
+  // The cost of a launch in virtual time. It is (*ns)[*rows], read just before op number `at` runs.
   struct Cost {
-    size_t at = ~size_t{0};  // as initialised, no op has this number and there is no cost
+    size_t at = ~size_t{0};  // the initial value: no op has this number, so there is no cost
     const int32_t* rows = nullptr;
-    const int64_t* const* ns = nullptr;  // the current table of costs by rows
+    // Points to the current table of costs, which has an entry per number of rows.
+    const int64_t* const* ns = nullptr;
   };
 
-  // Call this just before a forward over *rows rows is appended. The cost of that forward is the
-  // cost of the graph. Only the sim backend uses it.
+  // Call this just before a forward over *rows rows is appended. The cost of that forward becomes
+  // the cost of the graph. Only the sim backend uses the cost.
   void cost_by(const int32_t* rows, const int64_t* const* ns) { cost_ = {nodes_.size(), rows, ns}; }
 
   const char* name() const { return name_; }
@@ -135,11 +138,11 @@ class Event {
   int64_t reached() const { return word_->load(std::memory_order_acquire); }
 
   std::atomic<int64_t>& counter() { return *word_; }
-  // Virtual time in ns of the last record. Only the sim backend sets it.
+  // Returns the virtual time of the last record, in ns. Only the sim backend sets it.
   int64_t time() const { return time_; }
   void set_time(int64_t ns) { time_ = ns; }
-  // Time by Trace::now() at which `value` was reached. Only the last few times are kept. On a
-  // device they are 0, because events have no times there.
+  // Returns the time by Trace::now() at which `value` was reached. Only the last few times are
+  // kept. On a device the times are 0, because events have no times there.
   int64_t reached_at(int64_t value) const {
     return times_[value % kStamps].load(std::memory_order_relaxed);
   }
@@ -147,8 +150,8 @@ class Event {
     times_[value % kStamps].store(ns, std::memory_order_relaxed);
   }
 
-  // State that a backend keeps for an event, from the first wait or record on. A device writes the
-  // event's value to `word`.
+  // The state that a backend keeps for an event. It exists from the first wait or record on. A
+  // device writes the event's value to `word`.
   void* body() const { return body_.get(); }
   void keep(std::shared_ptr<void> body, std::atomic<int64_t>* word) {
     body_ = std::move(body);
@@ -161,7 +164,8 @@ class Event {
   std::atomic<int64_t> own_{0};
   std::atomic<int64_t>* word_ = &own_;
   int64_t time_ = 0;
-  // When the host reads the time of a round, at most two later rounds have been recorded.
+  // Number of times that an event keeps. When the host reads the time of a round, at most two later
+  // rounds have been recorded.
   static constexpr int64_t kStamps = 4;
   std::atomic<int64_t> times_[kStamps] = {};
   std::shared_ptr<void> body_;
@@ -169,93 +173,96 @@ class Event {
 
 class Stream {
  public:
-  static constexpr int kMostFused = 32;  // most fused graphs that a stream keeps
+  static constexpr int kMostFused = 32;  // largest number of fused graphs that a stream keeps
 
   virtual ~Stream() = default;
-  // Runs `graph` with `width` members of the team. The graph must outlive the launch. seats: those
-  // whose parts of the state the ops may read and write.
+  // Runs `graph` with `width` members of the team. The graph must outlive the launch. seats: the
+  // seats whose parts of the state the ops may read and write.
   virtual void launch(const Graph& graph, int width, SeatSet seats = kEverySeat) = 0;
-  // Makes the copies of a mail, for these seats. The mail must outlive the command.
+  // Makes the copies of a mail for these seats. The mail must outlive the command.
   virtual void send(const Mail& mail, SeatSet seats) = 0;
   virtual void wait(Event& event, int64_t value) = 0;
   virtual void record(Event& event, int64_t value) = 0;
-  // The stream's trace. Read it while the stream is idle. A device keeps a trace only after
-  // keep_trace(true).
+  // Returns the stream's trace. Read it only while the stream is idle. A device keeps a trace only
+  // after keep_trace(true).
   virtual const Trace& trace() = 0;
-  // Called before the first launch, so that no launch allocates. Throws InvalidInput if the backend
-  // cannot run one of the ops.
+  // Prepares a graph before its first launch, so that no launch allocates. Throws InvalidInput if
+  // the backend cannot run one of the ops.
   virtual void prepare(const Graph&) {}
-  // On a device, makes all of `graph` one launch, with the captured graphs that are picked now.
-  // Call it with nothing in flight. On other backends it does nothing.
+  // On a device, fuses all of `graph` into one launch, with the captured graphs that a launch would
+  // pick now. Nothing may be in flight. On other backends it does nothing.
   virtual void fuse(const Graph&) {}
-  // True if `graph` is fused with the captured graphs that are picked now. Then it may be launched
-  // without prepare().
+  // Returns true if `graph` is fused with the captured graphs that a launch would pick now. Then it
+  // may be launched without prepare().
   virtual bool is_fused(const Graph&) const { return false; }
-  virtual int fused() const { return 0; }           // number of fused graphs that are kept
+  virtual int fused() const { return 0; }           // number of fused graphs that the stream keeps
   virtual void* handle() const { return nullptr; }  // cudaStream_t
 };
 
 struct StreamKind {
   const char* name = "stream";
-  bool urgent = false;  // the stream has priority on a device
+  bool urgent = false;  // on a device the stream has high priority
   bool nvtx = false;    // put an NVTX range around each graph, for profilers
-  int place = 0;        // number of the memory that the ops use
+  int place = 0;        // number of the memory that the stream's ops use
 };
 
-// A backend. One host thread enqueues.
+// A backend. Only one host thread may enqueue.
 class Exec {
  public:
   virtual ~Exec() = default;
-  // Makes a stream whose team has up to `threads` members.
+  // Makes a stream with a team of up to `threads` members.
   std::unique_ptr<Stream> stream(int threads, const StreamKind& kind = {}) {
     return make_stream(threads, kind);
   }
   // Blocks the host until event >= value, and returns true. Returns false if Trace::now() reaches
-  // `until` first. After a failure that stops all events it returns true, too: rethrow() then
+  // `until` first. After a failure all events count as reached, so it returns true. Then rethrow()
   // throws the reason.
   virtual bool reach(Event& event, int64_t value, int64_t until) = 0;
-  // Returns true if event >= value. Then the host sees the work that the event stands for.
+  // Returns true if event >= value. Then the host sees the work that came before the event's
+  // record.
   virtual bool has_reached(Event& event, int64_t value) { return event.reached() >= value; }
-  // Rethrows the first exception of any op, once all streams are idle. Later launches were skipped,
-  // but their events have been reached.
+  // Rethrows the first exception of any op, once all streams are idle. Launches after the failed op
+  // were skipped, but their events have been reached.
   virtual void rethrow() = 0;
-  // Drops that exception. All streams must be idle. An error that broke a device is kept.
+  // Drops the exception that rethrow() would throw. All streams must be idle. An error that broke a
+  // device is kept.
   virtual void forget() = 0;
   void wait(Event& event, int64_t value) {
     reach(event, value, kForever);
     rethrow();
   }
-  // Time in ns on the clock of traces. That is the steady clock or, in virtual time, the host's
-  // virtual clock.
+  // Returns the time in ns on the clock of traces. This is the steady clock or, in virtual time,
+  // the host's virtual clock.
   virtual int64_t now() const { return Trace::now(); }
-  // Advances the host's virtual clock by `ns`. It has no effect on other backends.
+  // Advances the host's virtual clock by this number of ns. Has no effect on backends without
+  // virtual time.
   virtual void spend(int64_t) {}
 
   // Makes a device note the times of commands from now on, or stop. All streams must be idle. Other
   // backends always note times.
   virtual void keep_trace(bool /*is_on*/) {}
-  // Starts or stops the recording of an external profiler that waits for this call.
+  // Starts or stops an external profiler that waits for this call.
   virtual void profile(bool /*is_on*/) {}
 
   virtual Capabilities can() const = 0;
-  // Allocates `count` elements. place: number of the memory. Only ops on streams with the same
-  // place can access it; pinned memory can be accessed by ops on all streams.
+  // Allocates `count` elements. place: number of the memory. Only ops of streams with the same
+  // place can access the elements. If they are pinned, ops of all streams can.
   template <class T>
   Cells<T> cells(size_t count, Where where, int place = 0) {
     return Cells<T>(allocate(count * sizeof(T), where, place));
   }
-  // Copies elements first .. first + count - 1 from the host's copy to the device. No op in flight
+  // Copies the elements [first, first + count) from the host's copy to the device. No op in flight
   // may use these elements. Ops enqueued later see them.
   template <class T>
   void upload(const Cells<T>& cells, size_t first, size_t count) {
     copy_over(cells.block(), first * sizeof(T), count * sizeof(T));
   }
-  // Copies `bytes` bytes of a block in the same way, from byte `begin` on.
+  // Copies `bytes` bytes of a block from the host's copy to the device, from byte `begin` on.
   virtual void copy_over(const Block&, size_t /*begin*/, size_t /*bytes*/) {}
 
-  // Only dry backends have the next three. order() returns the recorded commands. note() adds what
-  // the host itself reads and writes of some seats. In memory passed to watch(), an op may write
-  // only what its effects declare, and only for the seats of its launch.
+  // Only dry backends implement order(), note() and watch(). order() returns the recorded commands.
+  // note() records what the host itself reads and writes of some seats. In memory passed to
+  // watch(), an op may write only what its effects declare, and only for the seats of its launch.
   virtual const OrderBook* order() const { return nullptr; }
   virtual void note(const char* /*what*/, const Effects&, SeatSet /*seats*/ = kEverySeat) {}
   virtual void watch(const Watched&) {}
@@ -268,28 +275,29 @@ class Exec {
 };
 
 struct ExecOptions {
-  int device = 0;           // cuda: device of the first memory
-  int second = -1;          // device of the second memory; -1: there is one memory
-  bool is_virtual = false;  // sim: run in virtual time
-  PartTable parts{};        // dry backends: the parts of the state
+  int device = 0;           // cuda backend: the device of the first memory
+  int second = -1;          // device of the second memory; -1: there is only one memory
+  bool is_virtual = false;  // sim backend: run in virtual time
+  PartTable parts{};        // dry backends: describes the parts of the state
 };
 std::unique_ptr<Exec> make_exec(Backend backend, const ExecOptions& options);
 
 std::unique_ptr<Exec> make_cpu_exec();  // one worker thread and a team of cores per stream
-std::unique_ptr<Exec> make_sim_exec();  // runs all on the host's thread, in an order events allow
-std::unique_ptr<Exec> make_virtual_exec();  // like sim, but in virtual time and with a trace
-// Like sim, and records every command for order(). With two memories, an op that accesses the wrong
-// one faults.
+// Runs all ops on the host's thread, in an order that events allow.
+std::unique_ptr<Exec> make_sim_exec();
+std::unique_ptr<Exec> make_virtual_exec();  // works like sim, but in virtual time and with a trace
+// Works like sim, and records every command for order(). If it has two memories, an op that
+// accesses the wrong memory faults.
 std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, bool has_two_memories);
-// A dry backend that imitates cuda. Device memory is separate: if the host accesses it, that
-// faults. An op that cannot run on a device is refused.
+// Makes a dry backend that imitates cuda. The device's memory is separate, and an access by the
+// host faults. An op that cannot run on a device is refused.
 std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts, bool has_two_memories);
 
-// Returns one sentence that says why this machine or this build cannot run the cuda backend. It is
-// empty if it can.
+// Returns a sentence that says why this machine or this build cannot run the cuda backend. The
+// sentence is empty if it can.
 std::string why_no_cuda();
-// second: device of the second memory; -1: there is one memory. Throws InvalidInput with a sentence
-// like that of why_no_cuda().
+// Makes the cuda backend. second: the device of the second memory; -1: there is only one memory.
+// Throws InvalidInput with a sentence like that of why_no_cuda().
 std::unique_ptr<Exec> make_cuda_exec(int device, int second = -1);
 
 }  // namespace sbrt

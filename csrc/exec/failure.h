@@ -17,7 +17,7 @@ class Failure {
     if (!exception_) exception_ = std::move(e);
     raised_.store(true, std::memory_order_release);
   }
-  // Call these only when every stream is idle.
+  // Call these two functions only when every stream is idle.
   void rethrow() {
     if (const std::exception_ptr e = forget()) std::rethrow_exception(e);
   }

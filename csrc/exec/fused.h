@@ -1,5 +1,6 @@
-// Graphs that are fused into one launch on a device. There is one for each combination of captured
-// graphs that was picked. The streams of cuda and of dry_cuda use this.
+// Keeps the graphs that are fused into one launch on a device. A graph has one fused form for each
+// combination of captured graphs that was picked. The streams of cuda and of dry_cuda use this
+// class.
 #pragma once
 
 #include <algorithm>
@@ -10,8 +11,8 @@
 
 namespace sbrt {
 
-// Returns the indices of the captured graphs that a launch would pick now, one per captured op, in
-// order.
+// Returns the indices of the captured graphs that a launch would pick now. There is one index for
+// each captured op, in order.
 inline std::vector<int> picks_of(const Graph& graph) {
   std::vector<int> picked;
   for (const Graph::Node& node : graph.nodes())
@@ -28,19 +29,20 @@ inline bool does_pick(const Graph& graph, const std::vector<int>& picked) {
   });
 }
 
-// Returns true if a captured op of `graph` has players instead of graphs. Such a graph is never
-// fused.
+// Returns true if a captured op of `graph` has players instead of captured graphs. Such a graph is
+// never fused.
 inline bool is_played(const Graph& graph) {
   const auto& nodes = graph.nodes();
   return std::any_of(nodes.begin(), nodes.end(),
                      [](const Graph::Node& node) { return node.captured && node.captured->play; });
 }
 
-// Made: what a backend keeps for each fused graph.
+// Made: the type of what a backend keeps for each fused graph.
 template <class Made>
 class FusedGraphs {
  public:
-  // Returns the fused form of `graph` for what is picked now, or null if there is none.
+  // Returns the fused form of `graph` with the captured graphs that a launch would pick now.
+  // Returns null if there is none.
   const Made* find(const Graph& graph) const {
     for (const Entry& e : entries_)
       if (e.graph == &graph && does_pick(graph, e.picked)) return &e.made;

@@ -1,5 +1,6 @@
-// Copies, as one command of a stream: between two places of a memory, or from one memory of a backend
-// to another. Only so can ops that use one memory see what ops wrote to the other.
+// A mail: copies that a stream makes as one command. They go from one place of a memory to another,
+// or from one memory of a backend to another. Only by mail can ops that use one memory see what ops
+// wrote to the other.
 #pragma once
 
 #include <cstddef>
@@ -15,15 +16,15 @@ struct Mail {
     const void* from;
     void* to;
     size_t bytes;
-    int seat = -1;    // the copy is made only if this seat takes part; -1: always
-    size_t rows = 1;  // the same copy again, `pitch` bytes further on; only within a memory
+    int seat = -1;    // the copy is made only if this seat takes part; -1: it is always made
+    size_t rows = 1;  // number of copies, `pitch` bytes apart; more than 1 only within a memory
     size_t pitch = 0;
 
     bool is_of(SeatSet seats) const { return seat < 0 || (seats >> seat & 1); }
   };
   const char* name;
   int from, to;  // numbers of the memories
-  Parts parts;   // parts that are read in `from` and written in `to`
+  Parts parts;   // the parts that the mail reads in memory `from` and writes in memory `to`
   std::vector<Copy> copies = {};
 };
 

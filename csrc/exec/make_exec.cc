@@ -8,7 +8,7 @@ namespace sbrt {
 namespace {
 
 constexpr const char* kBackends[] = {"cpu", "sim", "dry", "dry_cuda",
-                                     "cuda"};  // in the order of Backend
+                                     "cuda"};  // in the order of the enum Backend
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-// NVTX ranges in the domain `sbrt`, for profilers, if the engine's config enables them. While no
+// NVTX ranges in the domain `sbrt`, for profilers, if the engine's config enables ranges. While no
 // profiler runs, a range costs one test of a pointer.
 #pragma once
 
@@ -23,7 +23,7 @@ class NvtxRange {
   NvtxRange(bool is_on, const char* name) : is_on_(is_on) {
     if (is_on_) begin(name);
   }
-  // The range is called "NAME NUMBER".
+  // Opens a range with the name "NAME NUMBER".
   NvtxRange(bool is_on, const char* name, int64_t number) : is_on_(is_on) {
     if (!is_on_) return;
     char text[64];
@@ -57,12 +57,13 @@ class NvtxRange {
 
 namespace sbrt {
 
-inline constexpr bool kHasNvtx = false;  // the NVTX headers come with a CUDA compiler
+// False, because the NVTX headers come with a CUDA compiler.
+inline constexpr bool kHasNvtx = false;
 
 struct NvtxRange {
   NvtxRange(bool, const char*) {}
   NvtxRange(bool, const char*, int64_t) {}
-  ~NvtxRange() {}  // not defaulted, so that compilers do not report variables as unused
+  ~NvtxRange() {}  // not defaulted, so that compilers do not report unused variables
 };
 
 }  // namespace sbrt

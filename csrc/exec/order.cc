@@ -9,25 +9,27 @@
 namespace sbrt {
 namespace {
 
-constexpr size_t kMostConflicts = 64;  // most sentences that are returned
+constexpr size_t kMostConflicts = 64;  // largest number of sentences that are returned
 
-using Clock = std::vector<int64_t>;  // [streams] number of the stream's ops known to have ended
+// [streams]: number of the stream's ops that are known to have ended.
+using Clock = std::vector<int64_t>;
 
 void join(Clock& into, const Clock& other) {
   for (size_t i = 0; i < into.size(); ++i) into[i] = std::max(into[i], other[i]);
 }
 
-// The last access of a stream to a part: the op's number in the stream (0: none) and its name.
+// A stream's last access to a part: the number of the op in the stream (0: none) and its name.
 struct Access {
   int64_t at = 0;
   int32_t name = -1;
   bool of_every_seat = false;
 };
 
-// The last accesses of one stream to one part; if every seat has its own copy, to that of one seat.
+// A stream's last accesses to one part. If every seat has its own copy of the part, these are the
+// accesses to the copy of one seat.
 struct LastAccess {
   Access read, write;
-  Access made;  // the last write by an op other than mail
+  Access made;  // the last write by an op that is not a mail
 };
 
 class Checker {
@@ -73,7 +75,7 @@ class Checker {
     Clock clock;
   };
 
-  // Returns false if the op cannot run yet.
+  // Runs the op in the check. Returns false if the op must still wait for an event.
   bool step(const OrderBook::Op& op) {
     Clock& clock = clocks_[op.stream];
     const bool is_host = op.stream == OrderBook::kHost;
@@ -112,7 +114,7 @@ class Checker {
     }
   }
 
-  // seat: -1 for a part that all seats share.
+  // Checks an access of an op to a part. seat: -1 for a part that all seats share.
   void access(const OrderBook::Op& op, const Clock& clock, int part, int seat) {
     const Effects& e = op.effects;
     const bool reads = e.reads.has(part), writes = e.writes.has(part);
@@ -126,7 +128,8 @@ class Checker {
     if (reads) last[op.stream].read = mine;
     if (writes) last[op.stream].write = mine;
     if (writes && !op.is_mail) last[op.stream].made = mine;
-    const bool is_of_both = writes && e.writes.has(in_other_memory(part));  // a write by the host
+    // Only the host writes both.
+    const bool is_of_both = writes && e.writes.has(in_other_memory(part));
     if (writes && (op.is_mail || is_of_both)) known_[place(part, seat)] = clock;
   }
 
@@ -135,8 +138,8 @@ class Checker {
     return static_cast<size_t>(part) * kMostSeats + static_cast<size_t>(std::max(seat, 0));
   }
 
-  // Reports an op that reads a part after an op of the other memory wrote it there, unless a mail
-  // copied the part in between.
+  // Reports an op that reads a stale part: ops wrote the part in the other memory, and no mail
+  // copied it since.
   void look_if_stale(const OrderBook::Op& op, const Clock& clock, int part, int seat) {
     if (op.stream == OrderBook::kHost || order_.parts().unsent.has(part % kPartsOfMemory)) return;
     const LastAccess* other = &last_[place(in_other_memory(part), seat) * streams_];
@@ -156,7 +159,7 @@ class Checker {
 
   void report(const OrderBook::Op& op, int part, int seat, size_t stream, const Access& other) {
     std::string one = said(op.stream, op.name), two = said(stream, other.name);
-    if (two < one) std::swap(one, two);  // sorted, because either may be visited first
+    if (two < one) std::swap(one, two);  // sorted, because either op may be found first
     const bool is_of_all = seat < 0 || (op.seats == kEverySeat && other.of_every_seat);
     const std::string whose = is_of_all ? "" : of_seat(seat);
     put(sentence(order_.name_of(part), whose, ": nothing orders ", one, " and ", two));
@@ -179,12 +182,14 @@ class Checker {
   std::vector<Clock> clocks_;
   std::vector<std::vector<const OrderBook::Op*>> queues_;
   std::vector<size_t> next_;
-  std::vector<std::vector<Recorded>> records_;  // [events] records in order of their values
-  std::vector<bool> dropped_;                   // [events] true: waits for the event are ignored
-  std::vector<bool> unsent_;                    // [names] true: mail of this name is ignored
-  std::vector<Clock> of_host_;                  // the host's clock after each of the host's ops
-  std::vector<LastAccess> last_;                // [part, seat, stream]
-  std::vector<Clock> known_;  // [part, seat] clock of the last mail that wrote it; empty: none
+  // [events]: the records of an event, in order of their values.
+  std::vector<std::vector<Recorded>> records_;
+  std::vector<bool> dropped_;     // [events]: true if waits for the event are ignored
+  std::vector<bool> unsent_;      // [names]: true if mails of this name are ignored
+  std::vector<Clock> of_host_;    // [ops of the host]: the host's clock after this op
+  std::vector<LastAccess> last_;  // [part, seat, stream]
+  // [part, seat]: clock of the last mail that wrote the part; empty if no mail did.
+  std::vector<Clock> known_;
   std::set<std::string> found_;
 };
 

@@ -1,10 +1,10 @@
-// Checks with vector clocks that concurrent ops use separate parts of the state. It works on any
-// list of ops that declare what they read and write. It needs no backend and no driver.
+// Checks with vector clocks that concurrent ops use separate parts of the state. The check works on
+// any list of ops that declare what they read and write. It needs no backend and no driver.
 //
-// Two accesses to one part of one seat conflict if at least one is a write. They must be ordered:
-// the second must begin only after the first has ended. Order comes from a common stream, from a
-// wait for an event recorded after the first, or from the host. The host enqueues nothing while it
-// waits for an event.
+// Two accesses to one part of one seat conflict if at least one of them is a write. Such accesses
+// must be ordered: the second must begin only after the first has ended. Three things order
+// accesses. Both ops may be on one stream. A stream may wait for an event recorded after the first
+// op. Or the host waits for an event, because it enqueues nothing while it waits.
 #pragma once
 
 #include <cstdint>
@@ -19,42 +19,45 @@ class OrderBook {
  public:
   explicit OrderBook(const PartTable& parts) : parts_(parts) {}
 
-  static constexpr int kHost = 0;  // the stream number of the thread that enqueues
+  static constexpr int kHost = 0;  // stream number of the host thread, which enqueues
 
-  // Adds a stream, or an event whose value is `initial`, and returns its number.
+  // stream() adds a stream and returns its number. event() adds an event whose value is `initial`
+  // and returns its number.
   int stream(const std::string& name);
   int event(const std::string& name, int64_t initial);
 
-  // Adds an op. seats: the seats whose parts the op accesses. graph: the picked graph of a captured
-  // op.
+  // Adds an op. seats: the seats whose parts the op accesses. graph: if the op is captured, the
+  // graph that was picked.
   void run(int stream, const char* name, const Effects& effects, SeatSet seats = kEverySeat,
            const void* graph = nullptr);
-  // Adds a copy between memories.
+  // Adds a mail, which copies between memories.
   void send(int stream, const char* name, const Effects& effects, SeatSet seats);
   void wait(int stream, int event, int64_t value);
   void record(int stream, int event, int64_t value);
-  // Notes that the next ops belong to one launch. For callers that count launches.
+  // Records that the next ops belong to one launch. This is for callers that count launches.
   void launch(int stream, const char* graph) { launches_.push_back({stream, name(graph)}); }
 
-  // Returns one sentence for each pair of ops, by name, part and seat, that conflict and that
-  // nothing orders. Also returns one for each op that reads a part in one memory after ops wrote it
-  // in the other, without a mail in between. without: names of events and mail. Streams' waits for
-  // these events, and these mails, are ignored. host: also count waits of the host.
+  // Returns one sentence for each pair of ops that conflict and that nothing orders. Pairs with the
+  // same names, part and seat are reported once. Also returns a sentence for each op that reads a
+  // stale part: ops wrote the part in the other memory, and no mail copied it since. without: names
+  // of events and mails. Waits of streams for these events are ignored, and so are these mails.
+  // host: true if waits of the host also order accesses.
   std::vector<std::string> conflicts(const std::vector<std::string>& without, bool host) const;
 
-  // The name of a part, with the number of its memory if that is the second.
+  // Returns the name of a part. If the part is in the second memory, the name contains the number
+  // of that memory.
   std::string name_of(int part) const;
-  // All parts that ops on a stream may write.
+  // Returns all parts that ops on this stream may write.
   Parts written_by(int stream) const;
 
   enum class Kind : int8_t { run, wait, record };
   struct Op {
     Kind kind;
     int32_t stream;
-    int32_t name;   // number of the op's name, if the kind is run
-    int32_t event;  // number of the event, if the kind is wait or record
+    int32_t name;   // number of the op's name, if `kind` is run
+    int32_t event;  // number of the event, if `kind` is wait or record
     int64_t value;
-    int64_t issued;  // number of ops of the host before this op
+    int64_t issued;  // number of the host's own ops before this op
     Effects effects;
     SeatSet seats = kEverySeat;
     const void* graph = nullptr;

@@ -1,4 +1,4 @@
-// Runs graphs one after another on a team of the cpu backend, without an engine.
+// Runs graphs one after another on a team of the cpu backend. It needs no engine.
 #pragma once
 
 #include <memory>
@@ -11,7 +11,7 @@ class Runner {
  public:
   explicit Runner(int threads) : exec_(make_cpu_exec()), stream_(exec_->stream(threads)) {}
 
-  // Runs the graph `times` times and waits for the end. Throws the exception of an op.
+  // Runs the graph `times` times and waits for the end. If an op throws, rethrows the exception.
   void run(const Graph& graph, int width, int times = 1) {
     for (int i = 0; i < times; ++i) stream_->launch(graph, width);
     stream_->record(done_, ++runs_);
@@ -19,7 +19,8 @@ class Runner {
   }
 
  private:
-  Event done_{"runner.done"};  // destroyed last, because the stream's thread may still record it
+  // Declared first and so destroyed last, because the stream's thread may still record the event.
+  Event done_{"runner.done"};
   std::unique_ptr<Exec> exec_;
   std::unique_ptr<Stream> stream_;
   int64_t runs_ = 0;

@@ -1,5 +1,5 @@
-// A ring buffer of trace events: what a stream ran, and when. The stream writes it. Others may read
-// it only while the stream is idle.
+// A ring buffer of trace events: what a stream ran, and when. Only the stream writes the buffer.
+// Other threads may read it only while the stream is idle.
 #pragma once
 
 #include <algorithm>
@@ -10,8 +10,8 @@
 namespace sbrt {
 
 struct TraceEvent {
-  const char* name;    // name of the graph, or of the event that was waited for
-  int64_t begin, end;  // ns of the steady clock
+  const char* name;    // name of the graph that ran, or of the event that the stream waited for
+  int64_t begin, end;  // in ns, on the steady clock
   bool wait;
 };
 
@@ -27,8 +27,8 @@ class Trace {
   void put(const char* name, int64_t begin, int64_t end, bool wait) {
     ring_[count_++ % ring_.size()] = {name, begin, end, wait};
   }
-  // Returns the events that began at `since` or later, oldest first. Those that were overwritten by
-  // newer ones are missing.
+  // Returns the events that began at `since` or later, oldest first. Events that newer ones have
+  // overwritten are missing.
   std::vector<TraceEvent> events(int64_t since) const {
     const uint64_t oldest = count_ - std::min<uint64_t>(count_, ring_.size());
     uint64_t first = count_;

@@ -12,7 +12,8 @@
 namespace sbrt {
 namespace {
 
-// Returns the longest trunk. If every layer has a window, the ring wraps and there is no limit.
+// Returns the length of the longest trunk. If every layer has a window, the ring wraps and there is
+// no limit.
 int64_t longest_of(const DecoderConfig& c) { return c.is_bounded() ? kEndless : c.max_positions; }
 
 int64_t widest_input(const DecoderConfig& c) { return std::max({c.hidden, c.q_size(), c.inner}); }
@@ -20,9 +21,10 @@ int64_t widest_input(const DecoderConfig& c) { return std::max({c.hidden, c.q_si
 struct KeepArgs {
   const Batch* rows;
   const float* x;  // [rows, hidden]
-  float* kept;     // [rows, kFeatureLayers, hidden], from the first block that gets a copy of x
+  // [rows, kFeatureLayers, hidden]; starts at the first block that gets a copy of x.
+  float* kept;
   int64_t hidden;
-  int32_t blocks;  // number of blocks that get a copy of x
+  int32_t blocks;  // number of blocks that each get a copy of x
 };
 
 void keep(const KeepArgs& a, Worker worker) {
@@ -61,7 +63,8 @@ LayerKind kind(const DecoderConfig& c, const LaneShape& s, int64_t window, bool 
           .visible = Buffer<Visible>(s.max_rows)};
 }
 
-// Returns one kind for all layers, or one for global and one for local layers.
+// Returns one kind if all layers are alike. Otherwise returns one kind for global and one for local
+// layers.
 std::vector<LayerKind> kinds_of(const DecoderConfig& c, const LaneShape& s) {
   std::vector<LayerKind> kinds;
   if (c.local.empty() || !c.is_bounded())
@@ -70,7 +73,7 @@ std::vector<LayerKind> kinds_of(const DecoderConfig& c, const LaneShape& s) {
   return kinds;
 }
 
-// Checks the shape of the lane, and returns the shape of its ring. Throws InvalidInput.
+// Checks the shape of the lane, and returns the shape of the lane's KV ring. Throws InvalidInput.
 RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
   check_within("lane: max_len", int64_t{1}, longest_of(c), s.max_len);
   check_within("lane: max_rows", 1, kMaxStepRows, s.max_rows);
@@ -211,8 +214,8 @@ void DecoderLane::add_residual(Graph& graph, const MatmulArgs& product,
                            config_.hidden, static_cast<float>(config_.rms_eps)});
 }
 
-// Returns the arguments of y = W x, with x normed first if there is a norm. If y is the residual
-// stream, they are those of y += W x.
+// Returns the arguments for y = W x. If there is a norm, x is normed first. If y is the residual
+// stream, the arguments are those for y += W x.
 MatmulArgs DecoderLane::linear(const Batch* rows, const Linear& weights, const Buffer<float>& x,
                                const Buffer<float>& y, const Buffer<float>* norm) const {
   const InputNorm input{norm ? norm->data() : nullptr, normed_.data(),

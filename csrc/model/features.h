@@ -1,21 +1,22 @@
-// The inputs of H-RAD for a row and for a token: where they are, and how to read them. Runs on
-// every device.
+// The inputs of H-RAD (features) for a row and for a token: where they are, and how to read them.
+// The code runs on every device.
 #pragma once
 
 #include "core/dtype.h"
 
 namespace sbrt {
 
-constexpr int kFeatureLayers = 4;  // number of last layers that are kept
+constexpr int kFeatureLayers = 4;  // the features come from this number of last layers
 constexpr int kFeatureBlocks = kFeatureLayers + 1;
 
 struct FeatureMemory {
-  const void* features = nullptr;  // [max_rows, kFeatureLayers, hidden]; null: not kept
-  const void* embed = nullptr;     // [vocab, hidden]
+  // [max_rows, kFeatureLayers, hidden]; null: the features are not kept.
+  const void* features = nullptr;
+  const void* embed = nullptr;  // [vocab, hidden]
   int64_t hidden = 0;
-  DType dtype = DType::f32;  // type of both
+  DType dtype = DType::f32;  // type of `features` and `embed`
 
-  // Returns element `i` of a row's blocks; the last block is the token's embedding.
+  // Returns element `i` of the features: the blocks of `row`, then the embedding of `token`.
   SBRT_ANY float at(int row, int32_t token, int64_t i) const {
     const int64_t kept = kFeatureLayers * hidden;
     return i < kept ? element(features, row * kept + i)

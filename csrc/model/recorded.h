@@ -1,11 +1,11 @@
-// A lane whose ops were recorded elsewhere (sbrt/gpu). The recordings are pieces, which are
-// appended to graphs and replayed unchanged, with all their pointers and scalars.
+// A lane whose ops were recorded elsewhere (sbrt/gpu). Each recording of an op is called a piece.
+// Pieces are appended to graphs and replayed unchanged, with all their pointers and scalars.
 //
 // On the CPU a piece is a flat list of calls. On a device it is a captured graph or, with
 // enforce_eager, a list of calls (exec/captured.h). Each piece is for a fixed number of rows. The
-// host picks one before it launches (Expected). The number of rows follows from the policies and
-// the trunks' lengths (decode/row_bounds.h), the kind from the requests. The host reads neither a
-// sequence in flight nor a device's memory.
+// host picks a piece before it launches (Expected). The number of rows follows from the policies
+// and the trunks' lengths (decode/row_bounds.h). The kind of piece follows from the requests. The
+// host reads neither a sequence in flight nor a device's memory.
 #pragma once
 
 #include <deque>
@@ -18,33 +18,33 @@
 
 namespace sbrt {
 
-// One recording of an op. Its maker owns it, and keeps it alive longer than every graph that it was
-// appended to.
+// One recording of an op. The object that made the piece owns it. It keeps the piece alive longer
+// than every graph to which the piece was appended.
 struct Piece {
-  int32_t rows = 0;   // number of rows that it computes, from the batch's first on
-  int32_t nodes = 0;  // number of calls, or of kernels
-  void (*replay)(void* recording) = nullptr;  // CPU backend; throws Error
+  int32_t rows = 0;   // number of the batch's first rows that the piece computes
+  int32_t nodes = 0;  // number of calls in the piece; on a device number of kernels
+  void (*replay)(void* recording) = nullptr;  // used on the CPU; throws Error
   void* recording = nullptr;
-  void* graph = nullptr;  // on a device: a cudaGraph_t, or `play`'s object; null on the CPU
+  void* graph = nullptr;  // on a device: a cudaGraph_t, or the player for `play`; null on the CPU
   void (*play)(void* player, void* stream) = nullptr;  // Captured::play
 };
 
-// The same work for different numbers of rows, ascending.
+// Pieces that do the same work for different numbers of rows, in ascending order.
 using Pieces = std::vector<Piece>;
 
-// All pieces of one op, and the values that select one at launch.
+// All pieces of one op, and the values that select one of them at launch.
 class PieceSet {
  public:
   explicit PieceSet(const Expected& expected) : expected_(expected) {}
   PieceSet(const PieceSet&) = delete;
 
-  // Adds the pieces of one kind of request, in the same sizes as every other kind. Kinds are added
-  // in this order: neither, filters, shapes, both.
+  // Adds the pieces for one kind of request. Every kind has pieces of the same sizes. Kinds are
+  // added in this order: neither filters nor shapes, filters, shapes, both.
   void add(const Pieces& pieces);
   bool has_shapes() const { return kinds_ == 4; }
 
-  // Returns the smallest piece that holds the expected rows, for the requests' kind. Throws Error
-  // if no piece does.
+  // Returns the smallest piece that holds the expected rows, for the kind of the requests. Throws
+  // Error if no piece does.
   const Piece& picked() const { return pieces_[captured_.picked()]; }
   const Captured& captured() const { return captured_; }
 
@@ -53,27 +53,28 @@ class PieceSet {
   int size() const;
   int kind() const;
 
-  Pieces pieces_;  // by kind, then by ascending rows
+  Pieces pieces_;  // ordered by kind, then by ascending number of rows
   int sizes_ = 0, kinds_ = 0;
   Expected expected_;
   Captured captured_{{}, &pick, this};
 };
 
-// Locations of a lane's memory that others read.
+// Addresses and sizes of a lane's memory that other code reads.
 struct LaneMemory {
   RingShape ring;
-  int32_t vocab = 0;  // number of ids that the lane can read
+  int32_t vocab = 0;  // number of ids that the lane can process
   int64_t hidden = 0;
-  bool on_device = false;  // all of this is in device memory
+  bool on_device = false;  // true: all memory of the lane is device memory
   int32_t prefill_rows = kMaxRows;
-  float* logits = nullptr;         // [max_rows, columns of the model]
-  DType dtype = DType::f32;        // type of features and embed
-  const void* features = nullptr;  // [max_rows, kFeatureLayers, hidden]; null: not kept
-  const void* embed = nullptr;     // [vocab, hidden]
+  float* logits = nullptr;   // [max_rows, number of logits of the model]
+  DType dtype = DType::f32;  // element type of features and embed
+  // [max_rows, kFeatureLayers, hidden]; null: features are not kept.
+  const void* features = nullptr;
+  const void* embed = nullptr;  // [vocab, hidden]
   KvBlock kv;
 };
 
-// Makes the pieces of one lane while graphs are built, never in a round.
+// Makes the pieces of one lane. Does so while graphs are built, never during a round.
 class Recorder {
  public:
   virtual ~Recorder() = default;
@@ -87,7 +88,7 @@ class RecordedModel final : public Model {
  public:
   using Bind = std::function<std::unique_ptr<Recorder>(const LaneShape&)>;
 
-  // head_ids: tokens for which its lanes compute logits, ascending; empty: all.
+  // head_ids: the tokens for which lanes compute logits, in ascending order; empty: all tokens.
   RecordedModel(int vocab, int64_t max_positions, int64_t longest,
                 const std::vector<int32_t>& head_ids, Bind bind);
   int vocab() const override { return vocab_; }
@@ -128,7 +129,7 @@ class RecordedLane final : public Lane {
   std::shared_ptr<const ColumnMap> columns_;
   int32_t max_rows_;
   Expected expected_;
-  std::deque<PieceSet> pieces_;  // graphs hold pointers to them
+  std::deque<PieceSet> pieces_;  // a deque, because graphs hold pointers to its elements
 };
 
 }  // namespace sbrt

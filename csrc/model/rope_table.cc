@@ -25,8 +25,8 @@ void scale_llama3(const RopeScaling& s, Buffer<float>& inv_freq) {
   }
 }
 
-// Returns the index, a real number below head_dim / 2, of the pair that makes `turns` turns within
-// original_max positions.
+// Returns the index (a real number below head_dim / 2) of the rope pair that makes `turns` turns
+// within original_max positions.
 double yarn_dimension(const RopeScaling& s, double turns, double head_dim, double theta) {
   return head_dim * std::log(s.original_max / (turns * kTwoPi)) / (2 * std::log(theta));
 }

@@ -1,5 +1,5 @@
-// Inverse frequencies of rope and their scalings: the rotation speed of each pair of a head's
-// elements.
+// The inverse frequencies of rope and their scalings. An inverse frequency is the rotation speed of
+// one pair of a head's elements.
 #pragma once
 
 #include <cstdint>
@@ -12,21 +12,25 @@ namespace sbrt {
 
 enum class RopeKind { none, linear, llama3, yarn };
 
-// Fields that the kind does not use are checked, too.
+// The scaling of rope. Fields that the kind does not use are checked, too.
 struct RopeScaling {
   RopeKind kind = RopeKind::none;
-  double factor = 1;                     // the context grows by this factor
-  double original_max = 1;               // llama3, yarn: number of positions in pretraining
-  double low_freq = 1, high_freq = 4;    // llama3: turns within original_max
-  double beta_fast = 32, beta_slow = 1;  // yarn: turns within original_max
-  double attention_factor = 1;           // yarn: factor of cosines and sines
-  bool truncate = true;                  // yarn: round the ends of the ramp outwards
-  std::vector<float> divisors;           // [head_dim / 2], one for every frequency; empty: ones
+  double factor = 1;  // factor by which the context grows
+  // Llama3, yarn: number of positions in the pretraining context.
+  double original_max = 1;
+  double low_freq = 1, high_freq = 4;    // llama3: turns of a pair within original_max
+  double beta_fast = 32, beta_slow = 1;  // yarn: turns of a pair within original_max
+  double attention_factor = 1;           // yarn: factor of the cosines and sines
+  // Yarn: round the lower end of the ramp down and the upper end up.
+  bool truncate = true;
+  // [head_dim / 2] one divisor for every frequency; empty: all are 1.
+  std::vector<float> divisors;
 };
 
-// Returns the kind named "default", "linear", "llama3" or "yarn". Throws InvalidInput.
+// Returns the kind with this name: "default", "linear", "llama3" or "yarn". Throws InvalidInput for
+// other names.
 RopeKind rope_kind(const std::string& name);
-// Throws InvalidInput naming the field, its bounds and the given value.
+// Throws InvalidInput. The message names the field, its bounds and the given value.
 void check_rope(const RopeScaling& scaling, double theta, int64_t head_dim);
 
 // Returns [head_dim / 2] frequencies. Every step is in f32, as in transformers. With f_i =
@@ -41,7 +45,7 @@ void check_rope(const RopeScaling& scaling, double theta, int64_t head_dim);
 // The result is divided by `divisors`, if there are any.
 Buffer<float> inverse_frequencies(int64_t head_dim, double theta, const RopeScaling& scaling);
 
-// Returns the factor of cosines and sines.
+// Returns the factor of the cosines and sines.
 inline float rope_amplitude(const RopeScaling& s) {
   return s.kind == RopeKind::yarn ? static_cast<float>(s.attention_factor) : 1.0f;
 }

@@ -17,13 +17,14 @@ struct ToyArgs {
   ToyGate* gate;
   KvRing* ring;
   const Batch* rows;
-  const int32_t* most;  // most rows that the host expects in the forward; null: any
-  uint64_t* state;      // [max_rows] hash of the prefix that ends with the row
+  const int32_t* most;  // bound of the rows that the host expects in the forward; null: none
+  uint64_t* state;      // [max_rows] hash of the prefix up to and including the row's token
   float* logits;        // [max_rows, columns.n]
   Columns columns;
 };
 
-// Returns the slot of the token before `row`, which is the last other slot that the row sees.
+// Returns the slot of the token before `row`. It is the last slot that the row sees, apart from the
+// row's own.
 int64_t parent_slot(const RingShape& ring, const Batch& rows, const Row& row) {
   const int64_t head = rows.head[row.seat];
   const bool in_tail = row.tail.bits() != 0;
@@ -37,7 +38,7 @@ int64_t parent_slot(const RingShape& ring, const Batch& rows, const Row& row) {
   return ring.slot(row.seat, head - 1);
 }
 
-// K/V of a slot: the prefix hash and the position, in four raw words.
+// The K/V of a slot: the prefix hash and the position, stored in four raw words.
 struct Cell {
   uint64_t state;
   int64_t position;
@@ -93,7 +94,7 @@ float chance(float acceptance, int r) {
   return r == kRanks - 1 ? rest : rest * kNext;
 }
 
-// Turns the target's logits into those of a draft with the acceptance `c.acceptance`.
+// Turns the target's logits into those of a draft whose acceptance rate is `c.acceptance`.
 void mislead(const ToyConfig& c, uint64_t state, float* logits, int32_t n) {
   const int ranks = std::min(kRanks, n);
   int32_t best[kRanks];
@@ -106,7 +107,7 @@ void mislead(const ToyConfig& c, uint64_t state, float* logits, int32_t n) {
   while (at < ranks - 1 && u >= chance(c.acceptance, at)) u -= chance(c.acceptance, at++);
   std::rotate(best, best + 1, best + at + 1);
   std::fill_n(logits, n, -40.0f);
-  float last = 0;  // scores must fall with the rank, even where probabilities rise
+  float last = 0;  // scores must fall as the rank grows, even where the probabilities rise
   for (int r = 0; r < ranks; ++r) {
     const float score = std::log(std::max(chance(c.acceptance, r), 1e-9f));
     logits[best[r]] = last = r == 0 ? score : std::min(score, last - 0x1p-8f);

@@ -1,5 +1,5 @@
-// A toy lane: its logits are a hash of the prefix, so that whole generations can be compared with
-// `==` at a million tokens a second. Its K/V are the prefix's hash, so a wrong slot, mask or move
+// A toy lane, whose logits are a hash of the prefix. So tests can compare whole generations with
+// `==` at a million tokens a second. Its K/V are the prefix's hash. So a wrong slot, mask or move
 // gives wrong tokens, and a slot that holds another position throws.
 //
 //   state(empty) = mix64(seed, 0)          state(prefix + token) = mix64(state(prefix), token + 1)
@@ -27,16 +27,17 @@ namespace sbrt {
 struct ToyConfig {
   int32_t vocab = 32;
   uint64_t seed = 0;
-  int32_t noise16 = 0;  // noise in sixteenths; 0: the target itself
+  int32_t noise16 = 0;  // noise of the draft in sixteenths; 0: the toy is the target itself
   int64_t max_positions = 1 << 20;
-  int64_t window = 0;     // 0: full attention
+  int64_t window = 0;     // number of positions; 0: full attention
   int64_t nan_at = -1;    // fault injection: the row at this position has a NaN logit
   int64_t throw_at = -1;  // fault injection: the row at this position throws
   int64_t gate_at = -1;   // fault injection: a forward of this position waits for open_gate()
-  // Turns the toy into a calibrated draft. With this probability, decided by the prefix's hash, its
-  // first choice is that of the toy without noise. Its confidence is accurate. Below 0: unused.
+  // Turns the toy into a calibrated draft with this acceptance rate. With this probability its
+  // first choice is that of the toy without noise. The prefix's hash decides. Its confidence is
+  // accurate. Below 0: unused.
   float acceptance = -1;
-  std::vector<int32_t> head_ids{};  // ascending; none: all
+  std::vector<int32_t> head_ids{};  // ids in ascending order; empty: all
 };
 
 struct ToyGate {
@@ -50,8 +51,8 @@ class Toy final : public Model {
   int vocab() const override { return config_.vocab; }
   int64_t max_positions() const override { return config_.max_positions; }
   std::unique_ptr<Lane> bind(const LaneShape& shape) const override;
-  bool waiting() const { return gate_->waiting > 0; }  // true while a forward waits at the gate
-  void open_gate() { gate_->open = true; }             // opens the gate for good
+  bool waiting() const { return gate_->waiting > 0; }  // true while a forward waits for open_gate()
+  void open_gate() { gate_->open = true; }             // opens the gate for ever
 
  private:
   ToyConfig config_;

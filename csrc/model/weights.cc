@@ -16,8 +16,8 @@ float rounded(float value, const Format& storage) {
   return storage == kBfloat16 ? from_bf16(to_bf16(value)) : value;
 }
 
-// Returns the type of an embedding that is not packed. Only one of its rows is read for a token, so
-// fewer bits would save almost nothing.
+// Returns the storage type of an embedding that is not packed. A forward reads only one of its rows
+// per token, so fewer bits would save almost nothing.
 DType unpacked(const Format& storage) { return storage == kFloat32 ? DType::f32 : DType::bf16; }
 
 }  // namespace
@@ -54,7 +54,7 @@ bool DecoderConfig::is_bounded() const {
 
 namespace {
 
-// Checks all fields of a config, then returns its number of tokens. Throws InvalidInput.
+// Checks all fields of a config, then returns the size of its vocabulary. Throws InvalidInput.
 int32_t checked_vocab(const DecoderConfig& c) {
   check_config(c);
   return static_cast<int32_t>(c.vocab);
@@ -101,7 +101,8 @@ void Weights::expect_head(const DecoderConfig& c) {
   expect(kHead, head);
 }
 
-// Gives the embedding its own rows or a packed matrix. If tied, the packed matrix is also the head.
+// Stores the embedding as plain rows or as a packed matrix. If the embedding is tied, the packed
+// matrix is also the LM head.
 void Weights::place_embedding(const DecoderConfig& c) {
   const bool is_packed =
       formats_.named.contains(kEmbedding) || (c.tied && !format_of(kHead).quantised());
@@ -158,8 +159,8 @@ void Weights::expect_layer(int64_t index, const DecoderConfig& c) {
   expect_linear(at + "mlp.down_proj", w.down, 0, c.hidden);
 }
 
-// With post_norms, post_attention_layernorm is the norm of attention's output. Without, it is the
-// norm of the MLP's input.
+// Says which norms the layer has. With post_norms, post_attention_layernorm is the norm of the
+// output of attention. Without, it is the norm of the MLP's input.
 void Weights::expect_norms(const std::string& at, LayerWeights& w, const DecoderConfig& c) {
   expect_norm(at + "input_layernorm", w.attention_norm, c.hidden);
   if (c.head_norms) {

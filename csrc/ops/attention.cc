@@ -18,8 +18,8 @@ void append(Visible& out, int64_t slot, int64_t n) {
   out.keys += n;
 }
 
-// Appends the slots of the bits that are set in `mask`, in ascending order, except those before the
-// row's window. `position` is the position of the next key; the function advances it.
+// Appends the slots of the bits that are set in `mask`, in ascending order. Leaves out those before
+// the row's window. `position` is the position of the next key, and the function advances it.
 template <class SlotOf>
 void append_mask(Visible& out, const Mask& mask, int64_t& position, SlotOf slot_of) {
   for (uint64_t bits = mask.bits(); bits; bits &= bits - 1)
@@ -56,7 +56,7 @@ int64_t score_stride(const RingShape& ring) {
   return (ring.capacity + kSlots + kMaxTail + kScorePad + 15) / 16 * 16;
 }
 
-// Returns the number of leading keys that rows i and k both see, in the same slots.
+// Returns how many leading keys rows i and k both see, in the same slots.
 int64_t shared_keys(const Batch& rows, const Visible* visible, int64_t i, int64_t k) {
   const Visible &a = visible[i], &b = visible[k];
   if (i == k) return a.keys;
@@ -65,8 +65,8 @@ int64_t shared_keys(const Batch& rows, const Visible* visible, int64_t i, int64_
   return std::max<int64_t>(0, rows.head[seat] - a.first);
 }
 
-// Computes the attention of the query heads that share one KV head. Query i is head i % group of
-// row i / group.
+// Computes the attention of all query heads that share one KV head. Query i is query head i % group
+// of row i / group.
 class HeadTask {
  public:
   HeadTask(const AttentionArgs& a, int64_t kv_head, float* scratch) : a_(a), kv_head_(kv_head) {
@@ -83,8 +83,8 @@ class HeadTask {
     task_.scale = a.scale;
   }
 
-  // Computes queries first .. last - 1. Each task takes adjacent queries that share keys with its
-  // first one.
+  // Computes queries first .. last - 1. Each task takes adjacent queries that share keys with the
+  // task's first query.
   void run(int64_t first, int64_t last) {
     for (int64_t i = first; i < last; i += task_.count) {
       task_.count = 0;
@@ -97,7 +97,8 @@ class HeadTask {
   }
 
  private:
-  // Stores the outputs of the current task as integers. `first` is the task's first query.
+  // Stores the outputs of the current task as integers. `first` is the index of the task's first
+  // query.
   void round_results(int64_t first) const {
     const int64_t stride = row_stride(a_.rows->n);
     for (int64_t i = first; i < first + task_.count; ++i) {
@@ -107,8 +108,8 @@ class HeadTask {
     }
   }
 
-  // Adds query i to the task unless it shares no key with query `first`. Returns true if it was
-  // added.
+  // Adds query i to the task, unless it shares no key with query `first`. Returns true if the query
+  // was added.
   bool take(int64_t first, int64_t i) {
     const int64_t row = i / group_, head = kv_head_ * group_ + i % group_;
     const Visible& seen = a_.visible[row];
@@ -137,7 +138,8 @@ int64_t attention_scratch(const RingShape& ring) {
   return attend_scratch(ring.head_dim, score_stride(ring));
 }
 
-// Each team member computes adjacent queries of a KV head, so that the head's keys stay in cache.
+// Computes the attention of all heads. Each team member computes adjacent queries of a KV head, so
+// that this head's keys stay in cache.
 void attention(const AttentionArgs& a, Worker worker) {
   static_assert(kKeyPanel == kPanel);
   const RingShape& shape = a.ring->shape();

@@ -1,9 +1,9 @@
-// Masked attention over ring spans.
+// Masked attention over spans of the KV ring.
 //
 // A row sees its keys in order of absolute position: the trunk, then the row's in-flight ancestors
-// by depth, then its own tail. Every sum adds these keys in this order, and nothing else. So the
-// result is bitwise the same wherever the trunk ends, wherever the ring wraps, and whichever keys
-// come from a mask.
+// by depth, then its ancestors in the branch's tail. Every sum adds exactly these keys in this
+// order. So the result is bitwise the same wherever the trunk ends, wherever the ring wraps, and
+// whichever keys come from a mask.
 #pragma once
 
 #include "exec/exec.h"
@@ -15,7 +15,7 @@ namespace sbrt {
 
 constexpr int kMaxSpans = 2 + kSlots + kMaxTail;
 
-// The keys that one row sees, as storage slots in order of position.
+// The keys that one row sees, as a list of slots in order of position.
 struct Visible {
   Span span[kMaxSpans];
   int count;      // number of spans
@@ -27,13 +27,14 @@ struct SeeArgs {
   const Batch* rows;
   const KvRing* ring;
   Visible* visible;  // [rows]
-  int64_t window;    // positions that a row sees, including its own; at most the ring's window
+  // Number of positions that a row sees, including its own; at most the ring's window.
+  int64_t window;
 };
 
 // Finds the keys that each row sees, once per forward.
 void see(const SeeArgs& args, Worker worker);
 
-// Returns the number of scratch floats that one team member needs.
+// Returns the number of floats of scratch memory that one team member needs.
 int64_t attention_scratch(const RingShape& ring);
 
 struct AttentionArgs {
@@ -41,8 +42,8 @@ struct AttentionArgs {
   const Batch* rows;
   const KvRing* ring;
   const Visible* visible;  // [rows]
-  const float* qkv;        // [rows, (heads + 2 kv_heads) head_dim], q rotated
-  float* out;              // [rows, heads head_dim]; 0 for a row that sees no key
+  const float* qkv;        // [rows, (heads + 2 kv_heads) head_dim]; q has been rotated
+  float* out;              // [rows, heads * head_dim]; all zeros for a row that sees no key
   float* scratch;          // [threads, attention_scratch]
   int32_t layer, heads;
   float scale;

@@ -1,5 +1,5 @@
-// Maps the columns of a row of logits to tokens: those of the whole vocabulary, or of a trimmed LM
-// head.
+// Maps the columns of a row of logits to token ids. The columns stand for the whole vocabulary, or
+// for the rows of a trimmed LM head.
 #pragma once
 
 #include <cstdint>
@@ -9,13 +9,12 @@
 
 namespace sbrt {
 
-// The columns of a row of logits. Token ids ascend with the columns, so that the first of equal
-// logits has the lowest id.
+// The columns of a row of logits. Token ids ascend with the columns. So among equal logits the
+// first column has the lowest id.
 struct Columns {
-  int32_t n = 0;                 // columns of a row
-  const int32_t* ids = nullptr;  // [n] the token of a column; null: column i is token i
-  const int32_t* of =
-      nullptr;  // [tokens] the column of a token; n or more: it has none; null if ids is null
+  int32_t n = 0;                 // number of columns of a row
+  const int32_t* ids = nullptr;  // [n] token of each column; null: column i is token i
+  const int32_t* of = nullptr;   // [tokens] column of a token; n or more: none; null if ids is null
   int32_t tokens = 0;
 
   int32_t id(int64_t column) const { return ids ? ids[column] : static_cast<int32_t>(column); }
@@ -28,10 +27,11 @@ struct Columns {
   Columns below(int32_t vocab) const;
 };
 
-// Owns the token ids of an LM head's columns, and the inverse map.
+// Owns the token ids of an LM head's columns, and the map from ids to columns.
 class ColumnMap {
  public:
-  // ids: ascending, below `vocab`; empty for a head of all tokens. Throws InvalidInput.
+  // ids: the tokens of the head's rows, ascending and below `vocab`; empty for a head of all
+  // tokens. Throws InvalidInput.
   ColumnMap(const std::vector<int32_t>& ids, int32_t vocab);
   const Columns& columns() const { return columns_; }
 

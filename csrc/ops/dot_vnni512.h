@@ -1,5 +1,5 @@
-// Dot products of 4 bytes in each of 16 lanes, with AVX-512 VNNI. Included by one source file only;
-// see integers_simd.inc.
+// Dot products of 4 bytes in each of 16 lanes, with AVX-512 VNNI. Only one source file includes
+// this; see integers_simd.inc.
 #pragma once
 
 #include "ops/simd_avx512.h"
@@ -7,9 +7,9 @@
 namespace sbrt {
 namespace {
 
-using I = __m512i;  // 16 sums
-using B = __m512i;  // 4 bytes of each of 16 outputs
-using N = __m512i;  // partial sums of int4 products
+using I = __m512i;  // 16 integer sums
+using B = __m512i;  // 4 bytes for each of 16 outputs
+using N = __m512i;  // partial sums of products of int4 levels
 constexpr int kTallestIntegers = 8;
 
 inline I quad(const int8_t* q) {
@@ -19,8 +19,8 @@ inline I quad(const int8_t* q) {
 }
 inline B raw_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 
-// The instruction needs unsigned bytes, so it uses the stored byte, which is the level + 128. A sum
-// starts at -128 times the sum of q, which cancels the 128.
+// The instruction needs unsigned bytes, so it gets the stored byte, which is the level + 128. Each
+// sum starts at -128 times the sum of q, which cancels the 128.
 inline B bytes(const uint8_t* p) { return raw_bytes(p); }
 inline I start_bytes(int32_t less_128) { return _mm512_set1_epi32(less_128); }
 inline I dot_bytes(I sum, B w, const int8_t* q) { return _mm512_dpbusd_epi32(sum, w, quad(q)); }
@@ -31,7 +31,7 @@ inline N start_nibbles(int32_t less) { return _mm512_set1_epi32(less); }
 inline N dot_nibbles(N sum, B w, const int8_t* q) { return _mm512_dpbusd_epi32(sum, w, quad(q)); }
 inline I end_nibbles(N sum, int32_t) { return sum; }
 
-// The functions of round_loops.h, with the 32 values in two registers.
+// These are the functions of round_loops.h, with the 32 values in two registers.
 inline int32_t greatest_bits(const float* x) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   const __m512i low = _mm512_and_si512(_mm512_loadu_si512(x), magnitude);
@@ -39,7 +39,7 @@ inline int32_t greatest_bits(const float* x) {
   return _mm512_reduce_max_epi32(_mm512_max_epi32(low, high));
 }
 inline void round_levels(const float* x, float scale, int8_t* q, int32_t (&sum)[2]) {
-  const V by = set(scale), magic = set(12582912.0f);  // 1.5 * 2^23: adding it rounds to integer
+  const V by = set(scale), magic = set(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
 #pragma GCC unroll 2
   for (int half = 0; half < 2; ++half) {
     const V level = sub(add(div(load(x + 16 * half), by), magic), magic);

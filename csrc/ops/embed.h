@@ -9,7 +9,7 @@
 
 namespace sbrt {
 
-// The token embedding. It owns its rows in f32 or bf16, or reads a packed matrix that another
+// The token embedding. Its rows are stored in f32 or bf16. Or it reads a packed matrix that another
 // object owns.
 class EmbedTable {
  public:
@@ -17,7 +17,7 @@ class EmbedTable {
   EmbedTable(DType storage, int64_t vocab, int64_t hidden);
   EmbedTable(const PackedMatrix* packed, int64_t vocab, int64_t hidden)
       : packed_(packed), vocab_(vocab), hidden_(hidden) {}
-  // Copies w [vocab, hidden], rounded to the storage type. Not for a packed table.
+  // Copies w [vocab, hidden], rounded to the storage type. Not allowed for a packed table.
   void fill(const TensorView& w);
   void read(int64_t token, float* out) const;  // out: [hidden]
   int64_t vocab() const { return vocab_; }
@@ -35,11 +35,11 @@ struct EmbedArgs {
   const EmbedTable* table;
   const Batch* rows;
   float* x;      // [rows, hidden]
-  float factor;  // 1 leaves the embedding unchanged
+  float factor;  // factor of the embedding; 1 leaves it unchanged
 };
 
-// Sets x to the embedding of each row's token, times `factor`. A padding row may carry any token;
-// in another row an unknown token throws Error.
+// Sets x to the embedding of each row's token, times `factor`. A padding row may have any token. In
+// other rows an unknown token throws Error.
 void embed(const EmbedArgs& args, Worker worker);
 
 struct AngleArgs {
@@ -52,7 +52,7 @@ struct AngleArgs {
 };
 
 // Computes the cosines and sines of each row's rope angles, times `scale`. Below position 2^24 the
-// angle is float32(position) * inv_freq in float32, as in transformers. Beyond that it is the
+// angle is float32(position) * inv_freq in float32, as in transformers. From there on it is the
 // product in double.
 void find_angles(const AngleArgs& args, Worker worker);
 

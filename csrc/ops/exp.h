@@ -1,5 +1,5 @@
-// exp for softmax. It uses neither libm nor fused multiply-add. So vector code, scalar code and any
-// other implementation of these steps agree bitwise.
+// The exponential function for softmax. It uses neither libm nor fused multiply-add. So vector
+// code, scalar code and any other implementation of these steps agree bitwise.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,8 @@
 
 namespace sbrt {
 
-// e^x for x <= 0, 0 below -87; relative error below 2e-7. Polynomial: Cephes expf.
+// Returns e^x for x <= 0, and 0 below -87. The relative error is below 2e-7. The polynomial is that
+// of Cephes expf.
 SBRT_ANY inline float exp32(float x) {
   const float magic = 12582912.0f;  // 1.5 x 2^23: adding it rounds to an integer
   const float clamped = x < -87.0f ? -87.0f : x;

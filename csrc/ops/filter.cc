@@ -10,19 +10,19 @@
 namespace sbrt {
 namespace {
 
-// Only -inf is lower, and it marks an excluded token.
+// The lowest finite float. Only -inf is lower, and -inf marks an excluded token.
 constexpr float kLowest = std::numeric_limits<float>::lowest();
-constexpr int kFew = 256;  // up to this number, tokens are sorted without buckets
+constexpr int kFew = 256;  // lists of up to this number of tokens are sorted without buckets
 constexpr int kBuckets = 1024;
 
-// Returns a logit below which exp32 is less than `weight` (0 < weight <= 1). The margin covers the
+// Returns a logit below which exp32 is less than `weight` (0 < weight <= 1). A margin covers the
 // rounding errors of exp32, of its argument and of this function.
 float bar_of(double weight, float most, float temperature) {
   const double bar = most + temperature * (std::log(weight) - 1e-3);
   return std::nextafter(static_cast<float>(std::max<double>(bar, kLowest)), kLowest);
 }
 
-// A weight in units of 2^-40, as Kernels::weigh counts them.
+// Returns a weight as a number of units of 2^-40, as Kernels::weigh counts it.
 int64_t units(float weight) {
   return std::bit_cast<int64_t>(double{weight} + kToUnits) - std::bit_cast<int64_t>(kToUnits);
 }
@@ -49,7 +49,7 @@ class Filter {
   }
 
  private:
-  bool before(int32_t a, int32_t b) const {  // a and b are indices into `ids`
+  bool before(int32_t a, int32_t b) const {  // compares tokens; a and b are indices into `ids`
     const float x = logits_[ids_[a]], y = logits_[ids_[b]];
     return x > y || (x == y && a < b);
   }
@@ -65,7 +65,8 @@ class Filter {
     return kept;
   }
 
-  // Keeps the tokens whose logits reach `bar` and whose weights reach min_p. Returns their number.
+  // Keeps the tokens whose logits are at least `bar` and whose weights are at least min_p. Returns
+  // their number.
   int reaching(float bar) {
     const int n = static_cast<int>(v_.gather(logits_, vocab_, bar, ids_));
     if (s_.min_p <= 0 && s_.top_p >= 1) return n;
@@ -78,9 +79,9 @@ class Filter {
     v_.weigh(weight_, n, most_, s_.temperature, weight_);
   }
 
-  // Returns a logit that at least k tokens reach.
+  // Returns a threshold that at least k tokens reach.
   float bar_of_top(int k) {
-    // Each gives 16 maxima: four times as many as needed.
+    // Each part gives 16 maxima, so there are four times as many maxima as needed.
     const int64_t parts = (int64_t{k} + 3) / 4;
     const int64_t length = vocab_ / 16 / parts;
     if (length < 2) return kLowest;
@@ -89,7 +90,7 @@ class Filter {
     return std::max(weight_[k - 1], kLowest);
   }
 
-  // Keeps the best k of n tokens. Returns their number.
+  // Keeps the best k of the first n tokens. Returns the number of tokens that it keeps.
   int top(int n, int k) {
     if (n <= k) return n;
     std::iota(order_, order_ + n, 0);
@@ -97,7 +98,8 @@ class Filter {
     return up_to(n, order_[k - 1]);
   }
 
-  // Keeps the token at index `last` and all better ones of n. Returns their number.
+  // Keeps the token at index `last`, and those of the first n tokens that are better. Returns the
+  // number of tokens that it keeps.
   int up_to(int n, int32_t last) {
     const float x = logits_[ids_[last]];
     const int32_t id = ids_[last];
@@ -105,7 +107,7 @@ class Filter {
         n, [&](int i) { return logits_[ids_[i]] > x || (logits_[ids_[i]] == x && ids_[i] <= id); });
   }
 
-  // Applies top_p to n tokens. Returns the number that it keeps.
+  // Applies top_p to the first n tokens. Returns the number of tokens that it keeps.
   int nucleus(int n) {
     int64_t total = 0;
     for (int i = 0; i < n; ++i) total += units(weight_[i]);
@@ -113,8 +115,8 @@ class Filter {
   }
 
   // Applies top_p to the whole vocabulary. All tokens below the threshold together weigh less than
-  // 1 - top_p of the total, so all can be dropped. The factor 0.25 is for rounding: a weight w may
-  // count 2 w in units.
+  // 1 - top_p of the total, so all of them can be dropped. The factor 0.25 allows for rounding: a
+  // weight w may count as 2 w in units.
   int nucleus_of_all() {
     const int64_t total = v_.weigh(logits_, vocab_, most_, s_.temperature, nullptr);
     const double weight = 0.25 * (1 - static_cast<double>(s_.top_p)) * total * 0x1p-40 / vocab_;
@@ -122,14 +124,15 @@ class Filter {
     return cut(n, enough(total));
   }
 
-  // Returns the least number of units that reaches top_p of `total`. It is at least 1, so that the
-  // first token is always kept.
+  // Returns the least number of units that is at least top_p of `total`. The result is at least 1,
+  // so that the first token is always kept.
   int64_t enough(int64_t total) const {
     const double part = static_cast<double>(s_.top_p) * static_cast<double>(total);
     return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(part)));
   }
 
-  // Keeps the shortest prefix of n tokens, best first, whose weights add up to `enough`.
+  // Sorts n tokens, best first, and keeps the shortest prefix whose weights add up to `enough`.
+  // Returns the number of tokens that it keeps.
   int cut(int n, int64_t enough) {
     int64_t sum = 0;
     const int m = n <= kFew ? all(n) : crossing(n, enough, sum);
@@ -146,9 +149,9 @@ class Filter {
     return n;
   }
 
-  // Sorts n tokens into buckets by logit, and finds the bucket in which the sum of weights reaches
-  // `enough`. Writes the indices of that bucket's tokens to `order_` and returns their number. Sets
-  // `sum` to the weights of the buckets before it.
+  // Sorts n tokens into buckets by logit. Finds the bucket in which the running sum of weights
+  // reaches `enough`. Writes the indices of that bucket's tokens to `order_` and returns their
+  // number. Sets `sum` to the total weight of the better buckets.
   int crossing(int n, int64_t enough, int64_t& sum) {
     float lowest = most_;
     for (int i = 0; i < n; ++i) lowest = std::min(lowest, logits_[ids_[i]]);

@@ -1,5 +1,5 @@
-// Storage format of a matrix's weights. The kernels take it as data: a new file format needs a new
-// value of Format, not a new kernel.
+// The storage format of a matrix's weights. The kernels read the format as data. So a new file
+// format needs a new value of Format, not a new kernel.
 #pragma once
 
 #include <cstdint>
@@ -10,16 +10,16 @@
 namespace sbrt {
 
 enum class Element : uint8_t { f32, bf16, int8, int4 };
-enum class Number : uint8_t { none, f16, f32 };  // storage type of scales or minimums
+enum class Number : uint8_t { none, f16, f32 };  // storage type of the scales or of the minimums
 
 // weight = scale * (level - zero) (+ minimum), each step rounded to f32. `group` consecutive inputs
-// k of one output share a scale and a minimum. For float elements the other fields are unused.
+// k of one output share a scale and a minimum. For float elements only `element` is used.
 struct Format {
   Element element = Element::f32;
-  int32_t group = 0;  // int8: 16, 32, 64 or 128; int4: 32, 64 or 128
+  int32_t group = 0;  // inputs per group; int8: 16, 32, 64 or 128; int4: 32, 64 or 128
   Number scales = Number::none;
   Number minimums = Number::none;
-  int32_t zero = 0;  // int4 without minimums: 8 or 0
+  int32_t zero = 0;  // the level that stands for 0; int4 without minimums: 8 or 0
 
   bool quantised() const { return element == Element::int8 || element == Element::int4; }
   bool operator==(const Format&) const = default;
@@ -28,18 +28,19 @@ struct Format {
 constexpr Format kFloat32{}, kBfloat16{Element::bf16};
 constexpr Format kInt8{Element::int8, 64, Number::f32};               // dtype="int8"
 constexpr Format kInt4{Element::int4, 32, Number::f16, Number::f16};  // dtype="int4"
-constexpr Format kInt8Head{Element::int8, 32, Number::f16};           // lm_head of a model in kInt4
+// Format of lm_head in a kInt4 model.
+constexpr Format kInt8Head{Element::int8, 32, Number::f16};
 
 constexpr int64_t bytes_of(Number n) { return n == Number::none ? 0 : n == Number::f16 ? 2 : 4; }
 
-// Throws InvalidInput if no kernel supports the combination.
+// Throws InvalidInput if no kernel supports this combination of fields.
 void check_format(const Format& format);
 
-// Returns the format named "float32", "bfloat16", "int8" or "int4". Throws InvalidInput on other
-// names.
+// Returns the format with this name: "float32", "bfloat16", "int8" or "int4". Throws InvalidInput
+// for other names.
 Format format_named(std::string_view name);
 
-// Returns the smallest format that holds the weights of formats a and b exactly.
+// Returns the smallest format that can hold the weights of formats a and b exactly.
 Format join(const Format& a, const Format& b);
 
 Element element_named(std::string_view name);

@@ -18,7 +18,7 @@ extern const Integers kIntegersDotprod;
 namespace {
 
 #if defined(__x86_64__)
-// CPUID leaf 7, subleaf 1, EAX bit 4: older compilers have no name for this feature.
+// Tests CPUID leaf 7, subleaf 1, EAX bit 4, because older compilers have no name for this feature.
 bool has_avx_vnni() {
   uint32_t a = 7, b = 0, c = 1, d = 0;
   __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));

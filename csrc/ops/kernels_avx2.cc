@@ -1,6 +1,6 @@
-// Compiled with AVX2 flags. Code here may run only after kernels_named() has checked that the
-// machine has AVX2. Nothing with external linkage may be shared with other files
-// (kernels_simd.inc).
+// Compiled with AVX2 flags. Code in this file may run only after kernels_named() has checked that
+// the machine has AVX2. Nothing with external linkage may be shared with other files (see
+// kernels_simd.inc).
 #if defined(__x86_64__)
 #define SBRT_KERNELS kKernelsAvx2
 #define SBRT_KERNELS_NAME "avx2"

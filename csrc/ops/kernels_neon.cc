@@ -1,4 +1,4 @@
-// Every aarch64 machine has these instructions, so no check is needed.
+// No check of the machine is needed, because every aarch64 machine has these instructions.
 #if defined(__aarch64__)
 #define SBRT_KERNELS kKernelsNeon
 #define SBRT_KERNELS_NAME "neon"

@@ -14,7 +14,8 @@ constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 int32_t size_of(LogitRow logits) { return static_cast<int32_t>(logits.size()); }
 
-// Returns the row with `holes`, the ids that no token has, masked. Copies the row if there are any.
+// Returns the row of logits with `holes`, the ids that no token has, masked. Copies the row if
+// there are holes.
 LogitRow without(LogitRow logits, const List<int32_t>& holes, ChooseScratch& scratch) {
   if (holes.n == 0) return logits;
   float* copy = scratch.shaping.logits.data();
@@ -32,8 +33,8 @@ int32_t rank_of(LogitRow logits, int32_t token) {
   return 1 + before;
 }
 
-// Writes the `top` tokens with the greatest logits to scratch.filter.ids, best first. Returns their
-// number.
+// Writes the `top` tokens with the greatest logits to scratch.filter.ids, best first. Returns the
+// number of tokens written.
 int32_t find_top(const Kernels& kernels, LogitRow logits, float most, int32_t top,
                  ChooseScratch& scratch) {
   const Sampling first{

@@ -3,7 +3,8 @@
 //   logprob(t) = x(t) - most - log(sum over tokens of e^(x - most))
 //
 // The sum skips ids that no token has. Its terms are rounded to integer units (Kernels::weigh). So
-// its bits depend only on the row, not on the order of additions, the threads or the neighbours.
+// the bits of the sum depend only on the row, not on the order of additions, the threads or the
+// other rows.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +15,10 @@
 
 namespace sbrt {
 
-using LogitRow = std::span<const float>;  // [vocab] logits of the target
+using LogitRow = std::span<const float>;  // [vocab] a row of the target's logits
 
-// Fills out[0] with `token` and out[1 .. top] with the most likely tokens, best first.
+// Fills out[0] with the entry of `token`, and out[1 .. top] with those of the most likely tokens,
+// best first.
 void find_logprobs(LogitRow logits, const List<int32_t>& holes, int32_t token, int32_t top,
                    ChooseScratch& scratch, TokenLogprob* out);
 

@@ -7,7 +7,8 @@ namespace {
 
 bool is_integer(const MatmulArgs& a) { return a.integers.kernels && a.weights->quantised(); }
 
-// Returns the rows to multiply: x itself, or the team member's own normed copy of all rows.
+// Returns the rows to multiply. They are x itself or, if there is a norm, the team member's own
+// normed copy of all rows.
 const float* normed_input(const MatmulArgs& a, int rank) {
   if (!a.norm.weight) return a.x;
   const int64_t n = a.weights->in();
@@ -17,8 +18,8 @@ const float* normed_input(const MatmulArgs& a, int rank) {
   return out;
 }
 
-// Returns the rows as integers: those that an earlier op made, or the team member's own copy,
-// normed if the op has a norm.
+// Returns the rows as integers. An earlier op may have made them. Otherwise the team member makes
+// its own copy, normed if the op has a norm.
 const RowGroup* integer_input(const MatmulArgs& a, int rank) {
   if (a.integers.made) return a.integers.made;
   const int64_t n = a.weights->in(), stride = row_stride(a.rows->n);
@@ -35,7 +36,7 @@ const RowGroup* integer_input(const MatmulArgs& a, int rank) {
   return out;
 }
 
-// Returns the task for one stretch of outputs. A stretch begins at the first output of a panel.
+// Returns the task for the outputs of one stretch. A stretch begins at the first output of a panel.
 MatmulTask task_of(const MatmulArgs& a, const PackedMatrix::Stretch& s) {
   const PackedMatrix& w = *a.weights;
   const int64_t first = s.panels.begin * kPanel, end = std::min(s.panels.end * kPanel, w.out());
@@ -77,8 +78,8 @@ void matmul_part(const MatmulArgs& a, int rank, Interval mine) {
 }
 
 void matmul(const MatmulArgs& a, Worker worker) {
-  // Members must not split a gate, which takes two panels, or a group of 32 integers, which takes
-  // four.
+  // Team members must not split a gate, which takes two panels, or a group of 32 integers, which
+  // takes four panels.
   const int64_t panels = !a.weights->gated() ? 1 : a.integers.make ? 4 : 2;
   matmul_part(a, worker.rank, worker.share(a.weights->out(), panels * kPanel));
 }

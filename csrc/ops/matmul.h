@@ -1,9 +1,9 @@
-// y = x W^T + bias with packed weights, through one narrow interface.
+// Computes y = x W^T + bias with packed weights.
 //
 // In f32 a sum adds the products in ascending order of k, each with one fma (portable: multiply,
-// then add). The order does not depend on the number of rows, threads and neighbours, so a row's
-// result is bitwise the same in every forward. The same holds for rows stored as integers, for
-// which every instruction set gives the same bits (ops/integers.h).
+// then add). The order does not depend on the number of rows, on the threads or on the other rows.
+// So a row's result is bitwise the same in every forward. The same holds for rows stored as
+// integers. For these every instruction set gives the same bits (ops/integers.h).
 #pragma once
 
 #include "exec/exec.h"
@@ -14,7 +14,7 @@
 namespace sbrt {
 
 // RMSNorm of the input: weight * (x / sqrt(mean(x^2) + eps)). Every team member norms all rows for
-// itself, because that takes less time than a synchronisation on a shared copy.
+// itself. This takes less time than synchronising on a shared copy.
 struct InputNorm {
   const float* weight = nullptr;  // [in], or null: none
   float* scratch = nullptr;       // [threads, max_rows, in]
@@ -23,33 +23,34 @@ struct InputNorm {
 
 // Rows stored as integers, for quantised weights.
 struct InputIntegers {
-  const Integers* kernels = nullptr;  // null: the rows stay f32
+  const Integers* kernels = nullptr;  // kernels for integer rows; null: the rows stay f32
   RowGroup* scratch = nullptr;        // [threads, row_groups_size(in, max_rows)]
-  const RowGroup* made = nullptr;     // the rows, if an earlier op made them: then x is not read
-  RowGroup* make = nullptr;           // gated: where y is stored as integers; then y is not written
+  // The rows, if an earlier op made them as integers; then x is not read.
+  const RowGroup* made = nullptr;
+  RowGroup* make = nullptr;  // if gated: stores y here as integers instead of in y
 };
 
-// The activation of the gates in a gated product.
+// The activation function for the gates in a gated product.
 enum class Gate { silu, gelu };
 
 struct MatmulArgs {
   const Kernels* kernels;
   const PackedMatrix* weights;
-  const Batch* rows;  // rows 0 .. n - 1 are computed
+  const Batch* rows;  // the first n rows of this batch are computed
   const float* x;     // [rows, in]
-  float* y;           // [rows, out]; gated: [rows, gates], activation(gate) * up
-  const float* bias;  // [out] in packed order, or null: added to the sum
-  const float* add;   // [rows, out] or null: added to the result; may be y
+  float* y;           // [rows, out]; if gated: [rows, gates], activation(gate) * up
+  const float* bias;  // [out] in packed order, or null; added to the sum
+  const float* add;   // [rows, out] or null; added to the result; may be y
   InputNorm norm{};
-  float* both = nullptr;  // [threads, max_rows, kGatedWidth] scratch if gated
-  int64_t max_rows = 0;   // rows that the scratch has room for
+  float* both = nullptr;  // if gated: scratch memory [threads, max_rows, kGatedWidth]
+  int64_t max_rows = 0;   // number of rows that the scratch memory has room for
   InputIntegers integers{};
-  Gate gate = Gate::silu;  // if gated
+  Gate gate = Gate::silu;  // used if gated
 };
 
 void matmul(const MatmulArgs& args, Worker worker);
-// Computes the outputs in `mine`, which must consist of whole panels. `rank` selects the scratch of
-// the team member.
+// Computes the outputs in `mine`, which must consist of whole panels. `rank` selects the team
+// member's scratch memory.
 void matmul_part(const MatmulArgs& args, int rank, Interval mine);
 
 }  // namespace sbrt

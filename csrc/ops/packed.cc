@@ -16,7 +16,7 @@
 namespace sbrt {
 namespace {
 
-// Bytes that hold 4 k of int8, or 8 k of int4, of 16 outputs.
+// Number of bytes that hold 16 outputs at 4 k in int8, or at 8 k in int4.
 constexpr int64_t kQuadBytes = 4 * kPanel;
 
 int64_t group_bytes(const Format& f) {
@@ -51,7 +51,7 @@ bool holds(Number kind, float value) {
   return kind == Number::f32 || std::isnan(value) || from_f16(to_f16(value)) == value;
 }
 
-// Reads and writes one output of a quantised panel.
+// Reads and writes one output (one vector lane) of a quantised panel.
 class Lane {
  public:
   Lane(const Format& format, uint8_t* panel, int64_t lane)
@@ -129,8 +129,8 @@ void pack_rounded(const Format& f, uint8_t* panel, int64_t lane, const TensorVie
   }
 }
 
-// Packs a row that is quantised in format `from` into a panel of format `to`. `to` holds all values
-// of `from`: it is `from` itself or its join with another format.
+// Packs a row that is quantised in format `from` into a panel of format `to`. `to` can hold all
+// values of `from`: it is `from` itself or its join with another format.
 void pack_levels(const Format& from, const Format& to, uint8_t* panel, int64_t lane,
                  const Levels& w, int64_t row) {
   Lane out(to, panel, lane);
@@ -146,7 +146,7 @@ void pack_levels(const Format& from, const Format& to, uint8_t* panel, int64_t l
     out.put(k, (is_int4 ? levels[k] : static_cast<int8_t>(levels[k])) + shift);
 }
 
-// Converts a row in format `from` to floats, for a matrix that also has a part of floats.
+// Converts a row in format `from` to floats, for a matrix of which another part has float weights.
 void widen_levels(const Format& from, const Levels& w, int64_t row, float* out) {
   const int64_t groups = (w.columns + from.group - 1) / from.group;
   for (int64_t k = 0; k < w.columns; ++k) {
@@ -186,12 +186,12 @@ int64_t allowed_cores() {
   return std::max<int64_t>(1, std::thread::hardware_concurrency());
 }
 
-// Splits the rows into parts and calls f(part) for each, on a thread of its own if that saves time.
-// No two rows may write the same byte. Waits for all parts, then throws the first exception of any
-// part.
+// Splits the rows into parts and calls f(part) for each. A part gets its own thread if that saves
+// time. No two rows may write the same byte. Waits for all parts, then throws the first exception
+// of any part.
 template <class F>
 void each_part(int64_t rows, int64_t columns, const F& f) {
-  constexpr int64_t kWorth = 1 << 18;  // elements for which a thread pays
+  constexpr int64_t kWorth = 1 << 18;  // number of elements for which an extra thread pays
   const int64_t most = std::min(allowed_cores(), std::max<int64_t>(1, rows));
   const int64_t parts = std::clamp<int64_t>(rows * columns / kWorth, 1, most);
   std::vector<std::exception_ptr> failed(parts);
@@ -204,10 +204,10 @@ void each_part(int64_t rows, int64_t columns, const F& f) {
   };
   std::vector<std::thread> others;
   others.reserve(parts - 1);
-  int64_t mine = parts;  // the first part without a thread
+  int64_t mine = parts;  // the first part that gets no thread of its own
   try {
     for (int64_t part = 1; part < parts; ++part) others.emplace_back(work, part);
-  } catch (const std::exception&) {  // no thread is available, or no memory for one
+  } catch (const std::exception&) {  // there is no thread left, or no memory for one
     mine = static_cast<int64_t>(others.size()) + 1;
   }
   work(0);
@@ -285,7 +285,7 @@ void PackedMatrix::pack(int64_t first, const Levels& w, const Format& format) {
   check_within("packed matrix: rows", int64_t{0}, out_ - first, w.rows);
   check_levels(format, w);
   each_part(w.rows, in_, [&](Interval rows) {
-    std::vector<float> wide;  // one row converted to floats
+    std::vector<float> wide;  // one row, converted to floats
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       const int64_t place = place_of(first + row), panel = place / kPanel;
       const Stretch& to = stretch_of(panel);

@@ -1,4 +1,5 @@
-// Matrices packed for the kernels: panels of 16 outputs, in one of the formats of ops/format.h.
+// Matrices packed for the kernels. They consist of panels of 16 outputs, in one of the formats of
+// ops/format.h.
 #pragma once
 
 #include <vector>
@@ -11,14 +12,14 @@
 
 namespace sbrt {
 
-// Order of outputs: as given, or with panels that alternate between gates and the values that they
-// gate.
+// The order of outputs. plain: as given. gated: panels of gates alternate with panels of the values
+// that they gate.
 enum class Order { plain, gated };
 
-// Rows of already quantised weights. A row has `columns` levels, one per byte, and ceil(columns /
-// group) scales and minimums.
+// Some rows of already quantised weights. A row has `columns` levels, one per byte, and
+// ceil(columns / group) scales and minimums.
 struct Levels {
-  const uint8_t* levels = nullptr;  // [rows, columns]: signed bytes of int8, 0 .. 15 of int4
+  const uint8_t* levels = nullptr;  // [rows, columns] int8: signed bytes; int4: 0 .. 15
   const float* scales = nullptr;    // [rows, groups]
   const float* minimums = nullptr;  // [rows, groups], or null
   int64_t rows = 0, columns = 0;
@@ -28,43 +29,44 @@ struct Levels {
 // a panel:
 //   f32   pairs of k: 16 words of k, then 16 of k + 1
 //   bf16  pairs of k: one word for each output holds k (low half) and k + 1 (high half)
-//   int8  groups of k: 16 scales, 16 minimums, then for every 4 k 64 bytes: 4 of each output. A byte
-//         is the level + 128
-//   int4  the same groups; 64 bytes hold 8 k: 4 in the low halves of bytes, the next 4 in the high ones
+//   int8  groups of k: 16 scales, 16 minimums, then 64 bytes for every 4 k: 4 bytes of each output.
+//         A byte is the level + 128
+//   int4  the same groups, but 64 bytes hold 8 k: 4 in the low halves of bytes, the next 4 in the
+//         high halves
 // Gated: the first half of the outputs are gates of the second half. Panels of gates and of values
 // alternate, so that a team member that computes a gate also computes the value that it gates.
 class PackedMatrix {
  public:
-  // Consecutive outputs of one format.
+  // Consecutive outputs that have one format.
   struct Part {
     Format format;
     int64_t out;
   };
-  // The panels of a part.
+  // Adjacent panels of one format, which hold one part.
   struct Stretch {
     Format format;
     Interval panels;
-    int64_t offset, panel_bytes;  // offset of its first panel, bytes of each
+    int64_t offset, panel_bytes;  // offset of the first panel and size of each panel, in bytes
   };
 
   PackedMatrix() = default;
   PackedMatrix(const Format& format, int64_t out, int64_t in, Order order = Order::plain);
-  // Stores all parts in one format that holds them all in three cases: a part does not end at the
-  // end of a panel, the order is gated, or only some parts are quantised.
+  // Stores all parts in one common format in three cases: a part does not end at the end of a
+  // panel, the order is gated, or only some parts are quantised.
   PackedMatrix(const std::vector<Part>& parts, int64_t in, Order order = Order::plain);
 
-  // Packs `w` [rows, in] as rows first .. first + rows, rounded to the format.
+  // Packs `w` [rows, in] as the rows from `first` on, rounded to the format.
   void pack(int64_t first, const TensorView& w);
   // Packs rows that are already quantised in `format`, without loss. Throws InvalidInput if the
-  // format has no such level, scale or minimum; the rows are then undefined.
+  // matrix's format cannot hold one of the levels, scales or minimums. Then the rows are undefined.
   void pack(int64_t first, const Levels& w, const Format& format);
 
-  // Writes the weights of row `o` to `out`, [in], with the values that the kernels use.
+  // Writes the weights of row `o` to `out`, [in], as the kernels see them.
   void read(int64_t o, float* out) const;
 
   const std::vector<Stretch>& stretches() const { return stretches_; }
-  // out(): number of packed outputs, with the padding of both halves if gated. place_of(): the
-  // packed place of output `o`.
+  // out() returns the number of packed outputs. If gated, this includes the padding of both halves.
+  // place_of() returns the packed index of output `o`.
   int64_t out() const { return order_ == Order::gated ? panels_ * kPanel : out_; }
   int64_t place_of(int64_t o) const;
   bool gated() const { return order_ == Order::gated; }

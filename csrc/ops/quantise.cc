@@ -21,16 +21,17 @@ void quantise_signed(const Format& f, const float* x, int64_t n, QuantisedGroup&
                        : 0;
 }
 
-constexpr float kTop = 15;             // the greatest level of int4
-constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to integer, halves to even
-constexpr int64_t kLanes = 8;  // partial sums, so that additions need not wait for each other
+constexpr float kTop = 15;             // the greatest int4 level
+constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, halves to even
+// Number of partial sums, so that additions need not wait for each other.
+constexpr int64_t kLanes = 8;
 
 struct Tried {
   float scale = 0, minimum = 0, error = std::numeric_limits<float>::infinity();
   float level[kLargestGroup] = {};
 };
 
-// The sum of f(i), i < n.
+// Returns the sum of f(i) for i < n.
 template <class F>
 float sum_of(int64_t n, F f) {
   float lane[kLanes] = {};
@@ -42,7 +43,7 @@ float sum_of(int64_t n, F f) {
   return lane[0];
 }
 
-// Rounds x to levels for the scale and minimum in `t`, and computes the squared error.
+// Rounds x to levels for the scale and minimum in `t`, and stores levels and squared error in `t`.
 void round_levels(const float* x, int64_t n, float zero, Tried& t) {
   const float scale = t.scale, minimum = t.minimum;
   const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
@@ -72,9 +73,9 @@ void fit(const Format& f, const float* x, int64_t n, float sum, Tried& t) {
   if (f.minimums != Number::none) t.minimum = kept(f.minimums, (sum - t.scale * levels) / count);
 }
 
-// Tries ranges a little narrower and wider than that of x. For each, it rounds x, then twice fits
-// scale and minimum by least squares and rounds again. Keeps the result with the least squared
-// error.
+// Searches for the scale and the minimum with the least squared error. Tries ranges a little
+// narrower and wider than that of x. For each range it rounds x, then twice fits scale and minimum
+// by least squares and rounds again.
 void search(const Format& f, const float* x, int64_t n, QuantisedGroup& out) {
   const auto [low, high] = std::minmax_element(x, x + n);
   const bool shifts = f.minimums != Number::none;
@@ -94,7 +95,8 @@ void search(const Format& f, const float* x, int64_t n, QuantisedGroup& out) {
       if (tried.error < best.error) best = tried;
     }
   }
-  // Weights too large for the format's scales must not silently become zeros.
+  // Weights that are too large for the format's scales must not silently become zeros, so the scale
+  // becomes NaN.
   const bool is_found = best.error < std::numeric_limits<float>::infinity();
   out.scale = is_found ? best.scale : std::numeric_limits<float>::quiet_NaN();
   out.minimum = best.minimum;

@@ -1,4 +1,4 @@
-// Residual additions of models that norm the outputs of attention and MLP before adding them.
+// Residual additions, for models that norm the outputs of attention and MLP before adding them.
 #pragma once
 
 #include "exec/exec.h"
@@ -17,7 +17,7 @@ struct ResidualArgs {
   float eps;
 };
 
-// x += RMSNorm(given), row by row.
+// Computes x += RMSNorm(given), row by row.
 void add_normed(const ResidualArgs& args, Worker worker);
 
 }  // namespace sbrt

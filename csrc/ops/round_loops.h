@@ -1,6 +1,6 @@
-// Rounds a group of 32 values to integers, in plain loops. The order of the steps does not change
-// the result, so the compiler may use the vector instructions of the including file. Included by
-// one source file only.
+// Quantises a group of 32 values in plain loops. The order of the steps does not change the result.
+// So the compiler may use the vector instructions of the including file. Included by one source
+// file only.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 namespace sbrt {
 namespace {
 
-// Returns the bits of the greatest of 32 magnitudes. NaN is greater than infinity.
+// Returns the bits of the greatest of 32 magnitudes. NaN counts as greater than infinity.
 inline int32_t greatest_bits(const float* x) {
   int32_t bits[32], most = 0;
   __builtin_memcpy(bits, x, sizeof bits);
@@ -19,10 +19,10 @@ inline int32_t greatest_bits(const float* x) {
   return most;
 }
 
-// Sets q = x / scale, rounded to nearest, halves to even, and `sum` to the sums of both halves of
-// q.
+// Sets q = x / scale, rounded to nearest, halves to even. Sets `sum` to the sums of the two halves
+// of q.
 inline void round_levels(const float* x, float scale, int8_t* q, int32_t (&sum)[2]) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to integer
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   int32_t level[32];
   for (int i = 0; i < 32; ++i) level[i] = static_cast<int32_t>((x[i] / scale + kMagic) - kMagic);
   for (int i = 0; i < 32; ++i) q[i] = static_cast<int8_t>(level[i]);

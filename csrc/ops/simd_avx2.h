@@ -1,4 +1,5 @@
-// 16 f32 lanes as two 256-bit registers. Included by one source file only; see kernels_simd.inc.
+// A vector of 16 f32 lanes as two 256-bit registers. Only one source file includes this; see
+// kernels_simd.inc.
 #pragma once
 
 #include <immintrin.h>
@@ -11,8 +12,9 @@ namespace {
 struct V {
   __m256 a, b;
 };
-constexpr int kAccumulators = 5;  // sums of a block of the matmul, two registers each
-constexpr int kTallestBf16 = 5;   // most rows of a block: with 6, no register is left for a mask
+constexpr int kAccumulators = 5;  // number of sums in a block of the matmul, two registers each
+// Largest number of rows of a block; with 6, no register is left for a mask.
+constexpr int kTallestBf16 = 5;
 constexpr int kKeys = 4;
 
 inline V zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -58,7 +60,7 @@ inline V high_half(const uint32_t* p) {
 inline __m256 halves8(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-inline V load_halves(const uint16_t* p) {  // 16 float16 numbers
+inline V load_halves(const uint16_t* p) {  // loads 16 float16 numbers
   return {halves8(p), halves8(p + 8)};
 }
 inline __m256 power_of_two(__m256 t) {
@@ -76,7 +78,7 @@ inline uint32_t not_less(V x, V bar) {
          static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.b, bar.b, _CMP_NLT_UQ))) << 8;
 }
 
-// 16 lanes of 32-bit words.
+// A vector of 16 lanes of 32-bit words.
 struct U {
   __m256i a, b;
 };
@@ -95,7 +97,7 @@ inline void store_words(uint32_t* p, U x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
 }
-// (x >> shift) & mask, as f32.
+// Returns (x >> shift) & mask, converted to f32.
 inline V field(U x, int shift, uint32_t mask) {
   const __m128i by = _mm_cvtsi32_si128(shift);
   const __m256i all = set_word(mask).a;
@@ -108,12 +110,13 @@ inline void multiply(__m256i x, __m256i m, __m256i& high, __m256i& low) {
   high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
   low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
 }
-// Sets high and low to the halves of the 64-bit products x * m.
+// Sets `high` and `low` to the high and low halves of the 64-bit products x * m.
 inline void multiply(U x, U m, U& high, U& low) {
   multiply(x.a, m.a, high.a, low.a);
   multiply(x.b, m.b, high.b, low.b);
 }
-// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, read as an integer.
+// top_of_rest() returns (2^32 - 1 - x) / 2^8, rounded down. bits_of() returns the bits of an f32,
+// read as an integer.
 inline __m256 top_of_rest(__m256i x) {
   return _mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_xor_si256(x, _mm256_set1_epi32(-1)), 8));
 }
@@ -123,7 +126,7 @@ inline V bits_of(V x) {
           _mm256_cvtepi32_ps(_mm256_castps_si256(x.b))};
 }
 
-// out[j] = the sum of x[j]'s lanes, with the same tree of additions for every j.
+// Sets out[j] to the sum of the lanes of x[j], with the same tree of additions for every j.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   const __m256 ab = _mm256_hadd_ps(_mm256_add_ps(x[0].a, x[0].b), _mm256_add_ps(x[1].a, x[1].b));
   const __m256 cd = _mm256_hadd_ps(_mm256_add_ps(x[2].a, x[2].b), _mm256_add_ps(x[3].a, x[3].b));

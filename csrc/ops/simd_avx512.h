@@ -1,4 +1,5 @@
-// 16 f32 lanes as one 512-bit register. Included by one source file only; see kernels_simd.inc.
+// A vector of 16 f32 lanes as one 512-bit register. Only one source file includes this; see
+// kernels_simd.inc.
 #pragma once
 
 // GCC 12 warns about registers that its own header leaves undefined on purpose (GCC bug 105593).
@@ -14,9 +15,10 @@ namespace sbrt {
 namespace {
 
 using V = __m512;
-constexpr int kAccumulators = 24;  // registers that a block of the matmul may fill with sums
-constexpr int kTallestBf16 = 6;    // most rows of a block
-constexpr int kKeys = 8;           // vectors that sum_each adds up together
+// Number of registers that a block of the matmul may fill with sums.
+constexpr int kAccumulators = 24;
+constexpr int kTallestBf16 = 6;  // largest number of rows of a block
+constexpr int kKeys = 8;         // number of vectors that one call of sum_each adds up
 
 inline V zero() { return _mm512_setzero_ps(); }
 inline V set(float a) { return _mm512_set1_ps(a); }
@@ -31,8 +33,8 @@ inline V sub(V a, V b) { return _mm512_sub_ps(a, b); }
 inline V mul(V a, V b) { return _mm512_mul_ps(a, b); }
 inline V div(V a, V b) { return _mm512_div_ps(a, b); }
 inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
-inline V min(V a, V b) { return _mm512_min_ps(a, b); }  // b if either is NaN
-inline V max(V a, V b) { return _mm512_max_ps(a, b); }  // b if either is NaN
+inline V min(V a, V b) { return _mm512_min_ps(a, b); }  // returns b if either is NaN
+inline V max(V a, V b) { return _mm512_max_ps(a, b); }  // returns b if either is NaN
 
 // Returns the low halves, or the high halves, of 16 words of bf16 pairs, as f32.
 inline V low_half(const uint32_t* p) {
@@ -42,10 +44,10 @@ inline V high_half(const uint32_t* p) {
   return _mm512_castsi512_ps(
       _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
-inline V load_halves(const uint16_t* p) {  // 16 float16 numbers
+inline V load_halves(const uint16_t* p) {  // loads 16 float16 numbers
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-// 2^n; the low bits of `t` hold the integer n, -126 <= n <= 127.
+// Returns 2^n. The low bits of `t` hold the integer n, -126 <= n <= 127.
 inline V power_of_two(V t) {
   const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
   return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(127 << 23)));
@@ -56,7 +58,7 @@ inline V zero_where_less(V a, V x, V limit) {
 
 inline uint32_t not_less(V a, V bar) { return _mm512_cmp_ps_mask(a, bar, _CMP_NLT_UQ); }
 
-// 16 lanes of 32-bit words.
+// A vector of 16 lanes of 32-bit words.
 using U = __m512i;
 inline U set_word(uint32_t a) { return _mm512_set1_epi32(static_cast<int>(a)); }
 inline U count_from(uint32_t a) {
@@ -66,18 +68,19 @@ inline U count_from(uint32_t a) {
 inline U exclusive_or(U a, U b) { return _mm512_xor_si512(a, b); }
 inline U load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
 inline void store_words(uint32_t* p, U a) { _mm512_storeu_si512(p, a); }
-// (a >> shift) & mask, as f32.
+// Returns (a >> shift) & mask, converted to f32.
 inline V field(U a, int shift, uint32_t mask) {
   const __m512i shifted = _mm512_srl_epi32(a, _mm_cvtsi32_si128(shift));
   return _mm512_cvtepi32_ps(_mm512_and_si512(shifted, set_word(mask)));
 }
-// Sets high and low to the halves of the 64-bit products a * m.
+// Sets `high` and `low` to the high and low halves of the 64-bit products a * m.
 inline void multiply(U a, U m, U& high, U& low) {
   const U even = _mm512_mul_epu32(a, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), m);
   high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xaaaa, odd);
   low = _mm512_mask_mov_epi32(even, 0xaaaa, _mm512_slli_epi64(odd, 32));
 }
-// top_of_rest: (2^32 - 1 - a) / 2^8, rounded down. bits_of: the bits of an f32, read as an integer.
+// top_of_rest() returns (2^32 - 1 - a) / 2^8, rounded down. bits_of() returns the bits of an f32,
+// read as an integer.
 inline V top_of_rest(U a) {
   return _mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_xor_si512(a, _mm512_set1_epi32(-1)), 8));
 }
@@ -89,7 +92,7 @@ inline V sum_halves(V a) {
 }
 inline __m256 low(V a) { return _mm512_castps512_ps256(sum_halves(a)); }
 
-// out[j] = the sum of a[j]'s lanes, with the same tree of additions for every j.
+// Sets out[j] to the sum of the lanes of a[j], with the same tree of additions for every j.
 inline void sum_each(const V (&a)[kKeys], float* out) {
   const __m256 ab = _mm256_hadd_ps(low(a[0]), low(a[1])), cd = _mm256_hadd_ps(low(a[2]), low(a[3]));
   const __m256 ef = _mm256_hadd_ps(low(a[4]), low(a[5])), gh = _mm256_hadd_ps(low(a[6]), low(a[7]));

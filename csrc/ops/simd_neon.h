@@ -1,4 +1,5 @@
-// 16 f32 lanes as four 128-bit registers. Included by one source file only; see kernels_simd.inc.
+// A vector of 16 f32 lanes as four 128-bit registers. Only one source file includes this; see
+// kernels_simd.inc.
 #pragma once
 
 #include <arm_neon.h>
@@ -12,7 +13,8 @@ constexpr int kParts = 4;
 struct V {
   float32x4_t a[kParts];
 };
-constexpr int kAccumulators = 6;  // sums of a block of the matmul, four of the 32 registers each
+// Number of sums in a block of the matmul, four of the 32 registers each.
+constexpr int kAccumulators = 6;
 constexpr int kTallestBf16 = 6;
 constexpr int kKeys = 4;
 
@@ -57,10 +59,10 @@ inline V div(const V& x, const V& y) {
 inline V fma(const V& x, const V& y, const V& z) {
   return each([&](int i) { return vfmaq_f32(z.a[i], x.a[i], y.a[i]); });
 }
-inline V min(const V& x, const V& y) {  // y if either is NaN, as on x86
+inline V min(const V& x, const V& y) {  // returns y if either is NaN, as on x86
   return each([&](int i) { return vbslq_f32(vcltq_f32(x.a[i], y.a[i]), x.a[i], y.a[i]); });
 }
-inline V max(const V& x, const V& y) {  // y if either is NaN, as on x86
+inline V max(const V& x, const V& y) {  // returns y if either is NaN, as on x86
   return each([&](int i) { return vbslq_f32(vcgtq_f32(x.a[i], y.a[i]), x.a[i], y.a[i]); });
 }
 
@@ -72,7 +74,7 @@ inline V high_half(const uint32_t* p) {
     return vreinterpretq_f32_u32(vandq_u32(vld1q_u32(p + 4 * i), vdupq_n_u32(0xffff0000u)));
   });
 }
-inline V load_halves(const uint16_t* p) {  // 16 float16 numbers
+inline V load_halves(const uint16_t* p) {  // loads 16 float16 numbers
   return each([=](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))); });
 }
 inline V power_of_two(const V& t) {
@@ -95,7 +97,7 @@ inline uint32_t not_less(const V& x, const V& bar) {
   return mask;
 }
 
-// 16 lanes of 32-bit words.
+// A vector of 16 lanes of 32-bit words.
 struct U {
   uint32x4_t a[kParts];
 };
@@ -112,7 +114,7 @@ inline U load_words(const uint32_t* p) {
 inline void store_words(uint32_t* p, const U& x) {
   for (int i = 0; i < kParts; ++i) vst1q_u32(p + 4 * i, x.a[i]);
 }
-// (x >> shift) & mask, as f32.
+// Returns (x >> shift) & mask, converted to f32.
 inline V field(const U& x, int shift, uint32_t mask) {
   return each([&](int i) {
     const uint32x4_t shifted = vshlq_u32(x.a[i], vdupq_n_s32(-shift));
@@ -127,9 +129,9 @@ inline U count_from(uint32_t x) {
 inline U exclusive_or(const U& x, const U& y) {
   return each_word([&](int i) { return veorq_u32(x.a[i], y.a[i]); });
 }
-// Sets high and low to the halves of the 64-bit products x * m.
+// Sets `high` and `low` to the high and low halves of the 64-bit products x * m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
-  const U from = x;  // x may be one of the results
+  const U from = x;  // a copy, because x may also be `high` or `low`
   for (int i = 0; i < kParts; ++i) {
     const uint64x2_t first = vmull_u32(vget_low_u32(from.a[i]), vget_low_u32(m.a[i]));
     const uint64x2_t last = vmull_u32(vget_high_u32(from.a[i]), vget_high_u32(m.a[i]));
@@ -137,7 +139,8 @@ inline void multiply(const U& x, const U& m, U& high, U& low) {
     low.a[i] = vcombine_u32(vmovn_u64(first), vmovn_u64(last));
   }
 }
-// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, read as an integer.
+// top_of_rest() returns (2^32 - 1 - x) / 2^8, rounded down. bits_of() returns the bits of an f32,
+// read as an integer.
 inline V top_of_rest(const U& x) {
   return each([&](int i) { return vcvtq_f32_u32(vshrq_n_u32(vmvnq_u32(x.a[i]), 8)); });
 }
@@ -145,8 +148,8 @@ inline V bits_of(const V& x) {
   return each([&](int i) { return vcvtq_f32_u32(vreinterpretq_u32_f32(x.a[i])); });
 }
 
-// out[j] = the sum of x[j]'s lanes. Every j has the same tree of additions, which AVX2 and AVX-512
-// also use.
+// Sets out[j] to the sum of the lanes of x[j]. Every j has the same tree of additions, which AVX2
+// and AVX-512 also use.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   for (int j = 0; j < kKeys; ++j)
     out[j] =

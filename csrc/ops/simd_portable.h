@@ -1,5 +1,5 @@
-// 16 f32 lanes as a plain array; multiply and add round separately. Included by one source file
-// only; see kernels_simd.inc.
+// A vector of 16 f32 lanes as a plain array. Multiply and add round separately. Only one source
+// file includes this; see kernels_simd.inc.
 #pragma once
 
 #include <cstdint>
@@ -73,7 +73,7 @@ inline V low_half(const uint32_t* p) {
 inline V high_half(const uint32_t* p) {
   return each([=](int i) { return as_float(p[i] & 0xffff0000u); });
 }
-inline V load_halves(const uint16_t* p) {  // 16 float16 numbers
+inline V load_halves(const uint16_t* p) {  // loads 16 float16 numbers
   return each([=](int i) { return from_f16(p[i]); });
 }
 inline V power_of_two(const V& t) {
@@ -89,7 +89,7 @@ inline uint32_t not_less(const V& x, const V& bar) {
   return mask;
 }
 
-// 16 lanes of 32-bit words.
+// A vector of 16 lanes of 32-bit words.
 struct U {
   uint32_t a[16];
 };
@@ -112,20 +112,21 @@ inline U load_words(const uint32_t* p) {
   return each_word([=](int i) { return p[i]; });
 }
 inline void store_words(uint32_t* p, const U& x) { std::memcpy(p, x.a, sizeof x.a); }
-// (x >> shift) & mask, as f32.
+// Returns (x >> shift) & mask, converted to f32.
 inline V field(const U& x, int shift, uint32_t mask) {
   return each([&](int i) { return static_cast<float>(x.a[i] >> shift & mask); });
 }
-// Sets high and low to the halves of the 64-bit products x * m.
+// Sets `high` and `low` to the high and low halves of the 64-bit products x * m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
-  const U from = x;  // x may be one of the results
+  const U from = x;  // a copy, because x may also be `high` or `low`
   for (int i = 0; i < 16; ++i) {
     const uint64_t product = uint64_t{from.a[i]} * m.a[i];
     high.a[i] = static_cast<uint32_t>(product >> 32);
     low.a[i] = static_cast<uint32_t>(product);
   }
 }
-// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, read as an integer.
+// top_of_rest() returns (2^32 - 1 - x) / 2^8, rounded down. bits_of() returns the bits of an f32,
+// read as an integer.
 inline V top_of_rest(const U& x) {
   return each([&](int i) { return static_cast<float>(~x.a[i] >> 8); });
 }
@@ -133,7 +134,7 @@ inline V bits_of(const V& x) {
   return each([&](int i) { return static_cast<float>(as_bits(x.a[i])); });
 }
 
-// out[j] = the sum of x[j]'s lanes, with the same tree of additions for every j.
+// Sets out[j] to the sum of the lanes of x[j], with the same tree of additions for every j.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   for (int j = 0; j < kKeys; ++j) {
     float t[16];

@@ -14,7 +14,7 @@ namespace {
 
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
-// The distributions at one node, with their own memory.
+// A Place (the distributions at one node) that owns its memory.
 class PlaceProbe {
  public:
   PlaceProbe(const Doubles& p, const Doubles& q)

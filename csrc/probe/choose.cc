@@ -1,4 +1,4 @@
-// The sampling of one row of logits, and the generator of its noise.
+// Samples from one row of logits, and generates its noise.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -17,7 +17,7 @@ namespace {
 
 using Logits = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
-// Returns the top tokens of one row, sampled as every lane samples.
+// Returns the top tokens of one row of logits, sampled in the same way as in a lane.
 std::vector<int32_t> choose(const Logits& logits, const Sampling& s, int64_t position, int want,
                             const std::vector<int32_t>& ids) {
   check_within("choose: want", 1, kCandidates, want);

@@ -1,4 +1,4 @@
-// Times every op of a lane's forward while the whole forward runs, and measures the peak rates of
+// Times every op of a lane's forward while the whole forward runs. Also measures the peak rates of
 // the machine.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -22,15 +22,16 @@ namespace py = pybind11;
 namespace sbrt {
 namespace {
 
-// The least number of bytes and operations that an op needs.
+// The least number of bytes and of operations that an op needs.
 struct Cost {
   std::string name, shape;
-  double bytes = 0, weights = 0, flops = 0;  // weights: the bytes of weights among `bytes`
-  bool is_integer = false;                   // true if flops counts integer operations
+  // `bytes` is a total; `weights` is the part of it that is weights.
+  double bytes = 0, weights = 0, flops = 0;
+  bool is_integer = false;  // true if `flops` counts integer operations
 };
 
-// Returns the arguments of a node if their type is Args, else null. It compares types, because the
-// functions of `sbrt._core` have other addresses than those of this module.
+// Returns the arguments of a node if their type is Args, else null. It compares types, because
+// functions of `sbrt._core` and of this module have different addresses.
 template <class Args>
 const Args* args_of(const Graph::Node& node) {
   return *node.kind == typeid(Args) ? reinterpret_cast<const Args*>(node.args) : nullptr;
@@ -88,12 +89,12 @@ Cost cost_of(const Graph::Node& node, double rows) {
 }
 
 struct StampedArgs {
-  const Graph::Node* node;  // null: only take the time, after the last op
+  const Graph::Node* node;  // null after the last op, where only the time is taken
   int64_t* at;
 };
 
-// Rank 0 stores the time at which it reaches the op. The op before has ended then, because every op
-// ends with a barrier.
+// Runs an op. Before that, rank 0 stores the current time. The previous op has ended then, because
+// every op ends with a barrier.
 void stamped(const StampedArgs& a, Worker worker) {
   if (worker.rank == 0) *a.at = Trace::now();
   if (a.node) a.node->call(*a.node, worker);
@@ -101,7 +102,7 @@ void stamped(const StampedArgs& a, Worker worker) {
 
 struct CollectArgs {
   const Buffer<int64_t>* at;
-  std::vector<std::vector<int64_t>>* ns;  // durations of each op
+  std::vector<std::vector<int64_t>>* ns;  // [op] durations of the op, in ns
 };
 
 void collect(const CollectArgs& a, Worker) {
@@ -135,8 +136,8 @@ class KernelBench {
     runner_ = std::make_unique<Runner>(threads);
   }
 
-  // Runs `times` forwards over `n` rows of one path after `head` tokens. Returns a dict for each
-  // op: {op, shape, bytes, weights, flops, integer, ns}.
+  // Runs `times` forwards over a path of `n` rows, which follows `head` tokens. Returns a list with
+  // a dict for each op: {op, shape, bytes, weights, flops, integer, ns}.
   py::list run(int64_t head, int n, int width, int times, float temperature) {
     const RingShape& ring = lane_->ring_shape();
     check_within("bench: rows", 1, kMaxRows, n);
@@ -194,10 +195,11 @@ class KernelBench {
   Graph plain_{"bench.plain"}, timed_{"bench.timed"};
   Buffer<int64_t> at_;
   std::vector<std::vector<int64_t>> ns_;
-  std::unique_ptr<Runner> runner_;  // last, because its threads end before the data that they read
+  // Declared last, so that its threads end before the data that they read.
+  std::unique_ptr<Runner> runner_;
 };
 
-// Times the sampling of given rows, without a forward.
+// Times the sampling from given rows of logits, without a forward.
 class ChooseBench {
  public:
   // logits [rows, vocab].
@@ -226,7 +228,7 @@ class ChooseBench {
     timed_.add(collect, CollectArgs{&at_, &ns_}, true);
   }
 
-  // Samples all rows `times` times. Returns the duration of each pass in ns, and the tokens.
+  // Samples from all rows, `times` times. Returns the duration of each pass in ns, and the tokens.
   std::pair<std::vector<int64_t>, std::vector<int32_t>> run(const Sampling& dist, int width,
                                                             int times) {
     sequence_[0].sampling = dist;
@@ -250,7 +252,7 @@ class ChooseBench {
   Graph choose_{"bench.choose"}, timed_{"bench.timed"};
   Buffer<int64_t> at_{2};
   std::vector<std::vector<int64_t>> ns_{1};
-  Runner runner_;  // last, because its threads end before the data that they read
+  Runner runner_;  // declared last, so that its threads end before the data that they read
 };
 
 struct RoofArgs {
@@ -284,7 +286,8 @@ class Roofs {
     check_within("bench: threads", 1, 64, threads);
   }
 
-  // Returns the bytes per second when `bytes` are read repeatedly; each member reads a share.
+  // Returns the rate in bytes per second at which `bytes` bytes are read repeatedly. Each member of
+  // the team reads a share.
   double read(int64_t bytes, int times) {
     const int64_t n = bytes / static_cast<int64_t>(sizeof(float));
     if (static_cast<int64_t>(data_.size()) < n) {
@@ -295,10 +298,10 @@ class Roofs {
     return static_cast<double>(bytes) / seconds;
   }
 
-  // Returns the floating-point operations per second of fma in registers.
+  // Returns the rate of fma in registers, in floating-point operations per second.
   double peak(int64_t steps, int times) { return rate(peak_share, steps, times); }
-  // Returns the integer operations per second of dot products in registers; a product and its
-  // addition count as two.
+  // Returns the rate of integer dot products in registers, in operations per second. A product and
+  // its addition count as two operations.
   double integers(int64_t steps, int times) { return rate(integer_share, steps, times); }
 
  private:
@@ -309,7 +312,7 @@ class Roofs {
     return operations / seconds;
   }
 
-  // Returns the seconds of the fastest of `times` runs.
+  // Returns the time of the fastest of `times` runs, in seconds.
   double measure(void (*fn)(const RoofArgs&, Worker), const RoofArgs& args, int times) {
     const GilRelease nogil;
     Graph work("bench.roof");

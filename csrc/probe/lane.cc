@@ -1,4 +1,4 @@
-// One lane alone, without an engine.
+// Runs one lane alone, without an engine.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -18,7 +18,7 @@ namespace sbrt {
 namespace {
 
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
-// token, position, slot, branch, chain mask, tail mask
+// A row as Python gives it: token, position, slot, branch, chain mask, tail mask.
 using RowTuple = std::tuple<int32_t, int64_t, int64_t, int32_t, uint64_t, uint64_t>;
 
 class LaneProbe {
@@ -89,7 +89,7 @@ class LaneProbe {
   std::unique_ptr<Lane> lane_;
   Batch table_{};
   Graph with_logits_{"probe.forward"}, keys_only_{"probe.keys"};
-  Runner runner_;  // last, because its threads end before the data that they read
+  Runner runner_;  // declared last, so that its threads end before the data that they read
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// One packed matrix by itself, so that tests can compare its products with their own.
+// Computes products with one packed matrix, so that tests can compare them with their own.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -15,8 +15,8 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Bytes = py::array_t<uint8_t, py::array::c_style | py::array::forcecast>;
 
-// How a product is computed: the kernels, the integer kernels, the size of the team. If `integers`
-// is empty, rows stay f32.
+// Describes how a product is computed: the kernels, the integer kernels, the size of the team. If
+// `integers` is empty, the rows stay f32.
 struct Way {
   std::string isa, integers;
   int width;
@@ -30,7 +30,7 @@ struct Added {
   Floats values;
 };
 
-// The buffers of a product of x [rows, in], and the result [rows, out], or [rows, gates] if gated.
+// The buffers of a product of x [rows, in]. The result is [rows, out], or [rows, gates] if gated.
 class Product {
  public:
   Product(const PackedMatrix& w, const Floats& x, const Way& way)
@@ -101,7 +101,7 @@ class MatmulProbe {
     product.run(width);
     return product.y;
   }
-  // Returns the rows of a gated product as integers: the bytes of RowGroups [rows, groups].
+  // Returns the result of a gated product as integers: the bytes of RowGroups [rows, groups].
   py::bytes made(const Floats& x, const std::string& isa, const std::string& integers,
                  int width) const {
     check<InvalidInput>(matrix_.gated(), "probe: expected a gated matrix");
@@ -128,7 +128,8 @@ class MatmulProbe {
   PackedMatrix matrix_;
 };
 
-// Returns x [rows, in] times w [out, in] transposed, (+ bias [out]), (+ add), with rows in f32.
+// Returns x [rows, in] times the transpose of w [out, in], (+ bias [out]), (+ add). The rows stay
+// f32.
 py::array_t<float> matmul_probe(const Floats& x, const Floats& w, const std::string& storage,
                                 const std::string& isa, int width, const py::object& add,
                                 const py::object& bias) {
@@ -138,7 +139,7 @@ py::array_t<float> matmul_probe(const Floats& x, const Floats& w, const std::str
   return probe.run(x, isa, "", width, add, bias);
 }
 
-// Returns x [rows, n] as integers: the bytes of RowGroups [rows, groups].
+// Returns the rows x [rows, n] as integers: the bytes of RowGroups [rows, groups].
 py::bytes quantise_probe(const Floats& x, const std::string& integers) {
   check_equal("probe: dimensions of x", 2, x.ndim());
   const int64_t rows = x.shape(0), n = x.shape(1);

@@ -4,7 +4,8 @@ namespace py = pybind11;
 
 PYBIND11_MODULE(_probe, m) {
   m.doc() = "Parts of the core by themselves, for tests and benches.";
-  py::module_::import("sbrt._core");  // the classes and errors that both modules know
+  // First, because it binds the classes and errors that this module uses.
+  py::module_::import("sbrt._core");
   sbrt::bind_accept(m);
   sbrt::bind_choose(m);
   sbrt::bind_lane_probe(m);

@@ -1,5 +1,5 @@
-// Runs single ops on a sequence's state, which is given as bytes. Tests compare the GPU's kernels
-// with them.
+// Runs single ops on a sequence's state, which is given as bytes. Tests compare the results of the
+// GPU's kernels with those of these ops.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -31,7 +31,7 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Sizes = std::tuple<int64_t, int64_t, int32_t, int32_t>;  // capacity, window, branches, tail
 
-// Returns a struct of csrc/state with the given bytes.
+// Returns a struct of csrc/state that has the given bytes.
 template <class T>
 std::unique_ptr<T> from_bytes(const py::bytes& bytes) {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -47,7 +47,7 @@ py::bytes to_bytes(const T* values, size_t n) {
   return {reinterpret_cast<const char*>(values), n * sizeof(T)};
 }
 
-// A ring that is made from K and V, [layers, kv_heads, slots, head_dim].
+// A KV ring made from arrays K and V, [layers, kv_heads, slots, head_dim].
 class ProbeRing {
  public:
   ProbeRing(const Sizes& sizes, const Floats& k, const Floats& v, bool debug) {
@@ -83,7 +83,8 @@ class ProbeRing {
   std::unique_ptr<KvRing> ring;
 
  private:
-  // Keys are in panels, values contiguous (ring/ring.h).
+  // Calls f for each key and value. In the ring keys are stored in panels, and values contiguously
+  // (ring/ring.h).
   template <class F>
   void each_key(F f) const {
     const RingShape& s = ring->shape();
@@ -116,8 +117,8 @@ Floats attend_probe(const py::bytes& table, const Floats& q, const Floats& k, co
   return out;
 }
 
-// given: qkv [rows, heads + 2 kv_heads, head_dim]. Returns qkv after norm and rope, and K and V of
-// the ring. norms: [2, head_dim], weights for q and k; empty for no norm.
+// Returns qkv after norm and rope, and K and V of the ring. given: qkv before them, [rows, heads +
+// 2 kv_heads, head_dim]. norms: [2, head_dim], the weights for q and k; empty for no norm.
 std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floats& given,
                                               const Floats& k, const Floats& v, const Sizes& sizes,
                                               const Floats& inv_freq, float amplitude,
@@ -142,7 +143,7 @@ std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floa
 }
 
 // Returns K and V after a settle, and the bytes of the sequence. what: 0 settles the target lane, 1
-// the draft lane, 2 the draft lane after a serial burst.
+// the draft lane, and 2 the draft lane after a serial burst.
 std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const Floats& k,
                                                    const Floats& v, const Sizes& sizes, int what,
                                                    bool debug) {
@@ -182,7 +183,7 @@ py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Flo
   return dists ? to_bytes(dist.data(), rows->n) : to_bytes(choice.data(), rows->n);
 }
 
-// Returns the ids that min_p, top_k and top_p keep of a row [vocab], ascending.
+// Returns the ids of a row [vocab] that min_p, top_k and top_p keep, in ascending order.
 std::vector<int32_t> filter_probe(const Floats& logits, const Sampling& dist,
                                   const std::string& isa) {
   const int vocab = static_cast<int>(logits.size());
@@ -203,7 +204,7 @@ Floats norm_probe(const Floats& x, const Floats& weight, float eps) {
   return y;
 }
 
-// x: [rows, 2 n], n gates and then n values that they gate. Returns [rows, n].
+// Returns the gated values [rows, n]. x: [rows, 2 n], n gates and then the n values that they gate.
 Floats gate_probe(const Floats& x, const std::string& activation, const std::string& isa) {
   const Kernels& kernels = kernels_named(isa);
   const auto gate = activation == "gelu" ? kernels.gelu_gate : kernels.silu_gate;
@@ -214,8 +215,8 @@ Floats gate_probe(const Floats& x, const std::string& activation, const std::str
   return y;
 }
 
-// Returns sizes in bytes. "Struct.field": the offset of the field in the struct. "Struct": the size
-// of the struct.
+// Returns sizes and offsets in bytes. The entry "Struct.field" is the offset of the field in the
+// struct. The entry "Struct" is the size of the struct.
 std::map<std::string, size_t> state_layout() {
   std::map<std::string, size_t> out;
 #define SBRT_FIELD(type, field) out[#type "." #field] = offsetof(type, field);

@@ -7,8 +7,9 @@ namespace py = pybind11;
 namespace sbrt {
 namespace {
 
-// Returns a policy from the parameters that tests use. serial: a burst of gamma steps runs before
-// every target forward, and no draft step overlaps a forward. adaptive, likely: the ranking.
+// Returns a policy made from the parameters that tests use. serial: a burst of gamma steps runs
+// before every target forward, and no draft step overlaps a forward. adaptive, likely: these select
+// the ranking.
 Policy policy(int32_t gamma, int32_t branches, bool adaptive, float epsilon, bool serial,
               bool likely, const py::kwargs& fields) {
   py::object made = py::cast(plain_policy());

@@ -1,5 +1,5 @@
-// Single parts of the core for tests and benches, as the module `sbrt._probe`; one function per
-// file. Its classes take objects of `sbrt._core`, which it imports first.
+// Binds single parts of the core for tests and benches, as the module `sbrt._probe`. Each file has
+// one function. Classes of this module take objects of `sbrt._core`, which is imported first.
 #pragma once
 
 #include <pybind11/pybind11.h>

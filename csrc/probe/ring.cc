@@ -16,8 +16,8 @@ class RingProbe {
  public:
   RingProbe(const RingShape& shape, bool debug) : ring_(shape, debug) {}
 
-  // Writes a slot, as a lane does for the token at `position`. bytes: K, then V, of every layer and
-  // head.
+  // Writes K and V of a slot, as a lane does for the token at `position`. bytes: K, then V, of
+  // every layer and head.
   void write(int64_t slot, int64_t position, const std::string& bytes) {
     check_equal("probe: bytes of a slot", slot_bytes(), bytes.size());
     const char* from = bytes.data();
@@ -28,8 +28,8 @@ class RingProbe {
     ring_.tag(slot, position);
   }
 
-  // Returns the bytes of a slot for a row that expects `position` there. A debug ring throws if the
-  // slot holds another position.
+  // Returns the bytes of a slot, for a reader that expects it to hold `position`. A debug ring
+  // throws if the slot holds another position.
   py::bytes read(int64_t slot, int64_t position) {
     ring_.expect(checked(slot), position);
     std::string out;

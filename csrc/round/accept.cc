@@ -10,10 +10,10 @@
 namespace sbrt {
 namespace {
 
-// Rows of draft scores for the chain and a certain branch.
+// Number of rows of draft scores: those of the chain and of a certain branch.
 constexpr int64_t kKept = kSlots + kMaxTail;
 
-// Divides `dist` by its sum, unless that is 0, and returns the sum. The sum is added by ascending
+// Divides `dist` by its sum, unless the sum is 0, and returns the sum. Adds in order of ascending
 // id.
 double normalise(double* dist, int32_t vocab) {
   double sum = 0;
@@ -25,13 +25,14 @@ double normalise(double* dist, int32_t vocab) {
 
 double surplus(double p, double q) { return p > q ? p - q : 0; }
 
-// A candidate for the token after a node. It is a child in the chain, or the first token of a
-// branch (then `node` is 0).
+// A candidate for the token after a node. It is a child of the node in the chain, or the first
+// token of a branch. For a branch `node` is 0.
 struct Candidate {
   int32_t token, node;
 };
 
-// Lists the candidates drawn at `node`, in the order of their draws; returns their number.
+// Writes the candidates drawn at `node` to `found`, in the order of their draws. Returns their
+// number.
 int drawn_at(const Sequence& c, int node, Candidate* found) {
   int n = 0;
   for (int i = node + 1; i <= c.chain.size; ++i)
@@ -42,14 +43,15 @@ int drawn_at(const Sequence& c, int node, Candidate* found) {
   return n;
 }
 
-// Returns the child of `node` that came from a look-up and is verified, or 0. There is at most one.
+// Returns the child of `node` that came from a look-up and is verified, or 0 if there is none.
+// There is at most one.
 int known_child(const Sequence& c, int node) {
   for (int i = node + 1; i <= c.chain.size; ++i)
     if (c.chain.parent[i] == node && c.chain.known.has(i) && c.verified.has(i)) return i;
   return 0;
 }
 
-// Returns the noise for the token after `node`.
+// Returns the noise with which the token after `node` is sampled.
 Noise noise_after(const Sequence& c, int node, Use use) {
   const int64_t position = c.head + c.chain.level[node] + 1;
   return {.seed = c.sampling.seed,
@@ -58,8 +60,8 @@ Noise noise_after(const Sequence& c, int node, Use use) {
           .where = static_cast<uint64_t>(position)};
 }
 
-// Decides the token after `node`, and the node of the chain that holds it (0: none). `own`: the
-// target's own choice there.
+// Decides the token after `node`. Returns this token, and the chain node that holds it (0: none).
+// `own`: the token that the target itself chose after `node`.
 Candidate decide(Sequence& c, int32_t own, int node, const Place& place) {
   Candidate drawn[kSlots + kMaxBranches];
   const int n = drawn_at(c, node, drawn);
@@ -92,7 +94,8 @@ void softmax(const float* scores, int32_t n, double* dist) {
   normalise(dist, n);
 }
 
-// Goes from the last entry to the first. ids[i] >= i, so no unread entry is overwritten.
+// Works from the last entry to the first. ids[i] >= i, so no entry is overwritten before it is
+// read.
 void spread(const int32_t* ids, int32_t n, int32_t vocab, double* dist) {
   int32_t end = vocab;
   for (int32_t i = n - 1; i >= 0; --i) {

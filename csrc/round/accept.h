@@ -23,24 +23,26 @@
 
 namespace sbrt {
 
-// Writes the softmax of scores [n] to dist, in double, with the sum added by ascending id.
+// Writes the softmax of scores [n] to dist, in double. The sum is added in order of ascending id.
 void softmax(const float* scores, int32_t n, double* dist);
-// Spreads dist [n] in place to dist [vocab]: token ids[i] gets entry i, all others get 0. ids
-// ascend; null means the first n tokens.
+// Spreads dist [n] in place to dist [vocab]: token ids[i] gets entry i, and all other tokens get 0.
+// The ids ascend. If ids is null, the entries belong to the first n tokens.
 void spread(const int32_t* ids, int32_t n, int32_t vocab, double* dist);
 bool stands(const Place& place, int32_t token, double u);
-// Updates p and q after a candidate was rejected. Returns false if max(p - q, 0) is 0 everywhere; p
-// then stays as it is. In that case p - q was almost 0 everywhere, and only rounding rejected the
+// Updates p and q after a candidate was rejected. If max(p - q, 0) is 0 everywhere, returns false
+// and leaves p as it is. In that case p - q was almost 0 everywhere, and only rounding rejected the
 // candidate.
 bool reject(const Place& place, int32_t token);
-bool reject_known(const Place& place, int32_t token);  // for a token that was not drawn
-// Returns the first token at which the cumulative sum exceeds u times the total.
+// Does the same for a looked-up token, which was not drawn.
+bool reject_known(const Place& place, int32_t token);
+// Returns the first token at which the cumulative sum of `dist` exceeds u times the total.
 int32_t draw_from(const double* dist, int32_t vocab, double u);
 
-// Decides at random the accepted path of the chain, and y. Sets c.no_mass if a residual was empty.
+// Decides at random which path of the chain is accepted, and the token y after it. Sets c.no_mass
+// if a residual was empty.
 Outcome walk_by_chance(Sequence& c, const Choice* choice, const Place& place);
 
-// The memory of rejection, in an engine that was built for it.
+// The memory for the rejection rule, in an engine whose config allows the rule.
 class AcceptMemory {
  public:
   AcceptMemory() = default;

@@ -1,4 +1,4 @@
-// The chain as a tree: children of a node, appending a node. Runs on every device.
+// The chain as a tree: finds a child of a node, and appends a node. Runs on every device.
 #pragma once
 
 #include "core/any.h"
@@ -6,15 +6,15 @@
 
 namespace sbrt {
 
-// Returns the child of `node` that holds `token`, or 0.
+// Returns the child of `node` that holds `token`, or 0 if there is none.
 SBRT_ANY inline int child(const Chain& chain, int node, int32_t token) {
   for (int i = node + 1; i <= chain.size; ++i)
     if (chain.parent[i] == node && chain.token[i] == token) return i;
   return 0;
 }
 
-// Appends a node to the chain and returns its index, which is larger than its parent's. score:
-// Chain::score.
+// Appends a node to the chain and returns its index, which is larger than its parent's. score: the
+// node's Chain::score.
 SBRT_ANY inline int attach_node(Chain& chain, int parent, int32_t token, float score) {
   const int i = ++chain.size;
   chain.token[i] = token;
@@ -28,8 +28,8 @@ SBRT_ANY inline int attach_node(Chain& chain, int parent, int32_t token, float s
   return i;
 }
 
-// Stores the rank that `token`, which was committed at `position`, has in `dist`, the draft's
-// distribution there.
+// Stores the rank of a token that was committed at `position`. dist: the draft's distribution for
+// this position.
 SBRT_ANY inline void note_rank(Sequence& c, int64_t position, const Dist& dist, int32_t token) {
   if (!c.rank) return;
   const int at = first_of(dist.token, dist.n, token);
@@ -37,7 +37,7 @@ SBRT_ANY inline void note_rank(Sequence& c, int64_t position, const Dist& dist, 
 #if defined(__CUDA_ARCH__)
   c.rank[position] = rank;
 #else
-  // The host may be reading it (rank_at).
+  // Atomic, because the host may be reading the rank at the same time (rank_at).
   __atomic_store_n(&c.rank[position], rank, __ATOMIC_RELAXED);
 #endif
 }
@@ -48,24 +48,24 @@ inline uint8_t rank_at(const uint8_t* rank, int64_t position) {
   return __atomic_load_n(&rank[position], __ATOMIC_RELAXED);
 }
 
-// Returns true if a serial burst of this round drafts the chain before the target's forward. A good
-// look-up after a miss needs no burst.
+// Returns true if a serial burst of this round drafts the chain before the target's forward. After
+// a miss, a chain from a good look-up needs no burst.
 SBRT_ANY inline bool awaits_burst(const Sequence& c) {
   return c.policy.on_miss == kBurst && c.policy.burst > 0 && c.outcome.branch < 0 && !c.filled;
 }
 
-// Returns true if the draft has positions for `steps` draft steps after the chain.
+// Returns true if the draft's context has room for the chain and then `steps` draft steps.
 SBRT_ANY inline bool burst_fits(const Sequence& c, int steps) {
   return c.head + c.chain.depth + 1 + steps < c.draft_limit;
 }
 
-// Returns true if the draft can read the chain. A serial draft need not, since a burst replaces the
-// chain.
+// Returns true if the draft's context has room for the chain. A serial draft needs no room for it,
+// since a burst replaces the chain.
 SBRT_ANY inline bool chain_fits(const Sequence& c) {
   return c.policy.gamma == 0 || c.head + c.chain.depth < c.draft_limit;
 }
 
-// Like burst_fits(), for a serial burst.
+// Returns true if the draft's context has room for a serial burst.
 SBRT_ANY inline bool serial_burst_fits(const Sequence& c) {
   return c.head + 1 + c.policy.burst < c.draft_limit;
 }

@@ -1,8 +1,8 @@
-// The team that runs an op of a round: one thread of the host, or one warp (or block) of a device.
-// The source is the same.
+// The team that runs an op of a round. It is one thread of the host, or one warp (or block) of a
+// device. The same source is compiled for all of them.
 //
-// Rank 0 does the work that is not shared. `meet` is a barrier: all members then see all earlier
-// writes. `best` returns the largest of all members' keys.
+// Rank 0 does the work that is not shared. `meet` is a barrier, after which all members see all
+// earlier writes. `best` returns the largest of the keys that the members pass.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@ struct Warp {
     return key;
   }
 };
-// A whole block of threads, for ops that do not use `best`.
+// A team that is a whole block of threads, for ops that do not use `best`.
 struct Crew {
   int rank, size;
 
@@ -45,10 +45,10 @@ SBRT_ANY inline void show_host() {
 #endif
 }
 
-// Returns a candidate as one word. Of two candidates, the one of larger score has the larger word;
-// of equal scores, the one of lower place. No candidate's word is 0.
+// Returns a key for a candidate. Of two candidates, the one with the larger score has the larger
+// key. Of equal scores, the one with the lower place has the larger key. No candidate's key is 0.
 SBRT_ANY inline uint64_t key_of(float score, uint32_t place) {
-  const uint32_t bits = __builtin_bit_cast(uint32_t, score + 0.0f);  // -0 is 0
+  const uint32_t bits = __builtin_bit_cast(uint32_t, score + 0.0f);  // -0 becomes 0
   const uint32_t rising = bits >> 31 ? ~bits : bits | 0x80000000u;
   return uint64_t{rising} << 32 | (0xffffffffu - place);
 }
@@ -60,9 +60,9 @@ SBRT_ANY inline float score_of(uint64_t key) {
   return __builtin_bit_cast(float, rising >> 31 ? rising & 0x7fffffffu : ~rising);
 }
 
-// Writes the best `wanted` of n keys, best first, to `found`; returns their number. Keys of 0 do
-// not count. Each member sorts its share in place. Then the largest of the shares' first keys is
-// taken, and so on.
+// Writes the best `wanted` of n keys to `found`, best first. Returns their number. Keys of 0 are
+// skipped. Each member sorts its share of the keys in place. Then the team repeatedly takes the
+// largest of the shares' first keys.
 template <class Team>
 SBRT_ANY int best_first(const Team& team, uint64_t* keys, int n, int wanted, uint64_t* found) {
   int kept = 0;

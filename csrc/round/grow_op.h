@@ -1,5 +1,5 @@
-// The steps of a burst: they store the distributions of a forward, and grow every branch. Runs on
-// every device.
+// The steps of a burst. They store the distributions of a forward, and add nodes to every branch.
+// Runs on every device.
 #pragma once
 
 #include <cmath>
@@ -8,17 +8,17 @@
 
 namespace sbrt {
 
-// The next node that a branch would grow: a child of `parent` (-1: none), with its score.
+// The next node that a tree would get: a child of `parent` (-1: no node), with its score.
 struct Growth {
   int parent;
   float score;
 };
 
-// Working memory of `extend`, shared by its team.
+// Working memory of `extend`, which the members of the team share.
 struct GrowScratch {
   Growth next[kMaxBranches];
-  int grown[kMaxBranches];  // nodes that a tree has grown in this step
-  int node[kMaxBranches];   // node that a path grew, if it takes a row of the next step; else -1
+  int grown[kMaxBranches];  // number of nodes that a tree has got in this step
+  int node[kMaxBranches];   // the path's new node if the next step processes it; else -1
 };
 
 // Stores the distribution of a row. All members store rows; then rank 0 counts them (count_dist).
@@ -42,7 +42,7 @@ SBRT_ANY inline void count_dist(Sequence& c, const Row& row, const Dist& dist) {
   }
 }
 
-// After a forward of the draft: stores the distributions at its rows.
+// Runs after a forward of the draft: stores the distributions at the forward's rows.
 template <class Team>
 SBRT_ANY void keep_dists_op(const LaneSeat& args, Team team) {
   Sequence& c = *args.sequence;
@@ -60,7 +60,7 @@ SBRT_ANY inline bool is_doubtful(const Policy& policy, const Dist& dist) {
   return policy.lambda > 0 && 1.0f - sqrtf(policy.lambda * dist.entropy) < policy.theta;
 }
 
-// Returns the node after which a path grows, which is its newest. Returns -1 if the draft is
+// Returns the newest node of a path, after which the path grows. Returns -1 if the draft is
 // uncertain there or the path is full.
 SBRT_ANY inline int growing_end(const Policy& policy, const Branch& branch) {
   const int last = branch.size;
@@ -68,8 +68,8 @@ SBRT_ANY inline int growing_end(const Policy& policy, const Branch& branch) {
   return grows && !is_doubtful(policy, branch.dist[last]) ? last : -1;
 }
 
-// Returns the next growth of a tree: the most likely untried candidate at any depth. Of equal ones
-// it is the first. The team shares the nodes.
+// Returns the next growth of a tree: the most likely untried candidate at any depth. Of equally
+// likely ones it is the first. The members of the team share the nodes of the tree.
 template <class Team>
 SBRT_ANY Growth next_growth(const Branch& branch, Team team) {
   uint64_t key = 0;
@@ -96,13 +96,13 @@ SBRT_ANY inline int attach_node(Branch& branch, int parent) {
   return j;
 }
 
-// Limits of a step's growth.
+// Settings and limits of one draft step.
 struct Step {
-  bool serial;   // the burst is serial: one branch, in place
-  bool is_over;  // the sequence has done its steps; other sequences go on
-  bool is_last;  // the draft will not process the new nodes
-  int width;     // mean number of nodes that a branch grows in a step; 1: paths
-  int slots;     // slots of a branch
+  bool serial;   // true: a serial burst, with one branch in the in-flight slots
+  bool is_over;  // true: this sequence has done its steps, but other sequences go on
+  bool is_last;  // true: the draft will not process the new nodes
+  int width;     // mean number of nodes that a step adds to a branch; 1: paths
+  int slots;     // number of slots of a branch
 };
 
 SBRT_ANY inline Step step_of(const LaneSeat& args) {
@@ -114,7 +114,8 @@ SBRT_ANY inline Step step_of(const LaneSeat& args) {
                  : static_cast<int>(args.shape.tail_slots)};
 }
 
-// Adds a node to branch b. Returns it if it takes a row of the next step, else -1.
+// Adds a node to branch b. Returns the node's index if the next step should process the node, else
+// -1.
 SBRT_ANY inline int grow(Sequence& c, const Step& step, int b, int parent) {
   Branch& branch = c.branches[b];
   const int j = attach_node(branch, parent);
@@ -122,9 +123,9 @@ SBRT_ANY inline int grow(Sequence& c, const Step& step, int b, int parent) {
   return !step.is_last && j < step.slots && pays ? j : -1;
 }
 
-// Returns the largest number of nodes that a tree may grow in a step. Under rejection it is so
-// small that no tree is ever full. A full tree would drop a node because of its siblings' draws,
-// which would bias the result.
+// Returns the largest number of nodes that a tree may get in one step. Under rejection this number
+// is so small that no tree is ever full. A full tree would drop a node because of its siblings'
+// draws, which would bias the result.
 SBRT_ANY inline int most_grown(const Sequence& c, bool serial, int slots) {
   const Policy& p = c.policy;
   const int wanted = serial ? p.burst_width : (p.nodes + p.gamma - 1) / p.gamma;
@@ -154,8 +155,8 @@ SBRT_ANY void extend_paths(const LaneSeat& args, const Step& step, GrowScratch& 
   rows.n = n;
 }
 
-// Finds the first growth of each tree. The whole team searches a single tree; else each member
-// searches some trees.
+// Finds the first growth of each tree. If there is a single tree, the whole team searches it.
+// Otherwise each member searches some of the trees.
 template <class Team>
 SBRT_ANY void find_growths(const Sequence& c, GrowScratch& s, Team team) {
   if (c.branch_count == 1) {
@@ -169,8 +170,8 @@ SBRT_ANY void find_growths(const Sequence& c, GrowScratch& s, Team team) {
   team.meet();
 }
 
-// Grows trees. They share the rows of a step, which go to the most likely nodes of any branch. No
-// tree may grow so fast that it is full before it is deep.
+// Adds nodes to trees. The trees share the rows of a step, which go to the most likely nodes of any
+// branch. No tree may grow so fast that it is full before it is deep.
 template <class Team>
 SBRT_ANY void extend_trees(const LaneSeat& args, const Step& step, GrowScratch& s, Team team) {
   Sequence& c = *args.sequence;
@@ -198,7 +199,7 @@ SBRT_ANY void extend_trees(const LaneSeat& args, const Step& step, GrowScratch& 
   }
 }
 
-// After a forward: stores its distributions and grows every branch.
+// Runs after a forward of the draft: stores its distributions, and adds nodes to every branch.
 template <class Team>
 SBRT_ANY void extend_op(const LaneSeat& args, GrowScratch& scratch, Team team) {
   Sequence& c = *args.sequence;

@@ -12,8 +12,8 @@ void relu(float* x, int n) {
   for (int i = 0; i < n; ++i) x[i] = std::max(x[i], 0.0f);
 }
 
-// The logarithm that classifiers were trained with. AnyLog (round/hrad_op.h) differs in the last
-// bit in 2 of 1000 cases.
+// The logarithm with which classifiers were trained. AnyLog (round/hrad_op.h) differs from it in
+// the last bit in 2 of 1000 cases.
 struct HostLog {
   float operator()(float x) const { return std::log(x); }
 };
@@ -46,12 +46,13 @@ Hrad::Hrad(int64_t hidden, const HradWeights& w)
     : hidden_(hidden), kernels_(kernels_named("auto")) {
   check_within("hrad: hidden", int64_t{1}, int64_t{1} << 20, hidden);
   first_ = packed("1", w.w1, w.b1, kHradInner, inputs(hidden),
-                  kBfloat16);  // bf16, as each round reads it from memory
+                  kBfloat16);  // bf16, because each round reads these weights from memory
   second_ = packed("2", w.w2, w.b2, kHradNarrow, kHradInner, kFloat32);
   third_ = packed("3", w.w3, w.b3, 3, kHradNarrow, kFloat32);
 }
 
-// Writes the layer's outputs to the first row of `sums`, [split.count, 16 * panels].
+// Computes a layer. Writes the layer's outputs to the first row of `sums`, [split.count, 16 *
+// panels].
 void Hrad::apply(const Layer& l, const float* x, float* sums) const {
   MatmulTask task{};
   task.panels = l.matrix.panels();

@@ -3,9 +3,10 @@
 // draft's confidence. The confidence is our addition, because features do not tell which tail was
 // adopted.
 //
-// The input x [5 hidden + 2 kHradTail] begins with 5 blocks of `hidden`, each divided by its root
-// mean square. Then comes log q of the tail's first kHradTail nodes, then the log of the calibrated
-// confidence of the same nodes. Both are at least kLeastLog, and 0 after the tail's end.
+// The input x [5 hidden + 2 kHradTail] begins with 5 blocks of `hidden` floats. Each block is
+// divided by its root mean square. Then comes log q of the tail's first kHradTail nodes, then the
+// log of the calibrated confidence of the same nodes. Both are at least kLeastLog, and 0 after the
+// tail's end.
 //   -> relu(W1 x + b1) [256] -> relu(W2 . + b2) [64] -> W3 . + b3 [3]
 #pragma once
 
@@ -19,13 +20,14 @@
 namespace sbrt {
 
 struct HradWeights {
-  std::vector<float> w1, b1, w2, b2, w3, b3;  // row-major [out, in]; w1 is stored as bf16
+  std::vector<float> w1, b1, w2, b2, w3, b3;  // row-major [out, in]; w1 is later stored as bf16
 };
 
 class Hrad {
  public:
-  // Row o + 16 * panels * p of the matrix holds part p of output o: the output's weights for the
-  // inputs of that part, then zeros. panels: number of panels of the outputs.
+  // The weights of one layer. Its inputs are split into parts. Row o + 16 * panels * p of the
+  // matrix holds part p of output o: the output's weights for the inputs of that part, then zeros.
+  // panels: number of panels of outputs.
   struct Layer {
     HradSplit split;
     int panels;
@@ -33,16 +35,17 @@ class Hrad {
     std::vector<float> bias;
   };
 
-  // Throws InvalidInput unless the sizes are those above and all weights are finite.
+  // Throws InvalidInput unless the sizes are the ones above and all weights are finite.
   Hrad(int64_t hidden, const HradWeights& weights);
 
   int64_t hidden() const { return hidden_; }
   static int64_t inputs(int64_t hidden) { return hrad_inputs(hidden); }
-  // Returns the number of floats of x: the inputs, then zeros as padding.
+  // Returns the number of floats that x has room for: the inputs, then zeros as padding.
   static int64_t room(int64_t hidden) { return first_split(hidden).room(); }
   static constexpr int kScratch = kHradParts * kHradInner + kHradNarrow;
-  // Writes the scores of the three cuts to `out`. x: [room(hidden)]. `scratch`: [kScratch]; it
-  // begins with the outputs of the first layer and ends with those of the second.
+  // Writes the scores of the three cuts to `out`. x: [room(hidden)]. scratch: [kScratch], working
+  // memory. Afterwards it begins with the outputs of the first layer and ends with those of the
+  // second.
   void scores(const float* x, float* scratch, float out[3]) const;
   Cut classify(const float* x, float* scratch) const;
   const Layer& layer(int i) const { return i == 0 ? first_ : i == 1 ? second_ : third_; }
@@ -57,8 +60,8 @@ class Hrad {
   Layer first_, second_, third_;
 };
 
-// Writes the classifier's inputs for an outcome to x [Hrad::room(hidden)]; its padding is left as
-// it is. `tail`: null after a miss.
+// Writes the classifier's inputs for an outcome to x [Hrad::room(hidden)], but does not change the
+// padding. `tail`: null after a miss.
 void read_features(const Lane& lane, int row, int32_t token, const Branch* tail, float* x);
 
 }  // namespace sbrt

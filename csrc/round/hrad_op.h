@@ -1,9 +1,9 @@
 // H-RAD after `select`: its inputs for an outcome, its layers, and the cut. Runs on every device.
 //
-// Every sum has at most kHradParts partial sums, which one fixed tree adds. A partial sum of a
-// layer adds its products in ascending order of k, each with one fma. The host computes partial
-// sums with the vectors of ops/matmul.h, a device computes each with one thread. Both give the same
-// bits if the vectors have an fma.
+// Every sum consists of at most kHradParts partial sums, which are added by one fixed tree of
+// additions. A partial sum of a layer adds its products in ascending order of k, each with one fma.
+// The host computes partial sums with the vectors of ops/matmul.h, a device computes each with one
+// thread. Both give the same bits if the vectors have an fma.
 #pragma once
 
 #include <cmath>
@@ -15,20 +15,20 @@
 namespace sbrt {
 
 constexpr int kHradInner = 256, kHradNarrow = 64, kHradCuts = 3;
-constexpr int kHradTail = 16;   // nodes of a tail whose confidence is read
-constexpr int kHradParts = 32;  // most partial sums of a sum, a power of two
-constexpr int kHradWords = 16;  // words of a panel that a thread loads together
+constexpr int kHradTail = 16;   // number of nodes of a tail whose confidence is read
+constexpr int kHradParts = 32;  // largest number of partial sums of a sum, a power of two
+constexpr int kHradWords = 16;  // number of words of a panel that a thread loads together
 constexpr float kLeastLog = -8.0f;
 
-// The logarithm, computed in double so that every device gives the same bits.
+// Computes the logarithm in double, so that every device gives the same bits.
 struct AnyLog {
   SBRT_ANY float operator()(float x) const {
     return static_cast<float>(::log(static_cast<double>(x)));
   }
 };
 
-// Division of a layer's inputs among partial sums: `count` parts of `length` k, zeros after the
-// layer's last input.
+// How a layer's inputs are divided among partial sums. There are `count` parts of `length` inputs,
+// with zeros after the layer's last input.
 struct HradSplit {
   int64_t length;
   int count;
@@ -36,15 +36,16 @@ struct HradSplit {
   SBRT_ANY constexpr int64_t room() const { return length * count; }  // inputs with padding
 };
 
-// Returns the split of a layer with `in` inputs. per_word: weights per word of a panel, 2 in bf16
-// and 1 in f32.
+// Returns the split of a layer with `in` inputs. per_word: number of weights per word of a panel, 2
+// in bf16 and 1 in f32.
 SBRT_ANY constexpr HradSplit hrad_split(int64_t in, int per_word) {
   const int64_t step = int64_t{kHradWords} * per_word;
   const int64_t length = step * ((in + step * kHradParts - 1) / (step * kHradParts));
   return {length, static_cast<int>((in + length - 1) / length)};
 }
 
-// Adds `count` rows of `width` partial sums into the first row, always by the same tree.
+// Adds `count` rows of `width` partial sums into the first row, always by the same tree of
+// additions.
 template <class T, class Team>
 SBRT_ANY void fold_parts(T* sums, int count, int width, Team team) {
   for (int apart = kHradParts / 2; apart > 0; apart /= 2) {
@@ -60,10 +61,11 @@ struct FeatureScratch {
   float scale[kFeatureBlocks];
 };
 
-// Divides blocks of `width` by their root mean square. Part p of a sum adds x[p], x[p + 32], ...
+// Divides each block of `width` values by its root mean square. Part p of a sum of squares adds
+// x[p], x[p + 32], ...
 template <class Team>
 SBRT_ANY void scale_blocks(float* x, int64_t width, FeatureScratch& s, Team team) {
-  constexpr float kLeast = 1e-6f;  // added to the root mean square
+  constexpr float kLeast = 1e-6f;  // added to the root mean square, which may be 0
   for (int i = team.rank; i < kHradParts * kFeatureBlocks; i += team.size) {
     const int part = i % kHradParts, b = i / kHradParts;
     const float* block = x + b * width;
@@ -81,8 +83,8 @@ SBRT_ANY void scale_blocks(float* x, int64_t width, FeatureScratch& s, Team team
     for (int64_t i = team.rank; i < width; i += team.size) x[b * width + i] *= s.scale[b];
 }
 
-// Writes log q and log confidence of a tail's first kHradTail nodes to x; values after its end are
-// 0. The tail is a path. tail: null after a miss.
+// Writes log q and log confidence of a tail's first kHradTail nodes to x. Values after the tail's
+// end are 0. The tail is a path. tail: null after a miss.
 template <class Team, class Log>
 SBRT_ANY void read_confidence(const Branch* tail, float* x, Team team, Log log_of) {
   for (int j = 1 + team.rank; j <= kHradTail; j += team.size) {
@@ -122,10 +124,10 @@ SBRT_ANY inline HradSeat hrad_seat(const HradArgs& args, int seat) {
           args.layer};
 }
 
-// Returns true if the classifier's decision on this outcome is used.
+// Returns true if the policy uses the classifier's decision on this outcome.
 SBRT_ANY inline bool is_asked(const Sequence& c) { return c.policy.hrad && !c.outcome.error; }
 
-// Writes the classifier's inputs to args.x.
+// Writes the classifier's inputs at the outcome to args.x.
 template <class Team>
 SBRT_ANY void hrad_features_op(const HradSeat& args, FeatureScratch& scratch, Team team) {
   const Sequence& c = *args.sequence;
@@ -141,10 +143,10 @@ SBRT_ANY void hrad_features_op(const HradSeat& args, FeatureScratch& scratch, Te
   for (int64_t i = team.rank; i < hrad_inputs(width); i += team.size) args.shown[i] = args.x[i];
 }
 
-// Returns a partial sum of an output. words: the output's weights from the part's first k on,
-// kPanel words apart. A word holds the bf16 weights of k and k + 1, or one f32 weight. Weights and
-// inputs are read kHradWords words at a time, so that a thread waits for memory once for all of
-// them. x is aligned to 16 bytes.
+// Returns one partial sum of an output. words: the output's weights from the first k of the part
+// on, kPanel words apart. A word holds the bf16 weights of k and k + 1, or one f32 weight. Weights
+// and inputs are read kHradWords words at a time. So a thread waits for memory once for all of
+// these words. x is aligned to 16 bytes.
 template <int kPerWord>
 SBRT_ANY inline float part_sum(const uint32_t* words, const float* x, int64_t length) {
   constexpr int kStep = kHradWords * kPerWord;
@@ -167,16 +169,16 @@ SBRT_ANY inline float part_sum(const uint32_t* words, const float* x, int64_t le
   return sum;
 }
 
-// Panels `first` .. `first` + `count` - 1 of a layer that has `panels` panels. Part p of output o
-// is row o + 16 * panels * p of the packed weights (round/hrad.h).
+// The panels first .. first + count - 1 of a layer that has `panels` panels. Part p of output o is
+// row o + 16 * panels * p of the packed weights (round/hrad.h).
 struct HradPanels {
   const uint32_t* words;
   HradSplit split;
   int panels, first, count;
 };
 
-// Writes the outputs of these panels, without the bias, to the first row of sums, [split.count, 16
-// * count].
+// Writes the outputs of the panels in `a`, without the bias, to the first row of sums,
+// [split.count, 16 * count].
 template <int kPerWord, class Team>
 SBRT_ANY void hrad_sums(const HradPanels& a, const float* x, float* sums, Team team) {
   const int width = a.count * kPanel;
@@ -195,8 +197,8 @@ struct InnerScratch {
   float sum[kHradParts * kPanel];
 };
 
-// Writes the outputs of one panel of the first layer to args.inner. On a device each panel has a
-// block.
+// Writes the outputs of one panel of the first layer to args.inner. On a device each panel has its
+// own block of threads.
 template <class Team>
 SBRT_ANY void hrad_inner_op(const HradSeat& args, int panel, InnerScratch& s, Team team) {
   if (!is_asked(*args.sequence)) return;
@@ -214,7 +216,7 @@ struct CutScratch {
   float score[kHradCuts];
 };
 
-// Computes the other two layers and writes the cut. Of equal scores the first wins.
+// Computes the second and third layer and writes the cut. Of equal scores the first wins.
 template <class Team>
 SBRT_ANY void hrad_cut_op(const HradSeat& args, CutScratch& s, Team team) {
   constexpr int kPanels = kHradNarrow / kPanel;

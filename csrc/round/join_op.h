@@ -1,6 +1,6 @@
-// Adds looked-up tokens to the drafted chain. The text that ends at a node is looked up in the
-// trunk, and the tokens that followed there become new nodes. No lane has processed them; the draft
-// reads them in its next catch-up. Runs on every device.
+// Adds looked-up tokens to the drafted chain. Takes the text that ends at a node, and finds an
+// earlier place in the trunk with the same tokens. The tokens that followed there become new nodes.
+// No lane has processed them; the draft processes them in its next catch-up. Runs on every device.
 //
 // Nodes are ranked by the probability that the walk of `select` reaches them. The probability of a
 // looked-up token is a share: of this sequence's look-ups with the same kind of match, those that
@@ -22,26 +22,26 @@
 
 namespace sbrt {
 
-constexpr int kSearches = 6;          // most searches for one chain
-constexpr float kLeastReach = -1.9f;  // least log probability of a looked-up node
+constexpr int kSearches = 6;          // largest number of searches for one chain
+constexpr float kLeastReach = -1.9f;  // least log probability at which a looked-up node is added
 constexpr float kNoGain = -1e30f;
 
-// Working memory of a join, shared by its team.
+// Working memory of a join, which the members of its team share.
 struct JoinScratch {
-  Match match[kSlots];    // match of the text that ends at the node
+  Match match[kSlots];    // [node] match of the text that ends at the node
   float drafted[kSlots];  // Chain::score before any look-up
-  float gain[kSlots];     // score of the node that the look-up would add here, or kNoGain
+  float gain[kSlots];     // score that a looked-up node after this node would have, or kNoGain
   int searches;           // number of searches so far
-  int known;              // nodes that look-ups have added or confirmed
-  int left;               // drafted nodes in the chain
+  int known;              // number of nodes that look-ups have added or confirmed
+  int left;               // number of drafted nodes in the chain
   int at;                 // newest node of a path; -1: the path has ended
 };
 
-// A chain and the data that rates its nodes.
+// A chain, with the data from which the nodes are rated.
 struct Joining {
   Sequence& c;
-  const Branch* branch;  // branch whose tail became the chain; null: none
-  int64_t room;          // most levels that the chain may have
+  const Branch* branch;  // branch whose tail became the chain; null: there is none
+  int64_t room;          // largest depth that the chain may have
   JoinScratch& s;
 
   SBRT_ANY const Dist* dist(int node) const {
@@ -54,11 +54,11 @@ SBRT_ANY inline float log_of(float p) {
   return static_cast<float>(log(static_cast<double>(most(p, 1e-30f))));
 }
 
-// Returns the probability that a look-up with a match of `length` tokens is right. Sampled text
+// Returns the probability that a look-up is right if its match has `length` tokens. Sampled text
 // repeats less than greedy text.
 SBRT_ANY inline float chance_of(const Sequence& c, int length) {
   constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // assumed before any look-up
-  // kBefore has the weight of this number of look-ups. Like kFading, it is a guess.
+  // kBefore counts as much as this number of look-ups. The number is a guess, as kFading is.
   constexpr float kWeight = 8;
   const int kind = least(length, kMatches) - 1;
   const float share = c.sampling.temperature > 0 ? 0.5f : 1.0f;
@@ -67,8 +67,8 @@ SBRT_ANY inline float chance_of(const Sequence& c, int length) {
 }
 
 // Returns the probability that the token looked up after a node is right. Under the coupled rule
-// the noise of a sampled token is known in advance. A token of probability p wins with probability
-// exp(-wait (1 - p) / p), where `wait` is its own exponential noise.
+// the noise of a sampled token is known in advance. A token of probability p is sampled with
+// probability exp(-wait (1 - p) / p), where `wait` is its own exponential noise.
 SBRT_ANY inline float chance_at(const Sequence& c, int node) {
   const float p = chance_of(c, c.chain.match[node]);
   if (c.sampling.temperature == 0 || is_rejection(c)) return p;
@@ -82,7 +82,8 @@ SBRT_ANY inline float chance_at(const Sequence& c, int node) {
   return within(exp32(-(wait * (1.0f - p) / p)), 1e-6f, 0.98f);
 }
 
-// Runs after a round: compares the look-ups along the accepted path with the committed tokens.
+// Runs after a round. Compares the look-ups along the accepted path with the committed tokens, and
+// updates c.hindsight.
 SBRT_ANY inline void recall(Sequence& c) {
   constexpr float kFading = 0.98f;
   const Outcome& o = c.outcome;
@@ -97,7 +98,8 @@ SBRT_ANY inline void recall(Sequence& c) {
   }
 }
 
-// Returns the end of the text at a node: the node and its ancestors, then the trunk.
+// Returns the last tokens of the text that ends at a node. They are those of the node and its
+// ancestors, and before them those of the trunk.
 SBRT_ANY inline TextEnd end_at(const Sequence& c, int node) {
   TextEnd end;
   end.n = 0;
@@ -107,7 +109,8 @@ SBRT_ANY inline TextEnd end_at(const Sequence& c, int node) {
   return end;
 }
 
-// Returns the token at a position of the text that ends at `node`; it may be an ancestor's.
+// Returns the token at `position` in the text that ends at `node`. It may be the token of an
+// ancestor.
 SBRT_ANY inline int32_t token_at(const Sequence& c, int node, int64_t position) {
   if (position <= c.head) return c.trunk[position];
   while (c.head + c.chain.level[node] > position) node = c.chain.parent[node];
@@ -121,13 +124,13 @@ SBRT_ANY inline void set_match(const Joining& join, int node, Match match) {
   c.chain.next[node] = match.length > 0 ? token_at(c, node, match.after) : -1;
 }
 
-// Returns the match of the text that is longer by the looked-up token.
+// Returns the match of the text that is extended by the looked-up token.
 SBRT_ANY inline Match going_on(const Match& match) {
   return {match.after + 1, least(match.length + 1, kLongestMatch)};
 }
 
-// Finds the match of the text that ends at a node. To save time it searches at most kSearches
-// times, and only for nodes that the walk is likely to reach.
+// Finds the match of the text that ends at a node. To save time, it makes at most kSearches
+// searches for a chain, and only for nodes that the walk is likely to reach.
 template <class Team>
 SBRT_ANY void find_match(const Joining& join, int node, Team team) {
   const Chain& chain = join.c.chain;
@@ -144,7 +147,7 @@ SBRT_ANY void find_match(const Joining& join, int node, Team team) {
   team.meet();
 }
 
-// Appends a looked-up node and returns it.
+// Appends a looked-up node to the chain. Returns the index of the node.
 SBRT_ANY inline int attach_known(const Joining& join, int parent, float score) {
   Chain& chain = join.c.chain;
   const int node = attach_node(chain, parent, chain.next[parent], score);
@@ -154,9 +157,10 @@ SBRT_ANY inline int attach_known(const Joining& join, int parent, float score) {
   return node;
 }
 
-// Returns true if a node of this score is worth one more row after `size` nodes: the row yields
-// more tokens than those nodes yield in the same time. Always true without prices. Always true
-// under rejection, where a decision must not depend on siblings and descendants, as this one does.
+// Returns true if a node with this score is worth one more row after `size` nodes. This means that
+// the row yields more tokens than those nodes yield in the same time. Always true without prices.
+// Also always true under rejection, where a decision must not depend on siblings and descendants,
+// as this one does.
 SBRT_ANY inline bool pays(const Sequence& c, int size, float score) {
   if (!c.prices.known || is_rejection(c)) return true;
   float tokens = 1;
@@ -165,14 +169,14 @@ SBRT_ANY inline bool pays(const Sequence& c, int size, float score) {
   return exp32(score) * round[0] > tokens * (round[1] - round[0]);
 }
 
-// Returns the log probability of a token on which look-up and draft agree. It is right more often
-// than the token of either alone.
+// Returns the log probability that a token is right if the look-up and the draft both give it. It
+// is right more often than a token that only one of them gives.
 SBRT_ANY inline float agreed(float look_up, float drafted) {
   return log_of(1.0f - (1.0f - look_up) * (1.0f - exp32(drafted)));
 }
 
-// Returns the log probability of the token looked up after a node, given the draft's first choice
-// there.
+// Returns the log probability of the token that was looked up after a node, given the draft's first
+// choice after that node.
 SBRT_ANY inline float promise(const Joining& join, int node) {
   const Chain& chain = join.c.chain;
   const float p = chance_at(join.c, node);
@@ -191,7 +195,7 @@ SBRT_ANY inline float gain_at(const Joining& join, int node) {
   return is_open ? chain.score[node] + promise(join, node) : kNoGain;
 }
 
-// Sets the score of a drafted node. Its parent's score is final.
+// Sets the score of a drafted node. The score of its parent must be final.
 SBRT_ANY inline void rescore(const Joining& join, int node) {
   Chain& chain = join.c.chain;
   const int parent = chain.parent[node];
@@ -200,7 +204,7 @@ SBRT_ANY inline void rescore(const Joining& join, int node) {
   chain.score[node] = chain.score[parent] + own;
 }
 
-// Appends looked-up nodes in order of probability, to any parent.
+// Appends looked-up nodes, most likely first. Any node of the chain may be their parent.
 SBRT_ANY inline void grow_known(const Joining& join) {
   Chain& chain = join.c.chain;
   for (int i = 0; i <= chain.size; ++i) join.s.gain[i] = gain_at(join, i);
@@ -217,7 +221,7 @@ SBRT_ANY inline void grow_known(const Joining& join) {
   }
 }
 
-// Joins look-ups to a tree, which keeps all drafted nodes.
+// Adds look-ups to a tree. The tree keeps all drafted nodes.
 template <class Team>
 SBRT_ANY void join_tree(const Joining& join, Team team) {
   find_match(join, 0, team);
@@ -229,7 +233,8 @@ SBRT_ANY void join_tree(const Joining& join, Team team) {
   if (team.rank == 0) grow_known(join);
 }
 
-// Joins look-ups to a tree under rejection: appends the tokens after the trunk's own match.
+// Adds look-ups to a tree under rejection. Appends only the tokens that follow the match of the
+// trunk's own end.
 SBRT_ANY inline void join_line(const Joining& join) {
   Chain& chain = join.c.chain;
   for (int at = 0; join.s.known < kMostFound; ++join.s.known) {
@@ -248,14 +253,14 @@ SBRT_ANY inline void join_line(const Joining& join) {
   }
 }
 
-// Drops the drafted nodes of a path after `node`.
+// Drops those drafted nodes of a path that come after `node`.
 SBRT_ANY inline void cut_after(const Joining& join, int node) {
   join.c.chain.size = join.s.left = node;
   join.c.chain.depth = join.c.chain.level[node];
 }
 
-// Returns the node after `at` on a path: the draft's, or the look-up's if that is surer; -1 if
-// there is none.
+// Returns the node after `at` on a path. It is the draft's node, or a looked-up node if that is
+// surer. Returns -1 if there is neither.
 SBRT_ANY inline int next_on_path(const Joining& join, int at) {
   Sequence& c = join.c;
   Chain& chain = c.chain;
@@ -289,7 +294,7 @@ SBRT_ANY inline int next_on_path(const Joining& join, int at) {
 template <class Team>
 SBRT_ANY void join_path(const Joining& join, Team team) {
   for (int at = 0; at >= 0;) {
-    // For the other nodes attach_known() has set the match.
+    // Later nodes are looked-up ones, whose match attach_known() has set.
     if (at <= join.s.left) find_match(join, at, team);
     if (team.rank == 0) join.s.at = next_on_path(join, at);
     team.meet();
@@ -298,7 +303,8 @@ SBRT_ANY void join_path(const Joining& join, Team team) {
   }
 }
 
-// Joins look-ups to the chain made from `branch` (null: none). Returns the number of drafted nodes.
+// Adds look-ups to the chain that was made from the tail of `branch` (null: the chain is empty).
+// Returns the number of drafted nodes in the chain.
 template <class Team>
 SBRT_ANY int join_found(Sequence& c, const Branch* branch, int64_t room, JoinScratch& s,
                         Team team) {

@@ -1,6 +1,6 @@
-// The kernels of the ops in op_table.inc. A kernel has one block for each seat, whose threads share
-// the op's working memory. The block is one warp, but H-RAD and log-probs have more threads and
-// blocks.
+// The kernels of the ops in op_table.inc. A kernel has one block for each seat, and the block's
+// threads share the op's working memory. The block is one warp. The kernels for H-RAD and log-probs
+// have more threads and more blocks.
 #include "round/kernels.h"
 
 #include "round/seat_ops.h"
@@ -11,7 +11,7 @@ namespace {
 __device__ Warp warp() { return {static_cast<int>(threadIdx.x)}; }
 __device__ Crew crew() { return {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}; }
 
-// Runs an op for the seat of this block, if the seat takes part.
+// Runs an op for the seat to which this block belongs, if that seat takes part.
 template <class Op, class Args, class Team>
 __device__ void run_seat(const Args& args, int blocks, Team team) {
   __shared__ typename Op::Memory memory;
@@ -37,8 +37,8 @@ __device__ void run_all(const Args& args) {
 #define SBRT_KERNEL_kBigBlock SBRT_KERNEL_kBlock
 #define SBRT_KERNEL_kRows(Struct, name, Args) \
   __global__ void name(const Args args) { run_seat<Struct>(args, kRows.blocks, crew()); }
-// With one block per multiprocessor, a thread has enough registers to issue all of its loads
-// together.
+// __launch_bounds__ allows one block per multiprocessor. So a thread has enough registers to issue
+// all of its loads together.
 #define SBRT_KERNEL_kPanels(Struct, name, Args)                                 \
   __global__ void __launch_bounds__(kPanels.threads, 1) name(const Args args) { \
     run_seat<Struct>(args, kPanels.blocks, crew());                             \

@@ -1,6 +1,6 @@
-// Computes the log-probs of a row with one block of threads. ops/logprobs.h has the formula and
-// gives the same bits on the host: the sum is of integers, and everything else is a maximum or a
-// count.
+// Computes the log-probs of a row with one block of threads. ops/logprobs.h has the formula, and
+// its code on the host gives the same bits. The sum adds integers, and everything else is a maximum
+// or a count.
 #pragma once
 
 #include <cmath>
@@ -13,18 +13,18 @@
 
 namespace sbrt {
 
-constexpr int kLogprobTeam = 512;   // most members of a team, a power of two
-constexpr int kLogprobBlocks = 16;  // blocks of a seat, which take its rows in turn
+constexpr int kLogprobTeam = 512;   // largest number of members of a team, a power of two
+constexpr int kLogprobBlocks = 16;  // number of blocks per seat, which take the seat's rows in turn
 
 struct LogprobScratch {
   uint64_t of_each[kLogprobTeam];
 };
 
-// Combines one value of each member with `join`, always by the same tree. Every member gets the
-// result.
+// Combines one value of each member with `join`, always by the same tree. Returns the result to
+// every member.
 template <class Team, class Join>
 SBRT_ANY uint64_t joined(LogprobScratch& s, uint64_t mine, Team team, Join join) {
-  team.meet();  // waits until all have read the last result
+  team.meet();  // waits until all members have read the last result
   s.of_each[team.rank] = mine;
   for (int apart = kLogprobTeam / 2; apart > 0; apart /= 2) {
     team.meet();
@@ -47,18 +47,20 @@ struct WholeRow {
   static constexpr uint64_t kBad = ~uint64_t{0};  // key of a NaN or +inf
 
   const float* logits;  // [vocab]
-  const uint8_t* hole;  // [vocab] 1: no token has this id; null: no such ids
+  const uint8_t* hole;  // [vocab] 1: no token has this id; null: every id has a token
   int32_t vocab;
 
   SBRT_ANY float at(int32_t i) const { return hole && hole[i] ? -__builtin_inff() : logits[i]; }
-  // Returns a key, which is larger for a greater logit and, among equals, for a lower id.
+  // Returns the key of token `i`. A greater logit has a larger key. Among equal logits, a lower id
+  // has a larger key.
   SBRT_ANY uint64_t key(int32_t i) const {
     const float x = at(i);
     return x < __builtin_inff() ? key_of(x, static_cast<uint32_t>(i)) : kBad;
   }
 };
 
-// Returns the largest key below `bar` among the tokens of this member.
+// Returns the largest key below `bar` among the tokens that this member searches, or 0 if there is
+// none.
 template <class Team>
 SBRT_ANY uint64_t largest_below(const WholeRow& row, uint64_t bar, Team team) {
   uint64_t found = 0;
@@ -69,8 +71,8 @@ SBRT_ANY uint64_t largest_below(const WholeRow& row, uint64_t bar, Team team) {
   return found;
 }
 
-// Returns this member's part of the sum of e^(x - most), in units of 2^-40, as Kernels::weigh
-// counts it.
+// Returns this member's part of the sum of e^(x - most). The sum is in units of 2^-40, as
+// Kernels::weigh counts them.
 template <class Team>
 SBRT_ANY uint64_t units_of_row(const WholeRow& row, float top, Team team) {
   const auto none = __builtin_bit_cast(uint64_t, kToUnits);
@@ -80,12 +82,13 @@ SBRT_ANY uint64_t units_of_row(const WholeRow& row, float top, Team team) {
   return units;
 }
 
-// Writes the `top` most likely tokens, best first. A member searches its tokens again only after
-// one of its tokens was taken.
+// Writes the `top` most likely tokens to `out`, best first. A member searches its tokens again only
+// after one of its tokens was taken.
 template <class Team>
 SBRT_ANY void write_top(const WholeRow& row, double shift, int32_t top, LogprobScratch& s,
                         TokenLogprob* out, Team team) {
-  const uint64_t nothing = key_of(-__builtin_inff(), 0);  // this and every lower key are of -inf
+  // The key of -inf; all lower keys are of -inf, too.
+  const uint64_t nothing = key_of(-__builtin_inff(), 0);
   uint64_t mine = top > 0 ? largest_below(row, WholeRow::kBad, team) : 0;
   for (int32_t rank = 1; rank <= top; ++rank) {
     const uint64_t best = joined(s, mine, team, Larger{});
@@ -96,7 +99,7 @@ SBRT_ANY void write_top(const WholeRow& row, double shift, int32_t top, LogprobS
   }
 }
 
-// Does the work of find_logprobs (ops/logprobs.h) with all members of a team.
+// Computes the same as find_logprobs (ops/logprobs.h), with all members of a team.
 template <class Team>
 SBRT_ANY void find_logprobs_op(const WholeRow& row, int32_t token, int32_t top, LogprobScratch& s,
                                TokenLogprob* out, Team team) {
@@ -118,8 +121,8 @@ SBRT_ANY void find_logprobs_op(const WholeRow& row, int32_t token, int32_t top, 
   write_top(row, shift, top, s, out, team);
 }
 
-// Writes the entries for `position` of the seat's trunk. Row `row` of the batch decided the token
-// there.
+// Writes the entries for `position` of the seat's trunk. `row` is the row of the target's batch
+// from which the token there was sampled.
 template <class Team>
 SBRT_ANY void keep_logprobs(const LogprobArgs& a, const Sequence& c, int row, int64_t position,
                             const LogprobList& list, LogprobScratch& s, Team team) {
@@ -127,8 +130,8 @@ SBRT_ANY void keep_logprobs(const LogprobArgs& a, const Sequence& c, int row, in
   find_logprobs_op(logits, c.trunk[position], list.top, s, list.at(position), team);
 }
 
-// Writes the entries of the tokens that a round committed. For each, it finds the row that decided
-// the token.
+// Writes the entries for the tokens that a round committed. For each token it finds the row from
+// which the token was sampled.
 template <class Team>
 SBRT_ANY void output_logprobs_op(const LogprobArgs& a, int seat, int block, LogprobScratch& s,
                                  Team team) {
@@ -143,7 +146,7 @@ SBRT_ANY void output_logprobs_op(const LogprobArgs& a, int seat, int block, Logp
   }
 }
 
-// Writes the entries of the tokens that follow the rows of a piece of a prompt.
+// Writes the entries for the tokens that follow the rows of a prompt piece.
 template <class Team>
 SBRT_ANY void prompt_logprobs_op(const LogprobArgs& a, int seat, int block, LogprobScratch& s,
                                  Team team) {

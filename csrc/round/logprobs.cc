@@ -1,4 +1,4 @@
-// The ops of log-probs on the host. The members of the team share the rows.
+// The ops that compute log-probs on the host. The members of the team share the rows.
 #include "ops/logprobs.h"
 
 #include "round/ops.h"
@@ -6,8 +6,8 @@
 namespace sbrt {
 namespace {
 
-// Writes the entries for `position` of the seat's trunk. Row `row` of the batch decided the token
-// there.
+// Writes the entries for `position` of the seat's trunk. `row` is the row of the target's batch
+// from which the token there was sampled.
 void keep(const LogprobArgs& a, int seat, int row, int64_t position, const LogprobList& list,
           Worker worker) {
   const Sequence& c = a.seats.at[seat];
@@ -16,7 +16,7 @@ void keep(const LogprobArgs& a, int seat, int row, int64_t position, const Logpr
                 list.at(position));
 }
 
-// Calls op(seat) for each seat that takes part and whose request asks for this list.
+// Calls op(seat) for each seat that takes part and whose request asks for the log-probs of `list`.
 template <class Op>
 void for_asking(const LogprobArgs& a, const LogprobList Logprobs::* list, const Op& op) {
   for (int seat = 0; seat < a.seats.count; ++seat)
@@ -26,7 +26,7 @@ void for_asking(const LogprobArgs& a, const LogprobList Logprobs::* list, const 
 }  // namespace
 
 void output_logprobs(const LogprobArgs& a, Worker worker) {
-  int turn = 0;  // the members take the rows in turn
+  int turn = 0;  // counts rows, because the members of the team take the rows in turn
   for_asking(a, &Logprobs::output, [&](int seat) {
     const Sequence& c = a.seats.at[seat];
     const Outcome& o = c.outcome;

@@ -1,4 +1,4 @@
-// Finds earlier places in the trunk that match the end of a text. Runs on every device.
+// Finds earlier places in the trunk whose tokens match the end of a text. Runs on every device.
 #pragma once
 
 #include "round/crew.h"
@@ -13,10 +13,10 @@ struct TextEnd {
   int32_t token[kLongestMatch];
 };
 
-// A place in the trunk that matches the end of a text.
+// A place in the trunk whose tokens match the end of a text.
 struct Match {
   int64_t after;  // position after the matching tokens
-  int length;     // number of equal tokens, at most kLongestMatch; 0: no match
+  int length;     // number of matching tokens, at most kLongestMatch; 0: no match
 };
 
 SBRT_ANY inline TextEnd end_of(const int32_t* trunk, int64_t length) {
@@ -26,16 +26,16 @@ SBRT_ANY inline TextEnd end_of(const int32_t* trunk, int64_t length) {
   return end;
 }
 
-// Counts the tokens of `end` that equal those of the trunk up to position `last`, from the newest
-// on.
+// Returns how many tokens of `end`, from the newest on, equal the tokens of the trunk that end at
+// position `last`.
 SBRT_ANY inline int matching(const int32_t* trunk, const TextEnd& end, int64_t last) {
   int n = 0;
   while (n < end.n && n <= last && trunk[last - n] == end.token[n]) ++n;
   return n;
 }
 
-// Returns the best match of at least `shortest` tokens that ends at position `newest` or before. It
-// is the longest one, and the latest of equally long ones.
+// Returns the best match of at least `shortest` tokens that ends at position `newest` or before.
+// The best match is the longest one, and among equally long ones the latest.
 template <class Team>
 SBRT_ANY Match best_match(const int32_t* trunk, int64_t newest, const TextEnd& end, int shortest,
                           Team team) {
@@ -54,15 +54,15 @@ SBRT_ANY Match best_match(const int32_t* trunk, int64_t newest, const TextEnd& e
           static_cast<int>(found >> kPositionBits)};
 }
 
-// Returns the position after the best match of the trunk's own end; -1 if there is none.
+// Returns the position after the best match of the trunk's own end, or -1 if there is no match.
 template <class Team>
 SBRT_ANY int64_t after_match(const int32_t* trunk, int64_t length, Team team) {
   const Match match = best_match(trunk, length - 2, end_of(trunk, length), kShortestMatch, team);
   return match.length > 0 ? match.after : -1;
 }
 
-// Writes the `want` tokens from position `after` on to `found`. A text that repeats up to the
-// trunk's end goes on repeating.
+// Writes the `want` tokens from position `after` on to `found`. If it reaches the trunk's end, it
+// assumes that the text continues to repeat.
 SBRT_ANY inline void read_on(const int32_t* trunk, int64_t length, int64_t after, int want,
                              int32_t* found) {
   for (int i = 0; i < want; ++i)

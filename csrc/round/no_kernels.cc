@@ -1,4 +1,4 @@
-// A build without CUDA: no op has a kernel.
+// For builds without CUDA: no op has a kernel.
 #include "round/kernels.h"
 
 #if !defined(SBRT_WITH_CUDA) || !SBRT_WITH_CUDA

@@ -1,5 +1,5 @@
-// Arguments of the ops of a round. They are passed by value; their pointers are to memory that the
-// op's device can access.
+// Arguments of the ops of a round. They are passed by value. Their pointers point to memory that
+// the op's device can access.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +18,12 @@ class KvRing;
 class Lane;
 struct ChooseScratch;
 
-// The distributions at one node that remain after the candidates tried so far (round/accept.h).
-// Both sum to 1, or q to 0 when all its tokens were tried.
+// The distributions at one node, after the candidates that were tried so far (round/accept.h). Both
+// sum to 1, except that q sums to 0 once all its tokens were tried.
 struct Place {
   int32_t vocab;
-  double* p;  // [vocab] the token is drawn from p
-  double* q;  // [vocab] the next candidate was drawn from q
+  double* p;  // [vocab] the token after the node is drawn from p
+  double* q;  // [vocab] the next candidate to be tried was drawn from q
 };
 
 // Arguments of a lane's op for one seat.
@@ -31,22 +31,23 @@ struct LaneSeat {
   int seat;
   Sequence* sequence;
   RowList* rows;       // rows of the seat in the lane's next forward
-  const Batch* batch;  // rows of the lane's last forward
-  const Dist* dists;   // [kMaxStepRows] distributions at the batch's rows; null: target lane
-  KvRing* ring;        // null: the lane's own ops move its KV after `settle`
+  const Batch* batch;  // the batch of the lane's last forward
+  const Dist* dists;   // [kMaxStepRows] distributions at the batch's rows; null for the target
+  KvRing* ring;        // null: the lane's own ops move its KV, after `settle`
   const RingShape& shape;
-  int32_t max_rows;  // most rows of the seat in one forward
+  int32_t max_rows;  // most rows that the seat may have in one forward
 };
 
 struct LaneArgs {
   Seats seats;
-  const Batch* batch;  // rows of the lane's last forward
-  const Dist* dists;   // [kMaxStepRows] distributions at the batch's rows; null: target lane
+  const Batch* batch;  // the batch of the lane's last forward
+  const Dist* dists;   // [kMaxStepRows] distributions at the batch's rows; null for the target
   KvRing* ring;
   RingShape shape;
-  int32_t max_rows;  // rows of the lane's largest forward
+  int32_t max_rows;  // number of rows of the lane's largest forward
 
-  // Seats that take part share the rows of a forward evenly.
+  // Returns the arguments for one seat. The seats that take part share the rows of a forward
+  // evenly.
   SBRT_ANY LaneSeat of(int seat) const {
     Sequence& s = seats.at[seat];
     RowList* rows = dists ? &s.draft_rows : &s.target_rows;
@@ -59,21 +60,22 @@ struct LaneArgs {
 struct SelectSeat {
   int seat;
   Sequence* sequence;
-  const Choice* choice;  // the target's tokens at root and chain
-  Record* record;        // record of this round
+  const Choice* choice;  // the target's tokens after the root and the chain's nodes
+  Record* record;        // the record of this round
   int64_t round;
 };
 
 struct SelectArgs {
   Seats seats;
-  const Batch* batch;    // rows of the target's last forward
+  const Batch* batch;    // the batch of the target's last forward
   const Choice* choice;  // [kMaxRows] the target's tokens
   Records* records;      // [seats]
-  const Lane* target;    // lane whose features are read
-  const Hrad* hrad;      // the classifier; null: none
-  float* features;       // [seats, Hrad::room(hidden)] at the last outcomes; null: not kept
-  float* scratch;        // working memory of hrad
-  Place place;           // working memory; empty in an engine that was not built for rejection
+  const Lane* target;    // the lane whose features are read
+  const Hrad* hrad;      // the classifier; null: no H-RAD
+  // [seats, Hrad::room(hidden)] H-RAD's inputs at the last outcomes; null: not kept.
+  float* features;
+  float* scratch;  // working memory of hrad
+  Place place;     // working memory; empty unless the engine's config allows rejection
 
   SBRT_ANY SelectSeat of(int seat) const {
     const int64_t round = seats.round();
@@ -81,7 +83,7 @@ struct SelectArgs {
   }
 };
 
-// A layer in Hrad's packing; the first one in bf16, the others in f32.
+// A layer in the packing of Hrad. The first layer is in bf16, the others are in f32.
 struct HradLayer {
   const uint32_t* panels;
   const float* bias;
@@ -89,49 +91,51 @@ struct HradLayer {
 
 constexpr int kHradLayers = 3;
 
-// Arguments of H-RAD on a device for one seat. `target` has the features that are read.
+// Arguments of H-RAD for one seat, on a device. `target` has the features that are read.
 struct HradSeat {
   const Sequence* sequence;
-  Cut* cut;              // cut of the sequence
-  int row;               // row of the outcome in the target's forward
+  Cut* cut;              // where the cut of the sequence is written
+  int row;               // row of the outcome's node in the target's forward
   FeatureMemory target;  // features of the target
   float *x, *shown, *inner;
   const HradLayer* layer;
 };
 
-// Arguments of H-RAD for an engine on a device. On the host the classifier is a Hrad.
+// Arguments of H-RAD for an engine on a device. On the host the class Hrad computes the classifier.
 struct HradArgs {
   Seats seats;
-  const Batch* batch;    // rows of the target's last forward
+  const Batch* batch;    // the batch of the target's last forward
   FeatureMemory target;  // features of the target
-  float* x;              // [seats, Hrad::room(hidden)] the classifier's inputs at the last outcomes
-  float* shown;          // [seats, hrad_inputs(hidden)] a copy of x for the host; null: none
+  float* x;              // [seats, Hrad::room(hidden)] classifier's inputs at the last outcomes
+  float* shown;          // [seats, hrad_inputs(hidden)] a copy of x for the host; null: no copy
   float* inner;          // [seats, kHradInner] outputs of the first layer
   HradLayer layer[kHradLayers];
 };
 
-// Arguments of the ops that compute log-probs, of a round's tokens or of a prompt. `logits` is
-// [max_rows, stride] f32 of the target's last forward; the first `vocab` values of a row are used.
+// Arguments of the ops that compute log-probs, for a round's tokens or for a prompt. `logits` is
+// [max_rows, stride] f32, from the target's last forward. Of each row the first `vocab` values are
+// used.
 struct LogprobArgs {
   Seats seats;
   const Batch* batch;
   const float* logits;
   int64_t stride;
   int32_t vocab;
-  const Logprobs* asked;   // [seats]
-  const uint8_t* hole;     // [vocab] 1: no token has this id; null: no such ids. On a device only
-  ChooseScratch* scratch;  // [team]; not on a device
+  const Logprobs* asked;  // [seats]
+  // [vocab] 1: no token has this id; null: every id has a token; used on a device.
+  const uint8_t* hole;
+  ChooseScratch* scratch;  // [team]; null on a device
 };
 
-// `gather` makes a lane's batch from the seats' lists of rows.
+// Arguments of `gather`, which makes a lane's batch from the seats' lists of rows.
 struct GatherArgs {
   Seats seats;
   Batch* batch;
   int32_t is_draft;
-  int32_t most;  // most rows to verify, without the least likely nodes; 0: no limit
+  int32_t most;  // most rows to verify; the least likely nodes are left out; 0: no limit
 };
 
-// Arguments of the last op of a round, or of a piece of a prompt.
+// Arguments of the last op of a round, or of a prompt piece.
 struct EndArgs {
   int64_t* ended;
 };

@@ -1,4 +1,4 @@
-// Host functions of the ops in seat_ops.h.
+// The functions with which the host runs the ops in seat_ops.h.
 #include "round/ops.h"
 
 #include "round/kernels.h"
@@ -32,7 +32,7 @@ void run_once(const Args& args) {
   void name(const Args& args, Worker worker) { run_seats<Struct>(args, worker, device); }
 #define SBRT_HOST_once(Struct, name, Args, device) \
   void name(const Args& args, Worker) { run_once<Struct>(args); }
-#define SBRT_HOST_own(...)       // settle.cc, logprobs.cc
+#define SBRT_HOST_own(...)       // defined in settle.cc and logprobs.cc
 #define SBRT_HOST_own_once(...)  // select.cc
 #define SBRT_OP(Struct, name, Args, host, device, reads, writes) \
   SBRT_HOST_##host(Struct, name, Args, device)

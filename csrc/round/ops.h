@@ -1,4 +1,5 @@
-// The ops of a round, as the host runs them. *_op.h hold their code, one source for every device.
+// The ops of a round, as the host runs them. The files *_op.h hold their code, which every device
+// shares.
 #pragma once
 
 #include "exec/exec.h"
@@ -10,7 +11,8 @@
 
 namespace sbrt {
 
-// Calls op(seat) for every seat that takes part. The members of the team share the seats.
+// Calls op(seat) for every seat that takes part in the round. The members of the team share the
+// seats.
 template <class Op>
 void for_seats(const Seats& seats, Worker worker, const Op& op) {
   for (int seat = worker.rank; seat < seats.count; seat += worker.size)

@@ -5,16 +5,16 @@
 
 namespace sbrt {
 
-// Working memory of `plan`, shared by its team. The place of a candidate is node * kCandidates +
-// rank.
+// Working memory of `plan`, which the members of its team share. The place of a candidate is node *
+// kCandidates + rank.
 struct PlanScratch {
-  uint64_t key[kSlots * kCandidates];  // keys of the candidates, by log probability
+  uint64_t key[kSlots * kCandidates];  // keys of the candidates; the score is the log probability
   uint64_t best[kMaxBranches];
-  float reach[kSlots];  // log probability that the node is accepted
+  float reach[kSlots];  // log probability that each node is accepted
 };
 
-// Returns the number of branches: k_max or, if adaptive, max(1, floor(k_max (1 - q))) with q of
-// `dist`.
+// Returns the number of branches to start. It is k_max or, if adaptive, max(1, floor(k_max (1 -
+// q))) with the q of `dist`.
 SBRT_ANY inline int branches_wanted(const Policy& policy, const Dist& dist) {
   if (dist.n == 0) return 0;
   int k = policy.branches;
@@ -27,7 +27,7 @@ SBRT_ANY inline int branches_wanted(const Policy& policy, const Dist& dist) {
 
 struct OutcomeGuess {
   int32_t node, token;
-  float score;  // log probability, by the draft's calibrated confidence
+  float score;  // log probability of the outcome, from the draft's calibrated confidence
 };
 
 SBRT_ANY inline void start_branch(Branch& branch, const OutcomeGuess& guess, bool in_place) {
@@ -41,7 +41,8 @@ SBRT_ANY inline void start_branch(Branch& branch, const OutcomeGuess& guess, boo
   branch.mask[0] = Mask::none().with(0);
 }
 
-// Returns, as bits, the candidates of `dist` that are already children of `node`.
+// Returns the set of the candidates of `dist` that are already children of `node`. Bit r stands for
+// the candidate with rank r.
 SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Dist& dist) {
   uint32_t found = 0;
   for (int i = node + 1; i <= chain.size; ++i) {
@@ -51,9 +52,9 @@ SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Dist& dist
   return found;
 }
 
-// Returns the log probability of a chain node, given that its parent is accepted. A looked-up token
-// may not be a candidate of the draft; then it counts as the least likely candidate. Under
-// rejection the result must not depend on a draw.
+// Returns the log probability that a chain node is accepted if its parent is. A looked-up token
+// that is no candidate of the draft counts as the least likely candidate. Under rejection the
+// result must not depend on a draw.
 SBRT_ANY inline float confidence(const Sequence& c, int node) {
   const Chain& chain = c.chain;
   const Dist& dist = c.chain_dist[chain.parent[node]];
@@ -66,8 +67,8 @@ SBRT_ANY inline float confidence(const Sequence& c, int node) {
   return c.policy.lookup ? most(own, drafted) : drafted;
 }
 
-// Rates the outcomes at all nodes: P(the node is accepted) x P(the next token is y). It leaves out
-// tokens that are children of the node already.
+// Rates the outcomes at all nodes: P(the node is accepted) x P(the next token is y). Leaves out
+// tokens that are already children of the node.
 template <class Team>
 SBRT_ANY void likely_outcomes(const Sequence& c, PlanScratch& s, Team team) {
   const Chain& chain = c.chain;
@@ -117,13 +118,14 @@ SBRT_ANY int plan_at_the_end(Sequence& c, int room, Team team) {
   return k;
 }
 
-// Writes the branch table and the rows of the first step.
+// Writes the branch table, and the rows of the burst's first step.
 template <class Team>
 SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
-  if (c.policy.gamma == 0) return;  // it only shares the round with sequences that have branches
-  // A branch must not go beyond the positions that the draft can process.
+  // This sequence has no branches, but shares the round with some that have.
+  if (c.policy.gamma == 0) return;
+  // True if a branch would need positions beyond the draft's context limit.
   const bool idle = !burst_fits(c, c.policy.gamma);
   const int room = least(kMaxBranches, args.max_rows);
   int k = 0;
@@ -147,17 +149,19 @@ SBRT_ANY inline int root_row(const RowList& rows) {
   return root;
 }
 
-// Postpones the catch-up of a draft, so that the target does not wait for it. The overlapped steps
-// catch up, or a later burst if there are none. A draft that lacks much catches up now.
+// Postpones the draft's catch-up, so that the target does not wait for it. The catch-up then
+// happens in the draft steps that overlap the target or, if there are none, in a later burst. But a
+// draft without such steps that lacks more than kMostLag tokens catches up now.
 SBRT_ANY inline void hold_back(Sequence& c, RowList& rows) {
   const bool waits = c.policy.gamma > 0 || c.head - c.draft_have <= kMostLag;
   rows.n = waits ? 0 : least(rows.n, root_row(rows) + 1);
   if (c.policy.gamma == 0) c.draft_idle = 0;
 }
 
-// Plans a serial burst. Its only branch is the certain one, which continues the root: this outcome
-// is known. The branch grows in the in-flight slots. The first step also processes the trunk tokens
-// that the draft lacks. For a sequence that needs no burst, the first step is its catch-up.
+// Plans a serial burst. It has only one branch, the certain branch, which continues the root: the
+// root is a known outcome. The branch grows in the in-flight slots. The first step also processes
+// the trunk tokens that the draft lacks. For a sequence that needs no burst, the first step is its
+// catch-up.
 SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
   Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
@@ -165,10 +169,10 @@ SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
   if (c.filled) hold_back(c, rows);
   if (!awaits_burst(c)) return;
   c.draft_idle = !serial_burst_fits(c) || !chain_fits(c);
-  c.chain.size = c.chain.depth = 0;  // the burst replaces looked-up nodes
+  c.chain.size = c.chain.depth = 0;  // the burst will replace nodes that came from look-ups
   if (c.draft_idle) rows.n = 0;
   const int root = root_row(rows);
-  if (root == rows.n) return;  // the draft lacks more of the trunk than there are rows
+  if (root == rows.n) return;  // the draft lacks more trunk tokens than a forward has rows
   rows.n = root + 1;
   start_branch(c.branches[0], {0, c.chain.token[0], 0}, true);
   c.branch_count = 1;

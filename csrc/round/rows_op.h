@@ -1,4 +1,4 @@
-// The rows of the next forward. Runs on every device.
+// Lists the rows of the next forward. Runs on every device.
 #pragma once
 
 #include "round/chain.h"
@@ -7,8 +7,8 @@
 
 namespace sbrt {
 
-// Returns the row of a trunk token that the lane has not processed. i: its distance from the list's
-// head.
+// Returns the row for a trunk token that the lane has not processed. i: distance of the token from
+// the head of the list of rows.
 SBRT_ANY inline Row trunk_row(const LaneSeat& args, int64_t position, int i) {
   const auto slot = static_cast<int32_t>(args.shape.slot(args.seat, position));
   const int32_t token = args.sequence->trunk[position];
@@ -16,7 +16,7 @@ SBRT_ANY inline Row trunk_row(const LaneSeat& args, int64_t position, int i) {
   return {position, token, slot, -1, -1, seat, Mask::upto(i + 1), Mask::none()};
 }
 
-// Returns the row of a chain node, in a list whose head is `lag` tokens before the root.
+// Returns the row for a chain node, in a list of rows whose head is `lag` tokens before the root.
 SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int lag) {
   const Sequence& c = *args.sequence;
   return {c.head + c.chain.level[node],
@@ -29,13 +29,13 @@ SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int lag) {
           Mask::none()};
 }
 
-// Returns the row for the draft: a token outside the draft's vocabulary becomes 0.
+// Returns `row` as the draft sees it: a token outside the draft's vocabulary becomes token 0.
 SBRT_ANY inline Row for_draft(const Sequence& c, Row row) {
   if (row.token >= c.draft_vocab) row.token = 0;
   return row;
 }
 
-// Returns the row with which the draft processes node `node` of a branch.
+// Returns the row in which the draft processes node number `node` of a branch.
 SBRT_ANY inline Row node_row(const LaneSeat& args, int branch, int node) {
   const Sequence& c = *args.sequence;
   const Branch& b = c.branches[branch];
@@ -50,8 +50,8 @@ SBRT_ANY inline Row node_row(const LaneSeat& args, int branch, int node) {
 }
 
 // Lists up to max_rows prompt tokens from position `have` on, and advances `have`. The last prompt
-// token is the root, which is not part of prefill. Masks cover only the in-flight slots; a forward
-// of more rows does not use masks.
+// token is the root, which prefill does not process. Masks cover only the in-flight slots, so a
+// forward of more rows does not use masks.
 template <class Team>
 SBRT_ANY void prompt_rows_op(const LaneSeat& args, int64_t& have, Team team) {
   const Sequence& c = *args.sequence;
@@ -80,20 +80,22 @@ SBRT_ANY void target_rows_op(const LaneSeat& args, Team team) {
   rows.n = c.chain.size + 1;
 }
 
-// Lists the tokens of trunk and chain that the draft has not processed. A draft without room gets
-// no rows any more: a serial one never gets room again, an overlapped one may after a miss.
+// Lists the tokens of trunk and chain that the draft has not processed. A draft whose context has
+// no room gets no rows. A serial draft never has room again, but an overlapped one may after a
+// miss.
 template <class Team>
 SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   const Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
-  // A draft can read at most as many tokens as there are slots in flight. It may lack more if seats
-  // share fewer rows, or if it did not read a chain that look-ups made long.
+  // A draft can process at most as many tokens as there are in-flight slots. It may lack more if
+  // seats share fewer rows. It may also lack more if it did not process a long chain of looked-up
+  // tokens.
   const bool is_near = c.head - c.draft_have + c.chain.size < kSlots;
   const bool fits = c.policy.gamma > 0 ? chain_fits(c) : serial_burst_fits(c);
   SBRT_CHECK_ANY(!fits || is_near || args.max_rows < kSlots || c.policy.lookup,
                  "draft lane: ", c.head - c.draft_have, " tokens behind the trunk");
   const bool follows = fits && is_near;
-  // While trunk tokens are fed, their positions are in flight, too.
+  // While trunk tokens are fed to the draft, their positions count as in flight, too.
   const int64_t head = least(c.draft_have, c.head);
   const int lag = static_cast<int>(least<int64_t>(c.head - head, kSlots));
   const Mask missing = Mask::of(~c.draft_nodes.bits());
@@ -111,10 +113,11 @@ SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   if (!follows) return;
   rows.head = head;
   const int all = lag + Mask::of(missing.bits() & Mask::upto(c.chain.size + 1).bits()).count();
-  rows.n = least(all, args.max_rows);  // ancestors come first; the rest waits
+  rows.n = least(all, args.max_rows);  // ancestors come first; other rows wait for a later forward
 }
 
-// Returns the most likely node that is not in `verified` but has its parent there; 0: none is left.
+// Returns the most likely node that is not in `verified` but whose parent is, or 0 if there is
+// none.
 SBRT_ANY inline int next_verified(const Sequence& c) {
   int best = 0;
   for (int i = 1; i <= c.chain.size; ++i)
@@ -124,10 +127,10 @@ SBRT_ANY inline int next_verified(const Sequence& c) {
   return best;
 }
 
-// Selects the nodes to verify, if all chains have more than args.most rows. Every root is verified,
-// then the most likely nodes of all sequences. The others count as not drafted. Under rejection a
-// chain stays whole, because tokens depend on the nodes that are tried: the host makes sure that it
-// fits.
+// Selects the nodes to verify, if the chains of all members together have more than args.most rows.
+// Every root is verified, then the most likely nodes of all sequences. The other nodes count as not
+// drafted. Under rejection a chain stays whole, because tokens depend on the nodes that are tried.
+// The host makes sure that it fits.
 SBRT_ANY inline void share_rows(const GatherArgs& args, Mask members) {
   const Seats& seats = args.seats;
   int all = 0, n = 0;
@@ -155,7 +158,8 @@ SBRT_ANY inline void share_rows(const GatherArgs& args, Mask members) {
   }
 }
 
-// Makes the batch of the lane's next forward: the rows of all seats that take part, seat by seat.
+// Makes the batch of the lane's next forward from the rows of all seats that take part, seat by
+// seat.
 template <class Team>
 SBRT_ANY void gather_op(const GatherArgs& args, Team team) {
   Batch& batch = *args.batch;

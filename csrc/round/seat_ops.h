@@ -1,8 +1,8 @@
 // Each op of op_table.inc that has a kernel, in one form for the host and for devices.
 //
-// `Memory`: working memory that the members of a team share. `run(args, at, memory, team)` does the
-// op for one seat (or one block of it), as one member of the team. An op for all seats together
-// does not read `at`.
+// Each op is a struct. `Memory` is the working memory that the members of a team share. `run(args,
+// at, memory, team)` runs the op for one seat (or for one block of it), as one member of the team.
+// An op for all seats together does not read `at`.
 #pragma once
 
 #include "round/crew.h"
@@ -15,7 +15,8 @@
 
 namespace sbrt {
 
-// The place of a team: a seat, and one of the seat's blocks.
+// The seat that a team works on and, if the seat has several blocks of threads, the number of the
+// team's block.
 struct At {
   int seat = 0, block = 0;
 };
@@ -149,7 +150,7 @@ struct AttachChain {
   template <class Team>
   SBRT_ANY static void run(const SelectArgs& args, At at, Memory& memory, Team team) {
     attach_chain_op(args.of(at.seat), memory, team);
-    show_host();  // the host reads the record
+    show_host();  // because the host reads the record
   }
 };
 
@@ -166,7 +167,7 @@ struct OutputLogprobRows {
   template <class Team>
   SBRT_ANY static void run(const LogprobArgs& args, At at, Memory& memory, Team team) {
     output_logprobs_op(args, at.seat, at.block, memory, team);
-    show_host();  // the host reads the entries
+    show_host();  // because the host reads the entries
   }
 };
 

@@ -31,7 +31,8 @@ void classify_one(const SelectArgs& args, int seat) {
 
 }  // namespace
 
-// One member does all seats, because rejection and the classifier have only one working memory.
+// Only one member of the team works, and it runs the op for all seats. Rejection and the classifier
+// have only one working memory.
 void select(const SelectArgs& args, Worker worker) {
   if (worker.rank == 0) for_seats(args.seats, {}, [&](int seat) { select_one(args, seat); });
 }

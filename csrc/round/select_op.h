@@ -1,4 +1,5 @@
-// Decides the outcome of a round and the next chain; no other code does. Runs on every device.
+// Decides the outcome of a round and the next chain. No other code decides them. Runs on every
+// device.
 #pragma once
 
 #include "ops/counts.h"
@@ -19,7 +20,9 @@ SBRT_ANY inline void walk(const Sequence& c, const Choice* choice, Outcome& out)
   for (;;) {
     const Choice& own = choice[verified_before(c, out.node)];
     out.error = own.error;
-    out.y = out.error ? 0 : own.token;  // any valid token: a round ahead may read it
+    // After an error y is any valid token, because the next round may already be in flight and read
+    // it.
+    out.y = out.error ? 0 : own.token;
     const int next = out.error ? 0 : child(c.chain, out.node, out.y);
     if (next == 0 || !c.verified.has(next)) return;
     out.node = next;
@@ -27,8 +30,8 @@ SBRT_ANY inline void walk(const Sequence& c, const Choice* choice, Outcome& out)
   }
 }
 
-// Returns the first branch for this outcome, or -1. A team shares the branches, because their
-// memory is not in a cache.
+// Returns the first branch that was prepared for this outcome, or -1. The members of the team share
+// the branches, because their memory is not in a cache.
 template <class Team>
 SBRT_ANY int find_branch(const Sequence& c, const Outcome& o, Team team) {
   uint64_t key = 0;
@@ -39,8 +42,8 @@ SBRT_ANY int find_branch(const Sequence& c, const Outcome& o, Team team) {
   return key == 0 ? -1 : static_cast<int>(place_of(key));
 }
 
-// Fits the exponent of the draft's confidence: one step up the gradient of the log-likelihood of
-// the target's tokens, at every node of the accepted path.
+// Improves the exponent that calibrates the draft's confidence. It makes one step up the gradient
+// of the log-likelihood of the target's tokens, at every node of the accepted path.
 SBRT_ANY inline void sharpen(Sequence& c) {
   constexpr float kRate = 0.05f, kLeast = 0.25f, kMost = 4.0f;
   const Outcome& o = c.outcome;
@@ -59,7 +62,8 @@ SBRT_ANY inline void sharpen(Sequence& c) {
   }
 }
 
-// Counts the new tokens of the trunk: the accepted ones and, unless its row failed, y.
+// Counts the new tokens of the trunk. These are the accepted tokens and y. y is left out if its row
+// failed.
 SBRT_ANY inline void count_committed(Sequence& c) {
   if (!c.shaping.penalises) return;
   const Outcome& o = c.outcome;
@@ -68,7 +72,7 @@ SBRT_ANY inline void count_committed(Sequence& c) {
     count_token(c.counts, c.trunk[first + i], true);
 }
 
-// After the walk: updates the trunk and the root.
+// Runs after the walk. Updates the trunk and the root.
 SBRT_ANY inline void commit_outcome(Sequence& c) {
   const Outcome& o = c.outcome;
   sharpen(c);
@@ -85,7 +89,7 @@ SBRT_ANY inline void commit_outcome(Sequence& c) {
   c.cut = Cut::confident;
 }
 
-// Runs after commit_outcome: stores the branch that was hit, or -1.
+// Runs after commit_outcome. Stores the branch that was hit, or -1.
 template <class Team>
 SBRT_ANY void adopt_branch(Sequence& c, Team team) {
   const int branch = find_branch(c, c.outcome, team);
@@ -93,7 +97,7 @@ SBRT_ANY void adopt_branch(Sequence& c, Team team) {
   if (team.rank == 0) c.outcome.branch = branch;
 }
 
-// Selects under the greedy and coupled rules. For `rejection` see select.cc.
+// Decides the outcome under the greedy and coupled rules. For `rejection` see select.cc.
 template <class Team>
 SBRT_ANY void select_op(const SelectSeat& args, Team team) {
   Sequence& c = *args.sequence;
@@ -106,12 +110,13 @@ SBRT_ANY void select_op(const SelectSeat& args, Team team) {
   adopt_branch(c, team);
 }
 
-// Returns how many of the n nodes, most likely first, to verify for the most tokens per time: (1 +
-// sum of the nodes' probabilities) / time of the round.
+// Returns how many of the n nodes, most likely first, to verify. The number gives the most tokens
+// per time: (1 + sum of the nodes' probabilities) / time of the round.
 SBRT_ANY inline int worth_their_rows(const Prices& prices, const Branch& branch,
                                      const uint64_t* sorted, int n) {
   float tokens = 1, best = tokens / prices.round[1];
-  const float given = branch.score[0];  // probabilities are relative, since the walk has come here
+  // Makes probabilities relative to the outcome, which the walk has reached.
+  const float given = branch.score[0];
   int worth = 0;
   for (int i = 0; i < n; ++i) {
     tokens += exp32(branch.score[place_of(sorted[i])] - given);
@@ -124,13 +129,14 @@ SBRT_ANY inline int worth_their_rows(const Prices& prices, const Branch& branch,
 // Working memory of `attach_chain`.
 struct SelectScratch {
   uint64_t key[kMaxTail], sorted[kMaxTail];
-  int drafted[kMaxBranches];  // number of drafted nodes of each branch
+  int drafted[kMaxBranches];  // [branches] number of drafted nodes
   JoinScratch join;
 };
 
-// Selects the nodes of a tail that are worth verifying. The draft must have been sure at their
-// parents, and they must fit the budget. If there are more than the policy allows, the most likely
-// are kept; with prices, those that pay. The distribution at the cut exists already.
+// Returns the set of the nodes of a tail that are worth verifying. The draft must have been sure at
+// their parents, and the nodes must not be deeper than `room`. If there are more nodes than the
+// policy allows, the most likely ones are kept. With prices, only those that are worth their rows
+// are kept.
 SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cut cut, int64_t room,
                                      SelectScratch& s) {
   int n = 0;
@@ -145,8 +151,8 @@ SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cu
   }
   const int wanted = most_drafted(c.policy);
   if (n <= wanted && !c.prices.known) return mask;
-  // A node is never more likely than its parent, which comes first among equals. So the nodes that
-  // are kept form a tree.
+  // A node is never more likely than its parent, and among equally likely nodes the parent comes
+  // first. So the nodes that are kept form a tree.
   best_first(Alone{}, s.key, n, n, s.sorted);
   int kept = least(n, wanted);
   if (c.prices.known) kept = worth_their_rows(c.prices, branch, s.sorted, kept);
@@ -154,7 +160,8 @@ SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cu
   return mask;
 }
 
-// Makes the next chain after the root y: the part of the tail that is worth verifying, or nothing.
+// Makes the next chain after the root y. It is the part of the tail that is worth verifying, or it
+// is empty.
 SBRT_ANY inline void attach_tail(Sequence& c, const Branch* branch, Cut cut, int64_t room,
                                  SelectScratch& s) {
   c.chain.size = c.chain.depth = 0;
@@ -172,24 +179,26 @@ SBRT_ANY inline void attach_tail(Sequence& c, const Branch* branch, Cut cut, int
   }
 }
 
-// Returns the most levels of the next chain. A chain of depth d commits up to d + 1 tokens.
+// Returns the largest depth that the next chain may have. A chain of depth d commits up to d + 1
+// tokens.
 SBRT_ANY inline int64_t room_below(const Sequence& c) {
   return most<int64_t>(0, c.limit - c.head - 2);
 }
 
-// After a miss, makes the chain without a draft: the tokens that followed the match in the trunk.
+// Makes the chain without a draft, after a miss. Its nodes are the tokens that followed the match
+// in the trunk.
 SBRT_ANY inline void attach_found(Sequence& c, int64_t after) {
   int32_t found[kMaxChain];
   const int want = static_cast<int>(within<int64_t>(c.policy.burst, 0, room_below(c)));
   const int n = after < 0 ? 0 : want;
   read_on(c.trunk, c.head + 1, after, n, found);
-  constexpr float kFound = -0.5f;  // log probability of each, a guess
+  constexpr float kFound = -0.5f;  // log probability of each looked-up token; a guess
   for (int i = 0; i < n; ++i) attach_node(c.chain, i, found[i], kFound * static_cast<float>(i + 1));
   c.chain.known = Mask::upto(n + 1).without(0);
 }
 
-// Returns the number of drafted nodes that are discarded: those that the last serial burst lost,
-// those of branches that were not adopted, and rejected siblings.
+// Returns the number of drafted nodes that are discarded. These are nodes that the last serial
+// burst lost, nodes of branches that were not adopted, and rejected siblings.
 SBRT_ANY inline uint32_t discarded(const Sequence& c, const SelectScratch& s, int siblings,
                                    int adopted) {
   int drafted = c.lost + siblings;
@@ -210,16 +219,16 @@ SBRT_ANY inline void put_record(const SelectSeat& args, int depth, uint32_t lost
     record.put(2 + i, args.round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
 }
 
-// After a miss: returns 1 if the looked-up tokens are good enough to be verified without a serial
-// burst.
+// Returns 1 after a miss if the looked-up tokens are good enough to be verified without a serial
+// burst. Otherwise returns 0.
 SBRT_ANY inline int is_filled(const Sequence& c) {
-  constexpr int kGood = 2;        // least tokens of the match
-  constexpr float kSure = 0.65f;  // least probability that its token is right
+  constexpr int kGood = 2;        // least number of tokens that the match must have
+  constexpr float kSure = 0.65f;  // least probability that the looked-up token must have
   if (!c.policy.lookup || c.chain.size == 0 || c.chain.match[0] < kGood) return 0;
   return chance_at(c, 0) >= kSure;
 }
 
-// After `select` and H-RAD: makes the next chain, then the record.
+// Runs after `select` and H-RAD. Makes the next chain, and then the record.
 template <class Team>
 SBRT_ANY void attach_chain_op(const SelectSeat& args, SelectScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
@@ -241,7 +250,7 @@ SBRT_ANY void attach_chain_op(const SelectSeat& args, SelectScratch& scratch, Te
   put_record(args, depth, lost);
 }
 
-// Makes the serial burst the chain, if the sequence needed one.
+// Makes the chain from the serial burst, if the sequence needed a burst.
 template <class Team>
 SBRT_ANY void attach_burst_op(Sequence& c, SelectScratch& scratch, Team team) {
   if (!awaits_burst(c)) return;

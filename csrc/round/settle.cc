@@ -7,13 +7,15 @@
 namespace sbrt {
 namespace {
 
-// The KV of a lane whose ring the host moves. The scores that rejection keeps move with it.
+// Moves the KV of a lane whose KV ring is on the host. The scores that rejection keeps move with
+// it.
 struct RingKv {
-  KvRing* ring;  // null: the lane's own ops move it
+  KvRing* ring;  // null: the lane's own ops move the KV
   int seat;
 
-  // Moves the accepted path to its positions, by ascending depth. A node's index is never below its
-  // depth, so no move overwrites a slot that a later one reads. On a path nothing moves.
+  // Moves the KV of the accepted path to the path's positions, in order of depth. A node's index is
+  // never below its depth. So no move overwrites a slot that a later move reads. If the chain is a
+  // path, nothing moves.
   void compact(const Sequence& c) const {
     if (!ring) return;
     const int64_t old_head = c.head - c.outcome.n - 1;
@@ -32,8 +34,8 @@ struct RingKv {
     std::copy_n(in_place ? s.in_place + j * size : s.tail(b, j), size, s.chain + i * size);
   }
 
-  // Debug: poisons in-flight slots except those of nodes in `kept`. A lane that lags the trunk has
-  // its in-flight slots from position `from` on.
+  // In a debug ring: fills in-flight slots with NaN, except those of nodes in `kept`. If the lane
+  // lags the trunk, its in-flight slots begin at position `from`.
   void drop(const Sequence& c, int64_t from, Mask kept) const {
     if (!ring || !ring->debug()) return;
     for (int64_t p = std::min(from, c.head); p < std::min(from, c.head) + kSlots; ++p)

@@ -1,5 +1,5 @@
-// The changes that `settle` makes to a sequence. Only `Kv` accesses the lane's KV: RingKv moves it,
-// NoKv leaves that to ops of the lane. Runs on every device.
+// The changes that `settle` makes to a sequence. Only the class `Kv` accesses the lane's KV. RingKv
+// moves the KV, and NoKv leaves that to the lane's own ops. Runs on every device.
 #pragma once
 
 #include "ops/counts.h"
@@ -7,7 +7,7 @@
 
 namespace sbrt {
 
-// For a lane whose own ops move its KV.
+// Does nothing. It is used for a lane whose own ops move its KV.
 struct NoKv {
   SBRT_ANY void compact(const Sequence&) const {}
   SBRT_ANY void move(const Sequence&, int, int, int) const {}
@@ -21,7 +21,7 @@ SBRT_ANY void settle_target_op(const LaneSeat& args, const Kv& kv) {
   kv.drop(*args.sequence, args.sequence->head, Mask::none());
 }
 
-// Advances draft_have over the part of the accepted path that the draft has processed.
+// Advances draft_have past those nodes of the accepted path that the draft has processed.
 SBRT_ANY inline void advance_trunk(Sequence& c) {
   const Outcome& o = c.outcome;
   if (c.draft_have == c.head - o.n - 1)
@@ -43,8 +43,9 @@ SBRT_ANY inline void follow_trunk_op(const LaneSeat& args) {
   }
 }
 
-// Moves the adopted tail after the head, each node to its place in the chain. The draft has not
-// processed the nodes that it drafted last. They stay missing, unless the cut dropped them.
+// Moves the KV of the adopted tail to the slots after the head, each node to its place in the
+// chain. The draft has not processed the nodes that it drafted last. They stay without KV, unless
+// the cut dropped them.
 template <class Team, class Kv>
 SBRT_ANY void move_tail(Sequence& c, int b, Team team, const Kv& kv) {
   const Branch& branch = c.branches[b];
@@ -75,8 +76,8 @@ SBRT_ANY void settle_draft_op(const LaneSeat& args, Team team, const Kv& kv) {
   missing_rows_op(args, team);
 }
 
-// The same after a serial burst, for a sequence that had one. A serial draft then has no work until
-// its next burst.
+// Moves the KV of a serial burst to the slots of the chain, for a sequence that had a burst. A
+// serial draft then has no work until its next burst.
 template <class Team, class Kv>
 SBRT_ANY void move_burst_op(const LaneSeat& args, Team team, const Kv& kv) {
   Sequence& c = *args.sequence;

@@ -1,4 +1,4 @@
-// The ops of a round as steps of graphs: each with its host function, its kernel and its effects.
+// The ops of a round as steps of graphs. Each step has a host function, a kernel and effects.
 #pragma once
 
 #include <string_view>
@@ -16,7 +16,7 @@ struct RoundStep {
   const char* name;
   void (*call)(const Args&, Worker);
   Effects effects;
-  bool once;  // on the host: one member of the team does it for all seats
+  bool once;  // true: on the host one member of the team does it for all seats
 };
 
 constexpr Effects effects_of(RoundOp op) {
@@ -41,7 +41,8 @@ constexpr Effects effects_of(RoundOp op) {
 using LaneStep = RoundStep<LaneArgs>;
 using P = Part;
 
-// Effects of the ops that lanes append themselves: moves, forwards and choices.
+// The effects of the ops that lanes append to graphs themselves: moves of KV, forwards and
+// sampling.
 inline constexpr Effects kMovesTarget{parts(P::outcome, P::target_kv), parts(P::target_kv)};
 inline constexpr Effects kMovesDraft{
     parts(P::outcome, P::chain, P::branches, P::draft_have, P::draft_kv), parts(P::draft_kv)};

@@ -1,5 +1,5 @@
-// Scratch memory of a lane: the batch of its next forward, and the results of sampling from the
-// batch's rows. The next forward overwrites both.
+// Scratch memory of a lane: the batch of its next forward, and the results of sampling from that
+// batch. The following forward overwrites both.
 #pragma once
 
 #include <cstdint>

@@ -14,7 +14,8 @@ static_assert(kMaxSeats <= kMostSeats, "a set of seats is one word");
 
 namespace {
 
-// The offset at which a part's fields begin. They end where those of the next Begin start.
+// The offset at which the fields of a part begin. They end where the fields of the next Begin
+// start.
 struct Begin {
   Part part;
   size_t at;

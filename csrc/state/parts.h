@@ -1,5 +1,5 @@
 // The parts of an engine's state. Ops declare the parts that they read and write. csrc/README.md
-// names their owners.
+// lists the parts' owners.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@ enum class Part : int32_t {
   trunk,         // tokens, hash and counts of the trunk
   outcome,       // head, outcome, cut, sharpness, hindsight
   chain,         // chain, source, lost and filled
-  target_rows,   // rows of one sequence
-  target_batch,  // rows of all sequences
+  target_rows,   // rows of one sequence for the target
+  target_batch,  // rows of all sequences for the target
   choice,
   target_have,
   draft_rows,
@@ -31,8 +31,8 @@ enum class Part : int32_t {
   features,
   target_kv,
   draft_kv,
-  // Rounds only read this KV, since they write after the prompt. If the ring wraps they overwrite
-  // it, but then no other seat copies it.
+  // The KV of prompts. Rounds only read it, because they write KV after the prompt. If the ring
+  // wraps, rounds overwrite it, but then no other seat copies it.
   target_prompt_kv,
   draft_prompt_kv,
   target_logits,
@@ -43,7 +43,7 @@ enum class Part : int32_t {
 constexpr int kParts = static_cast<int>(Part::draft_scores) + 1;
 static_assert(kParts <= kPartsOfMemory);
 
-const char* name_of(int part);  // part < kParts
+const char* name_of(int part);  // `part` must be below kParts
 
 // Returns true if every seat has its own copy of the part. All seats share the other parts.
 constexpr bool is_of_seat(Part part) {
@@ -76,21 +76,21 @@ constexpr Parts parts_of_seats() {
     if (is_of_seat(static_cast<Part>(part))) set.bits |= uint64_t{1} << part;
   return set;
 }
-// Returns a table: the names of the parts, those that every seat has, and those that no mail
-// copies. With two memories each lane appends to a trunk of its own. Such an engine refuses
+// Returns the names of the parts, the parts of which every seat has its own copy, and the parts
+// that no mail copies. With two memories each lane appends to its own trunk. Such an engine refuses
 // rejection and `auto`. So it keeps no draft scores, and its host does not read draft_have.
 constexpr PartTable part_table() {
   return {&name_of, parts_of_seats(), parts(Part::trunk, Part::draft_scores, Part::draft_have)};
 }
 
-// The writer of a part while its sequence is in flight, and its readers.
+// Says who writes a part and who reads it, while the part's sequence is in flight.
 enum class Owner {
-  host,     // the host writes it between rounds; both lanes read it
-  target,   // only the target lane writes and reads it
-  draft,    // only the draft lane writes and reads it
-  verdict,  // the target lane writes it; both lanes read it
-  offer,    // the draft lane writes it; both lanes read it
-  both,     // the lanes write it in turn
+  host,     // the host writes the part between rounds; both lanes read it
+  target,   // only the target lane writes and reads the part
+  draft,    // only the draft lane writes and reads the part
+  verdict,  // the target lane writes the part; both lanes read it
+  offer,    // the draft lane writes the part; both lanes read it
+  both,     // the lanes write the part in turn
 };
 
 constexpr Owner owner_of(Part part) {
@@ -122,7 +122,7 @@ constexpr Owner owner_of(Part part) {
   }
 }
 
-// Returns the parts that ops of a lane may read, and those that they may write.
+// Returns the parts that the ops of a lane may read, and the parts that they may write.
 constexpr Effects allowed_to(bool is_draft) {
   const Owner own = is_draft ? Owner::draft : Owner::target;
   const Owner shown = is_draft ? Owner::offer : Owner::verdict;
@@ -141,8 +141,8 @@ struct DraftScratch;
 struct Sequence;
 struct TargetScratch;
 
-// For Exec::watch: return where each part lies in an object. place: the memory that holds the
-// object, 0 or 1.
+// Return where each part lies in an object, for Exec::watch. place: number of the memory that holds
+// the object, 0 or 1.
 Watched watched(const Sequence* sequence, int seat, int place);
 Watched watched(const TargetScratch* scratch);
 Watched watched(const DraftScratch* scratch, int place);

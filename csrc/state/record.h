@@ -1,5 +1,5 @@
 // The record from which the host learns the result of a round. Each word contains the number of its
-// round, so the host can check that a word is valid, whatever memory it is in.
+// round. So the host can check that a word belongs to this round, in any kind of memory.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,15 @@
 namespace sbrt {
 
 // Word 0: depth | n << 8 | branches << 16 | hit << 24 | idle << 25 | no_mass << 26 | error << 28.
-// Word 1: discarded tokens | tokens of the trunk before the root that the draft lacks << 13.
+// Word 1: discarded tokens | number of trunk tokens before the root that the draft lacks << 13.
 // Words 2 .. 2 + n: the committed tokens, n accepted ones and y.
 constexpr uint32_t kDiscardedBits = 13;
-// Stands for this number or more.
+// The largest number of lacking tokens that word 1 can hold; it stands for this number or more.
 constexpr uint32_t kMostLacking = (1u << (32 - kDiscardedBits)) - 1;
 struct Record {
   uint64_t word[kRecordWords];
 
-  // Writes a word as a whole, because the host may be reading the memory at the same time.
+  // Writes a word with one store, because the host may be reading the memory at the same time.
   SBRT_ANY void put(int i, int64_t round, uint32_t value) {
     const uint64_t w = static_cast<uint64_t>(round) << 32 | value;
 #if defined(__CUDA_ARCH__)

@@ -1,4 +1,4 @@
-// A sequence: all state of one request from its first to its last round. The batch of a forward is
+// A sequence: all state of one request, from its first to its last round. The batch of a forward is
 // not part of it.
 #pragma once
 
@@ -12,161 +12,173 @@ namespace sbrt {
 
 // The draft's distribution at one node: its best candidates and their confidence.
 struct Dist {
-  int32_t n;                   // number of candidates
-  float q;                     // probability of the first candidate, under rejection the largest:
-                               // softmax of the raw logits at temperature 1
-  float entropy;               // entropy of that softmax, nats
-  int32_t token[kCandidates];  // first choices under the acceptance rule, best first
-  // Logarithm of each candidate's confidence, at most 0. Greedy: the candidate's probability in
-  // that softmax. Sampled: the softmax of the candidates' scores, noise included. Under rejection:
-  // the r-th largest probability, which does not depend on the draw.
+  int32_t n;  // number of candidates
+  // Probability of the first candidate or, under rejection, the largest probability. It is from the
+  // softmax of the raw logits at temperature 1.
+  float q;
+  float entropy;  // entropy of the same softmax, in nats
+  // Candidates, best first; under rejection in the order of their draws.
+  int32_t token[kCandidates];
+  // Logarithm of each candidate's confidence, at most 0. Greedy: the confidence is the probability
+  // in the softmax of the raw logits at temperature 1. Sampled: the softmax of the candidates'
+  // scores, noise included. Under rejection: the r-th largest probability, which does not depend on
+  // the draw.
   float lp[kCandidates];
 };
 
-// Rows of scores: logit / temperature, or -inf for an excluded token. Their softmax is the
-// distribution that tokens are sampled from. Under rejection `select` needs them, so they are kept
-// for every row that is verified or was drawn from. A draft's rows have the columns of its logits
-// (ops/columns.h); tokens without a column have probability 0.
+// Rows of scores. A score is logit / temperature, or -inf for an excluded token. The softmax of a
+// row is the distribution from which its token is sampled. Under rejection `select` needs the
+// scores. So they are kept for every row that is verified, and for every row that a candidate was
+// drawn from. A draft's rows have the columns of its logits (ops/columns.h). Tokens without a
+// column have probability 0.
 struct Scores {
   int32_t vocab;
   int32_t tail_slots;
-  int32_t columns;     // number of columns of a draft's row
-  const int32_t* ids;  // [columns] the token of a column; null: column i is token i
-  float* target;       // [kMaxRows, vocab] target's scores at the root and chain nodes
-  float* chain;        // [kSlots, columns] draft's scores at the root and chain nodes
-  float* in_place;     // [kMaxTail, columns] draft's scores at a certain branch's nodes
-  float* tails;        // [branches, tail_slots, columns] draft's scores at other nodes
+  int32_t columns;     // number of columns of a draft's row of scores
+  const int32_t* ids;  // [columns] token of each column; null: column i is token i
+  float* target;       // [kMaxRows, vocab] the target's scores at the root and the chain's nodes
+  float* chain;        // [kSlots, columns] the draft's scores at the root and the chain's nodes
+  float* in_place;     // [kMaxTail, columns] the draft's scores at the certain branch's nodes
+  // [branches, tail_slots, columns] the draft's scores at the nodes of other branches.
+  float* tails;
 
   SBRT_ANY float* tail(int branch, int node) const {
     return tails + (int64_t{branch} * tail_slots + node) * columns;
   }
 };
 
-// The chain is a tree: nodes 1 .. size descend from node 0, the root. parent[i] < i, so a node's
+// A tree of draft tokens. Nodes 1 .. size descend from node 0, the root. parent[i] < i, so a node's
 // ancestors come before it.
 struct Chain {
-  int32_t size;   // nodes after the root
+  int32_t size;   // number of nodes after the root
   int32_t depth;  // depth of the deepest node
-  Mask known;     // nodes from look-ups; the draft drew the others, siblings in that order
+  // Nodes that look-ups added; the draft drew the others (siblings in order of their draws).
+  Mask known;
   int32_t token[kSlots];
   int32_t parent[kSlots];
   int32_t level[kSlots];  // depth of a node; the root's is 0
   float score[kSlots];    // log probability that the node is accepted; at most the parent's
-  Mask mask[kSlots];      // the node, its ancestors and the root
-  int32_t next[kSlots];   // the token that a look-up found after the node; -1: none
-  int32_t match[kSlots];  // length of the match that gave next[i]
+  Mask mask[kSlots];      // [node] the node, its ancestors and the root, as bits
+  int32_t next[kSlots];   // [node] token that a look-up found after the node; -1: none
+  int32_t match[kSlots];  // [node] length of the match that gave next[node]
 };
 
-// Success of this sequence's look-ups, by kind of match: right / seen is the share that was right.
-// Older look-ups have less weight.
+// How well this sequence's look-ups did, for each kind of match. right / seen is the share of
+// look-ups that were right. Older look-ups have less weight.
 struct Hindsight {
   float right[kMatches];
   float seen[kMatches];
 };
 
 // A prepared continuation for the outcome (node, token). Node 0 of its tail is that token. The
-// other nodes descend from it, parent[j] < j.
+// other nodes descend from it, and parent[j] < j.
 struct Branch {
   int32_t node;
-  int32_t size;      // drafted tail nodes, without node 0
-  int32_t in_place;  // 1: the certain branch: it continues the root, in the in-flight slots
+  int32_t size;  // number of drafted nodes of the tail, without node 0
+  // 1: this is the certain branch, which continues the root in the in-flight slots.
+  int32_t in_place;
   int32_t token[kMaxTail];
   int32_t parent[kMaxTail];
-  int32_t level[kMaxTail];     // depth below node 0
-  int32_t tried[kMaxTail];     // number of candidates of dist[j] that are nodes already
-  int32_t has_dist[kMaxTail];  // 1: the draft has processed node j; its KV and dist exist
-  float score[kMaxTail];       // log probability that the node is accepted
-  Mask mask[kMaxTail];         // node j and its ancestors in the tail
-  Dist dist[kMaxTail];         // the draft's distribution AT node j
+  int32_t level[kMaxTail];  // [j] depth of node j; that of node 0 is 0
+  int32_t tried[kMaxTail];  // [j] number of candidates of dist[j] that are already nodes
+  // [j] 1: the draft has processed node j, so node j has KV and dist[j].
+  int32_t has_dist[kMaxTail];
+  float score[kMaxTail];  // [j] log probability that node j is accepted
+  Mask mask[kMaxTail];    // [j] node j and its ancestors in the tail, as bits
+  Dist dist[kMaxTail];    // [j] the draft's distribution for the token AFTER node j
 };
 
 struct Outcome {
   int32_t node;          // the last accepted node
-  int32_t n;             // depth of that node: number of accepted tokens
-  int32_t y;             // the target's own token after that node
-  int32_t branch;        // the prepared branch that was adopted, -1 after a miss
+  int32_t n;             // number of accepted tokens; this is also the depth of `node`
+  int32_t y;             // the target's own token after `node`
+  int32_t branch;        // index of the branch that was adopted; -1 after a miss
   int32_t error;         // RowError
-  int32_t path[kSlots];  // path[i]: the accepted node at depth i, path[0] = 0
+  int32_t path[kSlots];  // [depth] the accepted node at this depth; path[0] = 0
 };
 
-// Counts how often tokens occur in the trunk. Up to date only while shaping.penalises.
+// Counts how often tokens occur in the trunk. The counts are up to date only while
+// shaping.penalises is set.
 struct Counts {
-  int32_t n;        // distinct tokens of the trunk
-  int32_t* token;   // [vocab] those tokens, in order of first occurrence
-  int32_t* output;  // [vocab] how often the token occurs after the prompt
+  int32_t n;        // number of distinct tokens in the trunk
+  int32_t* token;   // [vocab] the distinct tokens, in order of first occurrence
+  int32_t* output;  // [vocab] number of times that the token occurs after the prompt
   uint8_t* seen;    // [vocab] 1: the token occurs in the trunk
 };
 
-constexpr uint8_t kUnknownRank = 0;  // 0 like fresh memory, most of which is then never touched
+// The value is 0, as in fresh memory. So most of the ranks' memory is never touched.
+constexpr uint8_t kUnknownRank = 0;
 
-// Says that the fields that follow belong to the part `name` (state/parts.h). tools/state_fields.py
-// reads this.
+// Says that the fields after it belong to the part `name` (state/parts.h). tools/state_fields.py
+// reads this macro.
 #define SBRT_PART(name)
 
-// All state of one request, in the memory of the backend that runs the ops. The host writes it
-// between sequences. With two memories each has a Sequence, and mail copies what one lane writes to
-// the other's memory (state/mail.h). csrc/README.md lists the writer of each part.
+// All state of one request, in memory that the ops can access. The host writes it between
+// sequences. With two memories, each memory has a Sequence. Then mails copy what one lane writes to
+// the other lane's memory (state/mail.h). csrc/README.md lists the writer of each part.
 struct Sequence {
   SBRT_PART(settings)
   Sampling sampling;
   Shaping shaping;
   Policy policy;
   Prices prices;
-  Scores scores;        // addresses; the lanes own the scores
-  int64_t limit;        // longest trunk of this sequence, tokens
-  int64_t draft_limit;  // longest trunk that the draft can process, tokens
-  int64_t draft_vocab;  // the draft can read ids below this; its head may have fewer
+  Scores scores;        // addresses of scores, which the lanes own
+  int64_t limit;        // length of the longest trunk of this sequence, in tokens
+  int64_t draft_limit;  // length of the longest trunk that the draft can process, in tokens
+  int64_t draft_vocab;  // the draft can read ids below this; its LM head may have fewer rows
   SBRT_PART(trunk)
   int32_t* trunk;       // [max_model_len] committed tokens
   uint64_t trunk_hash;  // hash of all trunk tokens
-  int64_t followed;     // length of the trunk in the draft's memory, if it has its own
+  int64_t followed;     // length of the trunk in the draft's own memory, if it has one
   Counts counts;
   SBRT_PART(outcome)
-  int32_t no_mass;  // 1: a residual of this round was empty (round/accept.h)
-  Cut cut;          // H-RAD's decision on the adopted tail
+  int32_t no_mass;  // 1: a residual in this round was empty (round/accept.h)
+  Cut cut;          // H-RAD's decision about the adopted tail
   int64_t head;     // position of the root
   Outcome outcome;
-  int32_t committed[kSlots];  // tokens that the outcome added to the trunk: those accepted, then y
-  float sharpness;            // exponent that calibrates confidence, fitted to outcomes
+  // The tokens that the outcome added to the trunk: accepted ones, then y.
+  int32_t committed[kSlots];
+  float sharpness;  // exponent that calibrates the draft's confidence, fitted to outcomes
   Hindsight hindsight;
   SBRT_PART(chain)
   Chain chain;
-  int32_t source[kSlots];  // node of the adopted tail that became chain node i; -1: none
-  int32_t lost;            // nodes of this round's serial burst that did not enter the chain
-  int32_t filled;          // 1: after a miss a look-up made the chain, and no burst is needed
+  int32_t source[kSlots];  // [node] node of the adopted tail that became this chain node; -1: none
+  // Number of nodes of this round's serial burst that did not enter the chain.
+  int32_t lost;
+  int32_t filled;  // 1: after a miss a look-up made the chain, so no burst is needed
   SBRT_PART(chain_dist)
-  Mask
-      draft_nodes;  // nodes of the chain, including the root, that have draft KV and a distribution
-  Dist chain_dist[kSlots];  // the draft's distribution at root and chain nodes
+  Mask draft_nodes;         // chain nodes (and the root) that have draft KV and a distribution
+  Dist chain_dist[kSlots];  // [node] the draft's distribution after the root and the chain's nodes
   SBRT_PART(branches)
-  int32_t step;  // steps of the burst so far
+  int32_t step;  // number of steps of the burst so far
   int32_t branch_count;
-  int32_t draft_idle;  // 1: past the draft's context limit, so nothing was planned
+  int32_t draft_idle;  // 1: nothing was planned, because the draft's context limit is reached
   Branch branches[kMaxBranches];
   SBRT_PART(target_rows)
-  RowList target_rows;  // root and chain, or a piece of the prompt
+  RowList target_rows;  // rows for the root and the chain, or for a prompt piece
   SBRT_PART(target_batch)
-  Mask verified;  // nodes of the chain with a row in the target's batch, including the root
+  Mask verified;  // nodes of the chain (and the root) that have a row in the target's batch
   SBRT_PART(target_have)
-  int64_t target_have;  // positions before this have target KV; prefill advances it
+  int64_t target_have;  // all positions before this one have target KV; prefill advances it
   SBRT_PART(draft_rows)
   RowList draft_rows;
   SBRT_PART(draft_have)
-  int64_t draft_have;      // positions of the trunk before this have draft KV
-  int32_t draft_compacts;  // 1: the last chain had draft KV, so its accepted path is compacted
+  int64_t draft_have;      // all trunk positions before this one have draft KV
+  int32_t draft_compacts;  // 1: the draft has KV of the last chain, so it moves the accepted path
   SBRT_PART(settings)
   // [max_model_len + kSlots] or null. For each token of the trunk: 1 + its rank in the draft's
-  // distribution before it; 1 + kCandidates if it is no candidate; kUnknownRank if that
-  // distribution was not kept.
+  // distribution for that position. If the token is no candidate: 1 + kCandidates. If the
+  // distribution was not kept: kUnknownRank.
   uint8_t* rank;
 };
 
-// Returns true if candidates are accepted at random. At temperature 0 they never are.
+// Returns true if candidates are accepted at random. At temperature 0 they never are, whatever the
+// policy says.
 SBRT_ANY inline bool is_rejection(const Sequence& s) {
   return s.policy.rejection && s.sampling.temperature > 0;
 }
 
-// Returns the index of a node's row among the seat's rows of the target's batch.
+// Returns the index of the row that verifies `node`, among the seat's rows in the target's batch.
 SBRT_ANY inline int verified_before(const Sequence& c, int node) {
   return Mask::of(c.verified.bits() & Mask::upto(node).bits()).count();
 }

@@ -1,21 +1,25 @@
-// Sizes of an engine's state.
+// Sizes of the parts of an engine's state.
 #pragma once
 
 namespace sbrt {
 
-constexpr int kMaxSeats = 64;      // sequences in one round: the bits of a word
-constexpr int kSlots = 64;         // in-flight slots of a ring, the root's included
-constexpr int kMaxChain = 63;      // nodes after the root
-constexpr int kMaxRows = 64;       // most rows of a target forward
-constexpr int kMaxStepRows = 512;  // most rows of a draft step: all branches and their alternatives
-constexpr int kMaxBranches = 64;   // branches of one round
-constexpr int kMaxTail = 64;       // slots of one branch: its own token, then its nodes
-constexpr int kCandidates = 16;    // candidates of a draft's distribution
-constexpr int kMostFound = 16;     // nodes that look-ups add to a drafted chain
-// Most trunk tokens that the draft may lack before it must process them.
+// Largest number of sequences in one round: one bit each in a 64-bit word.
+constexpr int kMaxSeats = 64;
+constexpr int kSlots = 64;     // number of in-flight slots of a ring, including the root's
+constexpr int kMaxChain = 63;  // largest number of nodes after the root
+constexpr int kMaxRows = 64;   // largest number of rows of a target forward
+// Largest number of rows of a draft step, which has rows of all branches.
+constexpr int kMaxStepRows = 512;
+constexpr int kMaxBranches = 64;  // largest number of branches of one round
+// Slots of one branch: node 0 (the outcome's token), then its nodes.
+constexpr int kMaxTail = 64;
+constexpr int kCandidates = 16;  // number of candidates in a distribution of the draft
+constexpr int kMostFound = 16;   // largest number of nodes that look-ups add to a drafted chain
+// The largest number of trunk tokens that the draft may lack before it must process them.
 constexpr int kMostLag = 8;
-constexpr int kMatches = 4;  // kinds of match, by length: 1, 2, 3, more tokens
-constexpr int kRecords = 8;  // rounds whose records and roll are kept, a small ring
+constexpr int kMatches = 4;  // kinds of match, by length: 1, 2, 3, or more tokens
+// Number of the last rounds whose records and roll are kept, in a ring buffer.
+constexpr int kRecords = 8;
 constexpr int kRecordWords = 2 + kSlots;
 
 }  // namespace sbrt

@@ -9,11 +9,15 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kFarthest = 512;  // most tokens before the head that are read
-constexpr double kThin = 16;        // weight of the last sequence's acceptance, in tokens
-constexpr int64_t kOfPrompt = 12;   // most ranks of prompt tokens that are used
-constexpr double kCarried = 12;     // most weight of rounds before the first output, in rounds
-constexpr double kFading = 0.985;   // factor of a look-up round's weight per later round
+// Ranks are read from at most this number of tokens before the head.
+constexpr int64_t kFarthest = 512;
+// The last sequence's acceptance rate counts as much as this number of tokens.
+constexpr double kThin = 16;
+constexpr int64_t kOfPrompt = 12;  // ranks of at most this number of prompt tokens are used
+// Rounds that were replayed on the prompt count at most as much as this number of rounds.
+constexpr double kCarried = 12;
+// Each later round multiplies the weight of a look-up round by this factor.
+constexpr double kFading = 0.985;
 
 }  // namespace
 
@@ -33,10 +37,10 @@ void PathReplay::read(const uint8_t* rank, int64_t head) {
     for (int at = 0; at < n_; ++rounds) {
       const int last = std::min(at + depth, n_);
       while (at < last && rank_[at] == 0) ++at;
-      ++at;  // a round also commits the target's own token
+      ++at;  // a round also commits the target's own token, so one more rank is used
     }
-    // Expected tokens of a round if tokens were accepted independently, at the weight of kThin
-    // tokens.
+    // Expected number of tokens of a round if each node were accepted independently. It enters the
+    // estimate with the weight of kThin tokens.
     const double apart = alpha < 1 ? (1 - std::pow(alpha, depth + 1)) / (1 - alpha) : depth + 1;
     tokens_[depth] = (n_ + kThin) / (rounds + kThin / apart);
   }
@@ -65,7 +69,7 @@ void LookupReplay::read(const int32_t* trunk, const TrunkIndex& index, int64_t h
     const int64_t seen = std::min<int64_t>(chain, head - root_);
     int n = 0;
     while (n < seen && found[n] == trunk[root_ + 1 + n]) ++n;
-    if (n == seen && n < chain) return;  // the round has not ended at `head`
+    if (n == seen && n < chain) return;  // the tokens of this round are not all committed yet
     if (root_ + n + 1 > head) return;
     rounds_ = rounds_ * kFading + 1;
     tokens_ = tokens_ * kFading + n + 1;

@@ -1,5 +1,5 @@
 // Replays chains on the committed tokens. So `auto` learns how well methods would have worked,
-// without any forward.
+// without running any forward.
 #pragma once
 
 #include <array>
@@ -11,29 +11,31 @@
 namespace sbrt {
 
 // Predicts rounds whose chain is a path of the draft's most probable tokens. A node of such a path
-// is accepted if the draft ranked the committed token first. So the ranks of the newest tokens tell
-// how many tokens a round commits, for any depth of the path.
+// is accepted if the committed token has rank 0 in the draft's distribution. So the ranks of the
+// newest tokens tell how many tokens a round commits, for any depth of the path.
 class PathReplay {
  public:
-  static constexpr int kWindow = 128;  // most ranks that are used, those of the newest tokens
-  static constexpr int kDepth = 16;    // deepest path
+  static constexpr int kWindow = 128;  // ranks of at most this number of the newest tokens are used
+  static constexpr int kDepth = 16;    // depth of the deepest path
 
-  // Begins a sequence whose root is at `head`, with the acceptance of the last sequence.
+  // Begins a sequence whose root is at `head`. The acceptance rate of the last sequence is the
+  // first guess.
   void begin(int64_t head) {
     first_ = acceptance_;
     first_output_ = head + 1;
   }
-  // Reads the known ranks of the tokens up to `head`; null: no rank is known. Lanes may write ranks
-  // meanwhile.
+  // Reads the known ranks of the tokens up to `head`. Null means that no rank is known. Lanes may
+  // write ranks meanwhile.
   void read(const uint8_t* rank, int64_t head);
-  // Expected tokens of a round whose path has `depth` nodes. The target's own token counts too.
+  // Returns the expected number of tokens that a round commits if its path has `depth` nodes, the
+  // target's own token included.
   double tokens(int depth) const { return tokens_[depth]; }
-  // Share of committed tokens that are among the draft's `n` most probable ones.
+  // Returns the share of committed tokens that were among the draft's `n` most probable tokens.
   double coverage(int n) const;
-  int evidence() const { return n_; }  // number of ranks that were read
+  int evidence() const { return n_; }  // number of ranks that the last read() found
 
  private:
-  std::array<uint8_t, kWindow> rank_{};  // oldest first
+  std::array<uint8_t, kWindow> rank_{};  // ranks, oldest first
   int n_ = 0;
   int64_t first_output_ = 0;  // position of the first token after the prompt
   double acceptance_ = 0.7, first_ = 0.7;
@@ -45,12 +47,12 @@ class LookupReplay {
  public:
   explicit LookupReplay(int gamma) : gamma_(gamma) {}
 
-  // Begins a sequence with its root at `head`.
+  // Begins a sequence whose root is at `head`.
   void begin(const int32_t* trunk, const TrunkIndex& index, int64_t head);
-  // Replays all rounds that have ended at `head`.
+  // Replays all rounds whose tokens are committed when the root is at `head`.
   void read(const int32_t* trunk, const TrunkIndex& index, int64_t head);
   double tokens() const { return rounds_ > 0 ? tokens_ / rounds_ : 1; }  // tokens per round
-  // Share of the rounds in which the look-up found a chain.
+  // Returns the share of the rounds in which the look-up found a chain.
   double share() const { return rounds_ > 0 ? chains_ / rounds_ : 0; }
 
  private:

@@ -9,22 +9,28 @@
 namespace sbrt {
 namespace {
 
-constexpr double kShare = 0.01;   // share of decoding time that trials may take
-constexpr double kStart = 16;     // allowance for trials at first, in rounds of plain decoding
-constexpr double kMost = 400;     // largest allowance, in rounds of plain decoding
-constexpr double kHope = 0.3;     // share by which an untried policy may exceed its forecast
-constexpr double kEnough = 12;    // rounds after which a policy counts as tried
-constexpr double kMargin = 1.02;  // a change must promise more than this factor
-constexpr double kFading = 0.95;  // factor of a round's weight in `recent` per later round
-constexpr double kForecastWeight = 12;  // weight of a forecast next to `recent`, in rounds
-constexpr int kTrial = 6;               // rounds of a trial
-constexpr int kStay = 4;                // rounds between two comparisons of policies
-constexpr int kAloneStay = 12;          // the same while the policy does not draft
-constexpr int64_t kStale = 512;         // rounds after which the target's pace is measured again
-constexpr double kRepriced = 0.1;       // relative change of a rate that changes prices of nodes
-constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // least and most of look_after_, in tokens
+constexpr double kShare = 0.01;  // share of decoding time that trials may take
+// Allowance for trials at the start; the unit is the time of one round of plain decoding.
+constexpr double kStart = 16;
+constexpr double kMost = 400;     // largest allowance for trials, in the same unit
+constexpr double kHope = 0.3;     // an untried policy may exceed its forecast by this share
+constexpr double kEnough = 12;    // a policy counts as tried after this number of rounds
+constexpr double kMargin = 1.02;  // another policy must be better by more than this factor
+// Each later round multiplies the weight of a round in `recent` by this factor.
+constexpr double kFading = 0.95;
+// Weight of a forecast against `recent`, as a number of rounds.
+constexpr double kForecastWeight = 12;
+constexpr int kTrial = 6;       // number of rounds of a trial
+constexpr int kStay = 4;        // number of rounds between two comparisons of policies
+constexpr int kAloneStay = 12;  // the same number while the policy does not draft
+// The target's pace is measured again after this number of rounds.
+constexpr int64_t kStale = 512;
+// A larger relative change of the rate changes the prices of nodes.
+constexpr double kRepriced = 0.1;
+constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // bounds of look_after_, in tokens
 
-// Returns the most tokens of a look-up under this policy; 0 without look-ups.
+// Returns the largest number of tokens that a look-up under this policy can find, or 0 if it has no
+// look-ups.
 int looked_up(const Policy& p) {
   if (p.on_miss == kLookup) return p.burst;
   return p.lookup ? kMostFound / 2 : 0;
@@ -54,16 +60,17 @@ Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t lo
   allowance_ = kStart * plain_ns();
 }
 
-// Rows of a forward, `most` at most, if each sequence with the same policy has `rows` rows.
+// Returns the number of rows of a forward, `most` at most. Each of the `alike_` sequences has
+// `rows` rows, and each of the `others_` has one.
 int Tuner::shared(int rows, int most) const { return std::min(alike_ * rows + others_, most); }
 
-// Time in ns of a round without a draft.
+// Returns the time in ns of a round without a draft.
 double Tuner::alone_ns(int rows) const {
   const int all = shared(rows, kMaxRows);
   return pace_.of(all) * static_cast<double>(costs_.alone.target[all] + costs_.round);
 }
 
-// Time in ns of a draft step. Sequences with other policies have no rows in it.
+// Returns the time in ns of a draft step. Sequences with other policies have no rows in that step.
 double Tuner::draft_ns(const LaneCosts& costs, int rows) const {
   return static_cast<double>(costs.draft[std::min(alike_ * rows, kCostRows)]);
 }
@@ -85,13 +92,15 @@ void Tuner::begin(const Sequence& c) {
   look_after_ = std::max(kFirstLook, look_after_ / 2);
 }
 
-// Time in ns of a serial burst of `depth` steps. The first step has one or two rows, for new tokens
-// of the last round. Each other step has a row for every node that it extends.
+// Returns the time in ns of a serial burst of `depth` steps. The first step has one or two rows:
+// the last round's tokens that the draft has not processed. Each other step has a row for every
+// node that it extends.
 double Tuner::burst_ns(const Policy& p, int depth) const {
   return draft_ns(costs_.alone, 2) + (depth - 1.0) * draft_ns(costs_.alone, p.burst_width);
 }
 
-// Forecast for a serial round that drafts a path of `depth` nodes, or a tree of about that depth.
+// Returns the forecast for a serial round that drafts a path of `depth` nodes, or a tree of about
+// that depth.
 Yield Tuner::serial_forecast(const Policy& p, int depth) const {
   const int rows = 1 + std::min(p.nodes, p.burst_width > 1 ? depth + depth / 2 : depth);
   const auto target = static_cast<double>(costs_.alone.target[shared(rows, kMaxRows)] +
@@ -106,13 +115,15 @@ int Tuner::best_depth(const Policy& p) const {
   return best;
 }
 
-// Share of rounds whose outcome is among the branches, if branches are spread evenly over nodes.
+// Returns the predicted share of hits, if the branches are spread evenly over the nodes of the
+// chain.
 double Tuner::foreseen(const Policy& p) const {
   const int depth = std::min(p.gamma, PathReplay::kDepth);
   return path_.coverage(1 + std::max(1, p.branches / (depth + 1)));
 }
 
-// In a tree the draft's second choices also count. After a miss the next chain is short or empty.
+// Returns the forecast for rounds in which the draft runs during the target's forward. A tree is
+// also credited with the draft's second choices. After a miss the next chain is short or empty.
 Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const Policy& p = arm.policy;
   const int depth = std::min(p.gamma, PathReplay::kDepth);
@@ -129,8 +140,8 @@ Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const double after = p.on_miss == kLookup ? played(arm).tokens() : path_.tokens(burst);
   const auto more = static_cast<double>(costs_.overhead(false, true));
   const auto turns = static_cast<double>(burst > 0 ? costs_.turns : 0);
-  // There is a serial burst only if all sequences missed. Otherwise a sequence that missed verifies
-  // only its root.
+  // All sequences share the serial burst, which runs only if all of them missed. If one did not, a
+  // sequence that missed verifies only its root.
   const double bursts = burst > 0 ? std::pow(1 - ready, alike_ - 1) : 1;
   const double missed = bursts * after + (1 - bursts);
   return {ready * hit + (1 - ready) * missed,
@@ -150,17 +161,17 @@ Yield Tuner::forecast(const Arm& arm) const {
   return arm.policy.lookup ? joined(arm, drafted) : drafted;
 }
 
-// Look-ups in a drafted chain yield about half of what they yield alone, because the draft predicts
-// the rest, too.
+// Returns the forecast of a drafted round whose chain also gets look-ups. They yield about half of
+// what look-ups yield alone, because the draft itself predicts the other half.
 Yield Tuner::joined(const Arm& arm, const Yield& drafted) const {
-  constexpr double kOwn = 0.5;  // a guess, like kRows; measured rounds correct the forecasts
-  constexpr int kRows = 4;      // rows that look-ups add to a chain
+  constexpr double kOwn = 0.5;  // a guess, as kRows is; measured rounds correct the forecasts
+  constexpr int kRows = 4;      // assumed number of rows that look-ups add to a chain
   const LookupReplay& alone = played(arm);
   return {drafted.tokens + kOwn * (alone.tokens() - 1),
           drafted.ns + alone.share() * (alone_ns(1 + kRows) - alone_ns(1))};
 }
 
-// Returns true if a policy could not beat plain decoding even if every token were accepted.
+// Returns true if the policy could not beat plain decoding even if every token were accepted.
 bool Tuner::is_hopeless(const Arm& arm) const {
   if (arm.kind < ArmKind::serial) return false;
   const bool serial = arm.kind == ArmKind::serial;
@@ -175,8 +186,8 @@ bool Tuner::is_hopeless(const Arm& arm) const {
   return true;
 }
 
-// Returns the tokens per ns that a policy should reach. more_ns: time added to every round. For a
-// policy that does not draft, the replay has given the tokens, so its measured rounds do not count.
+// Returns the tokens per ns that a policy should reach. more_ns: time added to every round. A
+// policy that does not draft gets its tokens from the replay, so its measured rounds are not used.
 double Tuner::expected_rate(const Arm& arm, double more_ns) const {
   const Yield ahead = forecast(arm);
   if (arm.kind < ArmKind::serial) return ahead.rate();
@@ -191,7 +202,7 @@ double Tuner::catch_up_ns(int64_t lag) const {
   return pieces * static_cast<double>(costs_.alone.draft[rows]);
 }
 
-// Corrects the forecast of the policy that ran by its measured rounds.
+// Uses the measured rounds of the policy that ran to correct its forecast.
 void Tuner::learn() {
   constexpr double kWeight = 3, kSlow = 0.04, kQuick = 0.5, kLeast = 0.2, kLimit = 5;
   Arm& arm = arms_[running_];
@@ -202,8 +213,9 @@ void Tuner::learn() {
   fit = std::clamp(fit * std::pow(miss, rate), kLeast, kLimit);
 }
 
-// Returns the policy with the best rate. So that small differences change nothing, the running
-// policy counts kMargin better than its rate, and a policy that drafts kMargin worse.
+// Returns the policy with the best rate. Small differences should not change the policy. So the
+// rate of the running policy is multiplied by kMargin. The rate of a policy that drafts is divided
+// by kMargin.
 int Tuner::best_of(bool in_reach) const {
   const auto claim = [this](int i) {
     const bool dear = arms_[i].kind >= ArmKind::serial;
@@ -223,7 +235,8 @@ void Tuner::look(const Sequence& c, int64_t head) {
   for (size_t i = 0; i < arms_.size(); ++i)
     if (looked_up(arms_[i].policy) > 0) lookups_[i].read(c.trunk, index_, head);
   learn();
-  // A draft must first read the tokens that it lacks. Their cost is spread over the next rounds.
+  // A draft must first process the tokens that it lacks. The time for that is spread over the next
+  // rounds.
   constexpr double kRounds = 12;
   const double missed = idle ? catch_up_ns(head - c.draft_have) / kRounds : 0;
   for (Arm& arm : arms_) arm.rate = expected_rate(arm, arm.kind < ArmKind::serial ? 0 : missed);
@@ -245,8 +258,8 @@ int Tuner::best_alone() const {
   return best;
 }
 
-// Returns a policy that might be the best but has too few measured rounds, or -1. The fewer rounds
-// a policy has, the more it may exceed its forecast.
+// Returns the index of a policy that might be the best but has too few measured rounds, or -1 if
+// there is none. The fewer rounds a policy has, the more it may exceed its forecast.
 int Tuner::worth_trying(int best, bool in_reach) const {
   const auto paid = [this](const Arm& arm) {
     return kTrial * forecast(arm).ns * 0.5 <= allowance_;
@@ -264,7 +277,8 @@ int Tuner::worth_trying(int best, bool in_reach) const {
   return found;
 }
 
-// The results of rounds that more or fewer sequences shared do not apply any more.
+// Sets the number of sequences that share rounds. If it changes, the measured rounds no longer
+// apply and are dropped.
 void Tuner::share(int alike, int others) {
   if (alike == alike_ && others == others_) return;
   alike_ = alike;
@@ -305,9 +319,10 @@ bool Tuner::stays(const Sequence& c, int64_t head) {
   return !leaves_;
 }
 
-// Sets the prices by which a draft grows trees: the time of a round by its rows, and the least
-// probability at which a node is worth its time. A node's time is that of its row in a draft step
-// and in the verification, in which the expected rate would give `least` tokens.
+// Sets the prices by which a draft grows trees. They are the time of a round by its number of rows,
+// and the least probability at which a node is worth its time. A node costs the time of one row in
+// a draft step and in the verification. The node must add as many tokens as the expected rate gives
+// in that time.
 void Tuner::price(Sequence& c) {
   const Arm& arm = arms_[running_];
   priced_ = arm.rate;
@@ -350,7 +365,7 @@ void Tuner::saw(const Brought& round) {
   arm.recent.tokens = arm.recent.tokens * kFading + got;
   arm.recent.ns = arm.recent.ns * kFading + took;
   arm.weight = arm.weight * kFading + 1;
-  // Observations of other policies fade.
+  // Each round lets the observations of other policies fade.
   for (Arm& other : arms_) {
     other.known[dist_] *= 1 - kFade * got;
     if (&other != &arm) other.fit[dist_] = std::pow(other.fit[dist_], 1 - kFade * got);

@@ -1,12 +1,12 @@
 // `auto`: selects the policy of the next rounds by expected tokens per time.
 //
-// It predicts a policy's tokens per round from the recent past: how many committed tokens the
-// draft's most probable tokens, or a look-up, would have predicted (backtest.h). It predicts the
-// time of a round from the measured times of forwards and the machine's present pace (pace.h). For
-// policies that draft, measured rounds correct both forecasts. A policy that might be the best is
-// tried for a few rounds. Trials may take a fixed share of all decoding time. The choice of a
-// policy changes no token. This is host code: it computes while a round is in flight, and changes
-// policies between rounds.
+// It predicts a policy's tokens per round from the recent past. The signal is how many committed
+// tokens the draft's most probable tokens, or a look-up, would have predicted (backtest.h). It
+// predicts the time of a round from the measured times of forwards and the present speed of the
+// machine (pace.h). For policies that draft, measured rounds correct both forecasts. A policy that
+// might be the best is tried for a few rounds. Trials may take a fixed share of all decoding time.
+// The choice of a policy changes no token. This is host code: it computes while a round is in
+// flight, and changes policies between rounds.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@
 
 namespace sbrt {
 
-// The kind of rounds that a policy has.
+// The kinds of policy, by how a round gets its chain.
 enum class ArmKind { plain, lookup, serial, overlapped };
 
 ArmKind kind_of(const Policy& policy);
@@ -27,19 +27,20 @@ ArmKind kind_of(const Policy& policy);
 // Measured results of a round.
 struct Brought {
   int64_t tokens = 0;
-  int64_t ns = 0;       // time that the round took; 0: unknown
-  int rows = 1;         // rows of the round's verification, over all sequences
-  bool steady = false;  // the round was enqueued before the previous round had ended
-  bool hit = false;     // the round's outcome was among the branches
+  int64_t ns = 0;       // duration of the round; 0: unknown
+  int rows = 1;         // verified rows of the round, over all sequences
+  bool steady = false;  // true: the round was enqueued before the previous round had ended
+  bool hit = false;     // true: the round's outcome was among the branches
 };
 
-// Tokens and ns: those expected in one round, or the sums of several rounds.
+// A number of tokens and a time in ns. They are the expected values of one round, or the sums of
+// several rounds.
 struct Yield {
   double tokens = 0, ns = 0;
   double rate() const { return ns > 0 ? tokens / ns : 0; }
 };
 
-// The number of hits, relative to the predicted number.
+// Measures the number of hits divided by the predicted number of hits.
 class Readiness {
  public:
   double fit() const { return (hits_ + kPrior * kWeight) / (foreseen_ + kWeight); }
@@ -50,8 +51,8 @@ class Readiness {
   }
 
  private:
-  static constexpr double kPrior = 0.8;  // ratio that is assumed at first
-  static constexpr double kWeight = 12;  // weight of that assumption, in rounds
+  static constexpr double kPrior = 0.8;  // assumed hits / predicted hits at the start
+  static constexpr double kWeight = 12;  // weight of this assumption, as a number of rounds
 
   double hits_ = 0, foreseen_ = 0;
 };
@@ -61,46 +62,50 @@ class Tuner {
   struct Arm {
     Policy policy;
     ArmKind kind = ArmKind::plain;
-    bool hopeless = false;     // no faster than plain decoding even if every token were accepted
-    double fit[2] = {1, 1};    // measured rate / predicted rate: greedy, sampled
-    double known[2] = {0, 0};  // number of rounds that `fit` is based on; old ones fade
-    Yield recent;              // yield in this sequence; the newest rounds have most weight
-    double weight = 0;         // rounds in `recent`
-    double rate = 0;           // tokens per ns, expected at the last comparison
-    int64_t rounds = 0;        // rounds of this sequence under this policy
+    // True: no faster than plain decoding, even if every token were accepted.
+    bool hopeless = false;
+    double fit[2] = {1, 1};  // [0: greedy, 1: sampled] measured rate / predicted rate
+    // Weight of the rounds that `fit` is based on, as a number of rounds; old ones fade.
+    double known[2] = {0, 0};
+    // Tokens and time in this sequence; the newest rounds have most weight.
+    Yield recent;
+    double weight = 0;   // weight of the rounds in `recent`
+    double rate = 0;     // expected tokens per ns, at the last comparison
+    int64_t rounds = 0;  // number of rounds of this sequence under this policy
   };
 
-  // policies: the candidates, plain decoding first. costs: times of forwards in ns. Neither changes
-  // later. longest: tokens of the longest trunk.
+  // policies: the candidates, plain decoding first. costs: times of forwards in ns. Both stay
+  // unchanged later. longest: length of the longest trunk, in tokens.
   Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t longest);
 
   // Begins a sequence whose prompt is in the trunk.
   void begin(const Sequence& c);
-  // True if some policy that is not hopeless needs the draft.
+  // Returns true if at least one policy that is not hopeless needs the draft.
   bool drafts() const { return drafts_; }
 
-  // Sets the number of sequences that share rounds from now on. `alike` have the same policy as
-  // this one, itself included, and `others` have one row each.
+  // Sets the number of sequences that share rounds from now on. `alike` is the number of sequences
+  // with the same policy, including this one. Each of the `others` has one row.
   void share(int alike, int others);
-  // For shared rounds. look() predicts each policy's rate and stores it in Arm::rate. follow() sets
-  // the policy of the next rounds.
+  // These two functions are for shared rounds. look() predicts each policy's rate and stores it in
+  // Arm::rate. follow() sets the policy of the next rounds.
   void look(const Sequence& c, int64_t head);
   void follow(Sequence& c, int arm);
-  // Called before a round, with none in flight: sets the policy and the prices of nodes.
+  // Sets the policy and the prices of nodes. Called before a round, with none in flight.
   void next(Sequence& c);
   // Called instead of next() while a round is in flight whose root is at `head`. Returns true if
-  // another round may be enqueued with the same policy. If it returns false, it does so until the
-  // caller has called next().
+  // another round may be enqueued with the same policy. After it has returned false, it returns
+  // false until the caller has called next().
   bool stays(const Sequence& c, int64_t head);
-  // Reports a round of the policy that next() set last.
+  // Reports the result of a round under the policy that next() set last.
   void saw(const Brought& round);
-  // True if the draft should read the tokens up to `head` that it lacks. Their ranks tell how well
-  // policies that draft would work. looked() reports that it has done so in `ns`.
+  // Returns true if the draft should process the tokens up to `head` that it lacks. Their ranks
+  // tell how well policies that draft would work. The caller then calls looked() with the time that
+  // this took, in ns.
   bool wants_to_look(const Sequence& c, int64_t head) const;
   void looked(int64_t ns);
 
   const std::vector<Arm>& arms() const { return arms_; }
-  // True if the policy may run. in_reach: the draft's context has room for the next rounds.
+  // Returns true if the policy may run. in_reach: the draft's context has room for the next rounds.
   static bool may_run(const Arm& arm, bool in_reach) {
     return !arm.hopeless && (arm.kind < ArmKind::serial || in_reach);
   }
@@ -134,21 +139,23 @@ class Tuner {
   Readiness ready_;
   TrunkIndex index_;
   PathReplay path_;
-  std::vector<LookupReplay> lookups_;  // one for each arm
+  std::vector<LookupReplay> lookups_;  // one for each policy
   bool drafts_ = false;
   int alike_ = 1, others_ = 0;  // as given to share()
-  int running_ = 0;             // policy that the last next() set
-  int current_ = 0;             // policy that the next call of next() will set
-  int stay_ = 0;                // rounds until the next comparison
-  double priced_ = 0;           // rate for which the prices of nodes were set
-  bool trying_ = false;         // the next round reported to saw() belongs to a trial
-  bool tries_ = false;          // the rounds after that one belong to a trial
-  bool leaves_ = false;         // stays() has returned false
-  bool has_news_ = true;        // the draft has new distributions
-  int dist_ = 0;                // 0: greedy, 1: sampled, which takes longer
-  double allowance_ = 0;        // ns that trials may still cost
-  // While no policy drafts, the draft lacks tokens. At this number of tokens it reads them, so that
-  // it can be rated. The number doubles each time, until a policy that drafts runs.
+  int running_ = 0;             // index of the policy that the last call of next() set
+  int current_ = 0;             // index of the policy that the next call of next() will set
+  int stay_ = 0;                // number of rounds until the next comparison
+  double priced_ = 0;           // the expected rate for which the prices of nodes were set
+  bool trying_ = false;         // true: the next round reported to saw() belongs to a trial
+  bool tries_ = false;          // true: the rounds after the next one belong to a trial
+  bool leaves_ = false;         // true: stays() has returned false
+  bool has_news_ = true;        // true: the draft has computed new distributions
+  // Index into `fit` and `known`; 0: greedy, 1: sampled, which takes longer.
+  int dist_ = 0;
+  double allowance_ = 0;  // time in ns that trials may still cost
+  // While no policy drafts, the draft lacks tokens. Once it lacks this number of tokens, it
+  // processes them. Then their ranks show how good the draft is. The number doubles each time,
+  // until a policy that drafts runs.
   int64_t look_after_ = 0;
 };
 

@@ -1,5 +1,5 @@
-// Wakes the host when an event is reached or a time limit is over. An atomic cannot be waited for
-// with a time limit.
+// Wakes the host when an event is reached or a time limit is over. A wait on an atomic cannot have
+// a time limit, so this uses a condition variable.
 #pragma once
 
 #include <atomic>
@@ -14,21 +14,22 @@ namespace sbrt {
 
 class Bell {
  public:
-  // Called after an event's value was stored. The stream and the host each store, and then load
-  // what the other stores, all sequentially consistent. So at least one of them sees the other's
-  // store.
+  // Called after an event's value was stored. The stream stores the value and then loads
+  // `awaited_`. The host stores `awaited_` and then loads the value. All four accesses are
+  // sequentially consistent, so at least one side sees the other's store.
   void ring(const Event& event) {
     if (awaited_.load(std::memory_order_seq_cst) != &event) return;
     {
       const std::lock_guard lock(mutex_);
-    }  // now the host either sleeps, or will load the value again
+    }  // from here on the host either sleeps, or will load the value again
     rung_.notify_all();
   }
 
-  // Called by the host thread only. Returns true once event >= value, or false if Trace::now()
-  // reaches `until` first.
+  // Waits for an event. Called by the host thread only. Returns true once event >= value, or false
+  // if Trace::now() reaches `until` first.
   bool wait(Event& event, int64_t value, int64_t until) {
-    // Spin first, because waking a sleeping host costs a lane about ten microseconds per round.
+    // The host spins first, because waking a sleeping host costs a lane about ten microseconds per
+    // round.
     for (int spin = 0; spin < kSpins + kYields; ++spin) {
       if (event.reached() >= value) return true;
       if (spin < kSpins)

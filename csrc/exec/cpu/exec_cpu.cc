@@ -1,4 +1,4 @@
-// The cpu backend: a stream is a worker thread with a team of cores, an event is a counter.
+// The cpu backend. A stream is a worker thread with a team of threads. An event is a counter.
 #include <array>
 #include <thread>
 
@@ -16,7 +16,8 @@ namespace {
 
 class CpuStream final : public CommandStream {
  public:
-  // The first stream takes cores from the front of the list of usable cores, others from the back.
+  // `first`: this stream takes cores from the front of the list of usable cores. Other streams take
+  // cores from the back.
   CpuStream(int threads, bool first, bool has_ranges, Failure& failure, Bell& bell)
       : failure_(failure),
         bell_(bell),
@@ -89,7 +90,7 @@ class CpuStream final : public CommandStream {
   std::array<Command, kDepth> queue_;
   alignas(64) std::atomic<uint32_t> pushed_{0};
   alignas(64) std::atomic<uint32_t> done_{0};
-  std::thread thread_;  // the last member, because the thread uses all others
+  std::thread thread_;  // declared last, because the thread uses all other members
 };
 
 class CpuExec final : public Exec {

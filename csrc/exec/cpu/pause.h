@@ -1,5 +1,5 @@
-// Waits for an atomic: by a short spin first, because a round is shorter than a wake-up, and then
-// in the kernel.
+// Waits for an atomic. The thread first spins for a short time, because a round is shorter than a
+// wake-up. Then it sleeps in the kernel.
 #pragma once
 
 #include <atomic>
@@ -19,12 +19,13 @@ inline void cpu_relax() {
 #endif
 }
 
-constexpr int kSpins = 400;    // about ten microseconds
-constexpr int kYields = 1000;  // about a hundred microseconds if no other thread wants the core
+constexpr int kSpins = 400;  // this number of spins takes about ten microseconds
+// This number of yields takes about 0.1 ms if no other thread wants the core.
+constexpr int kYields = 1000;
 
-// Stores a value and wakes the waiters. The store is sequentially consistent, because notify_all()
-// looks for waiters with a plain load. If that load ran before the store, a waiter that has just
-// read the old value would sleep for ever.
+// Stores a value and wakes the threads that wait for it. The store is sequentially consistent,
+// because notify_all() looks for waiting threads with a plain load. If that load ran before the
+// store, a thread that has just read the old value would sleep for ever.
 template <class T>
 void publish(std::atomic<T>& a, T value) {
   a.store(value, std::memory_order_seq_cst);
@@ -32,8 +33,8 @@ void publish(std::atomic<T>& a, T value) {
 }
 
 // Waits until done(value) is true for the loaded value (acquire), and returns that value. yields:
-// how often to yield the core before sleeping. Yielding pays if the thread that will store is known
-// to be working.
+// number of times to yield the core before sleeping. Yielding pays if the thread that will store
+// the value is known to be working.
 template <class T, class Done>
 T wait_until(const std::atomic<T>& a, Done done, int yields = 0) {
   T value = a.load(std::memory_order_acquire);

@@ -12,7 +12,7 @@ namespace sbrt {
 
 void set_float_environment() {
 #if defined(__x86_64__)
-  _mm_setcsr(0x1f80);  // round to nearest, denormals kept, exceptions masked
+  _mm_setcsr(0x1f80);  // sets round to nearest, denormals kept, exceptions masked
 #endif
 }
 
@@ -50,8 +50,8 @@ void Team::run(const Graph& graph, int width) {
   if (width > 1) {
     graph_ = &graph;
     take_along(width);
-    // The width is part of the job's word. Only members of the job read its other fields, and the
-    // job cannot end without them. So no thread reads the fields of another job.
+    // The job's word contains the width. Only the members of the job read the job's other fields,
+    // and the job cannot end without them. So no thread reads the fields of another job.
     ++serial_;
     publish(job_, serial_ << kWidthBits | static_cast<uint32_t>(width));
   }
@@ -82,8 +82,8 @@ void Team::work(const Graph& graph, int rank, int width, uint32_t job) {
       }
     }
     meet(rank, width);
-    // If an op throws, all members end the graph at that op. The second meeting makes sure that all
-    // have seen the mark before the next job can change it.
+    // If an op throws, all members stop at that op. The second meeting makes sure that all members
+    // have read failed_at_ before the next job can change it.
     if (width > 1 && has_failed(job, i)) [[unlikely]] {
       meet(rank, width);
       return;
@@ -98,15 +98,15 @@ void Team::mark_failed(uint32_t job, int op) {
   }
 }
 
-// Returns true if `op` or an earlier op threw in this job. A slow member may call this when a later
-// op, or an op of the next job, has already failed.
+// Returns true if `op` or an earlier op threw in this job. A slow member may call this after a
+// later op of the job, or an op of the next job, has failed.
 bool Team::has_failed(uint32_t job, int op) const {
   const uint64_t at = failed_at_.load(std::memory_order_relaxed);
   return at >> 32 == job && static_cast<uint32_t>(at) <= static_cast<uint32_t>(op);
 }
 
-// Sets the arrival counts of members that sat out jobs to the count of the others. No member of the
-// last job still writes its count.
+// Some members did not take part in the last jobs. Sets their arrival counts to the count of the
+// others. No member of the last job still writes its count.
 void Team::take_along(int width) {
   const uint32_t met = members_[0].arrived.load(std::memory_order_relaxed);
   for (int rank = 1; rank < width; ++rank) {
@@ -120,7 +120,7 @@ void Team::meet(int rank, int width) {
   if (width == 1) return;
   const uint32_t mine = members_[rank].arrived.load(std::memory_order_relaxed) + 1;
   publish(members_[rank].arrived, mine);
-  // Another member may already be one meeting ahead.
+  // Counts are compared with >=, because another member may already be one meeting ahead.
   const auto there = [mine](uint32_t arrived) { return static_cast<int32_t>(arrived - mine) >= 0; };
   for (int other = 0; other < width; ++other)
     if (other != rank) wait_until(members_[other].arrived, there, kYields);

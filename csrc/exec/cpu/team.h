@@ -1,5 +1,5 @@
-// A team of threads that runs one graph at a time. The caller is rank 0; helper threads are the
-// other ranks.
+// A team of threads that runs one graph at a time. The calling thread is rank 0, and helper threads
+// are the other ranks.
 #pragma once
 
 #include <atomic>
@@ -13,20 +13,20 @@ namespace sbrt {
 
 class Team {
  public:
-  // Member `rank` goes to core first_core + rank * step of the cores that the process may use,
-  // modulo their number.
+  // Puts member `rank` on core number first_core + rank * step of the cores that the process may
+  // use, modulo their number.
   Team(int threads, int first_core, int step, Failure& failure);
   ~Team();
   Team(const Team&) = delete;
 
-  // Runs `graph` with `width` members and returns when all of them are done. The first exception of
-  // an op is kept in Failure.
+  // Runs `graph` with `width` members, and returns when all of them are done. Failure keeps the
+  // first exception of an op.
   void run(const Graph& graph, int width);
 
  private:
   static constexpr int kWidthBits = 12;
   static constexpr uint32_t kSerials = (1u << (32 - kWidthBits)) - 1;
-  static constexpr uint32_t kStop = 0xffffffffu;  // no width that run() allows gives this value
+  static constexpr uint32_t kStop = 0xffffffffu;  // no job has this value, whatever its width
 
   void help(int rank);
   void work(const Graph& graph, int rank, int width, uint32_t job);
@@ -35,8 +35,8 @@ class Team {
   void take_along(int width);
   void meet(int rank, int width);
 
-  // Number of meetings at which a member has arrived. Each count has its own cache line, so that a
-  // meeting of two members takes only two transfers of a line.
+  // The number of meetings (barriers) at which a member has arrived. Each count has its own cache
+  // line, so that a meeting of two members takes only two transfers of a line.
   struct alignas(64) Member {
     std::atomic<uint32_t> arrived{0};
   };
@@ -46,18 +46,19 @@ class Team {
   std::vector<std::thread> helpers_;
   const Graph* graph_ = nullptr;
   uint32_t serial_ = 0;
-  std::atomic<uint64_t> failed_at_{~uint64_t{0}};  // job's serial << 32 | first op that threw
+  // Serial number of the job << 32 | first op that threw.
+  std::atomic<uint64_t> failed_at_{~uint64_t{0}};
   alignas(64) std::atomic<uint32_t> job_{0};
 };
 
-// Sets the floating-point state of the calling thread to that of all threads that compute. A thread
-// could inherit another state.
+// Sets the floating-point mode (rounding, denormals) of the calling thread to that of all threads
+// that compute. A new thread could inherit another mode.
 void set_float_environment();
 
-// Moves the calling thread, a member of a team of `threads`, to a core. The thread is pinned there
-// if the team covers all cores that the process may use. Otherwise the system may move the thread
-// again. Without the move, a member would wake on its waker's core, and share that core for
-// milliseconds while another core is idle.
+// Moves the calling thread to a core. The thread is a member of a team of `threads`. The thread is
+// pinned there if the team covers all cores that the process may use. Otherwise the system may move
+// the thread again. Without the move, a member would wake on the core of the thread that wakes it.
+// Both would share that core for milliseconds while another core is idle.
 void place_on_core(int core, int threads);
 
 }  // namespace sbrt

@@ -1,6 +1,6 @@
-// Every call of the CUDA runtime goes through `checked`, which turns an error into a sentence with
-// the call's name and place. OnDevice selects a device for its own lifetime, and then restores the
-// previous device.
+// Every call of the CUDA runtime goes through `checked`. It turns an error into a message with the
+// name and the place of the call. OnDevice selects a device for its own lifetime, and then restores
+// the previous device.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -22,12 +22,12 @@ inline void checked(cudaError_t error, const char* call,
                     const std::source_location& at = std::source_location::current()) {
   if (error == cudaSuccess) [[likely]]
     return;
-  static_cast<void>(cudaGetLastError());  // clears it, so that no other caller finds it
+  static_cast<void>(cudaGetLastError());  // clears the error, so that no later CUDA call reports it
   throw Error(sentence(file_of(at), ":", at.line(), " ", call, ": ", cudaGetErrorString(error)));
 }
 
-// Returns true if a queried operation is done. "Not ready" is no error. It is cleared, so that no
-// other caller finds it.
+// Returns true if a queried operation is done. The result "not ready" is no error. It is cleared,
+// so that no later CUDA call reports it.
 inline bool is_done(cudaError_t state, const char* call,
                     const std::source_location& at = std::source_location::current()) {
   if (state == cudaErrorNotReady) {
@@ -44,8 +44,8 @@ class OnDevice {
     checked(cudaGetDevice(&before_), "cudaGetDevice");
     if (before_ != device_) checked(cudaSetDevice(device_), "cudaSetDevice");
   }
-  // For destructors. If the process is ending or is a fork, there is no context any more and
-  // nothing to free: then is_there() is false.
+  // For destructors. If the process is ending or is a fork, there is no CUDA context any more and
+  // nothing to free. Then is_there() is false.
   OnDevice(int device, std::nothrow_t)
       : device_(device),
         is_there_(cudaGetDevice(&before_) == cudaSuccess && cudaSetDevice(device) == cudaSuccess) {}

@@ -7,7 +7,7 @@
 namespace sbrt {
 namespace {
 
-// Owns the description of a graph, and destroys it even if an exception is thrown.
+// Owns a cudaGraph_t, and destroys it even if an exception is thrown.
 struct Description {
   cudaGraph_t graph = nullptr;
 
@@ -16,7 +16,7 @@ struct Description {
   Description(const Description&) = delete;
 };
 
-// A cudaGraph whose nodes run one after another, as those of a Graph do.
+// A cudaGraph whose nodes run one after another, in the order of a Graph's nodes.
 class List {
  public:
   void add_kernel(const Graph::Node& node);
@@ -44,7 +44,7 @@ void List::add_kernel(const Graph::Node& node) {
   last_ = made;
 }
 
-// Adds a copy of the captured graph that is picked now.
+// Adds a copy of the captured graph that a launch would pick now.
 void List::add_captured(const Captured& captured) {
   cudaGraphNode_t made = nullptr;
   const auto child = static_cast<cudaGraph_t>(captured.graphs[captured.picked()]);

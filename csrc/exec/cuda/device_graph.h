@@ -1,6 +1,6 @@
-// A Graph on a device: several cudaGraphs, which are made once and launched one after another, any
-// number of times. Consecutive kernels share one cudaGraph. A captured node has one for each of its
-// captured graphs.
+// A Graph on a device. It consists of several cudaGraphs, which are made once and can be launched
+// any number of times, one after another. Consecutive kernels share one cudaGraph. A captured node
+// has one cudaGraph for each of its captured graphs.
 #pragma once
 
 #include <memory>
@@ -19,21 +19,23 @@ struct DestroyGraph {
 };
 using MadeGraph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
 
-// Returns all of `graph` as one cudaGraph, with the captured graphs that are picked now.
+// Returns one cudaGraph with all nodes of `graph`. It contains the captured graphs that a launch
+// would pick now.
 MadeGraph fused_graph(const Graph& graph, cudaStream_t stream);
 
 class DeviceGraph {
  public:
   // Instantiates and uploads the cudaGraphs on the current device. Throws InvalidInput for an op
-  // without a kernel.
-  // With SBRT_GRAPH_DOT=FOLDER each cudaGraph is also written to FOLDER/NAME-NUMBER.dot.
+  // without a kernel. If the environment has SBRT_GRAPH_DOT=FOLDER, each cudaGraph is also written
+  // to FOLDER/NAME-NUMBER.dot.
   DeviceGraph(const Graph& graph, cudaStream_t stream);
 
   void launch(cudaStream_t stream) const;
 
  private:
   struct Part {
-    const Captured* captured = nullptr;  // null: `made` has one graph, of kernels
+    // Null: the part consists of kernels, and `made` has one graph.
+    const Captured* captured = nullptr;
     std::vector<MadeGraph> made;
   };
   void add_kernels(const Graph& graph, size_t first, size_t last, cudaStream_t stream);

@@ -1,10 +1,11 @@
 // The cuda backend. A stream is a cudaStream_t. An event is a cudaEvent_t, with a word of pinned
-// memory that the host reads. A graph is a cudaGraphExec_t. Each memory belongs to one device; mail
-// is a copy between devices.
+// memory that the host reads. A graph is a cudaGraphExec_t. Each memory belongs to one device. A
+// mail is a copy between devices.
 //
 // In CUDA a stream cannot wait for an event that is not recorded yet. But in a round the target's
-// stream waits for a burst that is enqueued later. So each stream keeps a queue on the host.
-// Commands from such a wait on are handed over to CUDA as soon as the record has been handed over.
+// stream waits for a burst that is enqueued later. So each stream keeps a queue on the host. A wait
+// for such an event, and all later commands, stay in that queue. They are handed over to CUDA as
+// soon as the event's record has been handed over.
 #include "core/check.h"
 #if defined(SBRT_WITH_CUDA) && SBRT_WITH_CUDA
 #include <cuda_profiler_api.h>
@@ -33,12 +34,12 @@ struct Place {
   explicit Place(int on) : device(on) {}
 
   int device;
-  cudaStream_t copies = nullptr;       // stream for copies from the host
-  std::unique_ptr<DeviceClock> clock;  // exists only while a trace is kept
+  cudaStream_t copies = nullptr;       // the stream for copies from the host
+  std::unique_ptr<DeviceClock> clock;  // the device's clock; exists only while a trace is kept
 };
 
 // State that the streams of an engine share. The first error is kept for ever, because a device
-// that has failed runs nothing more.
+// that has failed runs nothing any more.
 struct World {
   std::vector<Place> places;
   std::vector<CudaStream*> streams;
@@ -50,12 +51,13 @@ struct World {
   }
 };
 
-// State that the backend keeps for an Event.
+// The state that the cuda backend keeps for an Event.
 struct EventBody {
-  cudaEvent_t event = nullptr;  // belongs to the device that records it
-  Block word;                   // an int64 in pinned memory, which every device can access
-  int64_t enqueued = 0;         // the last value whose record was handed over
-  Patience patience;            // one per event, because rounds and prompt pieces differ in time
+  cudaEvent_t event = nullptr;  // belongs to the device whose streams record it
+  Block word;                   // an int64 in pinned memory, which all devices can access
+  int64_t enqueued = 0;         // the last value whose record was handed over to CUDA
+  // One per event, because rounds and prompt pieces take different times.
+  Patience patience;
 
   explicit EventBody(int device) : word(pinned_block(sizeof(int64_t), device)) {}
   ~EventBody() {
@@ -63,7 +65,8 @@ struct EventBody {
   }
   EventBody(const EventBody&) = delete;
 
-  // The current device must be that of `stream`, the same in every call.
+  // Records the event on `stream`, whose device must be the current one. Each call must use the
+  // same device.
   void record(cudaStream_t stream) {
     if (!event)
       checked(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
@@ -94,7 +97,7 @@ class CudaStream final : public CommandStream {
     world_.streams.push_back(this);
   }
 
-  // Lets enqueued work run to its end before anything that it uses is freed.
+  // Waits for the enqueued work to end before anything that it uses is freed.
   ~CudaStream() override {
     std::erase(world_.streams, this);
     const OnDevice here(device_, std::nothrow);
@@ -125,13 +128,14 @@ class CudaStream final : public CommandStream {
   bool is_fused(const Graph& graph) const override { return fused_.find(graph) != nullptr; }
   int fused() const override { return fused_.size(); }
 
-  // Hands over as many commands as possible to CUDA. Returns true if there were any.
+  // Hands over as many commands as possible to CUDA. Returns true if it handed over at least one.
   bool advance() {
     const OnDevice here(device_);
     return queue_.advance([this](const Command& command) { return hand_over(command); });
   }
 
-  // Starts to note times if the stream's device has a clock, else stops. Nothing may be in flight.
+  // Starts to note times if the stream's device has a clock. Otherwise stops. Nothing may be in
+  // flight.
   void keep_times() {
     const OnDevice here(device_);
     collect();
@@ -151,7 +155,7 @@ class CudaStream final : public CommandStream {
     }
   }
 
-  // Throws the device's error, if there is one.
+  // Throws an Error if the device has failed.
   void look() const {
     const OnDevice here(device_);
     static_cast<void>(is_done(cudaStreamQuery(stream_), "cudaStreamQuery"));
@@ -183,8 +187,9 @@ class CudaStream final : public CommandStream {
     return true;
   }
 
-  // Returns false if the wait must stay on the host. In the trace such a wait begins when the
-  // stream gets to it.
+  // Makes the stream wait for the event. Returns false if the event's record is not handed over
+  // yet, so that the wait must stay in the host's queue. In the trace a wait begins when the stream
+  // gets to it.
   bool wait_for(Event& event, int64_t value) {
     begin_slice();
     const EventBody& body = body_of(event, world_.device());
@@ -196,7 +201,7 @@ class CudaStream final : public CommandStream {
     return true;
   }
 
-  // Records the event, which wakes other streams, and then wakes the host.
+  // Records the event, which wakes other streams. Then wakes the host.
   void put_record(Event& event, int64_t value) {
     EventBody& body = body_of(event, world_.device());
     body.record(stream_);
@@ -250,7 +255,7 @@ class CudaStream final : public CommandStream {
   FusedGraphs<MadeGraph> fused_;
   CommandQueue<> queue_;
   Trace trace_{1};
-  std::unique_ptr<Timings> timings_;  // exists only while a trace is kept
+  std::unique_ptr<Timings> timings_;  // times of commands; exists only while a trace is kept
 };
 
 class CudaExec final : public Exec {
@@ -270,7 +275,7 @@ class CudaExec final : public Exec {
   }
 
   bool reach(Event& event, int64_t value, int64_t until) override {
-    collect();  // reads times of earlier rounds while this round runs
+    collect();  // reads the times of earlier rounds while this round runs
     if (event.reached() >= value) return true;
     Patience& patience = patience_of(event);
     patience.begin(until);
@@ -286,7 +291,7 @@ class CudaExec final : public Exec {
   void rethrow() override {
     if (world_.failure) std::rethrow_exception(world_.failure);
   }
-  void forget() override {}  // an error of a device is kept, because the device cannot recover
+  void forget() override {}  // a device cannot recover from an error, so its error is kept
 
   Capabilities can() const override { return capabilities_of(Backend::cuda); }
   void copy_over(const Block& block, size_t begin, size_t bytes) override {
@@ -298,11 +303,13 @@ class CudaExec final : public Exec {
             "cudaMemcpyAsync");
     checked(cudaStreamSynchronize(place.copies), "cudaStreamSynchronize");
     collect();
-    if (place.clock) place.clock->set(place.copies);  // again, because the two clocks drift apart
+    // Set again, because the device's clock and the host's clock drift apart.
+    if (place.clock) place.clock->set(place.copies);
   }
 
   void keep_trace(bool is_on) override {
-    std::vector<std::unique_ptr<DeviceClock>> old;  // streams still use the old clocks
+    // Kept until the end of this function, because streams still use the old clocks.
+    std::vector<std::unique_ptr<DeviceClock>> old;
     for (Place& place : world_.places) {
       const OnDevice here(place.device);
       old.push_back(std::move(place.clock));
@@ -336,8 +343,8 @@ class CudaExec final : public Exec {
   }
 
  private:
-  // Lets a device access the memory of another device, if it can. If not, CUDA copies through the
-  // host.
+  // Lets `device` access the memory of device `other`, if it can. If it cannot, CUDA copies through
+  // the host.
   static void reach_directly(int device, int other) {
     int can = 0;
     checked(cudaDeviceCanAccessPeer(&can, device, other), "cudaDeviceCanAccessPeer");
@@ -371,8 +378,8 @@ class CudaExec final : public Exec {
   World world_;
 };
 
-// Returns the reason why `device` cannot be used, or null if it can. closely: also tests for code,
-// which creates a context on the device.
+// Returns the reason why `device` cannot be used, or null if it can be used. closely: also checks
+// that this build has code for the device, which creates a context there.
 const char* trouble_with(int device, bool closely) {
   int count = 0, before = 0;
   cudaError_t error = cudaGetDeviceCount(&count);

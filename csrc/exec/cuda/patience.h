@@ -1,4 +1,4 @@
-// How the host waits for one event of a device.
+// Lets the host wait for one event of a device.
 #pragma once
 
 #include <time.h>
@@ -15,9 +15,9 @@ inline void nap(int64_t ns) {
   nanosleep(&span, nullptr);
 }
 
-// The host first sleeps for three quarters of its shortest recent wait. Then it polls until such a
-// wait should be over. After that it takes short naps. Call begin() only for an event that is not
-// reached yet, because begin() sleeps.
+// The host first sleeps for three quarters of its shortest recent wait for this event. Then it
+// polls until the wait should be over. After that it sleeps for short times and polls in between.
+// Call begin() only for an event that is not reached yet, because begin() sleeps.
 class Patience {
  public:
   void begin(int64_t until) {
@@ -26,8 +26,8 @@ class Patience {
     const int64_t sleep = std::min(least_ - least_ / 4, until - begun_);
     if (least_ > kShort && sleep > 0) nap(sleep);
   }
-  // Called each time the event was not reached. Returns true from time to time: then the caller
-  // should check for errors.
+  // Called each time a poll has found the event not reached. From time to time it returns true.
+  // Then the caller should check for errors.
   bool wait() {
     if (Trace::now() - begun_ < least_ + least_ / 4 + kShort) return false;
     nap(kNap);

@@ -7,11 +7,11 @@
 
 namespace sbrt {
 
-// Enqueues *word = value after all earlier work of the stream. When the host sees the value, it
-// also sees everything that was written before.
+// Enqueues the write *word = value after all earlier work of the stream. When the host reads the
+// value, it also sees everything that was written before.
 cudaError_t publish_on(cudaStream_t stream, int64_t* word, int64_t value);
 
-// Returns cudaSuccess if this binary has code for the current device, else the error.
+// Returns cudaSuccess if this binary has code for the current device, and the CUDA error otherwise.
 cudaError_t has_code();
 
 }  // namespace sbrt

@@ -9,18 +9,20 @@
 namespace sbrt {
 namespace {
 
-// Enough for two rounds of the longest bursts. If more commands are in flight, as when forwards are
-// measured, those without a free slice are left out of the trace.
+// The number of commands in flight that can be timed. This is enough for two rounds of the longest
+// bursts. While forwards are measured, more commands may be in flight. Then the trace lacks those
+// without a free slice.
 constexpr size_t kSlices = 512;
 
-// CUDA gives an elapsed time as a float of milliseconds. Its resolution is 61 ns after one second.
-// So once this time is over, read() replaces the known event by a newer one.
+// In milliseconds. CUDA gives an elapsed time as a float of milliseconds, whose resolution is 61 ns
+// after one second. So after this time read() replaces the known event by a newer one.
 constexpr float kFar = 1000;
 
 }  // namespace
 
-// The fastest try is the most exact. The device is assumed to pass the event in the middle of a
-// try; the error is at most half of its duration.
+// Records the known event several times, and keeps the try that took the shortest time, because it
+// is the most exact. The device is assumed to pass the event in the middle of a try. So the error
+// is at most half of the time of a try.
 void DeviceClock::set(cudaStream_t idle) {
   constexpr int kTries = 5;
   int64_t least = std::numeric_limits<int64_t>::max();

@@ -1,6 +1,6 @@
-// Measures when a stream's commands ran on the device, by timed events around each. All events are
-// created when the trace starts. The host reads an event after the device has passed it, so nothing
-// waits for an event.
+// Measures when a stream's commands ran on the device, with a timed event before and after each
+// command. All events are created when the trace starts. The host reads an event after the device
+// has passed it, so nothing waits for an event.
 #pragma once
 
 #include <cstdint>
@@ -32,11 +32,12 @@ class TimedEvent {
   cudaEvent_t event_ = nullptr;
 };
 
-// Converts times of the device to ns of Trace::now(), by an event whose time is known on both
-// clocks.
+// Converts times of the device to ns on the clock of Trace::now(). It uses an event whose time is
+// known on both clocks (the known event).
 class DeviceClock {
  public:
-  // Records the known event again, and waits for it. idle: a stream with nothing enqueued.
+  // Records the known event again, and waits until the device has passed it. idle: a stream with
+  // nothing enqueued.
   void set(cudaStream_t idle);
   // Returns the time at which the device passed `event`. The clock may keep this event, and put
   // another one in its place.
@@ -51,10 +52,10 @@ class Timings {
  public:
   Timings(DeviceClock& clock, Trace& trace);
 
-  // Called before and after a command. A second begin() in a row has no effect.
+  // Call begin() before a command, and end() after it. A second begin() in a row has no effect.
   void begin(cudaStream_t stream);
   void end(cudaStream_t stream, const char* name, bool is_wait);
-  // Moves finished commands into the trace, in order.
+  // Moves the times of finished commands into the trace, in order.
   void collect();
 
  private:
@@ -68,7 +69,7 @@ class Timings {
   Trace& trace_;
   std::vector<Slice> slices_;
   uint64_t ended_ = 0, collected_ = 0;
-  bool is_open_ = false;  // begin() was called, but not end()
+  bool is_open_ = false;  // begin() was called, but end() was not yet
 };
 
 }  // namespace sbrt

@@ -1,14 +1,14 @@
-// The sim backend: everything runs on the host's thread, in an order that the events allow.
+// The sim backend. Everything runs on the host's thread, in an order that the events allow.
 //
-// In virtual time every stream has a clock. A launch advances the clock by its cost. A record
-// stamps the event with the clock's time. A wait advances the clock to the event's stamp. No
+// In virtual time every stream has a clock. A launch advances the clock by the cost of the graph. A
+// record stamps the event with the clock's time. A wait advances the clock to the event's stamp. No
 // command begins before the host enqueued it. So two lanes in parallel take the longer of their
 // times, and lanes that wait for each other take the sum. How long the real computation takes does
 // not matter.
 //
 // The dry backend runs in the same way, and records every command for the checks of exec/order.h.
-// If it imitates cuda, it picks captured graphs at launch and has separate device memory. With two
-// memories, an op that accesses the wrong memory faults.
+// If it imitates cuda, it picks captured graphs at launch and has separate device memory. If it has
+// two memories, an op that accesses the wrong memory faults.
 
 #include <algorithm>
 
@@ -24,7 +24,7 @@
 namespace sbrt {
 namespace {
 
-// Records the commands of the dry backend, and checks what ops write.
+// Records the commands of a dry backend, and checks what the ops write.
 class Keeper {
  public:
   Keeper(const PartTable& parts, bool has_two_memories)
@@ -39,20 +39,21 @@ class Keeper {
     seen_.push_back(event.reached());
     return order.event(event.name(), event.reached());
   }
-  // Notes that the host waited for an event, or saw that the event was reached.
+  // Records that the host waited for an event, or saw that the event was reached.
   void see(Event& of, int64_t value) {
     const int number = event(of);
     order.wait(OrderBook::kHost, number, value);
     seen_[number] = std::max(seen_[number], value);
   }
-  // Returns true every other time, as if the host had looked too early. Other backends can do so.
+  // Returns true every other time, as if the host had looked before the event was reached. On other
+  // backends the host can really look too early.
   bool looks_too_early(Event& of, int64_t value) {
     if (seen_[event(of)] >= value) return false;
     is_early_ = !is_early_;
     return is_early_;
   }
 
-  // Notes an access by the host. It counts for every memory.
+  // Records an access by the host. The access is to the parts in all memories.
   void note(const char* what, const Effects& effects, SeatSet seats) {
     Effects all = effects;
     const Effects second = of_memory(effects, has_two_ ? 1 : 0);
@@ -62,7 +63,7 @@ class Keeper {
   }
 
   // Records a command. picked: the indices that the captured ops of a launch picked, in order.
-  // place: number of the stream's memory.
+  // place: number of the memory that the stream's ops use.
   void keep(int stream, int place, const Command& c, const std::vector<int>& picked) {
     if (c.kind == Command::kSend)
       order.send(stream, c.mail->name,
@@ -83,8 +84,8 @@ class Keeper {
   void watch(const Watched& watched) {
     watched_.push_back({watched, Buffer<std::byte>(watched.bytes)});
   }
-  // Runs an op for these seats. In watched memory of its place, the op may write only what its
-  // effects declare. An access to another place faults.
+  // Runs an op for these seats. In watched memory with the number `place`, the op may write only
+  // what its effects declare. An access to another memory faults.
   void call(const Graph::Node& node, SeatSet seats, int place) {
     if (!node.name) {
       node.call(node, Worker{});
@@ -123,17 +124,17 @@ class Keeper {
 
   bool has_two_;
   std::vector<const Event*> events_;
-  std::vector<int64_t> seen_;  // [events] largest value that the host has seen
+  std::vector<int64_t> seen_;  // [events] the largest value of each event that the host has seen
   bool is_early_ = false;
   std::vector<Copy> watched_;
 };
 
-// State that the streams share. host: the host's virtual clock in ns. Each event that the host has
+// State that all streams share. host: the host's virtual clock in ns. Each event that the host has
 // seen was reached at this time or earlier.
 struct World {
-  bool timed, is_device;           // timed: virtual time; is_device: imitates cuda
+  bool timed, is_device;           // timed: use virtual time; is_device: imitate cuda
   std::unique_ptr<Keeper> book;    // null unless the backend is dry
-  std::unique_ptr<OwnMemory> own;  // null unless it imitates cuda or has two memories
+  std::unique_ptr<OwnMemory> own;  // null unless the backend imitates cuda or has two memories
   int64_t host = 0;
   Failure failure;
 };
@@ -174,8 +175,8 @@ class SimStream final : public CommandStream {
  private:
   struct Enqueued {
     Command command;
-    int64_t at;               // the host's virtual time when the command was enqueued
-    std::vector<int> picked;  // used only if the backend imitates cuda
+    int64_t at;               // virtual time at which the host enqueued the command
+    std::vector<int> picked;  // indices of picked graphs; used only if the backend imitates cuda
   };
 
   void push(const Command& command) override {
@@ -228,9 +229,9 @@ class SimStream final : public CommandStream {
   static int64_t price(const Graph::Cost& cost) { return (*cost.ns)[*cost.rows]; }
 
   World& world_;
-  int place_;  // number of the memory that ops use
+  int place_;  // number of the memory that the stream's ops use
   Trace trace_;
-  int number_;  // number of the stream in the order book
+  int number_;  // number of this stream in the order book
   CommandQueue<Enqueued> queue_;
   FusedGraphs<bool> fused_;  // used only if the backend imitates cuda
   int64_t clock_ = 0;
@@ -239,7 +240,7 @@ class SimStream final : public CommandStream {
 class SimExec final : public Exec {
  public:
   explicit SimExec(bool timed) : world_{timed, false, nullptr, nullptr, 0, {}} {}
-  // A dry backend.
+  // Makes a dry backend.
   SimExec(const PartTable& parts, bool is_device, bool has_two_memories)
       : world_{false,
                is_device,
@@ -248,7 +249,7 @@ class SimExec final : public Exec {
                0,
                {}} {}
 
-  // Runs everything that can run. The time limit has no effect.
+  // Runs all commands that can run. The time limit has no effect.
   bool reach(Event& event, int64_t value, int64_t) override {
     bool moved = true;
     while (moved) {

@@ -1,6 +1,6 @@
-// Separate memories: while an op of one memory runs, an access to another memory faults. If the
-// memory imitates a device's, the host has a copy to write. Then an access to the device's memory
-// faults unless an op runs.
+// Separate memories. While an op that uses one memory runs, an access to another memory faults. If
+// a memory imitates a device's memory, the host writes a copy of it. Then an access to the device's
+// memory faults unless an op runs.
 #pragma once
 
 #include <sys/mman.h>
@@ -16,7 +16,7 @@ namespace sbrt {
 
 class OwnMemory {
  public:
-  // of_device: imitate a device, with copies for the host.
+  // of_device: the memory imitates a device's memory, and the host has copies of it.
   explicit OwnMemory(bool of_device) : of_device_(of_device) {}
 
   Block allocate(size_t bytes, int place) {
@@ -27,7 +27,8 @@ class OwnMemory {
     return {both, host.as<void>(), both->device.as<void>(), both->device.bytes(), place};
   }
 
-  // Opens one memory for the lifetime of this object, and closes the others. kAll: opens all.
+  // Opens one memory for the lifetime of this object, and closes the other memories. kAll: opens
+  // all memories.
   class Open {
    public:
     static constexpr int kAll = -1;
@@ -51,7 +52,7 @@ class OwnMemory {
       for (const Placed& block : memory_->blocks_) f(block.both->device, block.place);
     }
 
-    const OwnMemory* memory_;  // null: nothing to open
+    const OwnMemory* memory_;  // null: there is nothing to open
   };
 
  private:
@@ -69,7 +70,7 @@ class OwnMemory {
   }
 
   bool of_device_;
-  std::vector<Placed> blocks_;  // all blocks live as long as the backend
+  std::vector<Placed> blocks_;  // blocks live as long as the backend, so they are never removed
 };
 
 }  // namespace sbrt
