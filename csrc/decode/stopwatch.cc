@@ -20,10 +20,10 @@ double median(std::vector<double> values) {
   return *at;
 }
 
-// A burst for a forward that takes `seconds`. A lane that has slept is slow at first, so a burst
-// keeps it busy for some milliseconds.
-Burst burst_of(double seconds) {
-  const int counted = static_cast<int>(std::clamp(0.02 / seconds, 1.0, 16.0));
+// A burst of about `busy` seconds, of forwards that take `seconds`. A lane that has slept is slow at
+// first, so a burst keeps it busy for some milliseconds.
+Burst burst_of(double seconds, double busy) {
+  const int counted = static_cast<int>(std::clamp(busy / seconds, 1.0, 16.0));
   return {seconds < kLong ? std::max(1, counted / 2) : 0, counted};
 }
 
@@ -182,7 +182,7 @@ std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>
     for (size_t i = 0; i < rows.size(); ++i) {
       set_rows(unit, rows[i], r_.at(0).head);
       const std::vector<double>& like = found[found[i].empty() && i > 0 ? i - 1 : i];
-      const Burst burst = burst_of(like.empty() ? kVeryLong : like.back());
+      const Burst burst = burst_of(like.empty() ? kVeryLong : like.back(), busy_);
       found[i].push_back(seconds_of(unit, unit.width, burst));
     }
   }
@@ -200,7 +200,7 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
   set_rows(other, other_rows, r_.at(0).head);
   const double mine = seconds_of(timed, width, {0, 1}),
                its = seconds_of(other, other_width, {0, 1});
-  const Burst each = burst_of(mine);
+  const Burst each = burst_of(mine, busy_);
   const int times = mine > kVeryLong ? 1 : kTimes;
   const double all = (each.first + each.counted) * times * mine;
   const int forwards = std::clamp(static_cast<int>(2.5 * all / its) + 1, 1, 400);
@@ -248,6 +248,7 @@ double Stopwatch::overhead(const Policy& policy, const Costs& costs, float tempe
 }
 
 Costs Stopwatch::measure(double seconds, float temperature) {
+  busy_ = std::clamp(seconds / 50, 0.005, 0.02);
   make_trunk(temperature);
   Costs costs;
   const bool drafts = r_.has_draft() && r_.at(0).head < r_.at(0).draft_limit;

@@ -40,6 +40,7 @@ class Stopwatch {
 
   Resources& r_;
   Pump& pump_;
+  double busy_ = 0;  // seconds of a burst
 };
 
 }  // namespace sbrt

@@ -23,7 +23,7 @@ RUNTIMES = {"tsan": ("libtsan.so",), "asan": ("libasan.so", "libubsan.so")}
 CANARIES = [
     ("tsan", "race", "ThreadSanitizer: data race"),
     ("asan", "overflow", "AddressSanitizer: heap-buffer-overflow"),
-    ("asan", "undefined", "core error: signed integer overflow"),
+    ("asan", "undefined", "runtime error: signed integer overflow"),
 ]
 LEAK = ("asan", "leak", "LeakSanitizer: detected memory leaks")
 # Program, parts of csrc, arguments. Rounds are fewer than without a sanitizer: TSan is 20 times
@@ -40,7 +40,7 @@ def check_silent(done: subprocess.CompletedProcess[str]) -> None:
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "Sanitizer" not in said
-    assert "core error" not in said
+    assert "runtime error" not in said
 
 
 def check_reported(done: subprocess.CompletedProcess[str], text: str) -> None:
