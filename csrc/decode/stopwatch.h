@@ -25,6 +25,8 @@ class Stopwatch {
   Costs measure(double seconds, float temperature);
 
  private:
+  double busy() const;
+  int fewer(int times) const;
   void choose_width(LaneUnit& unit);
   void set_rows(LaneUnit& unit, int n, int64_t head);
   Request short_request(float temperature) const;
@@ -40,7 +42,7 @@ class Stopwatch {
 
   Resources& r_;
   Pump& pump_;
-  double busy_ = 0;  // seconds of a burst
+  double asked_ = 0;  // seconds that measuring may take, about
 };
 
 }  // namespace sbrt
