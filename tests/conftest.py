@@ -100,6 +100,7 @@ class Programs:
         self.compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
         headers = [p for top in (CSRC, TESTS) for p in top.rglob("*") if p.suffix in (".h", ".inc")]
         self.newest_header = max(p.stat().st_mtime for p in headers)
+        self.builds: dict[tuple[str, ...], Path] = {}  # builds of cmake that are new, by flags
 
     def has(self, flags: tuple[str, ...]) -> bool:
         """True if this compiler and its linker accept these flags."""
@@ -185,6 +186,8 @@ class Programs:
     def _object(self, folder: Path, source: Path, flags: tuple[str, ...], extra=()) -> Path:
         if flags == self.plain and (path := self._shipped(source)):
             return path
+        if flags in self.builds and source.is_relative_to(CSRC):
+            return self.builds[flags] / OBJECTS / f"{source.relative_to(CSRC)}.o"
         isa = next((ISA_FLAGS[part] for part in ISA_FLAGS if source.stem.endswith(part)), ())
         path = folder / f"{_named(source.stem, source, *self.common, *isa, *extra)}.o"
         if _is_older(path, max(self.newest_header, source.stat().st_mtime)):

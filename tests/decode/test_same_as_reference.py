@@ -58,8 +58,11 @@ def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
 
 
 def test_drafts_whose_head_has_some_of_their_tokens(run_fuzz):
-    """A head has at least one of the draft's ids. Half of the drafts also lack target tokens."""
-    seen = run_fuzz(64, 45, 0.1, "--trimmed", "1", "--small", "0.5")
+    """A head has at least one of the draft's ids. Half of the drafts also lack target tokens.
+
+    On the sim backend alone: crowds on the CPU backend have such drafts, too.
+    """
+    seen = run_fuzz(64, 45, 0.0, "--trimmed", "1", "--small", "0.5")
     check_seen(seen, 64, each_by_chance=False)
 
 
