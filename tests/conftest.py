@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -257,7 +258,41 @@ def tsan(programs: Programs) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def fixed_sums():
+def patched_once():
+    """Let Triton's interpreter patch its language once for a launch.
+
+    By itself it does so again for every function that a kernel calls, which takes longer than most
+    of them.
+    """
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    patch_lang, numpy_type = interpreter._patch_lang, interpreter._get_np_dtype
+    whole = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})  # all that functions use
+    launched: list[Callable] = []
+    found = {}  # numpy's type by the name of a type
+
+    def patch(_):
+        if launched:  # a function that the kernel calls
+            return interpreter._LangPatchScope()
+        scope = patch_lang(whole)
+        launched.append(scope.restore)
+        scope.restore = lambda: launched.pop()()
+        return scope
+
+    def numpy_type_of(kind):
+        if kind.name not in found:
+            found[kind.name] = numpy_type(kind)
+        return found[kind.name]
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(interpreter, "_patch_lang", patch)
+        patches.setattr(interpreter, "_get_np_dtype", numpy_type_of)
+        yield
+
+
+@pytest.fixture(scope="session")
+def fixed_sums(patched_once):
     """Give Triton's interpreter a `tl.dot` whose bits depend only on the operands, and a `tl.fma`
     that rounds once, as a device does.
 
