@@ -45,7 +45,7 @@ def check_seen(seen, sequences, each_by_chance=True):
 
 
 def test_a_share_on_the_sim_backend(run_fuzz):
-    check_seen(run_fuzz(128, seed=1, cpu=0.0), 128)
+    check_seen(run_fuzz(96, seed=1, cpu=0.0), 96)
 
 
 def test_a_share_on_the_cpu_backend(run_fuzz):
