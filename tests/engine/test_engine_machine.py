@@ -55,7 +55,7 @@ BAD = (
 
 
 def open_engine(tuned: bool = False, seats: int = 1) -> Engine:
-    """An engine. With `auto` among the methods it measures costs for a quarter of a second."""
+    """An engine, if `tuned` with `auto` among its methods."""
     config = EngineConfig(
         model="toy",
         skip_tokenizer_init=True,

@@ -26,7 +26,7 @@ UNTUNED = untuned(METHODS)
 MAX_TOKENS, FEW_TOKENS = 64, 40  # of an answer; few where few prompts are compared
 DRAFTS = ("draft", "poor", "random")  # the last one misses in every round
 THREADS = (1, 2)
-# Draft, threads, prompts, methods. `auto` measures for seconds when an engine opens: once here.
+# Draft, threads, prompts, methods; `auto` once.
 SOME = (
     ("draft", 1, 2, UNTUNED),
     ("draft", 2, 2, METHODS),

@@ -30,7 +30,7 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)|`((?:docs|csrc|sbrt|tests|tools|b
 @pytest.fixture
 def models(tmp_path, make):
     """A folder with a pair at the paths that the documents name. The pair is tiny: `auto` measures
-    the demo pair for seconds."""
+    the demo pair for a second or two."""
     sizes = {"max_position_embeddings": 1024}
     weights = make.weights(make.config(**sizes), seed=1)
     for name, share in (("target", 0.0), ("draft", 0.03)):
