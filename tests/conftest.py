@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,21 +50,30 @@ elif platform.machine() in ("aarch64", "arm64"):
 # The slowest files run first. If one of them ran last, only one process would be busy at the end.
 LONG_FILES = (
     "decode/test_same_as_reference.py",
-    "decode/test_crowd.py",
-    "tools/draft/test_make.py",
-    "triton_kernels/test_choose.py",
-    "triton_kernels/test_attention.py",
+    "triton_kernels/test_offline.py",
     "engine/test_same_tokens.py",
     "model/gguf/test_real.py",
+    "decode/test_crowd.py",
     "gpu/test_on_device.py",
-    "triton_kernels/test_seats.py",
+    "triton_kernels/test_attention.py",
+    "serve/test_streams.py",
     "decode/test_auto.py",
-    "triton_kernels/test_offline.py",
-    "exec/test_exec.py",
-    "gpu/test_seats.py",
-    "model/test_checkpoint.py",
-    "server/test_serve.py",
+    "triton_kernels/test_linear.py",
+    "tools/draft/test_make.py",
+    "triton_kernels/test_choose.py",
+    "engine/test_real_pair.py",
     "decode/test_order.py",
+    "triton_kernels/test_seats.py",
+    "gpu/test_fewer_tokens.py",
+    "engine/test_batch.py",
+    "engine/test_inner_calls.py",
+    "gpu/test_seats.py",
+    "exec/test_exec.py",
+    "server/test_serve.py",
+    "engine/test_engine.py",
+    "engine/test_exit.py",
+    "exec/cuda/test_compiles.py",
+    "model/test_checkpoint.py",
 )
 
 
@@ -104,6 +114,7 @@ class Programs:
         self.compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
         headers = [p for top in (CSRC, TESTS) for p in top.rglob("*") if p.suffix in (".h", ".inc")]
         self.newest_header = max(p.stat().st_mtime for p in headers)
+        self.builds: dict[tuple[str, ...], Path] = {}  # builds of cmake that are new, by flags
 
     def has(self, flags: tuple[str, ...]) -> bool:
         """True if this compiler and its linker accept these flags."""
@@ -192,6 +203,8 @@ class Programs:
     def _object(self, folder: Path, source: Path, flags: tuple[str, ...], extra=()) -> Path:
         if flags == self.plain and (path := self._shipped(source)):
             return path
+        if flags in self.builds and source.is_relative_to(CSRC):
+            return self.builds[flags] / OBJECTS / f"{source.relative_to(CSRC)}.o"
         isa = next((ISA_FLAGS[part] for part in ISA_FLAGS if source.stem.endswith(part)), ())
         path = folder / f"{_named(source.stem, source, *self.common, *isa, *extra)}.o"
         if _is_older(path, max(self.newest_header, source.stat().st_mtime)):
@@ -265,7 +278,41 @@ def tsan(programs: Programs) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def fixed_sums():
+def patched_once():
+    """Let Triton's interpreter patch its language once for a launch.
+
+    By itself it does so again for every function that a kernel calls, which takes longer than most
+    of them.
+    """
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    patch_lang, numpy_type = interpreter._patch_lang, interpreter._get_np_dtype
+    whole = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})  # all that functions use
+    launched: list[Callable] = []
+    found = {}  # numpy's type by the name of a type
+
+    def patch(_):
+        if launched:  # a function that the kernel calls
+            return interpreter._LangPatchScope()
+        scope = patch_lang(whole)
+        launched.append(scope.restore)
+        scope.restore = lambda: launched.pop()()
+        return scope
+
+    def numpy_type_of(kind):
+        if kind.name not in found:
+            found[kind.name] = numpy_type(kind)
+        return found[kind.name]
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(interpreter, "_patch_lang", patch)
+        patches.setattr(interpreter, "_get_np_dtype", numpy_type_of)
+        yield
+
+
+@pytest.fixture(scope="session")
+def fixed_sums(patched_once):
     """Give Triton's interpreter a `tl.dot` whose bits depend only on the operands, and a `tl.fma`
     that rounds once, as a device does.
 

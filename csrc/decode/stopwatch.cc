@@ -22,11 +22,11 @@ double median(std::vector<double> values) {
   return *at;
 }
 
-// Returns how many forwards to time as one series if one forward takes `seconds`. A lane that was
-// idle is slow at first. So the first forwards, which do not count, keep the lane busy for some
-// milliseconds.
-Burst burst_of(double seconds) {
-  const int counted = static_cast<int>(std::clamp(0.02 / seconds, 1.0, 16.0));
+// Returns how many forwards to time as one series of about `busy` seconds, if one forward takes
+// `seconds`. A lane that was idle is slow at first. So the first forwards, which do not count, keep
+// the lane busy for some milliseconds.
+Burst burst_of(double seconds, double busy) {
+  const int counted = static_cast<int>(std::clamp(busy / seconds, 1.0, 16.0));
   return {seconds < kLong ? std::max(1, counted / 2) : 0, counted};
 }
 
@@ -84,6 +84,16 @@ int64_t forwards_of(const std::vector<RoundEntry>& rounds, const Policy& policy,
 void Stopwatch::choose_widths() {
   choose_width(r_.target);
   if (r_.has_draft()) choose_width(r_.draft);
+}
+
+// Returns the length in seconds of one series of forwards.
+double Stopwatch::busy() const { return std::clamp(asked_ / 50, 0.005, 0.02); }
+
+// Returns how often to time something: `times`, or fewer times if the caller allows less than
+// kEnough seconds.
+int Stopwatch::fewer(int times) const {
+  constexpr double kEnough = 0.2;
+  return std::max(1, static_cast<int>(times * std::min(1.0, asked_ / kEnough)));
 }
 
 // Fills a lane's batch with `n` rows of a path after a trunk of `head` tokens.
@@ -181,18 +191,19 @@ double Stopwatch::seconds_of(LaneUnit& unit, int width, const Burst& burst) {
 // turn, so that a disturbance affects all of them.
 std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>& rows,
                                           double seconds) {
-  constexpr size_t kLeast = 4, kMost = 25;
+  constexpr size_t kMost = 25;
+  const auto least = static_cast<size_t>(fewer(4));
   std::vector<std::vector<double>> found(rows.size());
   constexpr double kLate = 2;  // in seconds; after this time no further pass begins
   const int64_t begin = Trace::now();
   const auto within = [&](size_t passes, double time) {
     return found.back().size() < passes && static_cast<double>(Trace::now() - begin) * 1e-9 < time;
   };
-  while (found.back().empty() || within(kLeast, kLate) || within(kMost, seconds)) {
+  while (found.back().empty() || within(least, kLate) || within(kMost, seconds)) {
     for (size_t i = 0; i < rows.size(); ++i) {
       set_rows(unit, rows[i], r_.at(0).head);
       const std::vector<double>& like = found[found[i].empty() && i > 0 ? i - 1 : i];
-      const Burst burst = burst_of(like.empty() ? kVeryLong : like.back());
+      const Burst burst = burst_of(like.empty() ? kVeryLong : like.back(), busy());
       found[i].push_back(seconds_of(unit, unit.width, burst));
     }
   }
@@ -210,8 +221,8 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
   set_rows(other, other_rows, r_.at(0).head);
   const double mine = seconds_of(timed, width, {0, 1}),
                its = seconds_of(other, other_width, {0, 1});
-  const Burst each = burst_of(mine);
-  const int times = mine > kVeryLong ? 1 : kTimes;
+  const Burst each = burst_of(mine, busy());
+  const int times = mine > kVeryLong ? 1 : fewer(kTimes);
   const double all = (each.first + each.counted) * times * mine;
   const int forwards = std::clamp(static_cast<int>(2.5 * all / its) + 1, 1, 400);
   const int64_t value = other.timed.reached() + 1;
@@ -239,7 +250,7 @@ double Stopwatch::overhead(const Policy& policy, const Costs& costs, float tempe
   // overhead.
   const bool is_medium = forward > kMedium;
   if (forward > kMost || (is_medium && policy.gamma == 0 && policy.burst == 0)) return 0;
-  const int kRounds = is_medium ? 6 : 16, kTimes = is_medium ? 3 : 12;
+  const int kRounds = is_medium ? 6 : 16, kTimes = fewer(is_medium ? 3 : 12);
   Request request = short_request(temperature);
   request.policy = policy;
   request.max_tokens = r_.config.max_model_len;
@@ -261,6 +272,7 @@ double Stopwatch::overhead(const Policy& policy, const Costs& costs, float tempe
 }
 
 Costs Stopwatch::measure(double seconds, float temperature) {
+  asked_ = seconds;
   make_trunk(temperature);
   Costs costs;
   const bool drafts = r_.has_draft() && r_.at(0).head < r_.at(0).draft_limit;

@@ -26,6 +26,8 @@ class Stopwatch {
   Costs measure(double seconds, float temperature);
 
  private:
+  double busy() const;
+  int fewer(int times) const;
   void choose_width(LaneUnit& unit);
   void set_rows(LaneUnit& unit, int n, int64_t head);
   Request short_request(float temperature) const;
@@ -41,6 +43,7 @@ class Stopwatch {
 
   Resources& r_;
   Pump& pump_;
+  double asked_ = 0;  // seconds that measuring may take, about
 };
 
 }  // namespace sbrt

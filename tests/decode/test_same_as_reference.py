@@ -45,7 +45,7 @@ def check_seen(seen, sequences, each_by_chance=True):
 
 
 def test_a_share_on_the_sim_backend(run_fuzz):
-    check_seen(run_fuzz(128, seed=1, cpu=0.0), 128)
+    check_seen(run_fuzz(96, seed=1, cpu=0.0), 96)
 
 
 def test_a_share_on_the_cpu_backend(run_fuzz):
@@ -59,9 +59,11 @@ def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
 
 
 def test_drafts_whose_head_has_some_of_their_tokens(run_fuzz):
-    """A trimmed LM head has at least one of the draft's ids. Half of the drafts also lack tokens of
-    the target."""
-    seen = run_fuzz(64, 45, 0.1, "--trimmed", "1", "--small", "0.5")
+    """A head has at least one of the draft's ids. Half of the drafts also lack target tokens.
+
+    On the sim backend alone: crowds on the CPU backend have such drafts, too.
+    """
+    seen = run_fuzz(64, 45, 0.0, "--trimmed", "1", "--small", "0.5")
     check_seen(seen, 64, each_by_chance=False)
 
 

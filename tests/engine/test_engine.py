@@ -8,6 +8,7 @@ import numpy
 import pytest
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, SpeculativeConfig
+from sbrt import engine as engine_module
 from sbrt.methods import DRAFTLESS, METHODS
 from sbrt.serve.request import draw_seed
 
@@ -35,6 +36,26 @@ def test_sampling_with_a_seed_equals_plain_decoding(engine, method, prompts):
         )
         wanted = [ids_of(o) for o in engine.generate(prompts, params, method="none")]
         assert [ids_of(o) for o in engine.generate(prompts, params, method=method)] == wanted
+
+
+@pytest.mark.usefixtures("measured_costs")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_costs_that_nobody_gave_are_measured(folders, plain, prompts, monkeypatch, threads):
+    made, given = engine_module.EngineCore, []
+
+    def core(*models, **more):
+        given.append(more["tuning"])
+        return made(*models, **more)
+
+    monkeypatch.setattr(engine_module, "EngineCore", core)
+    config = EngineConfig(folders[0], num_threads=threads, speculative={"model": folders[1]})
+    with Engine(config) as engine:
+        outputs = engine.generate(prompts, GREEDY)
+    assert given == [None]
+    assert [ids_of(o) for o in outputs] == [plain[p] for p in prompts]
+    assert all(
+        sum(o.outputs[0].spec_decode_metrics["auto"]["rounds"].values()) > 0 for o in outputs
+    )
 
 
 def test_rejection_repeats_and_is_plain_decoding_where_nothing_is_drawn(folders, plain, prompts):

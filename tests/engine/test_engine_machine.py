@@ -55,7 +55,7 @@ BAD = (
 
 
 def open_engine(tuned: bool = False, seats: int = 1) -> Engine:
-    """Open an engine. tuned: with `auto`, which measures costs for a quarter of a second."""
+    """Open an engine. tuned: `auto` is among its methods."""
     config = EngineConfig(
         model="toy",
         skip_tokenizer_init=True,

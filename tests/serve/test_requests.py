@@ -50,8 +50,8 @@ def test_a_stream_never_started_queues_nothing(engine, prompts):
 
 
 def test_step_runs_requests_in_order(engine, plain, prompts):
-    for i, prompt in enumerate(prompts):
-        engine.add_request(f"r{i}", prompt, GREEDY)
+    for i, prompt in enumerate(prompts):  # by one token a round, so that all end in one
+        engine.add_request(f"r{i}", prompt, GREEDY, method="none")
     with pytest.raises(InvalidInputError, match="'r2'"):
         engine.add_request("r2", "x", GREEDY)
     finished = {}

@@ -225,11 +225,16 @@ def folder_name(arch, name):
 
 def dequantised(paths):
     """Return {Hugging Face name: float32 array}; only the `gguf` package reads the file."""
+    return dequantised_by([gguf.GGUFReader(path) for path in paths])
+
+
+def dequantised_by(readers):
+    """Do the same with files that are already open. Opening a real model's file takes seconds."""
     found = {}
-    first = gguf.GGUFReader(paths[0])
+    first = readers[0]
     arch = reader_value(first, "general.architecture")
-    for path in paths:
-        for tensor in gguf.GGUFReader(path).tensors:
+    for reader in readers:
+        for tensor in reader.tensors:
             values = quants.dequantize(tensor.data, tensor.tensor_type)
             module = tensor.name.split(".")[-2]
             if module == "rope_freqs":
@@ -277,9 +282,10 @@ ARCHITECTURES = {
 def write_folder(folder, paths):
     """Write the model of GGUF files as a folder of float32 weights without a tokenizer."""
     folder.mkdir()
-    reader = gguf.GGUFReader(paths[0])
+    readers = [gguf.GGUFReader(path) for path in paths]
+    reader = readers[0]
     arch = reader_value(reader, "general.architecture")
-    weights = dequantised(paths)
+    weights = dequantised_by(readers)
 
     def value(key, default=None):
         return reader_value(reader, f"{arch}.{key}", default)

@@ -1,7 +1,8 @@
 """Contract under test: SmolLM2-135M-Instruct in Q4_1 answers like its dequantised weights, here and
 in transformers. The file is not in the repository (CONTRIBUTING.md).
 
-The long runs take their prompts from the JSON lines that SBRT_PROMPTS names.
+`make test` compares a model of its first layers, which have the file's own blocks and sizes. The
+long runs compare all layers. They take their prompts from the JSON lines that SBRT_PROMPTS names.
 """
 
 import os
@@ -31,6 +32,7 @@ QUESTIONS = (
 GAP = 1e-3  # transformers may differ where its two largest logits are closer than this
 NEAR = 1e-4  # largest difference between log-probs
 GREEDY = SamplingParams(temperature=0, max_tokens=16)
+LAYERS = 6  # of 30
 
 
 def chat(question):
@@ -40,29 +42,44 @@ def chat(question):
 SETTINGS = [{"dtype": "float32"}, {"activation_dtype": "float32"}]
 
 
+@pytest.fixture(scope="module")
+def scratch():
+    """In the checkout: temporary folders may lie on a small file system."""
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD) as made:
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
+def short(files, real, scratch):
+    """A file of the first layers."""
+    return files.first_layers(real, scratch / "short.gguf", LAYERS)
+
+
 @pytest.fixture(scope="module", params=SETTINGS, ids=str)
-def answers(real, request):
+def answers(short, request):
     """Return [(prompt ids, answer ids)] of plain decoding in float32 arithmetic. Weights are
     unpacked to float32, or stay packed."""
-    with Engine.from_pretrained(real, **request.param) as engine:
+    with Engine.from_pretrained(short, **request.param) as engine:
         assert engine.pair.eos == {2}
         outputs = engine.generate([chat(question) for question in QUESTIONS], GREEDY)
         return [(engine.encode(o.prompt), o.outputs[0].token_ids) for o in outputs]
 
 
 @pytest.fixture(scope="module")
-def folder(files, real):
-    """Write the dequantised model: 540 MB, in the checkout, since /tmp may be a small disk."""
-    BUILD.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=BUILD) as made:
-        yield files.folder(Path(made) / "folder", [real])
+def folder(files, short, scratch):
+    return files.folder(scratch / "short", [short])
+
+
+def opened(folder):
+    """Return the model in transformers, in float64. In float32 its rounding errors would add to
+    ours."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
 def theirs(folder):
-    """Return the model in transformers, in float64. In float32 its rounding errors would add to
-    ours."""
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    return opened(folder)
 
 
 @pytest.mark.parametrize("answers", SETTINGS[:1], indirect=True)
@@ -76,10 +93,10 @@ def test_answers_are_those_of_transformers(answers, theirs):
     near_ties(theirs, answers)
 
 
-def test_log_probs_are_those_of_transformers(real, theirs):
+def test_log_probs_are_those_of_transformers(short, theirs):
     """Log-probs of prompts and answers agree. Our weights are packed, our activations float32."""
     params = SamplingParams(temperature=0, max_tokens=16, logprobs=5, prompt_logprobs=5)
-    with Engine.from_pretrained(real, activation_dtype="float32") as engine:
+    with Engine.from_pretrained(short, activation_dtype="float32") as engine:
         prompts = [chat(question) for question in QUESTIONS]
         for output, prompt in zip(engine.generate(prompts, params), prompts, strict=True):
             [answer] = output.outputs
@@ -107,9 +124,10 @@ def near_ties(theirs, answers):
     return parted
 
 
-def test_an_answer_makes_sense(real, answers):
-    text = Tokenizer(real).decode(answers[0][1])
-    assert "Paris" in text
+def test_an_answer_makes_sense(real):
+    with Engine.from_pretrained(real) as engine:
+        [output] = engine.generate(chat(QUESTIONS[0]), GREEDY)
+    assert "Paris" in output.outputs[0].text
 
 
 def test_ids_are_those_of_its_kind(real):
@@ -150,12 +168,13 @@ def answered(engine, prompts, **more):
 
 
 @pytest.mark.exact
-def test_many_answers_are_those_of_the_folder_and_of_transformers(real, folder, theirs, prompts):
+def test_many_answers_are_those_of_the_folder_and_of_transformers(files, real, scratch, prompts):
+    folder = files.folder(scratch / "whole", [real])  # 540 MB
     with Engine.from_pretrained(real, activation_dtype="float32") as engine:
         found = answered(engine, prompts)
     with Engine.from_pretrained(folder, dtype="float32", skip_tokenizer_init=True) as engine:
         assert answered(engine, prompts) == found
-    parted = near_ties(theirs, zip(prompts, found, strict=True))
+    parted = near_ties(opened(folder), zip(prompts, found, strict=True))
     print(f"{parted} of {len(found)} answers leave those of transformers, at near-ties")
 
 
