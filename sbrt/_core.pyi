@@ -497,7 +497,9 @@ class RuntimeConfig:
     cpu; sim runs everything on the caller's thread; dry does the same and records it (`order`);
     dry_cuda does so in place of a device whose memory the host cannot access; or cuda.
     device: number of the CUDA device. draft_device: the draft's, which then has a memory of its
-    own (-1: the target's). draft_first: the draft's stream is the more urgent one there.
+    own (-1: the target's; ON_HOST: the CPU). target_cores, draft_cores: a core for each thread of a
+    lane on the CPU, which is pinned there; none: threads are not pinned.
+    draft_first: the draft's stream is the more urgent one there.
     debug: poison memory that must not be read. rejection: memory for policies with that rule.
     max_num_seqs: sequences at once. max_piece: most tokens of a prompt between two rounds.
     reuses_prefixes: a prompt reuses KV that a seat has for its beginning.
@@ -509,6 +511,8 @@ class RuntimeConfig:
     max_model_len: int
     num_threads: int
     draft_threads: int
+    target_cores: Sequence[int]
+    draft_cores: Sequence[int]
     max_gamma: int
     max_branches: int
     max_width: int
@@ -642,6 +646,7 @@ class EngineCore:
 MAX_ROWS: int  # of the largest forward of either lane
 TARGET_ROWS: int  # of the target's
 MAX_SEATS: int  # sequences at once
+ON_HOST: int  # RuntimeConfig.draft_device: the CPU
 SLOTS: int  # in flight, the root's included
 MAX_CHAIN: int  # nodes after the root
 RANK_FIRST: int  # Policy.ranking: the draft's first choices at the chain's end

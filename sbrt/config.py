@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from . import check, methods
-from ._core import MAX_SEATS, SLOTS, TARGET_ROWS, Capabilities, capabilities
-from .cores import usable_cores
+from ._core import MAX_SEATS, ON_HOST, SLOTS, TARGET_ROWS, Capabilities, capabilities
+from .cores import check_count, check_teams, core_set, usable_cores
 from .errors import InvalidInputError, not_built
 from .sampling import MAX_SEED
 
@@ -35,8 +35,9 @@ class SpeculativeConfig:
     model: the draft, in the forms of EngineConfig.model.
     dtype: storage of the draft's weights, a value of EngineConfig.dtype (None: that one). No token
     depends on it.
-    device: the draft's. With a target on a CUDA device it may be another one, for example cuda:1
-    (None: the target's). The lanes then copy what they tell each other.
+    device: the draft's. With a target on a CUDA device it may be another one, for example cuda:1,
+    or cpu (None: the target's). The lanes then copy what they tell each other.
+    cpu_affinity: cores of the draft's threads on a CPU, in the form of EngineConfig.cpu_affinity.
     num_speculative_tokens: gamma, the draft steps per burst (None: 4). It is an upper limit for
     auto.
     num_branches: k_max.
@@ -52,6 +53,7 @@ class SpeculativeConfig:
     model: Folder | None = None
     dtype: str | None = None
     device: str | None = None
+    cpu_affinity: str | None = None
     num_speculative_tokens: int | None = None
     num_branches: int | None = None
     confidence_threshold: float = methods.EPSILON
@@ -136,7 +138,12 @@ class EngineConfig:
     triton where torch's flash attention does not work (float32, devices before sm_80) and with
     quantised weights.
     num_threads: the engine's total (None: the cores this process may use, by its affinity and by
-    its container's CPU quota); draft_threads of them are the draft's while the lanes overlap.
+    its container's CPU quota); draft_threads of them are the draft's while the lanes overlap. With
+    a target on a CUDA device all of them are a draft's on the CPU.
+    cpu_affinity: on a CPU, cores of the target's threads, for example "0-3,8": one thread for each,
+    pinned to it (None: threads are not pinned). A draft then needs cores of its own
+    (SpeculativeConfig.cpu_affinity). Each lane keeps its threads, and has a memory that these touch
+    first: give each the cores of one NUMA node.
     max_logprobs: the most that a request may ask of SamplingParams.logprobs and prompt_logprobs
     (-1: any number, and -1 for the whole vocabulary).
     enforce_eager: no CUDA graphs: the lanes' ops one by one, slower by far, to tell a fault of the
@@ -164,6 +171,7 @@ class EngineConfig:
     seed: int = 0
     num_threads: int | None = None
     draft_threads: int | None = None
+    cpu_affinity: str | None = None
     attention_backend: str = "auto"
     skip_tokenizer_init: bool = False
     max_logprobs: int = 20
@@ -179,6 +187,13 @@ class EngineConfig:
         folder("model", self.model)
         if self.tokenizer is not None:
             folder("tokenizer", self.tokenizer)
+        if isinstance(self.speculative, Mapping):
+            given = build(SpeculativeConfig, dict(self.speculative))
+            object.__setattr__(self, "speculative", given)
+        elif not isinstance(self.speculative, (SpeculativeConfig, type(None))):
+            raise InvalidInputError(
+                f"speculative: expected a SpeculativeConfig, got {check.show(self.speculative)}"
+            )
         check.one_of("dtype", self.dtype, CUDA_DTYPES if self.on_cuda else CPU_DTYPES)
         check.one_of("activation_dtype", self.activation_dtype, ACTIVATION_DTYPES)
         if self.max_model_len is not None:
@@ -186,8 +201,10 @@ class EngineConfig:
         if self.max_num_seqs is None:
             object.__setattr__(self, "max_num_seqs", DEFAULT_SEATS if self.can.grows_lazily else 1)
         seats = check.integer("max_num_seqs", self.max_num_seqs, 1, MAX_SEATS)
+        self._check_devices()
         if self.enable_prefix_caching is None:
-            object.__setattr__(self, "enable_prefix_caching", self.can.reuses_prefixes)
+            reuses = self.can.reuses_prefixes and not self.is_apart
+            object.__setattr__(self, "enable_prefix_caching", reuses)
         check.flag("enable_prefix_caching", self.enable_prefix_caching)
         if self.max_num_batched_tokens is not None:
             check.integer("max_num_batched_tokens", self.max_num_batched_tokens, seats)
@@ -202,22 +219,15 @@ class EngineConfig:
         if self.profile_dir is not None:
             folder("profile_dir", self.profile_dir)
         self._refuse_unsupported()
-        if isinstance(self.speculative, Mapping):
-            given = build(SpeculativeConfig, dict(self.speculative))
-            object.__setattr__(self, "speculative", given)
-        elif not isinstance(self.speculative, (SpeculativeConfig, type(None))):
-            raise InvalidInputError(
-                f"speculative: expected a SpeculativeConfig, got {check.show(self.speculative)}"
-            )
         self.threads()
-        known = CUDA_DTYPES if self.on_cuda else CPU_DTYPES
+        known = CPU_DTYPES if self.drafts_on_cpu else CUDA_DTYPES
         check.one_of("SpeculativeConfig.dtype", self.draft_dtype, known)
-        self._check_devices()
 
     def method(self) -> methods.Method:
         """The method of requests that name none: `none` without a draft."""
         if isinstance(self.speculative, SpeculativeConfig):
-            default = methods.DEFAULT_ON_CUDA if self.on_cuda else methods.DEFAULT
+            is_plain = not (self.on_cuda or self.is_apart)
+            default = methods.DEFAULT if is_plain else methods.DEFAULT_ON_CUDA
             return self.speculative.resolve(default)
         return methods.parse("none")
 
@@ -236,8 +246,15 @@ class EngineConfig:
 
     @property
     def on_cuda(self) -> bool:
-        """True if both lanes run on a CUDA device."""
+        """True if the target runs on a CUDA device."""
         return _is_cuda(self.device)
+
+    @property
+    def drafts_on_cpu(self) -> bool:
+        """True if a draft runs on the CPU."""
+        given = self.speculative
+        named = given.device if isinstance(given, SpeculativeConfig) else None
+        return not self.on_cuda or named == "cpu"
 
     @property
     def can(self) -> Capabilities:
@@ -251,13 +268,16 @@ class EngineConfig:
 
     @property
     def draft_index(self) -> int:
-        """Number of the CUDA device of the draft."""
+        """Number of the CUDA device of the draft; ON_HOST for one on the CPU."""
+        if self.drafts_on_cpu:
+            return ON_HOST
         return self.device_index if self._draft_device is None else _index(self._draft_device)
 
     @property
     def is_apart(self) -> bool:
-        """True if draft and target have devices of their own."""
-        return self.on_cuda and self.draft() is not None and self.draft_index != self.device_index
+        """True if draft and target have memories of their own."""
+        has_own = self.draft_index != self.device_index if self.on_cuda else any(self.cores())
+        return self.draft() is not None and has_own
 
     @property
     def _draft_device(self) -> str | None:
@@ -279,12 +299,28 @@ class EngineConfig:
             return TARGET_ROWS
         return min(TARGET_ROWS, self.max_num_batched_tokens - self.seats + 1)
 
+    def cores(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Cores that the threads of the target and of the draft are pinned to; () if they are
+        not."""
+        given = self.speculative
+        own = given.cpu_affinity if isinstance(given, SpeculativeConfig) else None
+        return (
+            core_set("cpu_affinity", self.cpu_affinity),
+            core_set("SpeculativeConfig.cpu_affinity", own),
+        )
+
     def threads(self) -> tuple[int, int]:
         """(num_threads, draft_threads) with the defaults filled in."""
+        target_cores, draft_cores = self.cores()
+        if target_cores or draft_cores:
+            return len(target_cores) + len(draft_cores), len(draft_cores) or 1
         total = int(self.num_threads or usable_cores())
-        draft = int(self.draft_threads or max(1, total // 4))
-        # With one thread the lanes take turns. Otherwise the target keeps at least one thread.
-        most = max(1, total - 1)
+        if self.on_cuda and self.drafts_on_cpu:  # the target needs none
+            default = most = total
+        else:
+            # With one thread the lanes take turns. Otherwise the target keeps at least one thread.
+            default, most = max(1, total // 4), max(1, total - 1)
+        draft = int(self.draft_threads or default)
         if draft > most:
             raise InvalidInputError(
                 f"draft_threads: expected at most {most} of {total} threads, got {draft}"
@@ -299,11 +335,29 @@ class EngineConfig:
                 f"SpeculativeConfig.device: expected cpu with a target on a CPU, "
                 f"got {self._draft_device}"
             )
+        self._check_cores()
+
+    def _check_cores(self) -> None:
+        target, draft = self.cores()
+        name, has_draft = "SpeculativeConfig.cpu_affinity", self.draft() is not None
+        if target and self.on_cuda:
+            raise InvalidInputError(
+                f"cpu_affinity: expected none with a target on {self.device}, "
+                f"got {self.cpu_affinity}"
+            )
+        if draft and not self.drafts_on_cpu:
+            raise InvalidInputError(f"{name}: expected none with a draft on {self.device}")
+        if draft and not has_draft:
+            raise InvalidInputError(f"{name}: expected a draft model next to it, got none")
+        if has_draft and not self.on_cuda and bool(target) != bool(draft):
+            missing = name if target else "cpu_affinity"
+            raise InvalidInputError(f"{missing}: expected cores for both lanes or for none")
+        check_teams(name, target, draft)
+        if target or draft:
+            check_count("num_threads", len(target) + len(draft), self.num_threads)
+            check_count("draft_threads", len(draft), self.draft_threads)
 
     def _check_on_cuda(self) -> None:
-        given = self.speculative
-        if isinstance(given, SpeculativeConfig) and given.device == "cpu":
-            raise not_built("SpeculativeConfig.device 'cpu' with a target on cuda")
         methods.check_on_cuda(self.method())
         if self.activation_dtype != "auto":
             raise InvalidInputError(
@@ -314,8 +368,9 @@ class EngineConfig:
     def _refuse_unsupported(self) -> None:
         if not (_is_cpu(self.device) or _is_cuda(self.device)):
             raise not_built(f"device {check.show(self.device)}")
-        if not self.can.reuses_prefixes and self.enable_prefix_caching:
-            raise not_built(f"enable_prefix_caching on {self.device}")
+        if self.enable_prefix_caching and (self.is_apart or not self.can.reuses_prefixes):
+            where = f"on {self.device}" if self.on_cuda else "with cpu_affinity"
+            raise not_built(f"enable_prefix_caching {where}")
         backend = check.one_of("attention_backend", self.attention_backend, BACKENDS)
         if not self.on_cuda and backend != "auto":
             raise InvalidInputError(f"attention_backend: expected auto on a CPU, got {backend}")

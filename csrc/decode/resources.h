@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "model/lane.h"
@@ -31,7 +32,8 @@ struct LaneUnit {
   Batch* batch = nullptr;                // the host's copy
   const Block* scratch_block = nullptr;  // its location, at the beginning of the block
   Graph timed_forward{"timed_forward"};  // for any number of rows, with its sampling
-  int width = 1;                         // members of the team when the lane runs alone
+  int threads = 1;                       // members of its team
+  int width = 1;                         // those that work when the lane runs alone
   int32_t max_rows = 0;                  // rows of its largest forward
   int32_t timed_rows = 0;                // rows of timed_forward
   const int64_t* cost = nullptr;         // virtual time of its forwards by rows: the current table
@@ -48,6 +50,8 @@ struct Resources {
             const RuntimeConfig& given);
 
   bool has_draft() const { return draft.lane != nullptr; }
+  // The capabilities of the backend in the memory of a lane.
+  Capabilities can(const LaneUnit& unit) const { return exec->can_at(unit.memory->place); }
   int count() const { return config.max_num_seqs; }  // number of seats
   bool is_apart() const { return config.is_apart(); }
   // The host's copy of a sequence; with two memories that of the target's.
@@ -97,8 +101,8 @@ struct Resources {
   RuntimeConfig config;
   std::shared_ptr<const Model> models[2];
   std::unique_ptr<Exec> exec;
-  LaneMemory memories[2];  // the second one only if is_apart()
-  Cells<Roll> rolls;       // for rounds and for pieces: the target's two, then the draft's
+  LaneMemory memories[kMemories];  // the second one only if is_apart()
+  Cells<Roll> rolls;               // for rounds and for pieces: the target's two, then the draft's
   Cells<TargetScratch> target_scratch;
   Cells<DraftScratch> draft_scratch;
   Cells<Records> records;
@@ -113,11 +117,18 @@ struct Resources {
   int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk
 
  private:
+  std::span<LaneMemory> used() { return {memories, is_apart() ? 2u : 1u}; }
+  // Ops on the host reach pinned memory at its address there.
+  const Roll* rolls_of(const LaneUnit& unit) const {
+    return can(unit).has_host_memory ? rolls.host() : rolls.device();
+  }
+  void bind(LaneUnit& unit, const Model& model, int64_t max_len);
+  void bind_draft();
   void make_memory();
   void make_sequences(LaneMemory& memory);
   void make_shaping(LaneMemory& memory);
-  void start_elsewhere(int seat, const Request& request);
-  void send_sequence(int seat);
+  void start_in(LaneMemory& memory, int seat, const Request& request);
+  void send_sequence(LaneMemory& own, int seat);
   void send_fields(int seat, const void* begin, const void* end);
   void make_streams();
   void make_features();

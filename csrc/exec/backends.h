@@ -9,6 +9,10 @@ namespace sbrt {
 // `dry` is sim and records what was enqueued. `dry_cuda` does so too, and imitates cuda.
 enum class Backend { cpu, sim, dry, dry_cuda, cuda };
 
+// The second memory of a backend, if it is not that of a device with a number: there is none, or it is
+// the host's next to that of a device. Then worker threads run the ops of its streams.
+constexpr int kNoSecond = -1, kHostMemory = -2;
+
 struct Capabilities {
   const char* name;      // of the backend, or of the one that it imitates, in messages
   bool has_host_memory;  // ops run in the host's memory: they reach lists, KV and features there

@@ -198,6 +198,8 @@ struct StreamKind {
   bool urgent = false;  // has priority if the device could run both streams
   bool nvtx = false;    // put an NVTX range around each graph, for profilers
   int place = 0;        // the memory of its ops
+  // On the cpu backend: a core for each member of the team, which is pinned there; empty: none is.
+  std::vector<int> cores = {};
 };
 
 // A backend. One host thread enqueues.
@@ -236,6 +238,8 @@ class Exec {
   virtual void profile(bool /*is_on*/) {}
 
   virtual Capabilities can() const = 0;
+  // Returns those of the streams of one memory.
+  virtual Capabilities can_at(int /*place*/) const { return can(); }
   // place: the memory, for ops of its streams. Pinned memory is in reach of all.
   template <class T>
   Cells<T> cells(size_t count, Where where, int place = 0) {
@@ -266,7 +270,7 @@ class Exec {
 
 struct ExecOptions {
   int device = 0;           // of cuda, for the first memory
-  int second = -1;          // the same for the second memory; -1: there is one memory
+  int second = kNoSecond;   // the same for the second memory, or a constant of backends.h
   bool is_virtual = false;  // sim in virtual time
   PartTable parts{};        // of the dry backends
 };
@@ -277,16 +281,15 @@ std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in o
 std::unique_ptr<Exec> make_virtual_exec();  // like sim, but in virtual time and with a trace
 // Like sim, and records every command for order(). With two memories, an op that accesses the other
 // one faults.
-std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, bool has_two_memories);
+std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, int second = kNoSecond);
 // A dry backend that imitates cuda. Device memory is separate, and an access by the host faults. An
 // op without a form for a device is refused.
-std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts, bool has_two_memories);
+std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts, int second = kNoSecond);
 
 // One sentence that says why this machine or this build cannot run the cuda backend; empty if it
 // can.
 std::string why_no_cuda();
-// `second`: the device of the second memory; -1: there is one memory. Throws InvalidInput with that
-// sentence.
-std::unique_ptr<Exec> make_cuda_exec(int device, int second = -1);
+// `second`: as in ExecOptions. Throws InvalidInput with that sentence.
+std::unique_ptr<Exec> make_cuda_exec(int device, int second = kNoSecond);
 
 }  // namespace sbrt

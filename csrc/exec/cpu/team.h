@@ -5,6 +5,7 @@
 #include <thread>
 #include <vector>
 
+#include "exec/cpu/cores.h"
 #include "exec/exec.h"
 #include "exec/failure.h"
 
@@ -12,15 +13,15 @@ namespace sbrt {
 
 class Team {
  public:
-  // Member `rank` goes to core first_core + rank * step of the cores that the process may use,
-  // modulo their number.
-  Team(int threads, int first_core, int step, Failure& failure);
+  Team(int threads, TeamCores cores, Failure& failure);
   ~Team();
   Team(const Team&) = delete;
 
   // Runs `graph` with `width` members and returns when all of them are done. Exceptions go to
   // Failure.
   void run(const Graph& graph, int width);
+  // Called by rank 0, the thread that will call run().
+  void take_core() const { cores_.take(0, static_cast<int>(members_.size())); }
 
  private:
   static constexpr int kWidthBits = 12;
@@ -41,6 +42,7 @@ class Team {
   };
 
   Failure& failure_;
+  const TeamCores cores_;
   std::vector<Member> members_;
   std::vector<std::thread> helpers_;
   const Graph* graph_ = nullptr;
@@ -52,10 +54,5 @@ class Team {
 // Gives the calling thread the floating-point state that every computing thread has, whatever it
 // inherited.
 void set_float_environment();
-
-// Moves the calling thread, one of a team of `threads`, to a core. It is pinned there if the team
-// covers all cores that the process may use. Otherwise the system may move it on. Without the move,
-// a member would wake on its waker's core and share it for milliseconds while another core idles.
-void place_on_core(int core, int threads);
 
 }  // namespace sbrt

@@ -11,6 +11,7 @@
 #include "exec/exec.h"
 #include "exec/fused.h"
 #include "fake_cuda.h"
+#include "graphs.h"
 #include "parts.h"
 
 namespace sbrt {
@@ -19,14 +20,6 @@ namespace {
 constexpr int64_t kUs = 1000;
 constexpr int64_t kVerify = 1000 * kUs, kSelect = 50 * kUs, kStep = 500 * kUs;
 constexpr int kSteps = 3;
-
-void nothing(const int&, Worker) {}
-
-Graph graph_of(const char* name, const int64_t& ns) {
-  Graph graph(name);
-  graph.add(nothing, 0).on_device(&ns, 1);
-  return graph;
-}
 
 // Two lanes, and rounds whose target waits for a burst that is enqueued after it.
 struct Scene {
