@@ -250,7 +250,8 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 }
 cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t*,
                                    size_t, const cudaKernelNodeParams* kernel) {
-  graph->kernels.push_back({static_cast<const int64_t*>(kernel->func), kernel->kernelParams[0]});
+  graph->kernels.push_back({static_cast<const int64_t*>(kernel->func),
+                            kernel->kernelParams ? *kernel->kernelParams : nullptr});
   *node = nullptr;
   return cudaSuccess;
 }

@@ -4,11 +4,8 @@ gives. Each mail is needed, and each wait: of round.cc, of the device for the ho
 the device, and for a copy before the record that promises it. An exception of the draft reaches the
 host. A device that breaks keeps no worker waiting."""
 
-from pathlib import Path
-
 import pytest
 
-HERE = Path(__file__).parent
 ROUND, DEVICE, HOST = "round/round.cc", "exec/cuda/cuda_stream.cc", "exec/cuda/host_stream.cc"
 MAILS = ("verdict", "burst", "offer")
 # Each is the text of a file that keeps an order, and a text without it.
@@ -27,21 +24,8 @@ WAITS = {
 
 
 @pytest.fixture(scope="module")
-def built(nvcc, programs):
-    """built(flags, replaced): the program, with other texts for files of csrc."""
-
-    def call(flags, replaced=None):
-        sources = [HERE / "fake_cuda.cc", "core", "exec/cuda", "exec/cpu", "exec/sim", ROUND]
-        sources += [f"exec/{stem}.cc" for stem in ("exec", "order")]
-        more = (*flags, "-DSBRT_WITH_CUDA=1", *nvcc.includes())
-        return programs.build("host_lane_main", sources, more, replaced)
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def plain(built, programs):
-    return built(programs.plain)
+def plain(fake):
+    return fake("host_lane_main")
 
 
 def test_rounds_are_those_of_one_thread(programs, plain):
@@ -62,19 +46,19 @@ def test_a_failure_ends_no_wait_but_its_own(programs, plain, part):
 
 
 @pytest.mark.parametrize("part", ["rounds", "throws", "breaks"])
-def test_thread_sanitizer_has_nothing_to_say(built, programs, tsan, part):
-    done = programs.run(built(tsan), part, 2000, **programs.reporting("tsan"))
+def test_thread_sanitizer_has_nothing_to_say(fake, programs, tsan, part):
+    done = programs.run(fake("host_lane_main", tsan), part, 2000, **programs.reporting("tsan"))
     assert done.stdout == f"ok {part}\n", done.stdout + done.stderr
 
 
 @pytest.mark.exact
 @pytest.mark.sanitize
 @pytest.mark.parametrize("name", WAITS)
-def test_each_wait_is_needed(built, programs, tsan, name):
+def test_each_wait_is_needed(fake, programs, tsan, name):
     file, wait, instead = WAITS[name]
     text = programs.text(file)
     assert text.count(wait) == 1
-    program = built(tsan, {file: text.replace(wait, instead)})
+    program = fake("host_lane_main", tsan, {file: text.replace(wait, instead)})
     done = programs.run(program, "rounds", 2000, **programs.reporting("tsan"))
     assert done.returncode != 0, done.stdout
     assert "ThreadSanitizer: data race" in done.stderr or "FAILED: rounds: " in done.stdout
