@@ -524,7 +524,9 @@ class RuntimeConfig:
     everything on the caller's thread; dry does the same and records it (`order`); dry_cuda does so,
     too, and imitates a device whose memory the host cannot access; or cuda.
     device: index of the CUDA device. draft_device: index of the draft's device; its lane then has a
-    state of its own (-1: the target's device). draft_first: on a device the draft's stream has the
+    state of its own (-1: the target's device; ON_HOST: the CPU). target_cores, draft_cores: one core
+    for each thread of a lane on the CPU, which is pinned to it (none: threads are not pinned).
+    draft_first: on a device the draft's stream has the
     higher priority. debug: fill memory that must not be read with NaN. rejection: allocate the
     memory that the rule `rejection` needs. max_num_seqs: number of seats. max_piece: maximum number
     of prompt tokens fed between two rounds. reuses_prefixes: a prompt reuses the KV of its
@@ -537,6 +539,8 @@ class RuntimeConfig:
     max_model_len: int
     num_threads: int
     draft_threads: int
+    target_cores: Sequence[int]
+    draft_cores: Sequence[int]
     max_gamma: int
     max_branches: int
     max_width: int
@@ -678,6 +682,7 @@ class EngineCore:
 MAX_ROWS: int  # number of rows of the largest forward of either lane
 TARGET_ROWS: int  # number of rows of the target's largest forward
 MAX_SEATS: int  # maximum number of sequences that run together
+ON_HOST: int  # RuntimeConfig.draft_device: the CPU
 SLOTS: int  # number of in-flight slots of a ring, including the root's slot
 MAX_CHAIN: int  # maximum number of nodes in a chain, not counting the root
 RANK_FIRST: int  # Policy.ranking: the draft's k most probable tokens at the chain's end

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from . import check, methods
-from ._core import MAX_SEATS, SLOTS, TARGET_ROWS, Capabilities, capabilities
-from .cores import usable_cores
+from ._core import MAX_SEATS, ON_HOST, SLOTS, TARGET_ROWS, Capabilities, capabilities
+from .cores import check_count, check_teams, core_set, usable_cores
 from .errors import InvalidInputError, not_built
 from .sampling import MAX_SEED
 
@@ -39,8 +39,9 @@ class SpeculativeConfig:
     dtype: storage of the draft's weights, one of the values of EngineConfig.dtype (None: the dtype
     of the target's weights). No token depends on it.
     device: the draft's device (None: the target's device). If the target is on a CUDA device, the
-    draft may be on another one, for example cuda:1. The lanes then exchange copies of chains and
-    outcomes.
+    draft may be on another one, for example cuda:1, or on the CPU (cpu). The lanes then exchange
+    copies of chains and outcomes.
+    cpu_affinity: cores of the draft's threads on a CPU, in the form of EngineConfig.cpu_affinity.
     num_speculative_tokens: gamma, the draft steps per burst (None: 4). For auto it is an upper
     limit.
     num_branches: k_max, the maximum number of branches in a round.
@@ -56,6 +57,7 @@ class SpeculativeConfig:
     model: Folder | None = None
     dtype: str | None = None
     device: str | None = None
+    cpu_affinity: str | None = None
     num_speculative_tokens: int | None = None
     num_branches: int | None = None
     confidence_threshold: float = methods.EPSILON
@@ -150,7 +152,12 @@ class EngineConfig:
     (float32, devices before sm_80).
     num_threads: total number of the engine's threads. None: the number of cores that this process
     may use, by its affinity and its container's CPU quota. draft_threads: the number of these
-    threads that the draft uses while both lanes work.
+    threads that the draft uses while both lanes work. If the target is on a CUDA device, a draft on
+    the CPU has all of them.
+    cpu_affinity: on a CPU, the cores of the target's threads, for example "0-3,8". Each core gets
+    one thread, which is pinned to it (None: threads are not pinned). A draft then needs other cores
+    (SpeculativeConfig.cpu_affinity). Each lane keeps its own threads, and they write to the lane's
+    memory first. So the cores of a lane should belong to one NUMA node.
     max_logprobs: largest value that a request may give for SamplingParams.logprobs and
     prompt_logprobs (-1: any number, also the whole vocabulary).
     enforce_eager: launch the lanes' ops one by one, without CUDA graphs. Without graphs the engine
@@ -182,6 +189,7 @@ class EngineConfig:
     seed: int = 0
     num_threads: int | None = None
     draft_threads: int | None = None
+    cpu_affinity: str | None = None
     attention_backend: str = "auto"
     skip_tokenizer_init: bool = False
     max_logprobs: int = 20
@@ -197,6 +205,13 @@ class EngineConfig:
         folder("model", self.model)
         if self.tokenizer is not None:
             folder("tokenizer", self.tokenizer)
+        if isinstance(self.speculative, Mapping):
+            given = build(SpeculativeConfig, dict(self.speculative))
+            object.__setattr__(self, "speculative", given)
+        elif not isinstance(self.speculative, (SpeculativeConfig, type(None))):
+            raise InvalidInputError(
+                f"speculative: expected a SpeculativeConfig, got {check.show(self.speculative)}"
+            )
         check.one_of("dtype", self.dtype, CUDA_DTYPES if self.on_cuda else CPU_DTYPES)
         check.one_of("activation_dtype", self.activation_dtype, ACTIVATION_DTYPES)
         if self.max_model_len is not None:
@@ -204,6 +219,7 @@ class EngineConfig:
         if self.max_num_seqs is None:
             object.__setattr__(self, "max_num_seqs", DEFAULT_SEATS if self.can.grows_lazily else 1)
         seats = check.integer("max_num_seqs", self.max_num_seqs, 1, MAX_SEATS)
+        self._check_devices()
         if self.enable_prefix_caching is None:
             object.__setattr__(self, "enable_prefix_caching", not self.on_cuda)
         check.flag("enable_prefix_caching", self.enable_prefix_caching)
@@ -220,22 +236,15 @@ class EngineConfig:
         if self.profile_dir is not None:
             folder("profile_dir", self.profile_dir)
         self._refuse_unsupported()
-        if isinstance(self.speculative, Mapping):
-            given = build(SpeculativeConfig, dict(self.speculative))
-            object.__setattr__(self, "speculative", given)
-        elif not isinstance(self.speculative, (SpeculativeConfig, type(None))):
-            raise InvalidInputError(
-                f"speculative: expected a SpeculativeConfig, got {check.show(self.speculative)}"
-            )
         self.threads()
-        known = CUDA_DTYPES if self.on_cuda else CPU_DTYPES
+        known = CPU_DTYPES if self.drafts_on_cpu else CUDA_DTYPES
         check.one_of("SpeculativeConfig.dtype", self.draft_dtype, known)
-        self._check_devices()
 
     def method(self) -> methods.Method:
         """The method of requests that name no method. Without a draft it is plain decoding."""
         if isinstance(self.speculative, SpeculativeConfig):
-            default = methods.DEFAULT_ON_CUDA if self.on_cuda else methods.DEFAULT
+            is_plain = not (self.on_cuda or self.is_apart)
+            default = methods.DEFAULT if is_plain else methods.DEFAULT_ON_CUDA
             return self.speculative.resolve(default)
         return methods.parse("none")
 
@@ -254,8 +263,15 @@ class EngineConfig:
 
     @property
     def on_cuda(self) -> bool:
-        """True if both lanes run on a CUDA device."""
+        """True if the target runs on a CUDA device."""
         return _is_cuda(self.device)
+
+    @property
+    def drafts_on_cpu(self) -> bool:
+        """True if a draft runs on the CPU."""
+        given = self.speculative
+        named = given.device if isinstance(given, SpeculativeConfig) else None
+        return not self.on_cuda or named == "cpu"
 
     @property
     def can(self) -> Capabilities:
@@ -269,13 +285,16 @@ class EngineConfig:
 
     @property
     def draft_index(self) -> int:
-        """Index of the draft's CUDA device."""
+        """Index of the draft's CUDA device; ON_HOST for a draft on the CPU."""
+        if self.drafts_on_cpu:
+            return ON_HOST
         return self.device_index if self._draft_device is None else _index(self._draft_device)
 
     @property
     def is_apart(self) -> bool:
-        """True if draft and target run on different CUDA devices."""
-        return self.on_cuda and self.draft() is not None and self.draft_index != self.device_index
+        """True if draft and target each have their own memory."""
+        has_own = self.draft_index != self.device_index if self.on_cuda else any(self.cores())
+        return self.draft() is not None and has_own
 
     @property
     def _draft_device(self) -> str | None:
@@ -297,12 +316,28 @@ class EngineConfig:
             return TARGET_ROWS
         return min(TARGET_ROWS, self.max_num_batched_tokens - self.seats + 1)
 
+    def cores(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Cores that the threads of the target and of the draft are pinned to; () if they are
+        not."""
+        given = self.speculative
+        own = given.cpu_affinity if isinstance(given, SpeculativeConfig) else None
+        return (
+            core_set("cpu_affinity", self.cpu_affinity),
+            core_set("SpeculativeConfig.cpu_affinity", own),
+        )
+
     def threads(self) -> tuple[int, int]:
         """Return (num_threads, draft_threads) with the defaults filled in."""
+        target_cores, draft_cores = self.cores()
+        if target_cores or draft_cores:
+            return len(target_cores) + len(draft_cores), len(draft_cores) or 1
         total = int(self.num_threads or usable_cores())
-        draft = int(self.draft_threads or max(1, total // 4))
-        # With one thread the lanes take turns. Otherwise the target keeps at least one thread.
-        most = max(1, total - 1)
+        if self.on_cuda and self.drafts_on_cpu:  # the target needs none
+            default = most = total
+        else:
+            # With one thread the lanes take turns. Otherwise the target keeps at least one thread.
+            default, most = max(1, total // 4), max(1, total - 1)
+        draft = int(self.draft_threads or default)
         if draft > most:
             raise InvalidInputError(
                 f"draft_threads: expected at most {most} of {total} threads, got {draft}"
@@ -317,11 +352,29 @@ class EngineConfig:
                 f"SpeculativeConfig.device: expected cpu with a target on a CPU, "
                 f"got {self._draft_device}"
             )
+        self._check_cores()
+
+    def _check_cores(self) -> None:
+        target, draft = self.cores()
+        name, has_draft = "SpeculativeConfig.cpu_affinity", self.draft() is not None
+        if target and self.on_cuda:
+            raise InvalidInputError(
+                f"cpu_affinity: expected none with a target on {self.device}, "
+                f"got {self.cpu_affinity}"
+            )
+        if draft and not self.drafts_on_cpu:
+            raise InvalidInputError(f"{name}: expected none with a draft on {self.device}")
+        if draft and not has_draft:
+            raise InvalidInputError(f"{name}: expected a draft model next to it, got none")
+        if has_draft and not self.on_cuda and bool(target) != bool(draft):
+            missing = name if target else "cpu_affinity"
+            raise InvalidInputError(f"{missing}: expected cores for both lanes or for none")
+        check_teams(name, target, draft)
+        if target or draft:
+            check_count("num_threads", len(target) + len(draft), self.num_threads)
+            check_count("draft_threads", len(draft), self.draft_threads)
 
     def _check_on_cuda(self) -> None:
-        given = self.speculative
-        if isinstance(given, SpeculativeConfig) and given.device == "cpu":
-            raise not_built("SpeculativeConfig.device 'cpu' with a target on cuda")
         methods.check_on_cuda(self.method())
         if self.activation_dtype != "auto":
             raise InvalidInputError(

@@ -1,11 +1,81 @@
-"""Counts the cores that this process may use, from its affinity and the CPU quotas of its control
-groups."""
+"""The cores this process may use: its affinity and the CPU quotas of its control groups. Sets of
+cores for threads that are pinned."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+from . import check
+from .errors import InvalidInputError
+
+FORM = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*")
+
+
+def core_set(name: str, given: Any) -> tuple[int, ...]:
+    """The cores of a text like "0-3,8", in its order; () for None.
+
+    Raises InvalidInputError: a text of another form, a core that is named twice, or one that this
+    process may not use.
+    """
+    if given is None:
+        return ()
+    if not isinstance(given, str) or not FORM.fullmatch(given):
+        raise InvalidInputError(f'{name}: expected cores like "0-3,8", got {check.show(given)}')
+    if not hasattr(os, "sched_getaffinity"):
+        raise InvalidInputError(f"{name}: expected none on a system without sched_setaffinity")
+    found: list[int] = []
+    for part in given.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    allowed = os.sched_getaffinity(0)
+    for core in found:
+        if core not in allowed:
+            shown = ",".join(map(str, sorted(allowed)))
+            raise InvalidInputError(
+                f"{name}: expected cores that this process may use ({shown}), got {core}"
+            )
+        if found.count(core) > 1:
+            raise InvalidInputError(f"{name}: expected each core once, got {core} again")
+    if not found:
+        raise InvalidInputError(f"{name}: expected at least one core, got {check.show(given)}")
+    return tuple(found)
+
+
+def check_teams(name: str, target: Collection[int], draft: Collection[int]) -> None:
+    """Raises InvalidInputError if the draft's cores, the field `name`, are the target's, too."""
+    for core in draft:
+        if core in target:
+            raise InvalidInputError(
+                f"{name}: expected cores that cpu_affinity does not name, got {core}"
+            )
+
+
+def check_count(name: str, cores: int, given: int | None) -> None:
+    """Raises InvalidInputError unless a number of threads is that of the cores, or None."""
+    if given not in (None, cores):
+        raise InvalidInputError(f"{name}: expected {cores}, the cores of cpu_affinity, got {given}")
+
+
+@contextmanager
+def on_cores(cores: Collection[int]) -> Iterator[None]:
+    """Keep this thread, and those that it starts, on these cores; () changes nothing.
+
+    The system commits a page in the memory of the core that writes to it first.
+    """
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def usable_cores(root: Path = Path("/")) -> int:

@@ -367,12 +367,15 @@ class Engine:
             self._scheduler.drop(requests)
 
     def _open_core(self) -> EngineCore:
+        target_cores, draft_cores = self.config.cores()
         core = EngineCore(
             self.pair.target,
             self.pair.draft,
             max_model_len=self.max_model_len,
             num_threads=self.num_threads,
             draft_threads=self.draft_threads,
+            target_cores=target_cores,
+            draft_cores=draft_cores,
             vocab=self.pair.vocab,
             holes=self.pair.holes,
             backend="sim" if self._costs else "cuda" if self.config.on_cuda else "cpu",

@@ -282,6 +282,8 @@ void bind_config(py::module_& m) {
       .def_readwrite("holes", &C::holes)
       .def_readwrite("num_threads", &C::num_threads)
       .def_readwrite("draft_threads", &C::draft_threads)
+      .def_readwrite("target_cores", &C::target_cores)
+      .def_readwrite("draft_cores", &C::draft_cores)
       .def_readwrite("max_gamma", &C::max_gamma)
       .def_readwrite("max_branches", &C::max_branches)
       .def_readwrite("max_width", &C::max_width)

@@ -74,6 +74,7 @@ std::vector<std::string> instruction_sets() {
 // Binds the compile-time sizes that Python also uses. costs.cc binds MAX_ROWS.
 void bind_sizes(py::module_& m) {
   m.attr("SLOTS") = kSlots;
+  m.attr("ON_HOST") = kHostMemory;
   m.attr("MAX_SEATS") = kMaxSeats;
   m.attr("MAX_CHAIN") = kMaxChain;
   m.attr("TARGET_ROWS") = kMaxRows;

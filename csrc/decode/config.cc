@@ -19,13 +19,30 @@ void check_capabilities(const RuntimeConfig& c) {
 // If the draft has its own device, refuses whatever needs the state of both lanes in one memory.
 // Throws InvalidInput.
 void check_apart(const RuntimeConfig& c) {
-  check_within("draft_device", -1, 1023, c.draft_device);
+  check_within("draft_device", kHostMemory, 1023, c.draft_device);
   const auto refuse = [&c](bool asked, const char* what) {
     check<InvalidInput>(!asked || !c.is_apart(), "draft_device: ", what,
                         " is not there yet with a draft on a device of its own");
   };
   refuse(c.rejection, "acceptance rejection");
   refuse(!c.tuned.empty(), "the method auto");
+}
+
+// Refuses teams that no backend has, or that are not the threads.
+void check_cores(const RuntimeConfig& c) {
+  const auto target = static_cast<int32_t>(c.target_cores.size()),
+             draft = static_cast<int32_t>(c.draft_cores.size());
+  if (target + draft == 0) return;
+  check<InvalidInput>(target == 0 || c.can().has_host_memory, "target_cores: expected none on ",
+                      c.can().name, ", got ", target);
+  const bool draft_has_team =
+      c.can().has_host_memory ? c.is_apart() : c.draft_device == kHostMemory;
+  check<InvalidInput>(draft == 0 || draft_has_team,
+                      "draft_cores: expected a draft on the CPU with a memory of its own");
+  check<InvalidInput>(target > 0 || !c.can().has_host_memory,
+                      "target_cores: expected some next to draft_cores, got none");
+  check_equal("num_threads next to cores", target + draft, c.num_threads);
+  if (draft > 0) check_equal("draft_threads next to cores", draft, c.draft_threads);
 }
 
 }  // namespace
@@ -48,6 +65,7 @@ void check_config(const RuntimeConfig& c, const Model& target) {
                       "costs: expected the sim backend but got another");
   check_capabilities(c);
   check_apart(c);
+  check_cores(c);
 }
 
 void check_request(const Request& r, const RuntimeConfig& c, int32_t target_vocab, bool has_draft) {

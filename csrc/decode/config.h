@@ -21,6 +21,9 @@ struct RuntimeConfig {
   int32_t num_threads = 1;     // total number of threads of both lanes
   // Number of these threads that the draft uses while the lanes overlap.
   int32_t draft_threads = 1;
+  // Cores for the teams of worker threads. Each member of a team is pinned to one of them, and each
+  // lane has its own team at any time. Empty: threads are not pinned.
+  std::vector<int32_t> target_cores, draft_cores;
   int32_t max_gamma = 4;
   int32_t max_branches = 8;
   int32_t max_width = 1;     // most nodes that one draft step adds to a branch
@@ -31,8 +34,8 @@ struct RuntimeConfig {
   int64_t first_round = 1;       // number of the first round; some tests begin with a large number
   Backend backend = Backend::cpu;
   int32_t device = 0;  // number of the CUDA device
-  // The draft's own device, with its own copy of the state; -1: the target's device.
-  int32_t draft_device = -1;
+  // The draft's own device, with its own copy of the state. kNoSecond: the target's device.
+  int32_t draft_device = kNoSecond;
   bool draft_first = true;  // on a device: the draft's stream has the higher priority
   bool nvtx = false;        // mark rounds, graphs and prefill as NVTX ranges for profilers
   bool debug = false;       // write NaN to unused memory, and check the position of every slot
@@ -46,7 +49,7 @@ struct RuntimeConfig {
 
   Capabilities can() const { return capabilities_of(backend); }
   // True if each lane has its own device and its own copy of the state.
-  bool is_apart() const { return draft_device >= 0; }
+  bool is_apart() const { return draft_device != kNoSecond; }
   // Returns the number of threads that the target uses while the lanes overlap.
   int32_t target_share() const {
     return num_threads > draft_threads ? num_threads - draft_threads : 1;

@@ -48,7 +48,7 @@ ShapingMemory::ShapingMemory(Exec& exec, int32_t vocab, int32_t seats, int place
   token = exec.cells<int32_t>(count, Where::device, place);
   output = exec.cells<int32_t>(count, Where::device, place);
   seen = exec.cells<uint8_t>(count, Where::device, place);
-  if (exec.can().has_host_memory) return;
+  if (exec.can_at(place).has_host_memory) return;
   mask = exec.cells<uint8_t>(count, Where::device, place);
   bias = exec.cells<float>(count, Where::device, place);
   words = exec.cells<int32_t>(kWordsRoom * seats, Where::device, place);

@@ -10,31 +10,15 @@
 namespace sbrt {
 namespace {
 
-void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64_t max_len,
-               bool drafts) {
-  LaneShape shape;
-  shape.max_len = max_len;
-  shape.max_rows = kMaxRows;
-  shape.seats = c.max_num_seqs;
-  if (drafts) {
-    // The draft does not process the last drafted nodes of a tail, so these nodes need no KV slot.
-    const int uneven = c.max_width > 1 ? 2 : 1;  // more probable branches grow more
-    const int slots = 1 + uneven * c.max_width * (c.max_gamma - 1);
-    shape.branches = c.max_branches;
-    shape.tail_slots = std::clamp(slots, 1, kMaxTail);
-    shape.max_rows = std::clamp(c.max_branches * c.max_width, kMaxRows, kMaxStepRows);
-    if (c.max_num_seqs > 1) shape.max_rows = std::min(kMaxRows * c.max_num_seqs, kMaxStepRows);
-  }
-  shape.threads = c.num_threads;
-  shape.debug = c.debug;
-  shape.features = !drafts && (c.hrad || c.keep_features);
-  shape.on_device = !c.can().has_host_memory;
-  shape.stream = unit.stream->handle();
-  unit.max_rows = shape.max_rows;
-  unit.lane = model.bind(shape);
-  unit.columns = unit.lane->columns().below(c.vocab);
-  for (int i = 0; i < c.num_threads && !shape.on_device; ++i)
-    unit.scratch.emplace_back(std::max(model.vocab(), c.vocab));
+// Adds what only the draft's lane has.
+void add_branches(LaneShape& shape, const RuntimeConfig& c) {
+  // The last drafted nodes take no slot: the draft does not process them.
+  const int uneven = c.max_width > 1 ? 2 : 1;  // likely branches grow more than others
+  const int slots = 1 + uneven * c.max_width * (c.max_gamma - 1);
+  shape.branches = c.max_branches;
+  shape.tail_slots = std::clamp(slots, 1, kMaxTail);
+  shape.max_rows = std::clamp(c.max_branches * c.max_width, kMaxRows, kMaxStepRows);
+  if (c.max_num_seqs > 1) shape.max_rows = std::min(kMaxRows * c.max_num_seqs, kMaxStepRows);
 }
 
 // Sets `chain` to a chain that has only a root.
@@ -59,25 +43,22 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   for (Policy& policy : config.tuned) policy = normalised(policy);
   if (config.vocab == 0) config.vocab = models[0]->vocab();
   check_within("vocab", 2, models[0]->vocab(), config.vocab);
-  if (!models[1]) config.draft_device = -1;
+  if (!models[1]) config.draft_device = kNoSecond;
+  const bool has_cores = !config.target_cores.empty() || !config.draft_cores.empty();
+  check<InvalidInput>(!has_cores || (models[1] != nullptr) == !config.draft_cores.empty(),
+                      "draft_cores: expected some if there is a draft, got ",
+                      config.draft_cores.size());
   exec = make_exec(config.backend,
                    {config.device, config.draft_device, config.costs != nullptr, part_table()});
+  draft.memory = &memories[is_apart()];
+  target.memory = &memories[0];
+  make_streams();  // a pinned team is the first to touch its memory; lanes on a device capture
   make_memory();
-  make_streams();  // before the lanes, because on a device they capture on these streams
-  bind_unit(target, *models[0], config, config.max_model_len, false);
+  bind(target, *models[0], config.max_model_len);
   check<InvalidInput>(!target.columns.ids, "target: expected a head of all tokens but got one of ",
                       target.columns.n);
   make_features();
-  if (models[1]) {
-    const int64_t limit = std::min(config.max_model_len, models[1]->longest());
-    bind_unit(draft, *models[1], config, limit, true);
-    check<InvalidInput>(draft.columns.n > 0, "draft: expected a head with a token below ",
-                        config.vocab, " but got none");
-    for (int seat = 0; seat < count(); ++seat) {
-      at(seat).draft_limit = limit;
-      at(seat).draft_vocab = models[1]->vocab();
-    }
-  }
+  if (models[1]) bind_draft();
   // A recorded lane may compute a prompt's KV with different rounding if the pieces differ. Such a
   // lane has no KV address, and no prompt reuses its KV.
   for (LaneUnit* unit : {&target, &draft}) {
@@ -85,19 +66,46 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
     if (unit->lane && !unit->lane->ring() && !unit->lane->kv().at) config.reuses_prefixes = false;
   }
   check_holes(config.holes, config.vocab);
-  for (LaneMemory& memory : memories)
-    if (memory.sequences.device()) make_shaping(memory);
+  for (LaneMemory& memory : used()) make_shaping(memory);
   make_scores();
   make_logprobs();
 }
 
+void Resources::bind(LaneUnit& unit, const Model& model, int64_t max_len) {
+  const bool drafts = &unit == &draft;
+  LaneShape shape;
+  shape.max_len = max_len;
+  shape.max_rows = kMaxRows;
+  shape.seats = count();
+  if (drafts) add_branches(shape, config);
+  shape.threads = unit.threads;
+  shape.debug = config.debug;
+  shape.features = !drafts && (config.hrad || config.keep_features);
+  shape.on_device = !can(unit).has_host_memory;
+  shape.stream = unit.stream->handle();
+  unit.max_rows = shape.max_rows;
+  unit.lane = model.bind(shape);
+  unit.columns = unit.lane->columns().below(config.vocab);
+  for (int i = 0; i < unit.threads && !shape.on_device; ++i)
+    unit.scratch.emplace_back(std::max(model.vocab(), config.vocab));
+}
+
+void Resources::bind_draft() {
+  const Model& model = *models[1];
+  const int64_t limit = std::min(config.max_model_len, model.longest());
+  bind(draft, model, limit);
+  check<InvalidInput>(draft.columns.n > 0, "draft: expected a head with a token below ",
+                      config.vocab, " but got none");
+  for (const LaneMemory& memory : used())
+    for (int seat = 0; seat < count(); ++seat) {
+      memory.at(seat).draft_limit = limit;
+      memory.at(seat).draft_vocab = model.vocab();
+    }
+}
+
 void Resources::make_memory() {
   const auto seats = static_cast<size_t>(count());
-  memories[1].place = 1;
-  target.memory = &memories[0];
-  draft.memory = &memories[is_apart()];
-  make_sequences(*target.memory);
-  if (is_apart()) make_sequences(*draft.memory);
+  for (LaneMemory& memory : used()) make_sequences(memory);
   const int place = draft.memory->place;
   rolls = exec->cells<Roll>(4, Where::pinned);
   target_scratch = exec->cells<TargetScratch>(1, Where::device);
@@ -141,11 +149,15 @@ void Resources::make_shaping(LaneMemory& memory) {
 }
 
 void Resources::make_streams() {
-  const auto stream = [this](const LaneUnit& unit, const char* name, bool urgent) {
-    return exec->stream(config.num_threads, {name, urgent, config.nvtx, unit.memory->place});
+  memories[1].place = 1;
+  const auto make = [this](LaneUnit& unit, const char* name, bool urgent,
+                           const std::vector<int32_t>& cores) {
+    unit.threads = cores.empty() ? config.num_threads : static_cast<int>(cores.size());
+    unit.stream =
+        exec->stream(unit.threads, {name, urgent, config.nvtx, unit.memory->place, cores});
   };
-  target.stream = stream(target, "target", !config.draft_first);
-  if (models[1]) draft.stream = stream(draft, "draft", config.draft_first);
+  make(target, "target", !config.draft_first, config.target_cores);
+  if (models[1]) make(draft, "draft", config.draft_first, config.draft_cores);
 }
 
 void Resources::make_features() {
@@ -185,18 +197,17 @@ void Resources::make_logprobs() {
 
 Seats Resources::seats(const LaneUnit& unit) const {
   const LaneMemory& m = *unit.memory;
-  return {m.sequences.device(), count(), rolls.device() + (&unit == &draft), m.ended.device()};
+  return {m.sequences.device(), count(), rolls_of(unit) + (&unit == &draft), m.ended.device()};
 }
 
 Seats Resources::fed_seats(const LaneUnit& unit) const {
   const LaneMemory& m = *unit.memory;
-  return {m.sequences.device(), count(), rolls.device() + 2 + (&unit == &draft),
+  return {m.sequences.device(), count(), rolls_of(unit) + 2 + (&unit == &draft),
           m.ended.device() + unit.fed_at};
 }
 
 void Resources::count_from(int64_t round) {
-  for (const LaneMemory& memory : memories) {
-    if (!memory.sequences.device()) continue;
+  for (const LaneMemory& memory : used()) {
     int64_t* ended = memory.ended.host();
     ended[0] = round;
     for (const LaneUnit* unit : {&target, &draft}) ended[unit->fed_at] = unit->feed.pieces;
@@ -211,20 +222,28 @@ int64_t Resources::same_tokens(int seat, const int32_t* tokens, int64_t most) co
 void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
                                int64_t draft_have) {
   exec->note("start_sequence", {{}, parts_of_seats()}, SeatSet{1} << seat);
-  Sequence& c = at(seat);
+  for (LaneMemory& memory : used()) {
+    memory.at(seat).target_have = target_have;
+    memory.at(seat).draft_have = draft_have;
+    start_in(memory, seat, r);
+  }
+  asked.host()[seat] = logprobs[seat].start(*exec, r, at(seat).limit, config.vocab);
+}
+
+void Resources::start_in(LaneMemory& memory, int seat, const Request& r) {
+  Sequence& c = memory.at(seat);
   const int64_t length = static_cast<int64_t>(r.prompt.size());
-  std::copy(r.prompt.begin(), r.prompt.end(), trunk(seat));
+  std::copy(r.prompt.begin(), r.prompt.end(), memory.trunks.host() + seat * room());
   c.sampling = normalised(r.sampling);
-  memories[0].shaping[seat].start(r, c);
+  memory.shaping[seat].start(r, c);
   c.policy = r.tuned ? config.tuned[0] : normalised(r.policy);
   c.prices.known = 0;
   if (c.rank)  // at this point c.head still belongs to the last sequence
-    std::fill_n(memories[0].ranks.host() + seat * room(),
-                std::min<int64_t>(room(), c.head + kSlots), kUnknownRank);
+    std::fill_n(memory.ranks.host() + seat * room(), std::min<int64_t>(room(), c.head + kSlots),
+                kUnknownRank);
   c.trunk_hash = 0;
   for (const int32_t token : r.prompt) c.trunk_hash = extended(c.trunk_hash, token);
   c.limit = std::min(length + r.max_tokens, config.max_model_len);
-  asked.host()[seat] = logprobs[seat].start(*exec, r, c.limit, config.vocab);
   c.head = length - 1;
   c.followed = length;
   c.lost = c.no_mass = c.filled = 0;
@@ -236,38 +255,19 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   c.branch_count = c.draft_idle = c.step = 0;
   c.sharpness = c.sampling.temperature == 0 ? 2.5f : 1.0f;
   c.draft_nodes = Mask::none();
-  c.target_have = target_have;
-  c.draft_have = draft_have;
-  exec->upload(memories[0].trunks, seat * room(), length);
-  send_sequence(seat);
-  if (is_apart()) start_elsewhere(seat, r);
-}
-
-// Starts the sequence in the draft's own memory, if the draft has one.
-void Resources::start_elsewhere(int seat, const Request& r) {
-  const LaneMemory& memory = *draft.memory;
-  Sequence& c = memory.at(seat);
-  int32_t* trunk = c.trunk;
-  const Counts counts = c.counts;
-  c = at(seat);
-  c.trunk = trunk;
-  c.counts = counts;
-  std::copy(r.prompt.begin(), r.prompt.end(), memory.trunks.host() + seat * room());
-  draft.memory->shaping[seat].start(r, c);
-  exec->upload(memory.trunks, seat * room(), r.prompt.size());
-  exec->upload(memory.sequences, seat, 1);
+  exec->upload(memory.trunks, seat * room(), length);
+  send_sequence(memory, seat);
 }
 
 // Sends the host's copy of a sequence to the device. During the copy the pointers in it are device
 // addresses. At other times they are host addresses, because the tuner reads the copy.
-void Resources::send_sequence(int seat) {
-  Sequence& c = at(seat);
-  const LaneMemory& own = memories[0];
+void Resources::send_sequence(LaneMemory& own, int seat) {
+  Sequence& c = own.at(seat);
   const bool ranks_it = own.ranks.size() > 0;
   c.trunk = own.trunks.device() + seat * room();
   c.rank = ranks_it ? own.ranks.device() + seat * room() : nullptr;
   exec->upload(own.sequences, seat, 1);
-  c.trunk = trunk(seat);
+  c.trunk = own.trunks.host() + seat * room();
   c.rank = ranks_it ? own.ranks.host() + seat * room() : nullptr;
 }
 

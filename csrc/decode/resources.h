@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "model/lane.h"
@@ -32,6 +33,7 @@ struct LaneUnit {
   // The memory block that contains the batch, as its first member.
   const Block* scratch_block = nullptr;
   Graph timed_forward{"timed_forward"};  // a forward of timed_rows rows, with sampling
+  int threads = 1;                       // number of members of the lane's team
   int width = 1;                         // number of team members when the lane runs alone
   int32_t max_rows = 0;                  // number of rows of the largest forward
   int32_t timed_rows = 0;                // number of rows of timed_forward
@@ -50,6 +52,8 @@ struct Resources {
             const RuntimeConfig& given);
 
   bool has_draft() const { return draft.lane != nullptr; }
+  // The capabilities of the backend in the memory of a lane.
+  Capabilities can(const LaneUnit& unit) const { return exec->can_at(unit.memory->place); }
   int count() const { return config.max_num_seqs; }  // number of seats
   bool is_apart() const { return config.is_apart(); }
   // Returns the host's copy of a sequence. If each lane has its own memory, this copies the
@@ -108,8 +112,8 @@ struct Resources {
   RuntimeConfig config;
   std::shared_ptr<const Model> models[2];
   std::unique_ptr<Exec> exec;
-  LaneMemory memories[2];  // the second memory is used only if is_apart()
-  Cells<Roll> rolls;       // four rolls: target rounds, draft rounds, target pieces, draft pieces
+  LaneMemory memories[kMemories];  // the second memory is used only if is_apart()
+  Cells<Roll> rolls;  // four rolls: target rounds, draft rounds, target pieces, draft pieces
   Cells<TargetScratch> target_scratch;
   Cells<DraftScratch> draft_scratch;
   Cells<Records> records;
@@ -126,11 +130,18 @@ struct Resources {
   int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk
 
  private:
+  std::span<LaneMemory> used() { return {memories, is_apart() ? 2u : 1u}; }
+  // Ops on the host reach pinned memory at its address there.
+  const Roll* rolls_of(const LaneUnit& unit) const {
+    return can(unit).has_host_memory ? rolls.host() : rolls.device();
+  }
+  void bind(LaneUnit& unit, const Model& model, int64_t max_len);
+  void bind_draft();
   void make_memory();
   void make_sequences(LaneMemory& memory);
   void make_shaping(LaneMemory& memory);
-  void start_elsewhere(int seat, const Request& request);
-  void send_sequence(int seat);
+  void start_in(LaneMemory& memory, int seat, const Request& request);
+  void send_sequence(LaneMemory& own, int seat);
   void send_fields(int seat, const void* begin, const void* end);
   void send_fields(const LaneMemory& memory, int seat, const void* begin, const void* end);
   void make_streams();

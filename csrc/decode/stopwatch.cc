@@ -155,14 +155,14 @@ void Stopwatch::begin(const Request& request) {
 void Stopwatch::choose_width(LaneUnit& unit) {
   constexpr int kBursts = 16;
   constexpr Burst kOne{0, 1}, kSteps{2, 4};
-  unit.width = r_.config.num_threads;
-  if (r_.config.num_threads == 1 || !r_.config.can().has_teams) return;
+  unit.width = unit.threads;
+  if (unit.threads == 1 || !r_.can(unit).has_teams) return;
   set_rows(unit, 1, 0);
   seconds_of(unit, unit.width, kOne);  // not counted: the first forward touches all memory
   if (seconds_of(unit, unit.width, kOne) > kVeryLong) return;
-  std::vector<double> best(r_.config.num_threads + 1, std::numeric_limits<double>::infinity());
+  std::vector<double> best(unit.threads + 1, std::numeric_limits<double>::infinity());
   for (int burst = 0; burst < kBursts; ++burst)
-    for (int width = r_.config.num_threads; width > 0; width /= 2) {
+    for (int width = unit.threads; width > 0; width /= 2) {
       best[width] = std::min(best[width], seconds_of(unit, width, kSteps));
       if (best[width] > kLong) return;
     }

@@ -10,6 +10,10 @@ namespace sbrt {
 // `cuda`.
 enum class Backend { cpu, sim, dry, dry_cuda, cuda };
 
+// The second memory of a backend, if it is not that of a device with a number: there is none, or it is
+// the host's next to that of a device. Then worker threads run the ops of its streams.
+constexpr int kNoSecond = -1, kHostMemory = -2;
+
 struct Capabilities {
   const char* name;      // the name in messages; for dry_cuda this is cuda
   bool has_host_memory;  // ops can access lists, KV and features in the host's memory

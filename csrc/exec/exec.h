@@ -204,6 +204,9 @@ struct StreamKind {
   bool urgent = false;  // on a device the stream has high priority
   bool nvtx = false;    // put an NVTX range around each graph, for profilers
   int place = 0;        // number of the memory that the stream's ops use
+  // On the cpu backend: one core for each member of the team, which is pinned to it. Empty: the
+  // members are not pinned.
+  std::vector<int> cores = {};
 };
 
 // A backend. Only one host thread may enqueue.
@@ -245,6 +248,8 @@ class Exec {
   virtual void profile(bool /*is_on*/) {}
 
   virtual Capabilities can() const = 0;
+  // Returns the capabilities of the streams of one memory.
+  virtual Capabilities can_at(int /*place*/) const { return can(); }
   // Allocates `count` elements. place: number of the memory. Only ops of streams with the same
   // place can access the elements. If they are pinned, ops of all streams can.
   template <class T>
@@ -275,29 +280,27 @@ class Exec {
 };
 
 struct ExecOptions {
-  int device = 0;           // cuda backend: the device of the first memory
-  int second = -1;          // device of the second memory; -1: there is only one memory
-  bool is_virtual = false;  // sim backend: run in virtual time
-  PartTable parts{};        // dry backends: describes the parts of the state
+  int device = 0;           // of cuda, for the first memory
+  int second = kNoSecond;   // the same for the second memory, or a constant of backends.h
+  bool is_virtual = false;  // sim in virtual time
+  PartTable parts{};        // of the dry backends
 };
 std::unique_ptr<Exec> make_exec(Backend backend, const ExecOptions& options);
 
 std::unique_ptr<Exec> make_cpu_exec();  // one worker thread and a team of cores per stream
-// Runs all ops on the host's thread, in an order that events allow.
-std::unique_ptr<Exec> make_sim_exec();
-std::unique_ptr<Exec> make_virtual_exec();  // works like sim, but in virtual time and with a trace
-// Works like sim, and records every command for order(). If it has two memories, an op that
-// accesses the wrong memory faults.
-std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, bool has_two_memories);
-// Makes a dry backend that imitates cuda. The device's memory is separate, and an access by the
-// host faults. An op that cannot run on a device is refused.
-std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts, bool has_two_memories);
+std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence
+std::unique_ptr<Exec> make_virtual_exec();  // like sim, but in virtual time and with a trace
+// Like sim, and records every command for order(). With two memories, an op that accesses the other
+// one faults.
+std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, int second = kNoSecond);
+// A dry backend that imitates cuda. Device memory is separate, and an access by the host faults. An
+// op without a form for a device is refused.
+std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts, int second = kNoSecond);
 
 // Returns a sentence that says why this machine or this build cannot run the cuda backend. The
 // sentence is empty if it can.
 std::string why_no_cuda();
-// Makes the cuda backend. second: the device of the second memory; -1: there is only one memory.
-// Throws InvalidInput with a sentence like that of why_no_cuda().
-std::unique_ptr<Exec> make_cuda_exec(int device, int second = -1);
+// `second`: as in ExecOptions. Throws InvalidInput with that sentence.
+std::unique_ptr<Exec> make_cuda_exec(int device, int second = kNoSecond);
 
 }  // namespace sbrt

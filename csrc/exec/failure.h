@@ -17,7 +17,11 @@ class Failure {
     if (!exception_) exception_ = std::move(e);
     raised_.store(true, std::memory_order_release);
   }
-  // Call these two functions only when every stream is idle.
+  std::exception_ptr first() const {
+    const std::lock_guard lock(mutex_);
+    return exception_;
+  }
+  // Call these only when every stream is idle.
   void rethrow() {
     if (const std::exception_ptr e = forget()) std::rethrow_exception(e);
   }
@@ -29,7 +33,7 @@ class Failure {
 
  private:
   std::atomic<bool> raised_{false};
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::exception_ptr exception_;
 };
 

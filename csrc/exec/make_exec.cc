@@ -26,9 +26,9 @@ std::unique_ptr<Exec> make_exec(Backend backend, const ExecOptions& options) {
     case Backend::cuda:
       return make_cuda_exec(options.device, options.second);
     case Backend::dry_cuda:
-      return make_dry_cuda_exec(options.parts, options.second >= 0);
+      return make_dry_cuda_exec(options.parts, options.second);
     case Backend::dry:
-      return make_dry_exec(options.parts, options.second >= 0);
+      return make_dry_exec(options.parts, options.second);
     case Backend::sim:
       return options.is_virtual ? make_virtual_exec() : make_sim_exec();
     default:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import check
-from .._core import Model
+from .._core import ON_HOST, Model
 from ..config import EngineConfig
+from ..cores import on_cores
 from ..errors import InvalidInputError
 from ..model.checkpoint import Checkpoint, open_checkpoint
 from ..model.config import read_eos
@@ -70,14 +71,17 @@ def load_pair(
     generation = _defaults(target)
     eos = _eos(target, tokenizer)
     activation_dtype = _activations(config, target)
-    target_model = _model(config, target, progress)
+    target_cores, draft_cores = config.cores()
+    with on_cores(target_cores):
+        target_model = _model(config, target, progress)
     draft_model: Model | None = None
     if draft is not None:
         # The caller asks for int8 for the target. A quantised draft uses int8, too; a draft with
         # float weights cannot.
         activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
         config_of_draft = replace(config, dtype=config.draft_dtype, activation_dtype=activations)
-        draft_model = _model(config_of_draft, draft, progress, target_model, config.draft_index)
+        with on_cores(draft_cores):
+            draft_model = _model(config_of_draft, draft, progress, target_model, config.draft_index)
     elif make_draft is not None:
         draft_model = make_draft(target.config)
     vocab = target_model.vocab
@@ -105,10 +109,10 @@ def _model(
 ) -> Model:
     """Load a model onto the configured device.
 
-    target: the model whose embedding a draft may share. index: number of the CUDA device (None: the
-    number in `config`).
+    target: the model whose embedding a draft may share. index: number of the CUDA device, ON_HOST
+    for the CPU (None: the config's).
     """
-    if not config.on_cuda:
+    if not config.on_cuda or index == ON_HOST:
         return checkpoint.decoder(config.dtype, progress, config.activation_dtype, target)
     try:
         from ..gpu.lane import expect_core, model_of, rows_for

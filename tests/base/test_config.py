@@ -30,7 +30,7 @@ ENGINE = {
     "tokenizer": None, "dtype": "auto", "activation_dtype": "auto", "device": "auto",
     "max_model_len": None, "max_num_seqs": 8, "max_num_batched_tokens": None,
     "enable_prefix_caching": True, "seed": 0, "num_threads": None, "draft_threads": None,
-    "attention_backend": "auto",
+    "cpu_affinity": None, "attention_backend": "auto",
     "skip_tokenizer_init": False, "max_logprobs": 20, "enforce_eager": False, "mode": "exact",
     "programmatic_launch": False, "nvtx": False, "trace": False,
     "profile_dir": None, "speculative": None,

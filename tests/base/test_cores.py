@@ -1,13 +1,15 @@
-"""Contract under test: without num_threads an engine uses as many threads as the process may use
-cores. Affinity and the CPU quotas of control groups limit the cores; quotas are rounded up."""
+"""Contract under test: without num_threads an engine takes as many threads as the process may use
+cores. Cores are limited by affinity and by the CPU quotas of control groups, rounded up. Sets of
+cores for pinned threads are of these, one for each lane, and a bad one is refused."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from sbrt import EngineConfig, cores
+from sbrt import EngineConfig, InvalidInputError, cores
 
 MANY = 64
 V2 = "30 23 0:26 {root} {at} rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
@@ -145,3 +147,83 @@ def test_an_engine_takes_no_more_threads_than_that(monkeypatch):
     monkeypatch.setattr("sbrt.config.usable_cores", lambda: 3)
     assert EngineConfig("x").threads()[0] == 3
     assert EngineConfig("x", num_threads=8).threads()[0] == 8
+
+
+@pytest.fixture
+def eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that may use cores 0 to 7."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+
+
+def pinned(target: object, draft: object, device: str = "auto", on: str | None = None, **more):
+    """A config whose lanes have these sets of cores."""
+    speculative = {"model": "d", "cpu_affinity": draft, "device": on}
+    return EngineConfig("x", device=device, cpu_affinity=target, speculative=speculative, **more)
+
+
+@pytest.mark.usefixtures("eight")
+def test_a_set_is_the_threads_of_its_lane():
+    config = pinned("0-3,6", "7,4")
+    assert config.cores() == ((0, 1, 2, 3, 6), (7, 4))
+    assert (config.threads(), config.is_apart) == ((7, 2), True)
+    assert pinned("0", "1", num_threads=2, draft_threads=1).threads() == (2, 1)
+    alone = EngineConfig("x", cpu_affinity="2-5")
+    assert (alone.threads(), alone.is_apart) == ((4, 1), False)
+    assert (alone.enable_prefix_caching, config.enable_prefix_caching) == (True, True)
+    assert (pinned(None, None).method().name, config.method().name) == ("auto", "specbranch")
+
+
+@pytest.mark.usefixtures("eight")
+def test_a_draft_on_the_cpu_next_to_a_device_may_be_pinned():
+    config = pinned(None, "5,6", "cuda", "cpu")
+    assert (config.cores(), config.threads()) == (((), (5, 6)), (2, 2))
+
+
+@pytest.mark.usefixtures("eight")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ("0-8", None),
+            r"^cpu_affinity: expected cores that this process may use \(0,.*7\), got 8$",
+        ),
+        (("0", "9"), "^SpeculativeConfig.cpu_affinity: expected cores that this process may use"),
+        (("0,1-2,1", None), "^cpu_affinity: expected each core once, got 1 again$"),
+        (("3-1", None), "^cpu_affinity: expected at least one core, got '3-1'$"),
+        (("0-", None), "^cpu_affinity: expected cores like \"0-3,8\", got '0-'$"),
+        (("", None), "^cpu_affinity: expected cores like"),
+        ((3, None), '^cpu_affinity: expected cores like "0-3,8", got 3$'),
+        (("0-3", "3-4"), "^SpeculativeConfig.cpu_affinity: expected cores that cpu_affinity does"),
+        (
+            ("0", None),
+            "^SpeculativeConfig.cpu_affinity: expected cores for both lanes or for none$",
+        ),
+        ((None, "0"), "^cpu_affinity: expected cores for both lanes or for none$"),
+        (("0", None, "cuda:1"), "^cpu_affinity: expected none with a target on cuda:1, got 0$"),
+        (
+            (None, "0", "cuda"),
+            "^SpeculativeConfig.cpu_affinity: expected none with a draft on cuda$",
+        ),
+    ],
+)
+def test_a_bad_set_is_refused(given, said):
+    with pytest.raises(InvalidInputError, match=said):
+        pinned(*given)
+
+
+@pytest.mark.usefixtures("eight")
+def test_what_does_not_fit_the_sets_is_refused():
+    for field, count in (("num_threads", 3), ("draft_threads", 2)):
+        with pytest.raises(InvalidInputError, match=f"^{field}: expected .*, got {count}$"):
+            pinned("0", "1", **{field: count})
+    with pytest.raises(InvalidInputError, match=r"cpu_affinity: expected a draft model"):
+        EngineConfig("x", cpu_affinity="0", speculative={"cpu_affinity": "1"})
+
+
+def test_a_thread_gets_its_cores_back():
+    before = os.sched_getaffinity(0)
+    with cores.on_cores([min(before)]):
+        assert os.sched_getaffinity(0) == {min(before)}
+    assert os.sched_getaffinity(0) == before
+    with cores.on_cores(()):
+        assert os.sched_getaffinity(0) == before

@@ -280,11 +280,13 @@ def _prefixes() -> tuple[Step, ...]:
 
 
 def _devices() -> tuple[Step, ...]:
-    """Return steps with a memory for each lane: on one device, and on two if there are two."""
-    two = _tests("two devices", 200, "-m", "gpu", "-k", "two_devices", "-rs", APART)
+    """Draft and target in memories of their own: on one device, with the draft on the CPU, and on
+    two devices if there are two."""
+    two = _tests("two devices", 140, "-m", "gpu", "-k", "two_devices", "-rs", APART)
     return (
         _ready(50),
-        _tests("two memories", 200, "-m", "gpu", "-k", "one_device", APART),
+        _tests("two memories", 140, "-m", "gpu", "-k", "one_device", APART),
+        _tests("draft on the CPU", 140, "-m", "gpu", "-k", "on_the_cpu", APART),
         replace(two, judge=none_failed),
     )
 

@@ -146,11 +146,11 @@ class DeviceOps {
         op == RoundOp::select || op == RoundOp::attach_chain || op == RoundOp::attach_burst;
     const bool classifies =
         op == RoundOp::hrad_features || op == RoundOp::hrad_inner || op == RoundOp::hrad_cut;
-    Graph::Node& node = classifies                 ? put(*graph, hrad_at(there, dtype))
-                        : selects                  ? put(*graph, select)
-                        : op == RoundOp::gather_draft    ? put(*graph, gather_at(there))
-                        : op == RoundOp::end_round ? put(*graph, EndArgs{&there->ended})
-                                                   : put(*graph, lane);
+    Graph::Node& node = classifies                    ? put(*graph, hrad_at(there, dtype))
+                        : selects                     ? put(*graph, select)
+                        : op == RoundOp::gather_draft ? put(*graph, gather_at(there))
+                        : op == RoundOp::end_round    ? put(*graph, EndArgs{&there->ended})
+                                                      : put(*graph, lane);
     node.on_device(kernel_of(op), shape_of(op).threads, shape_of(op).blocks);
     stream_->prepare(*graph);
     return *(graphs_[{op, dtype}] = std::move(graph));
@@ -240,7 +240,7 @@ void stick() {
     } catch (const Error& error) {
       said = error.what();
     }
-    check(said.find("exec_cuda.cc:") == 0, "sticky: expected a call's place, got '", said, "'");
+    check(said.find("cuda_stream.cc:") == 0, "sticky: expected a call's place, got '", said, "'");
     exec->forget();
     stream->launch(broken, 1);
     stream->record(done, turn + 1);

@@ -1,6 +1,7 @@
 """Contract under test, on a CUDA device: an engine whose draft has a memory of its own answers
-every method like plain decoding in one memory. With one device, both memories are on it. With two
-devices each lane has its own device, and mail is copied between them."""
+every method like plain decoding in one memory. On one device both memories are there. With two
+devices each lane has its own, and mail is copied between them. A draft on the CPU has the host's
+memory: its threads wait for the device, and the device for them."""
 
 from dataclasses import replace
 
@@ -52,6 +53,11 @@ def check_same(draft_device, seats):
 def test_two_memories_on_one_device(monkeypatch, seats):
     monkeypatch.setattr(EngineConfig, "is_apart", True)
     check_same("cuda:0", seats)
+
+
+@pytest.mark.parametrize("seats", [1, 3])
+def test_a_draft_on_the_cpu(seats):
+    check_same("cpu", seats)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two devices: expected 2, found fewer")

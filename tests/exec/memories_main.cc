@@ -30,7 +30,7 @@ Graph adding(int64_t* to) {
 }
 
 void run(bool reaches_over, bool is_device) {
-  const auto exec = is_device ? make_dry_cuda_exec(kParts, true) : make_dry_exec(kParts, true);
+  const auto exec = is_device ? make_dry_cuda_exec(kParts, 1) : make_dry_exec(kParts, 1);
   const auto first = exec->cells<int64_t>(1, Where::device),
              second = exec->cells<int64_t>(1, Where::device, 1);
   check(first.device() != second.device(), "memories: expected two, got one");

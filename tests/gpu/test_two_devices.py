@@ -1,13 +1,15 @@
-"""Contract under test: an engine whose draft has a CUDA device of its own, on the stand-in. There
-an op that accesses the other device's memory faults. The engine answers like an engine with one
-device, with one seat and with three. Each mail is needed. A draft on another kind of device is
-refused before a weight is read."""
+"""Contract under test: an engine whose draft has a CUDA device of its own, or is on the CPU. On the
+stand-in each memory faults for the ops of the other. It answers like an engine on one
+device, with one seat and with three. Each mail and each fence is needed. What a draft on the CPU
+cannot have is refused before a weight is read."""
 
 from dataclasses import replace
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams
+from sbrt._core import ON_HOST
 
 METHODS = (
     "draft_model", "specbranch:k_max=3,on_miss=serial", "tree:gamma=3,width=4,nodes=12",
@@ -19,6 +21,7 @@ REQUESTS = (
     replace(SAMPLED, top_p=0.9, repetition_penalty=1.3, presence_penalty=0.4, min_tokens=4),
 )
 MAILS = ("verdict", "burst", "offer")
+FENCES = ("verify_done", "chain_ready", "draft_ready")
 
 
 def folders(checkpoints):
@@ -36,19 +39,50 @@ def answers(tools, config, methods, seats):
     return found
 
 
+@pytest.mark.parametrize("draft", ["cuda:1", "cpu"])
 @pytest.mark.parametrize("seats", [1, 3])
-def test_it_answers_like_one_device(tools, tool, stand_in, checkpoints, seats):
+def test_it_answers_like_one_device(tools, tool, stand_in, checkpoints, seats, draft):
     sizes = {"max_model_len": tools.max_len, "max_num_seqs": seats}
     plain = answers(tools, tool.config_of(folders(checkpoints), "cuda", **sizes), ["none"], seats)
-    config = tool.config_of(folders(checkpoints), "cuda", draft_device="cuda:1", **sizes)
+    config = tool.config_of(folders(checkpoints), "cuda", draft_device=draft, **sizes)
     found = answers(tools, config, METHODS, seats)
     numbers = range(len(REQUESTS))
     assert found == {(method, i): plain["none", i] for method in METHODS for i in numbers}
-    assert stand_in.devices == ["cuda:0"] * 3 + ["cuda:1"]
-    assert [given["draft_device"] for given, _ in stand_in.cores] == [-1, 1]
+    assert stand_in.devices == ["cuda:0"] * 3 + [draft] * (draft != "cpu")
+    place = ON_HOST if draft == "cpu" else 1
+    assert [given["draft_device"] for given, _ in stand_in.cores] == [-1, place]
     order = stand_in.cores[-1][1].order
     assert order.conflicts() == []
     assert all(order.conflicts(without=[mail]) for mail in MAILS)
+    assert all(order.conflicts(without=[fence], host=False) for fence in FENCES)
+
+
+def test_a_draft_on_the_cpu_uses_all_threads(tool, checkpoints):
+    config = tool.config_of(folders(checkpoints), "cuda", draft_device="cpu")
+    assert (config.is_apart, config.drafts_on_cpu) == (True, True)
+    assert config.threads() == (2, 2)
+    assert replace(config, draft_threads=1).threads() == (2, 1)
+    with pytest.raises(InvalidInputError, match=r"^draft_threads: expected at most 2 of 2 threads"):
+        replace(config, draft_threads=3)
+
+
+def test_a_draft_on_the_cpu_has_formats_of_the_cpu(tool, checkpoints):
+    said = r"^SpeculativeConfig.dtype: expected one of auto, float32, .* got 'float16'$"
+    config = tool.config_of(folders(checkpoints), "cuda", draft_device="cpu")
+    with pytest.raises(InvalidInputError, match=said):
+        replace(config, dtype="float16")
+    own = replace(config.speculative, dtype="bfloat16")
+    assert replace(config, dtype="float16", speculative=own).draft_dtype == "bfloat16"
+
+
+def test_a_draft_without_an_embedding_needs_its_target_on_the_cpu(tools, tool, stand_in, tmp_path):
+    target, draft = tools.write(tmp_path / "t"), tools.write(tmp_path / "d")
+    weights = load_file(draft.folder / "model.safetensors")
+    del weights["model.embed_tokens.weight"]
+    save_file(weights, draft.folder / "model.safetensors")
+    config = tool.config_of([target.folder, draft.folder], "cuda", draft_device="cpu")
+    with pytest.raises(InvalidInputError, match=r"expected a target on the CPU that lends"):
+        Engine(config)
 
 
 def test_a_draft_on_the_device_of_the_target_shares_its_memory(tool, checkpoints):

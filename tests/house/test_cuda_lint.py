@@ -16,11 +16,17 @@ OPS = {
     CSRC / "state/record.h",
 }  # kernels of a device call this code, too
 SOURCES = sorted({*CSRC.rglob("*.cu"), *OPS, *(p for p in BODY.iterdir() if p.is_file())})
-ALLOCATES = {"device_memory.cc"}  # it allocates only when an engine is built
-# {file: number of calls with which the host waits for a stream or an event}. The host waits for new
-# memory, at the end of a stream, between sequences, and for the device's clock.
-WAITS = {"device_memory.cc": 1, "exec_cuda.cc": 2, "timing.cc": 1}
-TIMES = {"timing.h", "timing.cc"}  # the only files with timed events
+ALLOCATES = {"device_memory.cc"}  # only when an engine is built
+# Number of waits of the host for a stream or an event: for new memory, at the end of a stream,
+# between sequences, for the device's clock. A worker waits for the mail of a draft on the CPU.
+WAITS = {
+    "device_memory.cc": 1,
+    "cuda_stream.cc": 1,
+    "exec_cuda.cc": 1,
+    "timing.cc": 1,
+    "host_stream.cc": 1,
+}
+TIMES = {"timing.h", "timing.cc"}  # events that keep their time
 CAPTURED = {"device_graph.cc", "device_graph.h", "publish.cu", "kernels.cu"}
 CAPTURED |= {path.name for path in OPS}
 

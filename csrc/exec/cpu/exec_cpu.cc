@@ -1,125 +1,77 @@
-// The cpu backend. A stream is a worker thread with a team of threads. An event is a counter.
-#include <array>
-#include <thread>
+// The cpu backend: a stream is a worker thread with a team of cores, an event is a counter.
+#include <algorithm>
 
 #include "core/check.h"
-#include "exec/command.h"
-#include "exec/cpu/bell.h"
-#include "exec/cpu/pause.h"
-#include "exec/cpu/team.h"
+#include "exec/cpu/cpu_stream.h"
 #include "exec/exec.h"
-#include "exec/failure.h"
-#include "exec/nvtx.h"
 
 namespace sbrt {
 namespace {
 
-class CpuStream final : public CommandStream {
- public:
-  // `first`: this stream takes cores from the front of the list of usable cores. Other streams take
-  // cores from the back.
-  CpuStream(int threads, bool first, bool has_ranges, Failure& failure, Bell& bell)
-      : failure_(failure),
-        bell_(bell),
-        has_ranges_(has_ranges),
-        team_(threads, first ? 0 : -1, first ? 1 : -1, failure),
-        thread_([this, threads, core = first ? 0 : -1] {
-          place_on_core(core, threads);
-          work();
-        }) {}
+constexpr int kPageBytes = 4096;
 
-  ~CpuStream() override {
-    push({});
-    thread_.join();
-  }
-
-  const Trace& trace() override { return trace_; }
-
-  void drain() {
-    const uint32_t all = pushed_.load(std::memory_order_relaxed);
-    wait_until(done_, [all](uint32_t done) { return done == all; });
-  }
-
- private:
-  static constexpr uint32_t kDepth = 512;
-
-  void push(const Command& command) override {
-    const uint32_t index = pushed_.load(std::memory_order_relaxed);
-    wait_until(done_, [index](uint32_t done) { return index - done < kDepth; });
-    queue_[index % kDepth] = command;
-    publish(pushed_, index + 1);
-  }
-
-  void work() {
-    set_float_environment();
-    for (uint32_t index = 0;; ++index) {
-      wait_until(pushed_, [index](uint32_t pushed) { return pushed != index; });
-      const Command command = queue_[index % kDepth];
-      if (command.kind == Command::kStop) return;
-      execute(command);
-      publish(done_, index + 1);
-    }
-  }
-
-  void execute(const Command& c) {
-    if (c.kind == Command::kRecord) {
-      c.event->stamp(c.value, Trace::now());
-      publish(c.event->counter(), c.value);
-      bell_.ring(*c.event);
-      return;
-    }
-    const int64_t begin = Trace::now();
-    if (c.kind == Command::kWait) {
-      wait_until(c.event->counter(), [&c](int64_t reached) { return reached >= c.value; }, kYields);
-      trace_.put(c.event->name(), begin, Trace::now(), true);
-    } else if (c.kind == Command::kSend) {
-      deliver(*c.mail, c.seats);
-      trace_.put(c.mail->name, begin, Trace::now(), false);
-    } else if (!failure_.raised()) {
-      const NvtxRange range(has_ranges_, c.graph->name());
-      team_.run(*c.graph, c.width);
-      trace_.put(c.graph->name(), begin, Trace::now(), false);
-    }
-  }
-
-  Failure& failure_;
-  Bell& bell_;
-  bool has_ranges_;
-  Team team_;
-  Trace trace_{kTraceEvents};
-  std::array<Command, kDepth> queue_;
-  alignas(64) std::atomic<uint32_t> pushed_{0};
-  alignas(64) std::atomic<uint32_t> done_{0};
-  std::thread thread_;  // declared last, because the thread uses all other members
+struct TouchArgs {
+  std::byte* at;
+  int64_t bytes;
 };
+
+// The system commits a page in the memory of the core that writes to it first.
+void touch(const TouchArgs& a, Worker worker) {
+  const Interval mine = worker.share(a.bytes, kPageBytes);
+  for (int64_t at = mine.begin; at < mine.end; at += kPageBytes) a.at[at] = std::byte{0};
+}
 
 class CpuExec final : public Exec {
  public:
   bool reach(Event& event, int64_t value, int64_t until) override {
-    return bell_.wait(event, value, until);
+    return shared_.bell.wait(event, value, until);
   }
 
   void rethrow() override {
-    if (!failure_.raised()) return;
-    for (CpuStream* stream : streams_) stream->drain();
-    failure_.rethrow();
+    if (!shared_.failure.raised()) return;
+    for (const Made& made : streams_) made.stream->drain();
+    shared_.failure.rethrow();
   }
-  void forget() override { failure_.forget(); }
+  void forget() override { shared_.failure.forget(); }
   Capabilities can() const override { return capabilities_of(Backend::cpu); }
 
  protected:
   std::unique_ptr<Stream> make_stream(int threads, const StreamKind& kind) override {
     check_within("exec: threads of a stream", 1, 1024, threads);
-    auto stream =
-        std::make_unique<CpuStream>(threads, streams_.empty(), kind.nvtx, failure_, bell_);
-    streams_.push_back(stream.get());
+    const bool is_pinned = !kind.cores.empty();
+    if (is_pinned) check_equal("exec: cores of a team", kind.cores.size(), size_t(threads));
+    check_cores(kind.cores);
+    // The first stream takes cores from the front of the list, the others from the back.
+    const int first = streams_.empty() ? 0 : -1, step = streams_.empty() ? 1 : -1;
+    auto stream = std::make_unique<CpuStream>(threads, TeamCores{kind.cores, first, step},
+                                              kind.nvtx, shared_);
+    streams_.push_back({stream.get(), threads, kind.place, is_pinned});
     return stream;
   }
 
+  // A pinned team is the first that touches the memory of its place.
+  Block allocate(size_t bytes, Where where, int place) override {
+    const Block block = Exec::allocate(bytes, where, place);
+    const auto team = std::find_if(streams_.begin(), streams_.end(), [place](const Made& made) {
+      return made.is_pinned && made.place == place;
+    });
+    if (team == streams_.end() || where != Where::device || bytes == 0) return block;
+    Graph graph("touch");
+    graph.add(touch, TouchArgs{static_cast<std::byte*>(block.device), static_cast<int64_t>(bytes)});
+    team->stream->launch(graph, team->threads, kEverySeat);
+    team->stream->drain();
+    return block;
+  }
+
  private:
-  Failure failure_;
-  Bell bell_;
-  std::vector<CpuStream*> streams_;
+  struct Made {
+    CpuStream* stream;
+    int threads, place;
+    bool is_pinned;
+  };
+
+  CpuStream::Shared shared_;
+  std::vector<Made> streams_;
 };
 
 }  // namespace

@@ -1,10 +1,7 @@
 #include "exec/cpu/team.h"
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
-
 #include <algorithm>
+#include <utility>
 
 #include "exec/cpu/pause.h"
 
@@ -16,26 +13,11 @@ void set_float_environment() {
 #endif
 }
 
-void place_on_core([[maybe_unused]] int core, [[maybe_unused]] int threads) {
-#if defined(__linux__)
-  cpu_set_t allowed, one;
-  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-  const int count = CPU_COUNT(&allowed);
-  int wanted = ((core % count) + count) % count, cpu = 0;
-  for (;; ++cpu)
-    if (CPU_ISSET(cpu, &allowed) && wanted-- == 0) break;
-  CPU_ZERO(&one);
-  CPU_SET(cpu, &one);
-  if (sched_setaffinity(0, sizeof one, &one) == 0 && threads < count)
-    sched_setaffinity(0, sizeof allowed, &allowed);
-#endif
-}
-
-Team::Team(int threads, int first_core, int step, Failure& failure)
-    : failure_(failure), members_(threads) {
+Team::Team(int threads, TeamCores cores, Failure& failure)
+    : failure_(failure), cores_(std::move(cores)), members_(threads) {
   for (int rank = 1; rank < threads; ++rank)
-    helpers_.emplace_back([this, rank, threads, core = first_core + rank * step] {
-      place_on_core(core, threads);
+    helpers_.emplace_back([this, rank, threads] {
+      cores_.take(rank, threads);
       help(rank);
     });
 }

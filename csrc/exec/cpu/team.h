@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "exec/cpu/cores.h"
 #include "exec/exec.h"
 #include "exec/failure.h"
 
@@ -13,15 +14,15 @@ namespace sbrt {
 
 class Team {
  public:
-  // Puts member `rank` on core number first_core + rank * step of the cores that the process may
-  // use, modulo their number.
-  Team(int threads, int first_core, int step, Failure& failure);
+  Team(int threads, TeamCores cores, Failure& failure);
   ~Team();
   Team(const Team&) = delete;
 
   // Runs `graph` with `width` members, and returns when all of them are done. Failure keeps the
   // first exception of an op.
   void run(const Graph& graph, int width);
+  // Called by rank 0, the thread that will call run().
+  void take_core() const { cores_.take(0, static_cast<int>(members_.size())); }
 
  private:
   static constexpr int kWidthBits = 12;
@@ -42,6 +43,7 @@ class Team {
   };
 
   Failure& failure_;
+  const TeamCores cores_;
   std::vector<Member> members_;
   std::vector<std::thread> helpers_;
   const Graph* graph_ = nullptr;
@@ -54,11 +56,5 @@ class Team {
 // Sets the floating-point mode (rounding, denormals) of the calling thread to that of all threads
 // that compute. A new thread could inherit another mode.
 void set_float_environment();
-
-// Moves the calling thread to a core. The thread is a member of a team of `threads`. The thread is
-// pinned there if the team covers all cores that the process may use. Otherwise the system may move
-// the thread again. Without the move, a member would wake on the core of the thread that wakes it.
-// Both would share that core for milliseconds while another core is idle.
-void place_on_core(int core, int threads);
 
 }  // namespace sbrt

@@ -1,277 +1,34 @@
-// The cuda backend. A stream is a cudaStream_t. An event is a cudaEvent_t, with a word of pinned
-// memory that the host reads. A graph is a cudaGraphExec_t. Each memory belongs to one device. A
-// mail is a copy between devices.
-//
-// In CUDA a stream cannot wait for an event that is not recorded yet. But in a round the target's
-// stream waits for a burst that is enqueued later. So each stream keeps a queue on the host. A wait
-// for such an event, and all later commands, stay in that queue. They are handed over to CUDA as
-// soon as the event's record has been handed over.
+// The cuda backend: a stream is a cudaStream_t, an event a cudaEvent_t with a word of pinned memory
+// that the host reads, a graph a cudaGraphExec_t. Each memory is a device's; mail is a copy between
+// devices. The second memory may be the host's: then threads of the host run the ops of its streams.
 #include "core/check.h"
 #if defined(SBRT_WITH_CUDA) && SBRT_WITH_CUDA
 #include <cuda_profiler_api.h>
 
-#include <algorithm>
-#include <unordered_map>
-
-#include "exec/command.h"
-#include "exec/cuda/call.h"
-#include "exec/cuda/device_graph.h"
+#include "exec/cuda/cuda_stream.h"
 #include "exec/cuda/device_memory.h"
-#include "exec/cuda/patience.h"
+#include "exec/cuda/host_stream.h"
 #include "exec/cuda/publish.h"
-#include "exec/cuda/timing.h"
-#include "exec/exec.h"
-#include "exec/fused.h"
-#include "exec/nvtx.h"
 
 namespace sbrt {
 namespace {
-
-class CudaStream;
-
-// One of the backend's memories, with its device.
-struct Place {
-  explicit Place(int on) : device(on) {}
-
-  int device;
-  cudaStream_t copies = nullptr;       // the stream for copies from the host
-  std::unique_ptr<DeviceClock> clock;  // the device's clock; exists only while a trace is kept
-};
-
-// State that the streams of an engine share. The first error is kept for ever, because a device
-// that has failed runs nothing any more.
-struct World {
-  std::vector<Place> places;
-  std::vector<CudaStream*> streams;
-  std::exception_ptr failure;
-
-  int device() const { return places[0].device; }
-  void fail() {
-    if (!failure) failure = std::current_exception();
-  }
-};
-
-// The state that the cuda backend keeps for an Event.
-struct EventBody {
-  cudaEvent_t event = nullptr;  // belongs to the device whose streams record it
-  Block word;                   // an int64 in pinned memory, which all devices can access
-  int64_t enqueued = 0;         // the last value whose record was handed over to CUDA
-  // One per event, because rounds and prompt pieces take different times.
-  Patience patience;
-
-  explicit EventBody(int device) : word(pinned_block(sizeof(int64_t), device)) {}
-  ~EventBody() {
-    if (event) static_cast<void>(cudaEventDestroy(event));
-  }
-  EventBody(const EventBody&) = delete;
-
-  // Records the event on `stream`, whose device must be the current one. Each call must use the
-  // same device.
-  void record(cudaStream_t stream) {
-    if (!event)
-      checked(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-    checked(cudaEventRecord(event, stream), "cudaEventRecord");
-  }
-  int64_t* there() const { return static_cast<int64_t*>(word.device); }
-};
-
-EventBody& body_of(Event& event, int device) {
-  if (!event.body()) {
-    const auto body = std::make_shared<EventBody>(device);
-    body->enqueued = event.reached();
-    event.keep(body, static_cast<std::atomic<int64_t>*>(body->word.host));
-  }
-  return *static_cast<EventBody*>(event.body());
-}
-
-class CudaStream final : public CommandStream {
- public:
-  CudaStream(World& world, const StreamKind& kind)
-      : world_(world), device_(world.places[kind.place].device), has_ranges_(kind.nvtx) {
-    int lowest = 0, highest = 0;
-    checked(cudaDeviceGetStreamPriorityRange(&lowest, &highest),
-            "cudaDeviceGetStreamPriorityRange");
-    checked(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking,
-                                         kind.urgent ? highest : lowest),
-            "cudaStreamCreateWithPriority");
-    world_.streams.push_back(this);
-  }
-
-  // Waits for the enqueued work to end before anything that it uses is freed.
-  ~CudaStream() override {
-    std::erase(world_.streams, this);
-    const OnDevice here(device_, std::nothrow);
-    if (!here.is_there()) return;
-    static_cast<void>(cudaStreamSynchronize(stream_));
-    timings_.reset();
-    fused_.clear();
-    graphs_.clear();
-    static_cast<void>(cudaStreamDestroy(stream_));
-  }
-
-  const Trace& trace() override {
-    collect();
-    return trace_;
-  }
-  void* handle() const override { return stream_; }
-
-  void prepare(const Graph& graph) override {
-    const OnDevice here(device_);
-    graphs_.try_emplace(&graph, graph, stream_);
-  }
-
-  void fuse(const Graph& graph) override {
-    if (is_fused(graph) || is_played(graph)) return;
-    const OnDevice here(device_);
-    fused_.put(graph, fused_graph(graph, stream_));
-  }
-  bool is_fused(const Graph& graph) const override { return fused_.find(graph) != nullptr; }
-  int fused() const override { return fused_.size(); }
-
-  // Hands over as many commands as possible to CUDA. Returns true if it handed over at least one.
-  bool advance() {
-    const OnDevice here(device_);
-    return queue_.advance([this](const Command& command) { return hand_over(command); });
-  }
-
-  // Starts to note times if the stream's device has a clock. Otherwise stops. Nothing may be in
-  // flight.
-  void keep_times() {
-    const OnDevice here(device_);
-    collect();
-    timings_.reset();
-    const auto place = std::ranges::find(world_.places, device_, &Place::device);
-    if (!place->clock) return;
-    trace_ = Trace(kTraceEvents);
-    timings_ = std::make_unique<Timings>(*place->clock, trace_);
-  }
-  void collect() {
-    if (!timings_ || world_.failure) return;
-    try {
-      const OnDevice here(device_);
-      timings_->collect();
-    } catch (...) {
-      world_.fail();
-    }
-  }
-
-  // Throws an Error if the device has failed.
-  void look() const {
-    const OnDevice here(device_);
-    static_cast<void>(is_done(cudaStreamQuery(stream_), "cudaStreamQuery"));
-  }
-
- private:
-  void push(const Command& command) override {
-    queue_.push(command);
-    for (bool moved = true; moved;) {
-      moved = false;
-      for (CudaStream* stream : world_.streams) moved |= stream->advance();
-    }
-  }
-
-  bool hand_over(const Command& c) {
-    if (world_.failure) return true;
-    try {
-      if (c.kind == Command::kWait) return wait_for(*c.event, c.value);
-      if (c.kind == Command::kRecord) {
-        put_record(*c.event, c.value);
-      } else if (c.kind == Command::kSend) {
-        put_mail(*c.mail, c.seats);
-      } else {
-        put_graph(*c.graph);
-      }
-    } catch (...) {
-      world_.fail();
-    }
-    return true;
-  }
-
-  // Makes the stream wait for the event. Returns false if the event's record is not handed over
-  // yet, so that the wait must stay in the host's queue. In the trace a wait begins when the stream
-  // gets to it.
-  bool wait_for(Event& event, int64_t value) {
-    begin_slice();
-    const EventBody& body = body_of(event, world_.device());
-    if (event.reached() < value) {
-      if (body.enqueued < value) return false;
-      checked(cudaStreamWaitEvent(stream_, body.event, 0), "cudaStreamWaitEvent");
-    }
-    end_slice(event.name(), true);
-    return true;
-  }
-
-  // Records the event, which wakes other streams. Then wakes the host.
-  void put_record(Event& event, int64_t value) {
-    EventBody& body = body_of(event, world_.device());
-    body.record(stream_);
-    checked(publish_on(stream_, body.there(), value), "publish");
-    body.enqueued = value;
-  }
-
-  void put_mail(const Mail& mail, SeatSet seats) {
-    const int from = world_.places[mail.from].device, to = world_.places[mail.to].device;
-    begin_slice();
-    for (const Mail::Copy& copy : mail.copies) {
-      if (!copy.is_of(seats)) continue;
-      if (from == to)
-        checked(cudaMemcpy2DAsync(copy.to, std::max(copy.pitch, copy.bytes), copy.from,
-                                  std::max(copy.pitch, copy.bytes), copy.bytes, copy.rows,
-                                  cudaMemcpyDeviceToDevice, stream_),
-                "cudaMemcpy2DAsync");
-      else
-        checked(cudaMemcpyPeerAsync(copy.to, to, copy.from, from, copy.bytes, stream_),
-                "cudaMemcpyPeerAsync");
-    }
-    end_slice(mail.name, false);
-  }
-
-  void put_graph(const Graph& graph) {
-    const MadeGraph* whole = fused_.find(graph);
-    const auto at = graphs_.find(&graph);
-    check(whole || at != graphs_.end(), "graph ", graph.name(), ": expected a prepared one");
-    const NvtxRange range(has_ranges_, graph.name());
-    begin_slice();
-    if (whole) {
-      checked(cudaGraphLaunch(whole->get(), stream_), "cudaGraphLaunch");
-    } else {
-      at->second.launch(stream_);
-    }
-    end_slice(graph.name(), false);
-  }
-
-  void begin_slice() {
-    if (timings_) timings_->begin(stream_);
-  }
-  void end_slice(const char* name, bool is_wait) {
-    if (timings_) timings_->end(stream_, name, is_wait);
-  }
-
-  World& world_;
-  int device_;
-  bool has_ranges_;
-  cudaStream_t stream_ = nullptr;
-  std::unordered_map<const Graph*, DeviceGraph> graphs_;
-  FusedGraphs<MadeGraph> fused_;
-  CommandQueue<> queue_;
-  Trace trace_{1};
-  std::unique_ptr<Timings> timings_;  // times of commands; exists only while a trace is kept
-};
 
 class CudaExec final : public Exec {
  public:
   explicit CudaExec(const std::vector<int>& devices) {
     for (const int device : devices) {
-      const OnDevice here(device);
       Place& place = world_.places.emplace_back(device);
+      if (place.is_host()) continue;
+      const OnDevice here(device);
       checked(cudaStreamCreateWithFlags(&place.copies, cudaStreamNonBlocking),
               "cudaStreamCreateWithFlags");
       for (const int other : devices)
-        if (other != device) reach_directly(device, other);
+        if (other != device && other != kHostMemory) reach_directly(device, other);
     }
   }
   ~CudaExec() override {
-    for (const Place& place : world_.places) static_cast<void>(cudaStreamDestroy(place.copies));
+    for (const Place& place : world_.places)
+      if (!place.is_host()) static_cast<void>(cudaStreamDestroy(place.copies));
   }
 
   bool reach(Event& event, int64_t value, int64_t until) override {
@@ -280,7 +37,7 @@ class CudaExec final : public Exec {
     Patience& patience = patience_of(event);
     patience.begin(until);
     while (event.reached() < value) {
-      if (world_.failure) return true;
+      if (world_.lost.raised()) return true;
       if (patience.wait()) look_for_errors(event, value);
       if (Trace::now() >= until) return false;
     }
@@ -289,13 +46,20 @@ class CudaExec final : public Exec {
   }
 
   void rethrow() override {
-    if (world_.failure) std::rethrow_exception(world_.failure);
+    if (world_.lost.raised()) std::rethrow_exception(world_.lost.first());
+    if (!world_.host.failure.raised()) return;
+    for (const HostStream* stream : host_streams_) stream->drain();
+    world_.host.failure.rethrow();
   }
-  void forget() override {}  // a device cannot recover from an error, so its error is kept
+  void forget() override { world_.host.failure.forget(); }  // a device does not recover
 
-  Capabilities can() const override { return capabilities_of(Backend::cuda); }
+  Capabilities can() const override { return can_at(0); }
+  Capabilities can_at(int place) const override {
+    return capabilities_of(world_.places[place].is_host() ? Backend::cpu : Backend::cuda);
+  }
   void copy_over(const Block& block, size_t begin, size_t bytes) override {
     Place& place = world_.places[block.place];
+    if (place.is_host()) return;
     const OnDevice here(place.device);
     checked(cudaMemcpyAsync(static_cast<std::byte*>(block.device) + begin,
                             static_cast<std::byte*>(block.host) + begin, bytes,
@@ -311,6 +75,7 @@ class CudaExec final : public Exec {
     // Kept until the end of this function, because streams still use the old clocks.
     std::vector<std::unique_ptr<DeviceClock>> old;
     for (Place& place : world_.places) {
+      if (place.is_host()) continue;
       const OnDevice here(place.device);
       old.push_back(std::move(place.clock));
       if (!is_on) continue;
@@ -329,15 +94,23 @@ class CudaExec final : public Exec {
   }
 
  protected:
-  std::unique_ptr<Stream> make_stream(int, const StreamKind& kind) override {
+  std::unique_ptr<Stream> make_stream(int threads, const StreamKind& kind) override {
+    if (world_.places[kind.place].is_host()) {
+      check_cores(kind.cores);
+      auto stream = std::make_unique<HostStream>(world_, threads, kind);
+      host_streams_.push_back(stream.get());
+      return stream;
+    }
     const OnDevice here(world_.places[kind.place].device);
     return std::make_unique<CudaStream>(world_, kind);
   }
   Block allocate(size_t bytes, Where where, int place) override {
-    const auto& [device, copies, clock] = world_.places[place];
+    const Place& at = world_.places[place];
+    const int device = at.is_host() ? world_.device() : at.device;
     const OnDevice here(device);
-    Block made =
-        where == Where::pinned ? pinned_block(bytes, device) : device_block(bytes, device, copies);
+    const bool is_pinned = where == Where::pinned || at.is_host();
+    Block made = is_pinned ? pinned_block(bytes, device) : device_block(bytes, device, at.copies);
+    if (at.is_host()) made.device = made.host;  // its ops are the host's
     made.place = place;
     return made;
   }
@@ -367,7 +140,7 @@ class CudaExec final : public Exec {
   void look_for_errors(Event& event, int64_t value) {
     try {
       const OnDevice here(world_.device());
-      for (const CudaStream* stream : world_.streams) stream->look();
+      world_.look();
       check(body_of(event, world_.device()).enqueued >= value, "exec: no command will record ",
             event.name(), " = ", value);
     } catch (...) {
@@ -376,6 +149,7 @@ class CudaExec final : public Exec {
   }
 
   World world_;
+  std::vector<HostStream*> host_streams_;
 };
 
 // Returns the reason why `device` cannot be used, or null if it can be used. closely: also checks
@@ -403,8 +177,9 @@ std::string why_no_cuda() {
 
 std::unique_ptr<Exec> make_cuda_exec(int device, int second) {
   std::vector<int> devices{device};
-  if (second >= 0) devices.push_back(second);
+  if (second != kNoSecond) devices.push_back(second);
   for (const int number : devices) {
+    if (number == kHostMemory) continue;
     check_within("device: number", 0, 1023, number);
     const char* trouble = trouble_with(number, true);
     check<InvalidInput>(!trouble, "device: cuda:", number,

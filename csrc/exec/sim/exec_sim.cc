@@ -11,6 +11,7 @@
 // two memories, an op that accesses the wrong memory faults.
 
 #include <algorithm>
+#include <array>
 
 #include "core/check.h"
 #include "core/memory.h"
@@ -132,9 +133,10 @@ class Keeper {
 // State that all streams share. host: the host's virtual clock in ns. Each event that the host has
 // seen was reached at this time or earlier.
 struct World {
-  bool timed, is_device;           // timed: use virtual time; is_device: imitate cuda
-  std::unique_ptr<Keeper> book;    // null unless the backend is dry
-  std::unique_ptr<OwnMemory> own;  // null unless the backend imitates cuda or has two memories
+  bool timed;
+  std::array<bool, kMemories> is_device;  // of each memory: imitates one
+  std::unique_ptr<Keeper> book;           // only of the dry backends
+  std::unique_ptr<OwnMemory> own;         // of a device, and of two memories
   int64_t host = 0;
   Failure failure;
 };
@@ -144,13 +146,14 @@ class SimStream final : public CommandStream {
   SimStream(World& world, const StreamKind& kind)
       : world_(world),
         place_(kind.place),
+        is_device_(world.is_device[kind.place]),
         trace_(world.timed ? kTraceEvents : 1),
         number_(world.book ? world.book->order.stream(kind.name) : 0) {}
 
   const Trace& trace() override { return trace_; }
 
   void prepare(const Graph& graph) override {
-    if (!world_.is_device) return;
+    if (!is_device_) return;
     for (const Graph::Node& node : graph.nodes()) {
       check<InvalidInput>(node.runs_on_device(), "graph ", graph.name(),
                           ": expected ops with a kernel, ", node.name ? node.name : "an op",
@@ -160,7 +163,7 @@ class SimStream final : public CommandStream {
   }
 
   void fuse(const Graph& graph) override {
-    if (!world_.is_device || is_fused(graph) || is_played(graph)) return;
+    if (!is_device_ || is_fused(graph) || is_played(graph)) return;
     prepare(graph);
     fused_.put(graph, true);
   }
@@ -181,7 +184,7 @@ class SimStream final : public CommandStream {
 
   void push(const Command& command) override {
     Enqueued e{command, world_.host, {}};
-    if (world_.is_device && command.kind == Command::kLaunch) e.picked = picks_of(*command.graph);
+    if (is_device_ && command.kind == Command::kLaunch) e.picked = picks_of(*command.graph);
     if (world_.book) world_.book->keep(number_, place_, command, e.picked);
     queue_.push(std::move(e));
   }
@@ -210,7 +213,7 @@ class SimStream final : public CommandStream {
   void run(const Graph& graph, const std::vector<int>& picked, SeatSet seats) {
     const std::vector<Graph::Node>& nodes = graph.nodes();
     try {
-      check(!world_.is_device || picks_of(graph) == picked, "graph ", graph.name(),
+      check(!is_device_ || picks_of(graph) == picked, "graph ", graph.name(),
             ": other captured graphs were picked at its launch than fit now");
       const OwnMemory::Open open(world_.own.get(), place_);
       for (size_t i = 0; i < nodes.size(); ++i) {
@@ -229,7 +232,8 @@ class SimStream final : public CommandStream {
   static int64_t price(const Graph::Cost& cost) { return (*cost.ns)[*cost.rows]; }
 
   World& world_;
-  int place_;  // number of the memory that the stream's ops use
+  int place_;  // its memory
+  bool is_device_;
   Trace trace_;
   int number_;  // number of this stream in the order book
   CommandQueue<Enqueued> queue_;
@@ -239,13 +243,13 @@ class SimStream final : public CommandStream {
 
 class SimExec final : public Exec {
  public:
-  explicit SimExec(bool timed) : world_{timed, false, nullptr, nullptr, 0, {}} {}
-  // Makes a dry backend.
-  SimExec(const PartTable& parts, bool is_device, bool has_two_memories)
+  explicit SimExec(bool timed) : world_{timed, {}, nullptr, nullptr, 0, {}} {}
+  // A dry backend.
+  SimExec(const PartTable& parts, const std::array<bool, kMemories>& is_device, bool has_two)
       : world_{false,
                is_device,
-               std::make_unique<Keeper>(parts, has_two_memories),
-               is_device || has_two_memories ? std::make_unique<OwnMemory>(is_device) : nullptr,
+               std::make_unique<Keeper>(parts, has_two),
+               is_device[0] || has_two ? std::make_unique<OwnMemory>(is_device) : nullptr,
                0,
                {}} {}
 
@@ -282,13 +286,14 @@ class SimExec final : public Exec {
     if (world_.book) world_.book->watch(watched);
   }
 
-  Capabilities can() const override {
-    return capabilities_of(world_.is_device ? Backend::dry_cuda
-                           : world_.book    ? Backend::dry
-                                            : Backend::sim);
+  Capabilities can() const override { return can_at(0); }
+  Capabilities can_at(int place) const override {
+    return capabilities_of(world_.is_device[place] ? Backend::dry_cuda
+                           : world_.book           ? Backend::dry
+                                                   : Backend::sim);
   }
   void copy_over(const Block& block, size_t begin, size_t bytes) override {
-    if (!world_.is_device) return;
+    if (!world_.is_device[block.place]) return;
     const OwnMemory::Open open(world_.own.get(), block.place);
     std::memcpy(static_cast<std::byte*>(block.device) + begin,
                 static_cast<std::byte*>(block.host) + begin, bytes);
@@ -314,11 +319,12 @@ class SimExec final : public Exec {
 
 std::unique_ptr<Exec> make_sim_exec() { return std::make_unique<SimExec>(false); }
 std::unique_ptr<Exec> make_virtual_exec() { return std::make_unique<SimExec>(true); }
-std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, bool has_two_memories) {
-  return std::make_unique<SimExec>(parts, false, has_two_memories);
+std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, int second) {
+  return std::make_unique<SimExec>(parts, std::array{false, false}, second != kNoSecond);
 }
-std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts, bool has_two_memories) {
-  return std::make_unique<SimExec>(parts, true, has_two_memories);
+std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts, int second) {
+  const std::array is_device{true, second != kHostMemory};
+  return std::make_unique<SimExec>(parts, is_device, second != kNoSecond);
 }
 
 }  // namespace sbrt

@@ -1,29 +1,32 @@
-// Separate memories. While an op that uses one memory runs, an access to another memory faults. If
-// a memory imitates a device's memory, the host writes a copy of it. Then an access to the device's
-// memory faults unless an op runs.
+// Memories that fault for each other: while an op of one runs, an access to another faults. Imitates
+// devices, too: then the host has a copy to write, and an access to a device's memory faults except
+// while an op runs.
 #pragma once
 
 #include <sys/mman.h>
 
+#include <array>
 #include <memory>
 #include <vector>
 
 #include "core/check.h"
 #include "core/memory.h"
 #include "exec/cells.h"
+#include "exec/effects.h"
 
 namespace sbrt {
 
 class OwnMemory {
  public:
-  // of_device: the memory imitates a device's memory, and the host has copies of it.
-  explicit OwnMemory(bool of_device) : of_device_(of_device) {}
+  // `of_device`: of each memory, the host has copies.
+  explicit OwnMemory(const std::array<bool, kMemories>& of_device) : of_device_(of_device) {}
 
   Block allocate(size_t bytes, int place) {
-    const auto both = std::make_shared<Both>(bytes ? bytes : 1, of_device_);
+    const bool has_copy = of_device_[place];
+    const auto both = std::make_shared<Both>(bytes ? bytes : 1, has_copy);
     blocks_.push_back({both, place});
-    if (of_device_) protect(both->device, PROT_NONE);
-    const Pages& host = of_device_ ? both->host : both->device;
+    if (has_copy) protect(both->device, PROT_NONE);
+    const Pages& host = has_copy ? both->host : both->device;
     return {both, host.as<void>(), both->device.as<void>(), both->device.bytes(), place};
   }
 
@@ -39,8 +42,8 @@ class OwnMemory {
       });
     }
     ~Open() {
-      for_each([this](const Pages& pages, int) {
-        protect(pages, memory_->of_device_ ? PROT_NONE : PROT_READ | PROT_WRITE);
+      for_each([this](const Pages& pages, int its) {
+        protect(pages, memory_->of_device_[its] ? PROT_NONE : PROT_READ | PROT_WRITE);
       });
     }
     Open(const Open&) = delete;
@@ -69,8 +72,8 @@ class OwnMemory {
     static_cast<void>(mprotect(pages.as<void>(), pages.bytes(), how));
   }
 
-  bool of_device_;
-  std::vector<Placed> blocks_;  // blocks live as long as the backend, so they are never removed
+  std::array<bool, kMemories> of_device_;
+  std::vector<Placed> blocks_;  // they live as long as the backend
 };
 
 }  // namespace sbrt

@@ -6,21 +6,14 @@
 #include "core/check.h"
 #include "exec/exec.h"
 #include "fake_cuda.h"
+#include "graphs.h"
 
 namespace sbrt {
 namespace {
 
 constexpr int64_t kVerify = 1'000'000, kStep = 500'000;  // duration in ns
 
-void nothing(const int&, Worker) {}
-
-Graph graph_of(const char* name, const int64_t& ns) {
-  Graph graph(name);
-  graph.add(nothing, 0).on_device(&ns, 1);
-  return graph;
-}
-
-// A target and a draft, each on a device of its own, and memory cells that they send each other.
+// A target and a draft on devices of their own, and cells that they send each other.
 struct Scene {
   std::unique_ptr<Exec> exec = make_cuda_exec(0, 1);
   Graph verify = graph_of("verify", kVerify), step = graph_of("step", kStep);

@@ -7,10 +7,15 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
 #include <vector>
 
 #include "exec/cuda/publish.h"
@@ -19,17 +24,59 @@ namespace fake {
 
 Counts counts;
 int64_t now = 5'000'000'000;
-bool broken = false;
-int current = 0;
+std::atomic<bool> broken = false;
+thread_local int current = 0;
 
 namespace {
 
-bool is_held = false;
-int naps_left = 0;  // number of naps until the device is released; 0: no limit
+bool is_held = false, has_threads = false;
+std::map<const void*, void (*)(const void*)> works;
+int naps_left = 0;  // naps until the device is released; 0: not counted
 std::deque<std::function<void()>> held;
 
-void enqueue(std::function<void()> work) {
-  if (is_held) {
+// Runs a stream's work in order.
+class Thread {
+ public:
+  ~Thread() {
+    post(nullptr);
+    thread_.join();
+  }
+  void post(std::function<void()> work) {
+    const std::lock_guard lock(mutex_);
+    queue_.push_back(std::move(work));
+    changed_.notify_all();
+  }
+  // Returns once nothing is left.
+  void finish() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return queue_.empty(); });
+  }
+
+ private:
+  void run() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [this] { return !queue_.empty(); });
+      const std::function<void()> work = queue_.front();
+      if (!work) return;
+      lock.unlock();
+      work();
+      lock.lock();
+      queue_.pop_front();
+      changed_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> queue_;
+  std::thread thread_{[this] { run(); }};  // last: it starts after all other members exist
+};
+
+void enqueue(Thread* thread, std::function<void()> work) {
+  if (thread) {
+    thread->post(std::move(work));
+  } else if (is_held) {
     held.push_back(std::move(work));
   } else {
     work();
@@ -47,24 +94,35 @@ void let_go_after(int naps) {
   hold();
   naps_left = naps;
 }
+void use_threads() { has_threads = true; }
+void set_work(const void* kernel, void (*does)(const void*)) { works[kernel] = does; }
 
 }  // namespace fake
 
 struct CUstream_st {
   int device = fake::current;
   int64_t clock = 0;
+  std::unique_ptr<fake::Thread> thread =
+      fake::has_threads ? std::make_unique<fake::Thread>() : nullptr;
 };
 struct CUevent_st {
   bool has_time = false;
   int device = fake::current;
-  int64_t time = 0;
-  int pending = 0;
+  std::atomic<int64_t> time = 0;
+  int64_t records = 0;
+  std::atomic<int64_t> passed = 0;  // of them
+
+  bool is_pending() const { return passed != records; }
+};
+struct Kernel {
+  const int64_t* ns;
+  const void* args;
 };
 struct CUgraph_st {
-  std::vector<const int64_t*> kernels;
+  std::vector<Kernel> kernels;
 };
 struct CUgraphExec_st {
-  std::vector<const int64_t*> kernels;
+  std::vector<Kernel> kernels;
   int device = fake::current;
 };
 
@@ -72,6 +130,14 @@ namespace {
 
 int64_t& clock_of(cudaStream_t stream, int64_t enqueued) {
   return stream->clock = std::max(stream->clock, enqueued);
+}
+
+void run(const std::vector<Kernel>& kernels, cudaStream_t stream, int64_t at) {
+  for (const Kernel& kernel : kernels) {
+    clock_of(stream, at) += *kernel.ns;
+    const auto work = fake::works.find(kernel.ns);
+    if (work != fake::works.end()) work->second(kernel.args);
+  }
 }
 
 cudaError_t made_stream(cudaStream_t* stream) {
@@ -85,6 +151,7 @@ extern "C" {
 
 // Replaces the C library's nanosleep: it counts each sleep of the host as a nap, and sleeps.
 int nanosleep(const timespec* span, timespec*) {
+  if (fake::has_threads) return clock_nanosleep(CLOCK_MONOTONIC, 0, span, nullptr);
   ++fake::counts.naps;
   const int64_t ns = span->tv_sec * 1'000'000'000 + span->tv_nsec;
   fake::counts.longest_nap = std::max(fake::counts.longest_nap, ns);
@@ -117,7 +184,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream->thread) return stream->thread->finish(), cudaSuccess;
   ++fake::counts.waits;
   fake::let_go();
   return cudaSuccess;
@@ -126,14 +194,16 @@ cudaError_t cudaStreamQuery(cudaStream_t) {
   return fake::broken ? cudaErrorLaunchFailure : cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  fake::enqueue([stream, event, at = fake::now] {
-    clock_of(stream, at) = std::max(stream->clock, event->time);
+  fake::enqueue(stream->thread.get(), [stream, event, at = fake::now, record = event->records] {
+    while (event->passed < record) std::this_thread::yield();
+    clock_of(stream, at) = std::max(stream->clock, event->time.load());
   });
   return cudaSuccess;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
-  *event = new CUevent_st{(flags & cudaEventDisableTiming) == 0};
+  *event = new CUevent_st;
+  (*event)->has_time = (flags & cudaEventDisableTiming) == 0;
   ++fake::counts.events;
   return cudaSuccess;
 }
@@ -146,16 +216,16 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (event->device != stream->device) return cudaErrorInvalidResourceHandle;
   fake::counts.records += event->has_time;
-  ++event->pending;
-  fake::enqueue([event, stream, at = fake::now] {
+  ++event->records;
+  fake::enqueue(stream->thread.get(), [event, stream, at = fake::now] {
     event->time = clock_of(stream, at);
-    --event->pending;
+    ++event->passed;
   });
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (fake::broken) return cudaErrorLaunchFailure;
-  return event->pending ? cudaErrorNotReady : cudaSuccess;
+  return event->is_pending() ? cudaErrorNotReady : cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t) {
   ++fake::counts.waits;
@@ -165,7 +235,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t) {
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end) {
   if (!begin->has_time || !end->has_time || begin->device != end->device)
     return cudaErrorInvalidResourceHandle;
-  if (begin->pending || end->pending) return cudaErrorNotReady;
+  if (begin->is_pending() || end->is_pending()) return cudaErrorNotReady;
   *ms = static_cast<float>(static_cast<double>(end->time - begin->time) / 1e6);
   return cudaSuccess;
 }
@@ -180,7 +250,8 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 }
 cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t*,
                                    size_t, const cudaKernelNodeParams* kernel) {
-  graph->kernels.push_back(static_cast<const int64_t*>(kernel->func));
+  graph->kernels.push_back({static_cast<const int64_t*>(kernel->func),
+                            kernel->kernelParams ? *kernel->kernelParams : nullptr});
   *node = nullptr;
   return cudaSuccess;
 }
@@ -205,9 +276,8 @@ cudaError_t cudaGraphDebugDotPrint(cudaGraph_t, const char*, unsigned) { return 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t stream) {
   if (made->device != stream->device) return cudaErrorInvalidResourceHandle;
   ++fake::counts.launches;
-  fake::enqueue([made, stream, at = fake::now] {
-    for (const int64_t* ns : made->kernels) clock_of(stream, at) += *ns;
-  });
+  fake::enqueue(stream->thread.get(),
+                [made, stream, at = fake::now] { run(made->kernels, stream, at); });
   return cudaSuccess;
 }
 
@@ -225,7 +295,7 @@ cudaError_t cudaMemsetAsync(void* there, int value, size_t bytes, cudaStream_t) 
 }
 cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device,
                                 size_t bytes, cudaStream_t stream) {
-  fake::enqueue([=, at = fake::now] {
+  fake::enqueue(stream->thread.get(), [=, at = fake::now] {
     clock_of(stream, at) += fake::kCopy;
     std::memcpy(to, from, bytes);
   });
@@ -235,8 +305,9 @@ cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int f
 cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 1, cudaSuccess; }
 cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) { return ++fake::counts.peers, cudaSuccess; }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
-                            cudaStream_t) {
-  return std::memcpy(to, from, bytes), cudaSuccess;
+                            cudaStream_t stream) {
+  fake::enqueue(stream->thread.get(), [=] { std::memcpy(to, from, bytes); });
+  return cudaSuccess;
 }
 }
 
@@ -244,7 +315,15 @@ namespace sbrt {
 
 cudaError_t publish_on(cudaStream_t stream, int64_t* word, int64_t value) {
   if (fake::current != stream->device) return cudaErrorInvalidResourceHandle;
-  fake::enqueue([word, value] { std::atomic_ref(*word).store(value); });
+  fake::enqueue(stream->thread.get(), [word, value] { std::atomic_ref(*word).store(value); });
+  return cudaSuccess;
+}
+
+// Only where streams have threads.
+cudaError_t await_on(cudaStream_t stream, const int64_t* word, int64_t value) {
+  fake::enqueue(stream->thread.get(), [word = const_cast<int64_t*>(word), value] {
+    while (std::atomic_ref(*word).load() < value) std::this_thread::yield();
+  });
   return cudaSuccess;
 }
 

@@ -1,9 +1,11 @@
 // A CUDA runtime without a device, in virtual time, for the backend in csrc/exec/cuda.
 //
-// A kernel is a pointer to the number of ns that it takes. Enqueued work runs immediately, unless
-// the device is held. Then it runs when the device is released.
+// The address of a kernel is the number of ns that it takes. Enqueued work has run at once, unless
+// the device is held. Then the host sees nothing of it until the device is released. Or each stream
+// runs its work in a thread of its own, so that a sanitizer sees what nothing orders.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 namespace fake {
@@ -23,12 +25,17 @@ struct Counts {
 
 extern Counts counts;
 extern int64_t now;               // ns of the device's clock; nothing begins earlier
-extern bool broken;               // if true, every query fails
-extern int current;               // the device that is selected; there are two
+extern std::atomic<bool> broken;  // every query fails
+extern thread_local int current;  // the device that is selected; there are two
 constexpr int64_t kCopy = 7'000;  // ns of a copy between devices
 
 void hold();
 void let_go();
 void let_go_after(int naps);  // holds the device until the host has slept `naps` times
+
+// Streams made from now on have threads. Then nothing is counted, except what is made and destroyed.
+void use_threads();
+// Each run of `kernel` calls `does` with the address of its arguments.
+void set_work(const void* kernel, void (*does)(const void* args));
 
 }  // namespace fake

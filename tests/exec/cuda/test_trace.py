@@ -13,8 +13,6 @@ device.
   one device to the other, for the seats that take part.
 """
 
-from pathlib import Path
-
 import pytest
 
 PARTS = (
@@ -23,17 +21,9 @@ PARTS = (
 )  # fmt: skip
 
 
-def built(nvcc, programs, name):
-    """Build a program with the cuda backend over the runtime of fake_cuda.cc; return its path."""
-    sources = [Path(__file__).parent / "fake_cuda.cc", "core", "exec/cuda"]
-    sources += [f"exec/{stem}.cc" for stem in ("exec", "order")]
-    flags = (*programs.plain, "-DSBRT_WITH_CUDA=1", *nvcc.includes())
-    return programs.build(name, sources, flags)
-
-
 @pytest.fixture(scope="module")
-def program(nvcc, programs):
-    return built(nvcc, programs, "trace_main")
+def program(fake):
+    return fake("trace_main")
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -43,8 +33,8 @@ def test_the_trace(programs, program, part):
     assert done.returncode == 0
 
 
-def test_two_devices_send_each_other_mail(nvcc, programs):
-    done = programs.run(built(nvcc, programs, "devices_main"))
+def test_two_devices_send_each_other_mail(fake, programs):
+    done = programs.run(fake("devices_main"))
     assert done.stdout == "ok\n", done.stdout + done.stderr
 
 

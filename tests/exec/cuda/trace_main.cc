@@ -11,6 +11,7 @@
 #include "exec/exec.h"
 #include "exec/fused.h"
 #include "fake_cuda.h"
+#include "graphs.h"
 #include "parts.h"
 
 namespace sbrt {
@@ -20,15 +21,7 @@ constexpr int64_t kUs = 1000;
 constexpr int64_t kVerify = 1000 * kUs, kSelect = 50 * kUs, kStep = 500 * kUs;
 constexpr int kSteps = 3;
 
-void nothing(const int&, Worker) {}
-
-Graph graph_of(const char* name, const int64_t& ns) {
-  Graph graph(name);
-  graph.add(nothing, 0).on_device(&ns, 1);
-  return graph;
-}
-
-// Two lanes, and rounds in which the target's wait is enqueued before the burst for which it waits.
+// Two lanes, and rounds whose target waits for a burst that is enqueued after it.
 struct Scene {
   std::unique_ptr<Exec> exec = make_cuda_exec(0);
   Graph verify = graph_of("verify", kVerify), select = graph_of("select", kSelect);

@@ -1,0 +1,61 @@
+// The streams of a cuda backend share its memories, its first error, and the state of events.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "exec/cpu/cpu_stream.h"
+#include "exec/cuda/call.h"
+#include "exec/cuda/patience.h"
+#include "exec/cuda/timing.h"
+#include "exec/exec.h"
+#include "exec/failure.h"
+
+namespace sbrt {
+
+class CudaStream;
+
+// One of the backend's memories.
+struct Place {
+  explicit Place(int on) : device(on) {}
+  bool is_host() const { return device == kHostMemory; }
+
+  int device;                          // its number, or kHostMemory
+  cudaStream_t copies = nullptr;       // for copies from the host, on a device
+  std::unique_ptr<DeviceClock> clock;  // on a device, while a trace is kept
+};
+
+struct World {
+  std::vector<Place> places;
+  std::vector<CudaStream*> streams;  // of devices; they outlive the host's
+  Failure lost;                      // it stays: a device that failed once runs nothing more
+  CpuStream::Shared host;            // of the host's streams
+
+  int device() const { return places[0].device; }
+  void fail() { lost.raise(std::current_exception()); }
+  // In cuda_stream.cc. Hands over to the devices all commands that can go on.
+  void advance();
+  void look() const;  // throws the error that broke a device
+};
+
+// State that the backend keeps for an Event, from the first command that names it.
+struct EventBody {
+  cudaEvent_t event = nullptr;  // of the device that records it
+  bool is_hosts = false;        // a stream of the host records it: there is no cudaEvent_t
+  Block word;                   // an int64, pinned: every device and the host reach it
+  int64_t enqueued = 0;         // the last value whose record was handed over
+  Patience patience;            // one per event: rounds and pieces of a prompt take different times
+
+  explicit EventBody(int device);
+  ~EventBody();
+  EventBody(const EventBody&) = delete;
+
+  // On the device of `stream`, which is always the same.
+  void record(cudaStream_t stream);
+  int64_t* there() const { return static_cast<int64_t*>(word.device); }
+};
+
+EventBody& body_of(Event& event, int device);
+
+}  // namespace sbrt
