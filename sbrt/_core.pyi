@@ -379,9 +379,6 @@ class Capabilities:
     @property
     def reuses_prefixes(self) -> bool:
         """The host copies KV between seats."""
-    @property
-    def rejects(self) -> bool:
-        """Acceptance rejection."""
 
 def capabilities(backend: str) -> Capabilities:
     """Capabilities of a backend (cpu, sim, dry, dry_cuda or cuda), even if it is not built."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ._core import Model, Policy, Sampling
 
 class Place:
-    """A node's distributions p and q [vocab], which rejection updates (csrc/round/accept.h).
+    """A node's distributions p and q [vocab], which rejection updates (csrc/round/accept_op.h).
 
     Raises InvalidInputError on distributions of different sizes, or an unknown token.
     """
@@ -29,6 +29,12 @@ class Place:
         """Update p after a candidate that was not drawn is rejected."""
     def draw(self, u: float) -> int:
         """The token of p at u in [0, 1)."""
+
+def softmax_of(scores: NDArray[float32], ids: Sequence[int], vocab: int) -> NDArray[float64]:
+    """The softmax [vocab] of scores [n], as rejection computes it; score i is that of token ids[i].
+
+    Without ids score i is that of token i. Raises InvalidInputError.
+    """
 
 class KernelBench:
     """Times every op inside a model's forward, with the choice of tokens."""

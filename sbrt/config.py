@@ -304,7 +304,6 @@ class EngineConfig:
         given = self.speculative
         if isinstance(given, SpeculativeConfig) and given.device == "cpu":
             raise not_built("SpeculativeConfig.device 'cpu' with a target on cuda")
-        methods.check_on_cuda(self.method())
         if self.activation_dtype != "auto":
             raise InvalidInputError(
                 f"activation_dtype: expected auto on {self.device}, where the dtype decides, "

@@ -29,6 +29,7 @@ class ChoosePlan:
     chunk        tokens of a program
     first_row    of the table: row 0 of the logits
     trimmed      a draft's head knows some tokens only: `vocab` is how many, a column each
+    keeps        some sequence may accept at random (draw.py). Then `dists` are filtered exactly
     """
 
     rows: int
@@ -39,6 +40,7 @@ class ChoosePlan:
     chunk: int = 4096
     first_row: int = 0
     trimmed: bool = False
+    keeps: bool = False
 
     def __post_init__(self) -> None:
         if self.trimmed and not self.dists:
@@ -56,7 +58,7 @@ class ChoosePlan:
     @property
     def cuts(self) -> bool:
         """True if a choice needs `find_cut` first."""
-        return self.filtered and not self.dists
+        return self.filtered and (self.keeps or not self.dists)
 
     @property
     def splits(self) -> int:
@@ -84,8 +86,11 @@ class ChooseWork:
                                            the tokens sampled from, the largest logit and the sum
                                            of weights
     counters int32 [rows]                  arrivals; 0 between launches
-    cut      int32 [rows, 4]               find_cut; no rows with dists, as for the next five
+    cut      int32 [rows, 4]               find_cut; no rows with dists unless the plan keeps, as
+                                           for the next five
     cut_*                                  fields of its CutWork
+    blind    float32 [rows, splits, keep]  largest scores of each chunk; rows only if the plan
+                                           keeps dists
     shaped   float32 [rows, vocab]         shape_logits; no elements unless the plan shapes
     """
 
@@ -99,6 +104,7 @@ class ChooseWork:
     cut_units: torch.Tensor
     cut_parts: torch.Tensor
     cut_counters: torch.Tensor
+    blind: torch.Tensor
     shaped: torch.Tensor
 
     @property
@@ -112,7 +118,8 @@ class ChooseWork:
 def choose_work(plan: ChoosePlan, device: str | torch.device) -> ChooseWork:
     """Memory for `plan` on `device`. Launches that may overlap need separate memory."""
     picks = (plan.rows, plan.splits, plan.keep)
-    cut_rows = 0 if plan.dists else plan.rows
+    cut_rows = 0 if plan.dists and not plan.keeps else plan.rows
+    blind_rows = plan.rows if plan.dists and plan.keeps else 0
     of_cut = cut_work(cut_rows, plan.splits, device)
     return ChooseWork(
         score=torch.empty(picks, dtype=torch.float64, device=device),
@@ -121,5 +128,6 @@ def choose_work(plan: ChoosePlan, device: str | torch.device) -> ChooseWork:
         counters=torch.zeros(plan.rows, dtype=torch.int32, device=device),
         cut=torch.zeros((cut_rows, CUT_WORDS), dtype=torch.int32, device=device),
         **{f"cut_{name}": tensor for name, tensor in vars(of_cut).items()},
+        blind=torch.empty((blind_rows, *picks[1:]), device=device),
         shaped=torch.empty((plan.rows, plan.vocab if plan.shaped else 0), device=device),
     )

@@ -46,8 +46,7 @@ void bind_capabilities(py::module_& m) {
       .def_readonly("name", &C::name)
       .def_readonly("captures", &C::captures)
       .def_readonly("grows_lazily", &C::grows_lazily)
-      .def_readonly("reuses_prefixes", &C::reuses_prefixes)
-      .def_readonly("rejects", &C::rejects);
+      .def_readonly("reuses_prefixes", &C::reuses_prefixes);
   m.def(
       "capabilities",
       [](const std::string& backend) { return capabilities_of(backend_named(backend)); },

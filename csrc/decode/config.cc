@@ -13,7 +13,6 @@ void check_capabilities(const RuntimeConfig& c) {
   const auto refuse = [&can](bool asked, bool is_there, const char* what) {
     check<InvalidInput>(!asked || is_there, "device: ", what, " is not on ", can.name, " yet");
   };
-  refuse(c.rejection, can.rejects, "acceptance rejection");
   refuse(c.reuses_prefixes, can.reuses_prefixes, "prefix reuse");
 }
 
@@ -24,7 +23,6 @@ void check_apart(const RuntimeConfig& c) {
     check<InvalidInput>(!asked || !c.is_apart(), "draft_device: ", what,
                         " is not there yet with a draft on a device of its own");
   };
-  refuse(c.rejection, "acceptance rejection");
   refuse(!c.tuned.empty(), "the method auto");
   refuse(c.reuses_prefixes, "prefix reuse");
 }

@@ -29,6 +29,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   shape.debug = c.debug;
   shape.features = !drafts && (c.hrad || c.keep_features);
   shape.on_device = !c.can().has_host_memory;
+  shape.scores = shape.on_device && c.rejection;
   shape.stream = unit.stream->handle();
   unit.max_rows = shape.max_rows;
   unit.lane = model.bind(shape);
@@ -162,11 +163,9 @@ void Resources::make_features() {
 void Resources::make_scores() {
   if (!config.rejection) return;
   const RingShape shape = has_draft() ? draft.lane->ring_shape() : RingShape{};
-  for (int seat = 0; seat < count(); ++seat) {
-    accept.emplace_back(config.vocab, draft.columns, has_draft() ? shape.branches : 0,
-                        has_draft() ? shape.tail_slots : 0);
-    at(seat).scores = accept.back().scores();
-  }
+  scores = ScoreMemory(*exec, {count(), config.vocab, draft.columns, shape.branches,
+                               shape.tail_slots, draft.memory->place});
+  for (int seat = 0; seat < count(); ++seat) at(seat).scores = scores.of_target(seat);
 }
 
 void Resources::make_logprobs() {
@@ -248,6 +247,7 @@ void Resources::start_elsewhere(int seat, const Request& r) {
   c = at(seat);
   c.trunk = trunk;
   c.counts = counts;
+  if (scores.is_there()) c.scores = scores.of_draft(seat);
   std::copy(r.prompt.begin(), r.prompt.end(), memory.trunks.host() + seat * room());
   draft.memory->shaping[seat].start(r, c);
   exec->upload(memory.trunks, seat * room(), r.prompt.size());

@@ -8,13 +8,13 @@
 
 #include "model/lane.h"
 #include "ops/choose.h"
-#include "round/accept.h"
 #include "decode/config.h"
 #include "decode/feed.h"
 #include "decode/hrad_memory.h"
 #include "decode/lane_memory.h"
 #include "decode/logprobs.h"
 #include "decode/request.h"
+#include "decode/score_memory.h"
 #include "decode/launches.h"
 #include "state/record.h"
 #include "state/roll.h"
@@ -107,7 +107,7 @@ struct Resources {
   std::vector<LogprobStore> logprobs;  // [seats]
   Cells<Logprobs> asked;               // [seats] the same, for ops
   Cells<uint8_t> hole;                 // [vocab] 1: no token has this id; none without such ids
-  std::vector<AcceptMemory> accept;    // [seats]; none unless the engine was built for rejection
+  ScoreMemory scores;                  // none unless the engine was built for rejection
   LaneUnit target, draft;
   Launches launches;                                              // in force: Expected
   int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk

@@ -18,7 +18,6 @@ struct Capabilities {
   bool can_be_timed;     // its clock measures the time of real work
   bool grows_lazily;     // memory of a seat is committed when a sequence reaches it
   bool reuses_prefixes;  // the host copies KV between seats
-  bool rejects;          // acceptance rejection
 };
 
 constexpr Capabilities capabilities_of(Backend backend) {
@@ -33,8 +32,7 @@ constexpr Capabilities capabilities_of(Backend backend) {
           .runs_ahead = backend != Backend::sim,
           .can_be_timed = backend != Backend::sim && backend != Backend::dry,
           .grows_lazily = on_host,
-          .reuses_prefixes = on_host,
-          .rejects = on_host};
+          .reuses_prefixes = on_host};
 }
 
 const char* name_of(Backend backend);

@@ -9,8 +9,9 @@
 namespace sbrt {
 
 enum class Where {
-  device,  // device memory: the host writes its copy, and never reads what ops wrote
-  pinned,  // host memory that the device can reach: each sees what the other writes
+  device,   // device memory: the host writes its copy, and never reads what ops wrote
+  pinned,   // host memory that the device can reach: each sees what the other writes
+  scratch,  // device memory without a host's copy: only ops write and read it
 };
 
 struct Block {
@@ -21,7 +22,8 @@ struct Block {
   int place = 0;  // which of the backend's memories it is in
 };
 
-// `count` elements of T, zeroed. host() and device() differ only if the backend is a device.
+// `count` elements of T, zeroed. host() and device() differ only if the backend is a device. host()
+// of scratch memory may be null.
 template <class T>
 class Cells {
  public:

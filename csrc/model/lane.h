@@ -27,6 +27,7 @@ struct LaneShape {
   bool on_device = false;  // its memory, and all pointers given to it, are a device's
   void* stream = nullptr;  // on a device: the cudaStream_t that it runs on
   int32_t seats = 1;       // sequences, each with its own ring
+  bool scores = false;     // on a device: its choices keep scores, for rejection
 };
 
 // True if any request of a choice filters (min_p, top_k, top_p) or shapes (masks, bias, penalties).

@@ -25,12 +25,13 @@ void replay(const Piece& piece, const Batch& rows) {
 
 void replay_forward(const ForwardArgs& a, Worker) { replay(a.pieces->picked(), *a.rows); }
 
-// Returns true if no piece does what a row's sequence asks for: pieces for the CPU shape no rows, and
-// none keeps rows for a rule of chance.
+// Returns true if no piece does what a row's sequence asks for: pieces for the CPU shape no rows and
+// keep no scores.
 bool is_beyond_pieces(const RecordedChoice& a) {
   for (int32_t i = 0; i < a.args.rows->n; ++i) {
     const Sequence& c = a.args.of(i);
-    if ((c.shaping.active && !a.pieces->has_shapes()) || is_rejection(c)) return true;
+    if (c.shaping.active && !a.pieces->has_shapes()) return true;
+    if (is_rejection(c) && !a.args.kept.at) return true;
   }
   return false;
 }

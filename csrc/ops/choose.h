@@ -63,6 +63,13 @@ struct DenseShaping {
   int64_t trunk_room = 0;
 };
 
+// Where a choice on a device keeps the scores of rejection: [seats, rows, columns]. The target's row is
+// its node's. The draft's has chain, certain branch and tails, as in Scores. The host's ops use Scores.
+struct KeptScores {
+  float* at = nullptr;  // null: no request rejects, or the host samples
+  int64_t rows = 0;     // of a seat
+};
+
 // Ops. `logits` is [max_rows, stride] f32; the first columns.n of a row count. A draft never chooses a
 // token that it has no column of: its distribution gives it no probability. Noise, masks and penalties
 // of a column are those of its token.
@@ -76,6 +83,7 @@ struct ChooseArgs {
   Choice* choice;          // [max_rows], choose_rows
   Dist* dist;              // [max_rows], choose_dists
   DenseShaping dense = {};
+  KeptScores kept = {};
 
   const float* row(int64_t i) const { return logits + i * stride; }
   const Sequence& of(int64_t i) const { return seats[rows->row[i].seat]; }  // of row i

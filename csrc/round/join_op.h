@@ -6,7 +6,7 @@
 // of look-ups with its kind of match that were right in this sequence, weighed against the draft's
 // confidence.
 //
-// Under rejection a looked-up node is a candidate that was not drawn (round/accept.h). The decision to
+// Under rejection a looked-up node is a candidate that was not drawn (round/accept_op.h). The decision to
 // try it must not depend on its siblings or descendants, so only distributions and ancestors decide. A
 // path takes the surer of look-up and draft at each node. A tree takes the tokens after the trunk's
 // own match.

@@ -1,5 +1,5 @@
 // The kernels of the ops in op_table.inc. Each has a block of one warp for each seat, which shares the
-// op's working memory. Blocks of H-RAD and of log-probs have more threads.
+// op's working memory. Blocks of H-RAD, log-probs and rejection have more threads.
 #include "round/kernels.h"
 
 #include "round/seat_ops.h"
@@ -33,7 +33,10 @@ __device__ void run_all(const Args& args) {
 #define SBRT_KERNEL_kOneThread SBRT_KERNEL_kSharedWarp
 #define SBRT_KERNEL_kBlock(Struct, name, Args) \
   __global__ void name(const Args args) { run_seat<Struct>(args, 1, crew()); }
-#define SBRT_KERNEL_kBigBlock SBRT_KERNEL_kBlock
+#define SBRT_KERNEL_kBigBlock(Struct, name, Args)                             \
+  __global__ void __launch_bounds__(kBigBlock.threads) name(const Args args) { \
+    run_seat<Struct>(args, 1, crew());                                         \
+  }
 #define SBRT_KERNEL_kRows(Struct, name, Args) \
   __global__ void name(const Args args) { run_seat<Struct>(args, kRows.blocks, crew()); }
 // One block per multiprocessor: a thread has registers for all of its loads at once.

@@ -17,7 +17,7 @@ class KvRing;
 class Lane;
 struct ChooseScratch;
 
-// The distributions at one node that remain after the candidates tried so far (round/accept.h).
+// The distributions at one node that remain after the candidates tried so far (round/accept_op.h).
 // Both sum to 1, or q to 0 when all its tokens were tried.
 struct Place {
   int32_t vocab;
@@ -72,11 +72,16 @@ struct SelectArgs {
   const Hrad* hrad;      // null: not used
   float* features;       // [seats, Hrad::room(hidden)] of the last outcomes; null: not kept
   float* scratch;        // working memory of hrad
-  Place place;           // working memory; empty in an engine that was not built for rejection
+  double* dists;         // [seats, 2, vocab] for rejection; null: the engine was not built for it
 
   SBRT_ANY SelectSeat of(int seat) const {
     const int64_t round = seats.round();
     return {seat, seats.at + seat, choice + batch->first[seat], &records[seat].of(round), round};
+  }
+  SBRT_ANY Place place_of(int seat) const {
+    const int32_t vocab = seats.at[seat].scores.vocab;
+    double* p = dists + 2 * int64_t{seat} * vocab;
+    return {vocab, p, p + vocab};
   }
 };
 

@@ -7,7 +7,7 @@
 namespace sbrt {
 namespace {
 
-// The KV of a lane whose ring the host moves. The scores that rejection keeps move with it.
+// The KV of a lane whose ring the host moves.
 struct RingKv {
   KvRing* ring;  // null: the lane's own ops move it
   int seat;
@@ -23,13 +23,9 @@ struct RingKv {
 
   // Makes node `j` of branch `b` node `i` of the chain.
   void move(const Sequence& c, int b, int j, int i) const {
+    if (!ring) return;
     const bool in_place = c.branches[b].in_place;
-    if (ring)
-      ring->move(in_place ? slot(c.head + j) : ring->shape().tail(seat, b, j), slot(c.head + i));
-    if (!is_rejection(c)) return;
-    const Scores& s = c.scores;
-    const int64_t size = s.columns;
-    std::copy_n(in_place ? s.in_place + j * size : s.tail(b, j), size, s.chain + i * size);
+    ring->move(in_place ? slot(c.head + j) : ring->shape().tail(seat, b, j), slot(c.head + i));
   }
 
   // Debug: poisons in-flight slots except those of nodes in `kept`. A lane that lags the trunk has

@@ -74,10 +74,10 @@ constexpr Parts parts_of_seats() {
     if (is_of_seat(static_cast<Part>(part))) set.bits |= uint64_t{1} << part;
   return set;
 }
-// With two memories each lane appends to a trunk of its own. Such an engine refuses rejection and
-// `auto`. So it keeps no scores, and its host does not read how many tokens the draft lacks.
+// With two memories each lane appends to a trunk of its own. Such an engine refuses `auto`, so its
+// host does not read how many tokens the draft lacks.
 constexpr PartTable part_table() {
-  return {&name_of, parts_of_seats(), parts(Part::trunk, Part::draft_scores, Part::draft_have)};
+  return {&name_of, parts_of_seats(), parts(Part::trunk, Part::draft_have)};
 }
 
 // The writer of a part while its sequence is in flight, and its readers.

@@ -26,7 +26,8 @@ struct Dist {
 // Rows after the sampling parameters: logit / temperature, -inf for excluded tokens; their softmax
 // is the distribution. Kept under rejection for `select`, for every row that is verified or was
 // drawn from. A draft's rows have the columns of its logits (ops/columns.h): its other tokens have
-// probability 0.
+// probability 0. With two memories `chain` is a copy in the target's, which a mail writes, and the
+// pointers to what the lane does not read are null.
 struct Scores {
   int32_t vocab;
   int32_t tail_slots;
@@ -120,7 +121,7 @@ struct Sequence {
   int64_t followed;     // length of the trunk in the draft's memory, if that is another
   Counts counts;
   SBRT_PART(outcome)
-  int32_t no_mass;  // 1: a residual of this round was empty (round/accept.h)
+  int32_t no_mass;  // 1: a residual of this round was empty (round/accept_op.h)
   Cut cut;          // H-RAD's decision on the adopted tail
   int64_t head;     // position of the root
   Outcome outcome;

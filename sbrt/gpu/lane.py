@@ -10,7 +10,7 @@ the kernels in Triton's interpreter. That is for tests, not for speed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -20,6 +20,7 @@ from ..methods import Method
 from ..model.checkpoint import Checkpoint, Progress
 from ..model.config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan
+from ..triton_kernels.draw import Scores
 from ..triton_kernels.rope import Rope
 from ..triton_kernels.settle import Seats, Settle
 from ..triton_kernels.shaping import Shaping
@@ -40,7 +41,7 @@ from .recorder import (
     TapeRecorder,
     expect_device,
 )
-from .store import LaneShape, LaneStore
+from .store import Choice, LaneShape, LaneStore
 from .weights import Weights
 
 ROWS = (16, 32, 64)  # in a verification graph
@@ -299,6 +300,7 @@ class GpuLane(LaneStore):
         dists: bool,
         filters: bool,
         shaping: tuple[int, ...] | None = None,
+        scores: tuple[int, int] | None = None,
     ) -> list[Piece]:
         """Choices at the rows of the last forward: Choice words, or Dist words with `dists`.
 
@@ -306,13 +308,18 @@ class GpuLane(LaneStore):
         filters: for requests with min_p, top_k or top_p.
         shaping: for requests that shape, addresses of mask, bias, counts and seen, [seats, vocab]
         each, and vocab; then, with addresses first, bad words and their room, trunks and theirs.
+        scores: for requests that accept at random, address and rows of [seats, rows, columns].
         Recorded once for the same arguments.
         """
 
         def made() -> list[Piece]:
-            return self._choices(where, columns, dists, filters, shaping)
+            plan = ChoosePlan(
+                MAX_ROWS, columns, dists, shaping is not None, filters,
+                trimmed=self.weights.ids is not None, keeps=scores is not None,
+            )  # fmt: skip
+            return self._choices(where, plan, shaping, scores)
 
-        return self._once(made, "choose", where, columns, dists, filters, shaping)
+        return self._once(made, "choose", where, columns, dists, filters, shaping, scores)
 
     def _once(self, make: Callable[[], list[Piece]], *asked: object) -> list[Piece]:
         if asked not in self._made:
@@ -322,27 +329,31 @@ class GpuLane(LaneStore):
     def _choices(
         self,
         where: tuple[int, int, int],
-        columns: int,
-        dists: bool,
-        filters: bool,
+        largest: ChoosePlan,
         shaping: tuple[int, ...] | None,
+        scores: tuple[int, int] | None,
     ) -> list[Piece]:
-        rows, sequences, out = where
+        (rows, sequences, out), columns = where, largest.vocab
         table = words_at(rows, size(Batch), self.device)
         block = self._sequences(sequences)
         ids = None if self.weights.ids is None else self.weights.ids[:columns]
         tokens = columns if ids is None else self.weights.head_ids[columns - 1] + 1
         dense = None if shaping is None else self._dense(shaping, tokens)
+        kept = None if scores is None else self._scores(scores, columns)
         pieces = []
         for count in self.sizes:
-            plan = ChoosePlan(
-                count, columns, dists, dense is not None, filters, trimmed=ids is not None
-            )
+            plan = replace(largest, rows=count)
             words = words_at(out, count * plan.out_words, self.device)
             logits = self.buffers.logits[:count, :columns]
-            choice = Choice(logits, block, table, plan, words, dense, ids)
+            choice = Choice(logits, block, table, plan, words, dense, ids, kept)
             pieces.append(self._record_choice(choice))
         return pieces
+
+    def _scores(self, given: tuple[int, int], columns: int) -> Scores:
+        address, rows = given
+        count = self.shape.seats * rows * columns
+        values = values_at(address, count, torch.float32, self.device)
+        return Scores(values.view(self.shape.seats, rows, columns), self.shape.tail_slots)
 
     def _sequences(self, address: int) -> torch.Tensor:
         return words_at(address, self.shape.seats * size(Sequence), self.device)
@@ -418,22 +429,10 @@ class GpuLane(LaneStore):
             run(
                 self.ops.choose, choice.logits, choice.sequence, choice.table,
                 plan=choice.plan, work=work, out=out, shaping=choice.shaping, ids=choice.ids,
+                scores=choice.scores,
             )  # fmt: skip
 
         return self.recorder.record(choose, choice.plan.rows)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Arguments of a choice: logits, sequences, table, words of its result, lists, tokens."""
-
-    logits: torch.Tensor
-    sequence: torch.Tensor
-    table: torch.Tensor
-    plan: ChoosePlan
-    words: torch.Tensor
-    shaping: Shaping | None
-    ids: torch.Tensor | None
 
 
 def _rope(config: ModelConfig, device: torch.device) -> Rope:

@@ -34,11 +34,6 @@ class Presets:
         self._arms: list[Method] = []
         self._classifier: hrad.Classifier | None = None
 
-    def check_on_cuda(self) -> None:
-        """Refuse methods that need an op which a CUDA device does not have."""
-        for method in self._allowed:
-            methods.check_on_cuda(method)
-
     def load(self, has_draft: bool) -> None:
         """After the weights are loaded: determine the candidates of `auto`, and read the
         classifier."""
@@ -70,8 +65,6 @@ class Presets:
             return self.own
         method = self._parse(given)
         self._check_draft(method)
-        if self._config.on_cuda:
-            methods.check_on_cuda(method)
         hrad.check_request(self._classifier, method, self._draft_folder)
         built = {m.rejection for m in self._allowed if m.policy() is None}
         if method.policy() is None and method.rejection not in built:

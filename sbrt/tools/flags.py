@@ -262,8 +262,6 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
             num_branches=args.branches,
         ),
     )
-    for method in given if config.on_cuda else ():
-        methods.check_on_cuda(method)
     bar = Progress("loading")
     try:
         pair = load_pair(config, progress=bar.update, make_draft=make_draft if drafting else None)

@@ -11,7 +11,8 @@ decoding, with graphs and without. settings: filters, streams and rings of a def
 launches: kernels that start before the one before them has ended. integers: quantised weights,
 bits and tokens and times. seats: eight prompts at once, compared with one by one. devices: draft
 and target in memories of their own; the step that needs two devices is skipped where there is
-one. requests: log-probs, bad words of several tokens, `auto`. large: exact at the size of an 8B.
+one. requests: log-probs, bad words of several tokens, `auto`. rejection: `acceptance=rejection`,
+its tokens, its distribution and the bits of its walk. large: exact at the size of an 8B.
 sanitize: compute-sanitizer over a short decode. Each within eight minutes, in steps: a part that
 was killed goes on where it stopped, as long as source and device are the same; --fresh starts it
 over. A step that went wrong keeps none of the others from running, but for the first: whether
@@ -258,6 +259,18 @@ def _requests() -> tuple[Step, ...]:
     )  # fmt: skip
 
 
+def _rejection() -> tuple[Step, ...]:
+    """Candidates that are accepted at random: repeated tokens, their distribution, bits."""
+    walks = ("-m", "gpu", "-k", "walks", "tests/device/test_exec.py")
+    scores = ("-m", "not exact", f"{TRITON}/test_draw.py")
+    return (
+        _ready(50),
+        _tests("walks", 150, *walks),
+        _tests("scores", 80, *scores, workers=WORKERS),
+        _tests("rejection", 180, "-m", "gpu", "tests/device/test_rejection.py"),
+    )
+
+
 def _devices() -> tuple[Step, ...]:
     """Draft and target in memories of their own: on one device, and on two if there are two."""
     two = _tests("two devices", 200, "-m", "gpu", "-k", "two_devices", "-rs", APART)
@@ -285,6 +298,7 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "integers": _integers,
     "seats": _seats,
     "requests": _requests,
+    "rejection": _rejection,
     "devices": _devices,
     "large": _large,
     "sanitize": _sanitize,

@@ -11,7 +11,6 @@ from sbrt import InvalidInputError, _core
 CSRC = Path(__file__).parents[2] / "csrc"
 # Capability -> fields of a RuntimeConfig that need it.
 NEEDED_BY = {
-    "rejects": {"rejection": True},
     "reuses_prefixes": {"reuses_prefixes": True},
 }
 BACKENDS = ("cpu", "sim", "dry", "dry_cuda", "cuda")

@@ -322,8 +322,9 @@ class CudaExec final : public Exec {
   Block allocate(size_t bytes, Where where, int place) override {
     const auto& [device, copies, clock] = world_.places[place];
     const OnDevice here(device);
-    Block made =
-        where == Where::pinned ? pinned_block(bytes, device) : device_block(bytes, device, copies);
+    Block made = where == Where::pinned    ? pinned_block(bytes, device)
+                 : where == Where::scratch ? scratch_block(bytes, device, copies)
+                                           : device_block(bytes, device, copies);
     made.place = place;
     return made;
   }

@@ -19,8 +19,9 @@ class OwnMemory {
   // `of_device`: the host has copies.
   explicit OwnMemory(bool of_device) : of_device_(of_device) {}
 
-  Block allocate(size_t bytes, int place) {
-    const auto both = std::make_shared<Both>(bytes ? bytes : 1, of_device_);
+  // `has_copy`: the host has one if this is a device's.
+  Block allocate(size_t bytes, int place, bool has_copy) {
+    const auto both = std::make_shared<Both>(bytes ? bytes : 1, of_device_ && has_copy);
     blocks_.push_back({both, place});
     if (of_device_) protect(both->device, PROT_NONE);
     const Pages& host = of_device_ ? both->host : both->device;
