@@ -98,7 +98,7 @@ def node_of(p_row):
 
 @triton.jit
 def place_of(Block, p_row, score_rows, tail_slots, DISTS: tl.constexpr):
-    """Which of all rows of scores is a row's."""
+    """The index of a row's scores among all."""
     row = node_of(p_row)
     if DISTS:
         branch = tl.load(p_row + ROW_BRANCH)

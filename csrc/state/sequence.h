@@ -26,8 +26,8 @@ struct Dist {
 // Rows after the sampling parameters: logit / temperature, -inf for excluded tokens; their softmax
 // is the distribution. Kept under rejection for `select`, for every row that is verified or was
 // drawn from. A draft's rows have the columns of its logits (ops/columns.h): its other tokens have
-// probability 0. With two memories `chain` is a copy in the target's, which a mail writes, and the
-// pointers to what the lane does not read are null.
+// probability 0. With two memories the target's `chain` is a copy that a mail writes.
+// Rows that a lane does not read are null there.
 struct Scores {
   int32_t vocab;
   int32_t tail_slots;

@@ -1,7 +1,6 @@
 """Contract under test: `acceptance=rejection` on a CUDA device, on the stand-in. Every method has
-the tokens of the CPU's engine over the same recordings, for every kind of request, with one seat
-and with three, with one memory and with two. Candidates are accepted and rejected. A mail of the
-draft carries its scores."""
+the tokens of the CPU's engine over the same recordings, with one seat and three, with one memory
+and two. Candidates are accepted and rejected. A mail of the draft carries its scores."""
 
 from dataclasses import replace
 
