@@ -159,13 +159,12 @@ class PyRecorder final : public Recorder {
 
 std::unique_ptr<Recorder> bind_lane(const Held& bind, const LaneShape& s) {
   const GilAcquire gil;
-  py::object lane =
-      py::handle(bind.get())(py::arg("max_len") = s.max_len, py::arg("max_rows") = s.max_rows,
-                             py::arg("branches") = s.branches, py::arg("tail_slots") = s.tail_slots,
-                             py::arg("debug") = s.debug, py::arg("features") = s.features,
-                             py::arg("on_device") = s.on_device,
-                             py::arg("stream") = number(s.stream), py::arg("seats") = s.seats,
-                             py::arg("scores") = s.scores);
+  py::object lane = py::handle(bind.get())(
+      py::arg("max_len") = s.max_len, py::arg("max_rows") = s.max_rows,
+      py::arg("branches") = s.branches, py::arg("tail_slots") = s.tail_slots,
+      py::arg("debug") = s.debug, py::arg("features") = s.features,
+      py::arg("on_device") = s.on_device, py::arg("stream") = number(s.stream),
+      py::arg("seats") = s.seats, py::arg("scores") = s.scores);
   return std::make_unique<PyRecorder>(hold(std::move(lane)), s);
 }
 

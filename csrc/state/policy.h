@@ -81,8 +81,9 @@ struct Policy {
   int32_t burst_width;  // kBurst: nodes grown in a step; 1: a path
   int32_t hrad;         // 1: H-RAD decides how much of an adopted tail is verified
   float lambda, theta;  // a path stops where 1 - sqrt(lambda entropy) < theta; lambda 0: never
-  int32_t rejection;  // 1: candidates are drawn and accepted at random (round/accept_op.h); 0: coupled
-  int32_t lookup;     // 1: look-ups in the text so far are added to every chain (round/join_op.h)
+  int32_t
+      rejection;   // 1: candidates are drawn and accepted at random (round/accept_op.h); 0: coupled
+  int32_t lookup;  // 1: look-ups in the text so far are added to every chain (round/join_op.h)
 };
 
 // Plain decoding: it drafts nothing.
