@@ -33,9 +33,9 @@ __device__ void run_all(const Args& args) {
 #define SBRT_KERNEL_kOneThread SBRT_KERNEL_kSharedWarp
 #define SBRT_KERNEL_kBlock(Struct, name, Args) \
   __global__ void name(const Args args) { run_seat<Struct>(args, 1, crew()); }
-#define SBRT_KERNEL_kBigBlock(Struct, name, Args)                              \
-  __global__ void __launch_bounds__(kBigBlock.threads) name(const Args args) { \
-    run_seat<Struct>(args, 1, crew());                                         \
+#define SBRT_KERNEL_kBigBlock(Struct, name, Args)                                 \
+  __global__ void __launch_bounds__(kBigBlock.threads, 1) name(const Args args) { \
+    run_seat<Struct>(args, 1, crew());                                            \
   }
 #define SBRT_KERNEL_kRows(Struct, name, Args) \
   __global__ void name(const Args args) { run_seat<Struct>(args, kRows.blocks, crew()); }
