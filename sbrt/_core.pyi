@@ -394,9 +394,6 @@ class Capabilities:
     @property
     def rounds_match_prompts(self) -> bool:
         """True if a token has the same KV whether a round or a prompt's piece fed it."""
-    @property
-    def rejects(self) -> bool:
-        """True if the backend supports the acceptance rule `rejection`."""
 
 def capabilities(backend: str) -> Capabilities:
     """Return what a backend can do. It need not be built: cpu, sim, dry, dry_cuda or cuda."""
@@ -524,8 +521,8 @@ class RuntimeConfig:
     everything on the caller's thread; dry does the same and records it (`order`); dry_cuda does so,
     too, and imitates a device whose memory the host cannot access; or cuda.
     device: index of the CUDA device. draft_device: index of the draft's device; its lane then has a
-    state of its own (-1: the target's device; ON_HOST: the CPU). target_cores, draft_cores: one core
-    for each thread of a lane on the CPU, which is pinned to it (none: threads are not pinned).
+    state of its own (-1: the target's device; ON_HOST: the CPU). target_cores, draft_cores: one
+    core for each thread of a lane on the CPU, which is pinned to it (none: threads are not pinned).
     draft_first: on a device the draft's stream has the
     higher priority. debug: fill memory that must not be read with NaN. rejection: allocate the
     memory that the rule `rejection` needs. max_num_seqs: number of seats. max_piece: maximum number

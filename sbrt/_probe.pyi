@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from ._core import Model, Policy, Sampling
 
 class Place:
-    """The distributions p (target) and q (draft) at a node, [vocab] each.
+    """A node's distributions p and q [vocab], which rejection updates (csrc/round/accept_op.h).
 
-    The rule `rejection` updates them after every candidate (csrc/round/accept.h). Raises
+    The rule `rejection` updates them after every candidate (csrc/round/accept_op.h). Raises
     InvalidInputError if their sizes differ, or on a token that is not in them.
     """
 
@@ -38,6 +38,12 @@ class Place:
     def draw(self, u: float) -> int:
         """Return the first token at which the cumulated sum of p exceeds u, in [0, 1), times its
         total."""
+
+def softmax_of(scores: NDArray[float32], ids: Sequence[int], vocab: int) -> NDArray[float64]:
+    """The softmax [vocab] of scores [n], as rejection computes it; score i is that of token ids[i].
+
+    Without ids score i is that of token i. Raises InvalidInputError.
+    """
 
 class KernelBench:
     """Times every op of a model's forward, the sampling of tokens included."""

@@ -375,7 +375,6 @@ class EngineConfig:
             check_count("draft_threads", len(draft), self.draft_threads)
 
     def _check_on_cuda(self) -> None:
-        methods.check_on_cuda(self.method())
         if self.activation_dtype != "auto":
             raise InvalidInputError(
                 f"activation_dtype: expected auto on {self.device}, where the dtype decides, "

@@ -353,7 +353,6 @@ class Engine:
             raise InvalidInputError(
                 f"device {self.config.device}: expected the clock, not simulated time"
             )
-        self._presets.check_on_cuda()
 
     def _outputs(self, requests: Sequence[Request], sink: Sink) -> Iterator[RequestOutput]:
         try:

@@ -24,7 +24,6 @@ from ._core import (
     RANK_ADAPTIVE,
     RANK_LIKELY,
     Policy,
-    capabilities,
 )
 from .errors import InvalidInputError
 
@@ -272,19 +271,6 @@ def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
         *(f"hedge:gamma={g},F={fans[0]},on_miss=lookup" for g in overlapped[:2]),
     )
     return tuple(parse(text, acceptance=acceptance) for text in dict.fromkeys(texts))
-
-
-def check_on_cuda(method: Method) -> None:
-    """Raise InvalidInputError if the method needs ops that do not exist for CUDA devices yet."""
-    can = capabilities("cuda")
-    missing = {
-        "acceptance coupled": method.rejection and not can.rejects,
-    }
-    for expected, is_missing in missing.items():
-        if is_missing:
-            raise InvalidInputError(
-                f"method {method.text}: expected {expected} on cuda, where this is not built yet"
-            )
 
 
 def parse_list(text: str) -> list[str]:

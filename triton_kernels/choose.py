@@ -1,12 +1,12 @@
 """The sampling pass on the device: turns a row of logits into a token or a draft's distribution.
 
-The public op is `choose`. Its twin in plain torch is `choose_torch`. Order, formulas and random
-bits (noise.py) are those of csrc/ops/choose.h. Several programs process a row, one chunk of the
-vocabulary each. A program picks the few best tokens of its chunk by float32 scores, and computes
-their scores again in float64. The last program to finish a row takes the best of all picks; the
-lowest id wins ties. Shaping logits (shaping.py) takes another pass over the vocabulary. Filtering
-the target's tokens (cut.py) takes several; the plan says if requests may filter. A draft's
-distribution is filtered only among the picks.
+The public op is `choose`, its plain-torch twin `choose_torch`. Order and formulas are those of
+csrc/ops/choose.h, and so are the random bits (noise.py). A row is one pass over its vocabulary in
+chunks. Every chunk picks its few best by float32 scores and scores these in float64. The last
+program of a row to finish takes the best of all, ties to the lowest id. A request that shapes
+(shaping.py) costs an additional pass. One that filters (cut.py) costs several for the target's
+tokens; the plan says which. A draft's distribution is filtered among the picks alone, unless its
+engine accepts at random (draw.py).
 """
 
 from __future__ import annotations
@@ -16,29 +16,15 @@ import triton
 import triton.language as tl
 
 from .choose_plan import PICKS, STATS, ChoosePlan, ChooseWork
+from .choose_torch import Asked, choose_row
 from .cut import find_cut, find_cut_torch
-from .dist import SHAPES, SHARPNESS, thinned, thinned_torch, write_dist, write_dist_torch
-from .noise import (
-    exp32,
-    exp32_torch,
-    gumbel32,
-    gumbel64,
-    gumbel_torch,
-    noise_words,
-    noise_words_torch,
-)
+from .dist import thinned, write_dist
+from .draw import DRAFT_ITEM, Scores, draws_of, node_of, place_of, prefix_of
+from .noise import exp32, gumbel32, noise_words
+from .picks import order_of, score_of, take_best, take_first, word_of
+from .rate import rate
 from .shaping import Shaping, check_ids, shape_logits, shape_logits_torch
-from .state import (
-    CANDIDATES,
-    Batch,
-    Dist,
-    Sampling,
-    Sequence,
-    check_words,
-    of_seat,
-    size,
-    struct,
-)
+from .state import CANDIDATES, Batch, Dist, Sequence, check_words, of_seat, size, struct
 from .words import (
     ROW_WORDS,
     TABLE_N,
@@ -52,51 +38,6 @@ from .words import (
 _DIST_WORDS = tl.constexpr(size(Dist))
 _CANDIDATES = tl.constexpr(CANDIDATES)
 _STATS = tl.constexpr(STATS)
-_ALL_IDS = tl.constexpr(0x7FFFFFFF)
-_NOTHING = tl.constexpr(-0x7F800000 << 32)  # scores above -inf have at least this value in `order`
-_TAKEN = tl.constexpr(-1 << 63)
-
-
-@triton.jit
-def _take_first(order, o_pick, pick, picked):
-    """Moves the id with the best score in `order` to picked[pick]. The lowest id wins ties.
-
-    One reduction suffices. The high word of `order` is an int32 that sorts like the float32 score.
-    The low word is the inverted id."""
-    best = tl.max(order, axis=0)
-    token = ((best & _ALL_IDS) ^ _ALL_IDS).to(tl.int32)
-    here = (o_pick == pick) & (best >= _NOTHING)
-    return tl.where(order == best, _TAKEN, order), tl.where(here, token, picked)
-
-
-@triton.jit
-def _take_best(score, ids, o_pick, pick, picked, picked_score):
-    """Moves the best remaining score and its id to place `pick`. The lowest id wins ties."""
-    best = tl.max(score, axis=0)
-    none = best == float("-inf")
-    token = tl.min(tl.where(score == best, ids, 2147483647), axis=0)
-    here = (o_pick == pick) & (none == 0)
-    picked = tl.where(here, token, picked)
-    picked_score = tl.where(here, best, picked_score)
-    return tl.where(ids == token, float("-inf"), score), picked, picked_score
-
-
-@triton.jit
-def _score_of(x, word, temperature):
-    """Returns the score in float64, which decides: the logit, or logit / temperature + noise."""
-    greedy = x.to(tl.float64)
-    if temperature > 0:
-        scaled = tl.div_rn(x, temperature + tl.zeros_like(x))
-        greedy = scaled.to(tl.float64) + gumbel64(word)
-    return greedy
-
-
-@triton.jit
-def _word_of(seed, completion, position, token):
-    """Returns the random 32-bit word of each token."""
-    w0, w1, w2, w3 = noise_words(seed, completion, position, (token >> 2).to(tl.uint32))
-    lane = token & 3
-    return tl.where(lane < 2, tl.where(lane == 0, w0, w1), tl.where(lane == 2, w2, w3))
 
 
 @triton.jit
@@ -109,13 +50,16 @@ def _choose_kernel(
     Ids,  # [vocab] the token of a column; never touched without HAS_IDS
     Block,  # [seats, words] the sequences
     Table,  # [words] Batch
-    Score,  # [rows, splits, KEEP] float64 scratch: this and the next two as in ChooseWork
-    Token,  # [rows, splits, KEEP]
-    Stat,  # [rows, splits, 6]
-    Counters,  # [rows] programs that arrived; 0 before and after a launch
+    Score,  # [rows, splits, KEEP] float64 scratch
+    Token,  # [rows, splits, KEEP] scratch
+    Stat,  # [rows, splits, 6] scratch
+    Counters,  # [rows] 0 before and after
+    Scores,  # [seats, score_rows, vocab] never touched without KEEPS
     Out,  # [rows, words] Choice or, with DISTS, Dist
     first_row,
     vocab,
+    score_rows,
+    tail_slots,
     CHUNK: tl.constexpr,
     SPLITS: tl.constexpr,
     SPLITS_UP: tl.constexpr,  # SPLITS, rounded up to a power of two
@@ -126,6 +70,7 @@ def _choose_kernel(
     HAS_CUT: tl.constexpr,
     THINS: tl.constexpr,  # the Dist is filtered by `thinned`
     HAS_IDS: tl.constexpr,
+    KEEPS: tl.constexpr,  # for sequences that accept at random: see draw.py
 ):
     """One program per row and CHUNK tokens.  argmax of logit / temperature + g(seed, position, id).
 
@@ -150,15 +95,18 @@ def _choose_kernel(
     seed = load_int64(Block + 4, True)
     completion = tl.load(Block + 6).to(tl.uint32, bitcast=True)
     p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
-    position = load_int64(p_row, True) + 1  # position of the token to be sampled
+    where = load_int64(p_row, True) + 1  # position of the token to be chosen
+    use = tl.zeros((), tl.uint32)
+    draws = temperature < 0
+    if KEEPS:
+        draws = draws_of(Block, temperature)
+        if DISTS:
+            bad = tl.maximum(bad, (draws & (node_of(p_row) < 0)).to(tl.int32))
+            if draws:
+                where = prefix_of(Block, Table, p_row)
+                use += DRAFT_ITEM
     score = tl.where(fine, x, float("-inf"))
     if temperature > 0:
-        if HAS_IDS:
-            word = _word_of(seed, completion, position, tl.load(Ids + o, mask=m, other=0))
-        else:
-            group = (split * (CHUNK // 4) + tl.arange(0, CHUNK // 4)).to(tl.uint32)
-            w0, w1, w2, w3 = noise_words(seed, completion, position, group)
-            word = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (CHUNK,))
         scaled = tl.div_rn(score, temperature + tl.zeros_like(score))
         top = tl.max(scaled, axis=0)
         top = tl.where(top == float("-inf"), 0.0, top)
@@ -172,6 +120,10 @@ def _choose_kernel(
             weight = exp32(tl.div_rn(score - most, temperature + tl.zeros_like(score)))
             left = (weight >= min_p) & ((score > last) | ((score == last) & (o <= last_id)))
             scaled = tl.where(left, scaled, float("-inf"))
+        if KEEPS:
+            keeps = draws & (bad == 0) & (node_of(p_row) >= 0)
+            p_kept = Scores + place_of(Block, p_row, score_rows, tail_slots, DISTS) * vocab
+            tl.store(p_kept + o, scaled, mask=m & keeps)
         if THINS:
             most = tl.max(score, axis=0)
             near = score - tl.where(most > float("-inf"), most, 0.0)
@@ -179,15 +131,20 @@ def _choose_kernel(
             p_stat = Stat + (i_row * SPLITS + split).to(tl.int64) * _STATS
             tl.store(p_stat + 4, most)
             tl.store(p_stat + 5, tl.sum(weight, axis=0))
+        if HAS_IDS:
+            word = word_of(seed, completion, where, use, tl.load(Ids + o, mask=m, other=0))
+        else:
+            group = (split * (CHUNK // 4) + tl.arange(0, CHUNK // 4)).to(tl.uint32)
+            w0, w1, w2, w3 = noise_words(seed, completion, where, group | use)
+            word = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (CHUNK,))
         score = (scaled - top) + gumbel32(word)
 
     # Compute float64 scores of the few tokens that can win.
     o_pick = tl.arange(0, KEEP)
     picked = tl.full((KEEP,), -1, tl.int32)
-    bits = (score + 0.0).to(tl.int32, bitcast=True)
-    order = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64) << 32 | (o ^ _ALL_IDS)
+    order = order_of(score, o)
     for pick in range(0, PICKS):
-        order, picked = _take_first(order, o_pick, pick, picked)
+        order, picked = take_first(order, o_pick, pick, picked)
     is_pick = picked >= 0
     if HAS_SHAPED:
         p_x = Shaped + i_row * shaped_stride
@@ -197,14 +154,18 @@ def _choose_kernel(
     picked_id = picked
     if HAS_IDS:
         picked_id = tl.load(Ids + picked, mask=is_pick, other=0)
-    picked_word = _word_of(seed, completion, position, picked_id)
-    exact = tl.where(is_pick, _score_of(picked_x, picked_word, temperature), float("-inf"))
+    picked_word = word_of(seed, completion, where, use, picked_id)
+    exact = tl.where(is_pick, score_of(picked_x, picked_word, temperature), float("-inf"))
 
     at = (i_row * SPLITS + split).to(tl.int64)
     tl.store(Score + at * KEEP + o_pick, exact)
     tl.store(Token + at * KEEP + o_pick, picked)
     tl.store(Stat + at * _STATS + 3, bad.to(tl.float32))
     if DISTS:
+        if KEEPS:  # loaded again: registers cannot hold it so long
+            raw = tl.load(Logits + i_row * logits_stride + o, mask=m, other=float("-inf"))
+            raw = raw.to(tl.float32)
+            fine = raw < float("inf")
         top = tl.max(tl.where(fine, raw, float("-inf")), axis=0)
         below = tl.where(
             fine & (raw > float("-inf")), raw - tl.where(top > float("-inf"), top, 0.0), -100.0
@@ -216,14 +177,15 @@ def _choose_kernel(
     if arrived_last(Counters + i_row, SPLITS):
         _merge(
             Logits + i_row * logits_stride, p_x, Ids, Block, Score + i_row * SPLITS * KEEP,
-            Token + i_row * SPLITS * KEEP, Stat + i_row * SPLITS * _STATS, Out, i_row,
+            Token + i_row * SPLITS * KEEP, Stat + i_row * SPLITS * _STATS,
+            draws, Out, i_row,
             SPLITS, SPLITS_UP, KEEP, DISTS, THINS, HAS_IDS,
         )  # fmt: skip
 
 
 @triton.jit
 def _merge(
-    P, P_shaped, Ids, Block, Score, Token, Stat, Out, i_row, SPLITS: tl.constexpr,
+    P, P_shaped, Ids, Block, Score, Token, Stat, draws, Out, i_row, SPLITS: tl.constexpr,
     SPLITS_UP: tl.constexpr, KEEP: tl.constexpr, DISTS: tl.constexpr, THINS: tl.constexpr,
     HAS_IDS: tl.constexpr,
 ):  # fmt: skip
@@ -243,7 +205,7 @@ def _merge(
     best = tl.full((_CANDIDATES,), -1, tl.int32)
     best_score = tl.full((_CANDIDATES,), float("-inf"), tl.float64)
     for pick in range(0, _CANDIDATES if DISTS else 1):
-        score, best, best_score = _take_best(score, token, o_pick, pick, best, best_score)
+        score, best, best_score = take_best(score, token, o_pick, pick, best, best_score)
     if DISTS:
         if THINS:
             best, best_score = thinned(P_shaped, Block, token, p_stat, m_split, best, best_score)
@@ -258,7 +220,7 @@ def _merge(
         moment = tl.sum(shrink * (moment + below * total), axis=0)
         total = tl.sum(shrink * total, axis=0)
         p_out = Out + i_row * _DIST_WORDS
-        write_dist(p_out, P, Ids, Block, best, best_score, most, total, moment, HAS_IDS)
+        write_dist(p_out, P, Ids, Block, best, best_score, most, total, moment, draws, HAS_IDS)
     else:
         first = tl.max(best, axis=0)
         tl.store(Out + i_row * 2, first)
@@ -275,6 +237,7 @@ def choose(
     out: torch.Tensor,
     shaping: Shaping | None = None,
     ids: torch.Tensor | None = None,
+    scores: Scores | None = None,
 ) -> torch.Tensor:
     """Sample a token from every row (Choice words), or with plan.dists write a Dist (Dist words).
 
@@ -286,15 +249,17 @@ def choose(
              position
     out      int32 [rows, plan.out_words], contiguous, written; may be a view of the block's
              `choice` or `row_dist`
-    shaping  dense lists of every seat, if plan.shaped. A captured choice keeps reading these
-             tensors, but only for rows whose sequence shapes logits
-    ids      int32 [vocab], ascending, if plan.trimmed: the token of each column. Noise, shaping
-             and the candidates of a Dist then refer to tokens, not to columns
+    shaping  dense lists of every seat, if plan.shaped; a captured choice reads these very tensors.
+             They are not read for rows whose sequence does not shape
+    ids      int32 [vocab], ascending, if plan.trimmed: the token of a column. Noise and shaping
+             are those of the tokens, and so are the candidates of a Dist
+    scores   if plan.keeps: rows of sequences that accept at random are written there
 
     Returns `out`. Allocates nothing. It takes one launch, plus one for shaping, one for bad words,
     and those of `find_cut` if tokens are filtered. Raises ValueError on invalid tensors.
     """
     _check(logits, sequence, table, plan, out, shaping, ids)
+    _check_scores(scores, plan)
     shaped = logits
     if shaping is not None:
         shaped = shape_logits(
@@ -308,13 +273,16 @@ def choose(
     _choose_kernel[(plan.rows, plan.splits)](
         *(logits, logits.stride(0), shaped, shaped.stride(0), work.cut),
         *(work.token if ids is None else ids, sequence, table),
-        *(work.score, work.token, work.stat, work.counters, out),
-        *(plan.first_row, plan.vocab),
+        *(work.score, work.token, work.stat, work.counters),
+        *(work.stat if scores is None else scores.rows, out, plan.first_row, plan.vocab),
+        *((0, 0) if scores is None else (scores.rows.shape[1], scores.tail_slots)),
         **constants(plan),
         num_warps=num_warps(plan),
         enable_fp_fusion=False,
         maxnreg=TWO_PROGRAMS,
     )
+    if scores is not None and plan.dists:
+        rate(sequence, table, scores, plan=plan, work=work, out=out)
     return out
 
 
@@ -334,8 +302,9 @@ def constants(plan: ChoosePlan) -> dict[str, object]:
         "DISTS": plan.dists,
         "HAS_SHAPED": plan.shaped,
         "HAS_CUT": plan.cuts,
-        "THINS": plan.filtered and plan.dists,
+        "THINS": plan.filtered and plan.dists and not plan.keeps,
         "HAS_IDS": plan.trimmed,
+        "KEEPS": plan.keeps,
     }
 
 
@@ -349,9 +318,11 @@ def choose_torch(
     out: torch.Tensor,
     shaping: Shaping | None = None,
     ids: torch.Tensor | None = None,
+    scores: Scores | None = None,
 ) -> torch.Tensor:
     """Plain-torch twin of `choose`: same arguments, effects and errors, any device."""
     _check(logits, sequence, table, plan, out, shaping, ids)
+    _check_scores(scores, plan)
     first, shaped = plan.first_row, logits
     if shaping is not None:
         shaped = shape_logits_torch(
@@ -362,44 +333,24 @@ def choose_torch(
         find_cut_torch(shaped, sequence, table, out=work.cut, first_row=first)
     given = struct(Batch, table)
     for i in range(min(plan.rows, given.n - first)):
-        own = of_seat(sequence, given.row[first + i].seat)
-        dist, raw, x = struct(Sampling, own[:8]), logits[i].float(), shaped[i].float()
-        is_bad = not bool((raw < float("inf")).all() and (x < float("inf")).all())
-        cut = work.cut[i] if plan.cuts and dist.temperature > 0 else None
-        score = _scores_torch(x, tokens, dist, given.row[first + i].position + 1, cut)
-        best = [] if is_bad else _best_torch(score)
-        if plan.dists:
-            if plan.filtered and dist.temperature > 0 and best:
-                best = thinned_torch(x, dist, score, best, plan.chunk, PICKS[True])
-            is_plain = dist.temperature == 0 and own[SHAPES.value] == 0
-            sharpness = float(own[SHARPNESS.value].view(torch.float32))
-            write_dist_torch(out[i], raw, best, None if is_plain else score, sharpness, tokens)
-        else:
-            error = 1 if is_bad else 2 if not best else 0
-            out[i] = torch.tensor([best[0] if best else -1, error], dtype=torch.int32)
+        row = given.row[first + i]
+        asked = Asked(plan, row, given.head[row.seat], of_seat(sequence, row.seat), tokens, scores)
+        choose_row(asked, logits[i].float(), shaped[i].float(), work.cut[i : i + 1], out[i])
     return out
 
 
-def _best_torch(score: torch.Tensor) -> list[int]:
-    """Return the columns with the highest scores, best first, without those that are cut off."""
-    found = torch.sort(score, descending=True, stable=True)
-    values, order = found.values[:CANDIDATES].tolist(), found.indices[:CANDIDATES].tolist()
-    return [t for s, t in zip(values, order, strict=True) if s > -torch.inf]
-
-
-def _scores_torch(
-    x: torch.Tensor, ids: torch.Tensor, dist: Sampling, position: int, cut: torch.Tensor | None
-) -> torch.Tensor:
-    """Return the float64 scores [vocab] that decide; -inf for tokens that are cut off."""
-    if dist.temperature == 0:
-        return x.double()
-    words = noise_words_torch(dist.seed, dist.completion, position, ids)
-    score = (x / dist.temperature).double() + gumbel_torch(words)
-    if cut is None:
-        return score
-    most, last = cut[:2].view(torch.float32)
-    left = exp32_torch((x - most) / dist.temperature) >= dist.min_p
-    return torch.where(left & ((x > last) | ((x == last) & (ids <= cut[2]))), score, -torch.inf)
+def _check_scores(scores: Scores | None, plan: ChoosePlan) -> None:
+    if (scores is not None) != plan.keeps:
+        raise ValueError(f"scores: expected them with plan.keeps alone, which is {plan.keeps}")
+    if scores is None:
+        return
+    rows = scores.rows
+    fits = rows.dim() == 3 and rows.shape[2] == plan.vocab and rows.is_contiguous()
+    if not fits or rows.dtype != torch.float32:
+        raise ValueError(
+            f"scores: expected contiguous float32 [seats, rows, {plan.vocab}] but got "
+            f"{rows.dtype} {tuple(rows.shape)}"
+        )
 
 
 def _check(

@@ -21,16 +21,17 @@ STATS = 6  # values per chunk in ChooseWork.stat
 class ChoosePlan:
     """Constants of a captured sampling pass.
 
-    rows, vocab  shape of the logits; vocab at most 2^20
-    dists        True: write the draft's distributions (Dist); False: the target's tokens (Choice)
-    shaped       requests may shape their logits
-    filtered     requests may have min_p, top_k or top_p. A token is sampled from exactly the
-                 tokens that the filters leave. A distribution only loses the candidates that the
-                 chunks' picks prove to be filtered. That needs no pass over the vocabulary, and
-                 cannot change a verified token
-    chunk        tokens per program
-    first_row    row of the table that row 0 of the logits belongs to
-    trimmed      the draft's LM head has columns for only some tokens; `vocab` is their number
+    rows, vocab  of the logits; vocab at most 2^20
+    dists         write Dist words of the draft; else Choice words of the target
+    shaped       some request shapes its logits
+    filtered     some request has min_p, top_k or top_p. A token is sampled from exactly the tokens
+                 that the filters leave. With `dists` only those candidates are dropped that the
+                 chunks' picks show to be filtered. That changes no token, so it needs no pass
+                 over the vocabulary
+    chunk        tokens of a program
+    first_row    of the table: row 0 of the logits
+    trimmed      a draft's head knows some tokens only: `vocab` is how many, a column each
+    keeps        some sequence may accept at random (draw.py). Then `dists` are filtered exactly
     """
 
     rows: int
@@ -41,6 +42,7 @@ class ChoosePlan:
     chunk: int = 4096
     first_row: int = 0
     trimmed: bool = False
+    keeps: bool = False
 
     def __post_init__(self) -> None:
         if self.trimmed and not self.dists:
@@ -57,8 +59,8 @@ class ChoosePlan:
 
     @property
     def cuts(self) -> bool:
-        """True if the sampling pass needs `find_cut` first."""
-        return self.filtered and not self.dists
+        """True if a choice needs `find_cut` first."""
+        return self.filtered and (self.keeps or not self.dists)
 
     @property
     def splits(self) -> int:
@@ -86,9 +88,12 @@ class ChooseWork:
                                            their first moment; 1 if there was a NaN or +inf; of the
                                            shaped logits, the largest and the sum of weights
     counters int32 [rows]                  arrivals; 0 between launches
-    cut      int32 [rows, 4]               result of find_cut; this and cut_* have no rows if dists
-    cut_*                                  fields of the CutWork of find_cut
-    shaped   float32 [rows, vocab]         result of shape_logits; empty unless the plan shapes
+    cut      int32 [rows, 4]               find_cut; no rows with dists unless the plan keeps, as
+                                           for the next five
+    cut_*                                  fields of its CutWork
+    blind    float32 [rows, splits, keep]  largest scores of each chunk; rows only if the plan
+                                           keeps dists
+    shaped   float32 [rows, vocab]         shape_logits; no elements unless the plan shapes
     """
 
     score: torch.Tensor
@@ -101,6 +106,7 @@ class ChooseWork:
     cut_units: torch.Tensor
     cut_parts: torch.Tensor
     cut_counters: torch.Tensor
+    blind: torch.Tensor
     shaped: torch.Tensor
 
     @property
@@ -115,7 +121,8 @@ def choose_work(plan: ChoosePlan, device: str | torch.device) -> ChooseWork:
     """Allocate the memory for `plan` on `device`. Launches that may overlap need separate
     memory."""
     picks = (plan.rows, plan.splits, plan.keep)
-    cut_rows = 0 if plan.dists else plan.rows
+    cut_rows = 0 if plan.dists and not plan.keeps else plan.rows
+    blind_rows = plan.rows if plan.dists and plan.keeps else 0
     of_cut = cut_work(cut_rows, plan.splits, device)
     return ChooseWork(
         score=torch.empty(picks, dtype=torch.float64, device=device),
@@ -124,5 +131,6 @@ def choose_work(plan: ChoosePlan, device: str | torch.device) -> ChooseWork:
         counters=torch.zeros(plan.rows, dtype=torch.int32, device=device),
         cut=torch.zeros((cut_rows, CUT_WORDS), dtype=torch.int32, device=device),
         **{f"cut_{name}": tensor for name, tensor in vars(of_cut).items()},
+        blind=torch.empty((blind_rows, *picks[1:]), device=device),
         shaped=torch.empty((plan.rows, plan.vocab if plan.shaped else 0), device=device),
     )

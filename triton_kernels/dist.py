@@ -18,7 +18,7 @@ from .state import CANDIDATES, Dist, Sampling, Sequence, offset
 SHARPNESS = tl.constexpr(offset(Sequence, "sharpness"))
 SHAPES = tl.constexpr(offset(Sequence, "shaping", "active"))
 _DIST_TOKEN = tl.constexpr(offset(Dist, "token"))
-_DIST_LP = tl.constexpr(offset(Dist, "lp"))
+DIST_LP = tl.constexpr(offset(Dist, "lp"))
 _CANDIDATES = tl.constexpr(CANDIDATES)
 
 
@@ -69,11 +69,32 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
 
 
 @triton.jit
-def write_dist(P, Logits, Ids, Block, token, score, most, total, moment, HAS_IDS: tl.constexpr):
-    """Writes the words of a Dist at P, from a row's best candidates and the softmax of its raw
+def among(lp, m):
+    """Logarithms of the softmax over the candidates of a mask, from their scores below the best."""
+    return lp - tl.log(tl.sum(tl.where(m, exp32(lp), 0.0), axis=0))
+
+
+@triton.jit
+def calibrated(lp, m, Block):
+    """Confidence p -> p^sharpness, normalised; the probability of other tokens is kept."""
+    sharpness = tl.load(Block + SHARPNESS).to(tl.float32, bitcast=True)
+    if sharpness != 1.0:
+        given = tl.sum(tl.where(m, exp32(lp), 0.0), axis=0)
+        lp = lp * sharpness
+        sharp = tl.sum(tl.where(m, exp32(lp), 0.0), axis=0)
+        lp = tl.minimum(lp - tl.log(sharp + tl.maximum(0.0, 1.0 - given)), 0.0)
+    return lp
+
+
+@triton.jit
+def write_dist(
+    P, Logits, Ids, Block, token, score, most, total, moment, draws, HAS_IDS: tl.constexpr
+):  # fmt: skip
+    """Writes the words of a Dist at P, from a row's first choices and the softmax of its raw
     logits.
 
-    token: columns of the candidates. With HAS_IDS the Dist has the tokens of these columns.
+    draws: q is the largest probability. Another launch writes the confidence (rate.py).
+    token: columns of the choices. With HAS_IDS the Dist holds the tokens of these columns.
     """
     o = tl.arange(0, _CANDIDATES)
     n = tl.sum((token >= 0).to(tl.int32), axis=0)
@@ -81,28 +102,23 @@ def write_dist(P, Logits, Ids, Block, token, score, most, total, moment, HAS_IDS
     if n > 0:
         first = tl.sum(tl.where(o == 0, token, 0), axis=0)
         log_total = tl.log(total.to(tl.float64)).to(tl.float32)
-        q = exp32(tl.load(Logits + first).to(tl.float32) - most) / total
+        of_q = tl.where(draws, most, tl.load(Logits + first).to(tl.float32))
+        q = exp32(of_q - most) / total
         entropy = log_total - moment / total
         temperature = tl.load(Block).to(tl.float32, bitcast=True)
         raw = tl.load(Logits + token, mask=token >= 0, other=0.0).to(tl.float32)
         best = tl.max(score, axis=0)
-        lp = tl.where(token >= 0, score - best, 0.0).to(tl.float32)
-        lp -= tl.log(tl.sum(tl.where(token >= 0, exp32(lp), 0.0), axis=0))
+        lp = among(tl.where(token >= 0, score - best, 0.0).to(tl.float32), token >= 0)
         if (temperature == 0) & (tl.load(Block + SHAPES) == 0):
             lp = raw - most - log_total
-        sharpness = tl.load(Block + SHARPNESS).to(tl.float32, bitcast=True)
-        if sharpness != 1.0:
-            given = tl.sum(tl.where(token >= 0, exp32(lp), 0.0), axis=0)
-            lp = lp * sharpness
-            sharp = tl.sum(tl.where(token >= 0, exp32(lp), 0.0), axis=0)
-            lp = tl.minimum(lp - tl.log(sharp + tl.maximum(0.0, 1.0 - given)), 0.0)
+        lp = calibrated(lp, token >= 0, Block)
         tl.store(P + 1, q.to(tl.int32, bitcast=True))
         tl.store(P + 2, entropy.to(tl.int32, bitcast=True))
         name = token
         if HAS_IDS:
             name = tl.load(Ids + token, mask=token >= 0, other=0)
         tl.store(P + _DIST_TOKEN + o, name, mask=token >= 0)
-        tl.store(P + _DIST_LP + o, lp.to(tl.int32, bitcast=True), mask=token >= 0)
+        tl.store(P + DIST_LP + o, lp.to(tl.int32, bitcast=True), mask=token >= 0)
 
 
 def write_dist_torch(
@@ -112,11 +128,12 @@ def write_dist_torch(
     score: torch.Tensor | None,
     sharpness: float,
     ids: torch.Tensor,
+    likely: list[int] | None = None,
 ) -> None:
     """Plain-torch twin of `write_dist`.
 
-    best: columns of the candidates. score: None if confidence is the softmax of the raw logits.
-    ids: the token of every column.
+    best: columns; `ids` are the tokens of all columns. likely: for draws, the columns of as
+    many largest scores; they give the confidence.
     """
     out[0] = len(best)
     if not best:
@@ -128,15 +145,17 @@ def write_dist_torch(
     if score is None:
         lp = below[best] - total.log()
     else:
-        lp = torch.log_softmax((score[best] - score[best[0]]).float(), -1)
+        ranked = best if likely is None else likely
+        lp = torch.log_softmax((score[ranked] - score[ranked[0]]).float(), -1)
     if sharpness != 1:
         kept = (1 - lp.exp().sum()).clamp(min=0)
         lp = lp * sharpness
         lp = (lp - (lp.exp().sum() + kept).log()).clamp(max=0)
-    floats = torch.stack([e[best[0]] / total, total.log() - moment / total])
+    first = e[best[0]] if likely is None else e.max()
+    floats = torch.stack([first / total, total.log() - moment / total])
     out[1:3] = floats.view(torch.int32)
     out[_DIST_TOKEN.value : _DIST_TOKEN.value + len(best)] = ids[best].int()
-    out[_DIST_LP.value : _DIST_LP.value + len(best)] = lp.view(torch.int32)
+    out[DIST_LP.value : DIST_LP.value + len(best)] = lp.view(torch.int32)
 
 
 def thinned_torch(

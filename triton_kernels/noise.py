@@ -78,11 +78,11 @@ def philox_torch(counter: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
 
 
 def noise_words_torch(
-    seed: int, completion: int, position: int, tokens: torch.Tensor
+    seed: int, completion: int, position: int, tokens: torch.Tensor, use: int = 0
 ) -> torch.Tensor:
-    """Return the random word of each token, int64 [tokens]."""
+    """Each token's word, int64 [tokens]. use: of csrc/ops/philox.h."""
     zero = torch.zeros_like(tokens)
-    counter = [tokens >> 2, zero + (position & 0xFFFFFFFF), zero + (position >> 32)]
+    counter = [tokens >> 2 | use << 30, zero + (position & 0xFFFFFFFF), zero + (position >> 32)]
     words = torch.stack(philox_torch([*counter, zero + completion], seed))
     return words.gather(0, (tokens & 3)[None])[0]
 

@@ -237,15 +237,15 @@ def shape_logits_torch(
         if row.position + 1 < c.shaping.ends_from:
             masked |= (own.mask & ENDS).bool()
         x = logits[i].float().masked_fill(masked[tokens], float("-inf")) + own.bias[tokens]
-        path = _path(c, given.head[row.seat], row)
+        path = path_of(c, given.head[row.seat], row)
         out[i] = _penalised(x, tokens, c, path, own) if c.shaping.penalises else x
         if own.words is not None and own.trunk is not None:
             ban_words_torch(out[i], own.words, own.trunk[: c.head + 1], path, tokens)
     return out
 
 
-def _path(c: Sequence, table_head: int, row: Row) -> list[int]:
-    """Return the tokens after the root that a row sees, by ascending depth."""
+def path_of(c: Sequence, table_head: int, row: Row) -> list[int]:
+    """Tokens after the root that a row sees."""
     root, chain, tail = c.head - table_head, mask_bits(row.chain), mask_bits(row.tail)
     nodes = [bit - root for bit in range(root + 1, SLOTS) if chain >> bit & 1]
     hung, certain = c.chain.token, c.branches[0].token

@@ -281,6 +281,7 @@ def _one(args: argparse.Namespace, draft: str) -> argparse.Namespace:
         draft_dtype=None,
         activation_dtype="auto",
         device="cpu",
+        draft_device=None,
         threads=1,
         draft_threads=None,
         gamma=None,

@@ -46,8 +46,7 @@ void bind_capabilities(py::module_& m) {
       .def_readonly("name", &C::name)
       .def_readonly("captures", &C::captures)
       .def_readonly("grows_lazily", &C::grows_lazily)
-      .def_readonly("rounds_match_prompts", &C::rounds_match_prompts)
-      .def_readonly("rejects", &C::rejects);
+      .def_readonly("rounds_match_prompts", &C::rounds_match_prompts);
   m.def(
       "capabilities",
       [](const std::string& backend) { return capabilities_of(backend_named(backend)); },

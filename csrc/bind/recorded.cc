@@ -125,7 +125,9 @@ class PyRecorder final : public Recorder {
                                number(a.dense.seen), a.dense.vocab, number(a.dense.words),
                                a.dense.words_room, number(a.dense.trunk), a.dense.trunk_room);
     const py::object where = py::make_tuple(number(a.rows), number(a.seats), number(out));
-    return all("choose", where, a.columns.n, a.dist != nullptr, kind.filters, shaping);
+    py::object scores = py::none();
+    if (a.kept.at) scores = py::make_tuple(number(a.kept.at), a.kept.rows);
+    return all("choose", where, a.columns.n, a.dist != nullptr, kind.filters, shaping, scores);
   }
   Pieces moves(const Seats& seats, Moves which) override {
     const GilAcquire gil;
@@ -165,12 +167,12 @@ class PyRecorder final : public Recorder {
 
 std::unique_ptr<Recorder> bind_lane(const Held& bind, const LaneShape& s) {
   const GilAcquire gil;
-  py::object lane =
-      py::handle(bind.get())(py::arg("max_len") = s.max_len, py::arg("max_rows") = s.max_rows,
-                             py::arg("branches") = s.branches, py::arg("tail_slots") = s.tail_slots,
-                             py::arg("debug") = s.debug, py::arg("features") = s.features,
-                             py::arg("on_device") = s.on_device,
-                             py::arg("stream") = number(s.stream), py::arg("seats") = s.seats);
+  py::object lane = py::handle(bind.get())(
+      py::arg("max_len") = s.max_len, py::arg("max_rows") = s.max_rows,
+      py::arg("branches") = s.branches, py::arg("tail_slots") = s.tail_slots,
+      py::arg("debug") = s.debug, py::arg("features") = s.features,
+      py::arg("on_device") = s.on_device, py::arg("stream") = number(s.stream),
+      py::arg("seats") = s.seats, py::arg("scores") = s.scores);
   return std::make_unique<PyRecorder>(hold(std::move(lane)), s);
 }
 

@@ -7,15 +7,6 @@
 namespace sbrt {
 namespace {
 
-// Refuses a configuration that the backend does not support. Throws InvalidInput.
-void check_capabilities(const RuntimeConfig& c) {
-  const Capabilities can = c.can();
-  const auto refuse = [&can](bool asked, bool is_there, const char* what) {
-    check<InvalidInput>(!asked || is_there, "device: ", what, " is not on ", can.name, " yet");
-  };
-  refuse(c.rejection, can.rejects, "acceptance rejection");
-}
-
 // If the draft has its own device, refuses whatever needs the state of both lanes in one memory.
 // Throws InvalidInput.
 void check_apart(const RuntimeConfig& c) {
@@ -24,7 +15,6 @@ void check_apart(const RuntimeConfig& c) {
     check<InvalidInput>(!asked || !c.is_apart(), "draft_device: ", what,
                         " is not there yet with a draft on a device of its own");
   };
-  refuse(c.rejection, "acceptance rejection");
   refuse(!c.tuned.empty(), "the method auto");
 }
 
@@ -63,7 +53,6 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
   check<InvalidInput>(c.backend == Backend::sim || !c.costs,
                       "costs: expected the sim backend but got another");
-  check_capabilities(c);
   check_apart(c);
   check_cores(c);
 }

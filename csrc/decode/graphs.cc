@@ -32,9 +32,12 @@ ChooseArgs choose_args(const Resources& r, LaneUnit& unit, const Batch* batch, C
   DenseShaping dense = unit.memory->dense_shaping.dense();
   dense.trunk = unit.memory->trunks.device();
   dense.trunk_room = r.room();
+  KeptScores kept;
+  if (r.scores.is_there() && !r.config.can().has_host_memory)
+    kept = dist ? r.scores.kept_by_draft() : r.scores.kept_by_target();
   return {
       lane.logits(),       lane.columns().n, unit.columns, batch, unit.memory->sequences.device(),
-      unit.scratch.data(), choice,           dist,         dense};
+      unit.scratch.data(), choice,           dist,         dense, kept};
 }
 
 }  // namespace
@@ -176,7 +179,7 @@ SelectArgs Graphs::select_args() const {
           r_.config.hrad.get(),
           r_.features.size() ? r_.features.data() : nullptr,
           r_.hrad_scratch.data(),
-          r_.accept.empty() ? Place{} : r_.accept[0].place()};
+          r_.scores.dists()};
 }
 
 LogprobArgs Graphs::logprob_args(const Seats& seats) const {
@@ -207,6 +210,7 @@ void Graphs::record_select() {
 
 void Graphs::put_select(Graph& graph) const {
   const SelectArgs chosen = select_args();
+  if (chosen.dists) put(graph, kWalkByChance, chosen);
   put(graph, kSelect, chosen);
   if (chosen.features) put(graph, kClassify, chosen);
   if (r_.hrad_memory.is_there()) {
@@ -230,6 +234,7 @@ void Graphs::record_draft() {
               kGatherDraft, kForwardDraft, kChooseDraft, kMovesDraft};
   if (r_.is_apart()) put(settle_draft_, kFollowTrunk, args);
   put(settle_draft_, kSettleDraft, args);
+  if (r_.scores.is_there()) put(settle_draft_, kMoveScores, args);
   ops.put_moves(settle_draft_, Moves::path_and_tail);
   put(plan_certain_, kPlanCertain, args);
   // Only `seats` is set, because the other fields point to the target's memory.
@@ -237,6 +242,7 @@ void Graphs::record_draft() {
   bursts.seats = args.seats;
   put(attach_burst_, kAttachBurst, bursts);
   put(attach_burst_, kMoveBurst, args);
+  if (r_.scores.is_there()) put(attach_burst_, kMoveBurstScores, args);
   ops.put_moves(attach_burst_, Moves::burst);
   expect(lane, r_.launches.most.catch_up);
   ops.put_dists(catch_up_, &unit.cost);

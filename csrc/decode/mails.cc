@@ -28,6 +28,8 @@ Mails mails_of(const Resources& r) {
   mails.verdict.copies.push_back({target.ended.device(), draft.ended.device(), sizeof(int64_t)});
   put(mails.burst, burst_range(), draft.sequences, target.sequences);
   put(mails.offer, offer_range(r.config.max_branches), draft.sequences, target.sequences);
+  if (r.scores.is_there())
+    for (Mail* mail : {&mails.burst, &mails.offer}) r.scores.add_to(*mail);
   return mails;
 }
 

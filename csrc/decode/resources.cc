@@ -82,6 +82,7 @@ void Resources::bind(LaneUnit& unit, const Model& model, int64_t max_len) {
   shape.debug = config.debug;
   shape.features = !drafts && (config.hrad || config.keep_features);
   shape.on_device = !can(unit).has_host_memory;
+  shape.scores = shape.on_device && config.rejection;
   shape.stream = unit.stream->handle();
   unit.max_rows = shape.max_rows;
   unit.lane = model.bind(shape);
@@ -178,10 +179,11 @@ void Resources::make_features() {
 void Resources::make_scores() {
   if (!config.rejection) return;
   const RingShape shape = has_draft() ? draft.lane->ring_shape() : RingShape{};
+  scores = ScoreMemory(*exec, {count(), config.vocab, draft.columns, shape.branches,
+                               shape.tail_slots, draft.memory->place});
   for (int seat = 0; seat < count(); ++seat) {
-    accept.emplace_back(config.vocab, draft.columns, has_draft() ? shape.branches : 0,
-                        has_draft() ? shape.tail_slots : 0);
-    at(seat).scores = accept.back().scores();
+    at(seat).scores = scores.of_target(seat);
+    if (is_apart()) draft.memory->at(seat).scores = scores.of_draft(seat);
   }
 }
 

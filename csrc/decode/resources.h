@@ -9,13 +9,13 @@
 
 #include "model/lane.h"
 #include "ops/choose.h"
-#include "round/accept.h"
 #include "decode/config.h"
 #include "decode/feed.h"
 #include "decode/hrad_memory.h"
 #include "decode/lane_memory.h"
 #include "decode/logprobs.h"
 #include "decode/request.h"
+#include "decode/score_memory.h"
 #include "decode/launches.h"
 #include "state/record.h"
 #include "state/roll.h"
@@ -124,7 +124,7 @@ struct Resources {
   Cells<Logprobs> asked;
   // [vocab] 1: no token has this id; empty if every id has a token.
   Cells<uint8_t> hole;
-  std::vector<AcceptMemory> accept;  // [seats]; empty unless the config allows rejection
+  ScoreMemory scores;  // empty unless the config allows rejection
   LaneUnit target, draft;
   Launches launches;  // the currently selected launches; see Expected in model/lane.h
   int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk

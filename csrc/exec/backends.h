@@ -25,7 +25,6 @@ struct Capabilities {
   bool grows_lazily;  // the memory of a seat is committed only as far as sequences reach
   // A token has bit-identical KV, whether a round or a prompt piece fed it.
   bool rounds_match_prompts;
-  bool rejects;  // the backend supports the rejection rule
 };
 
 constexpr Capabilities capabilities_of(Backend backend) {
@@ -40,8 +39,7 @@ constexpr Capabilities capabilities_of(Backend backend) {
           .runs_ahead = backend != Backend::sim,
           .can_be_timed = backend != Backend::sim && backend != Backend::dry,
           .grows_lazily = on_host,
-          .rounds_match_prompts = on_host,
-          .rejects = on_host};
+          .rounds_match_prompts = on_host};
 }
 
 const char* name_of(Backend backend);

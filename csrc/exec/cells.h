@@ -9,8 +9,9 @@
 namespace sbrt {
 
 enum class Where {
-  device,  // device memory: the host writes its own copy, and never reads what ops wrote
-  pinned,  // host memory that the device can access: host and device see each other's writes
+  device,   // device memory: the host writes its own copy, and never reads what ops wrote
+  pinned,   // host memory that the device can access: host and device see each other's writes
+  scratch,  // device memory without a copy for the host: only ops write and read it
 };
 
 struct Block {
@@ -22,7 +23,7 @@ struct Block {
 };
 
 // `count` zeroed elements of T. host() and device() are different addresses only if the backend is
-// a device.
+// a device. host() of scratch memory may be null.
 template <class T>
 class Cells {
  public:

@@ -29,6 +29,7 @@ struct LaneShape {
   bool on_device = false;
   void* stream = nullptr;  // on a device: the cudaStream_t on which the lane runs
   int32_t seats = 1;       // number of seats; each has its own ring
+  bool scores = false;     // on a device: the sampling pass keeps scores, for rejection
 };
 
 // The kinds of sampling that requests need: filters (min_p, top_k, top_p), and shaping (masks,

@@ -26,11 +26,12 @@ void replay(const Piece& piece, const Batch& rows) {
 void replay_forward(const ForwardArgs& a, Worker) { replay(a.pieces->picked(), *a.rows); }
 
 // Returns true if the sequence of some row needs sampling that no recorded piece can do. Pieces for
-// the CPU have no shaping, and no piece keeps the scores that rejection needs.
+// the CPU have no shaping and keep no scores.
 bool is_beyond_pieces(const RecordedChoice& a) {
   for (int32_t i = 0; i < a.args.rows->n; ++i) {
     const Sequence& c = a.args.of(i);
-    if ((c.shaping.active && !a.pieces->has_shapes()) || is_rejection(c)) return true;
+    if (c.shaping.active && !a.pieces->has_shapes()) return true;
+    if (is_rejection(c) && !a.args.kept.at) return true;
   }
   return false;
 }

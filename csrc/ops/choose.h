@@ -70,6 +70,14 @@ struct DenseShaping {
   int64_t trunk_room = 0;
 };
 
+// The place where the sampling pass of a device keeps the scores of rejection, [seats, rows, columns].
+// A target row is that of its node. The draft's rows are those of the chain, of a certain branch and of
+// the tails, as in Scores. The host's ops use Scores.
+struct KeptScores {
+  float* at = nullptr;  // null: no request uses rejection, or the host samples
+  int64_t rows = 0;     // number of rows of a seat
+};
+
 // Arguments of choose_rows and choose_dists. `logits` is [max_rows, stride] f32, and the first
 // columns.n values of a row are used. A draft with a trimmed head never chooses a token without a
 // column. Noise, masks and penalties of a column are those of its token.
@@ -83,6 +91,7 @@ struct ChooseArgs {
   Choice* choice;          // [max_rows], written by choose_rows
   Dist* dist;              // [max_rows], written by choose_dists
   DenseShaping dense = {};
+  KeptScores kept = {};
 
   const float* row(int64_t i) const { return logits + i * stride; }
   const Sequence& of(int64_t i) const { return seats[rows->row[i].seat]; }  // sequence of row i

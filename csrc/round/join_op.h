@@ -6,7 +6,7 @@
 // looked-up token is a share: of this sequence's look-ups with the same kind of match, those that
 // were right. It is weighed against the draft's confidence.
 //
-// Under rejection a looked-up node is a candidate that was not drawn (round/accept.h). The decision
+// Under rejection a looked-up node is a candidate that was not drawn (round/accept_op.h). The decision
 // to try it must not depend on its siblings or descendants, so only distributions and ancestors
 // decide. At each node, a path takes the look-up or the draft's token, whichever is surer. A tree
 // takes the tokens after the trunk's own match.

@@ -1,6 +1,6 @@
 // The kernels of the ops in op_table.inc. A kernel has one block for each seat, and the block's
 // threads share the op's working memory. The block is one warp. The kernels for H-RAD and log-probs
-// have more threads and more blocks.
+// have more threads and more blocks, those for rejection more threads.
 #include "round/kernels.h"
 
 #include "round/seat_ops.h"
@@ -34,7 +34,10 @@ __device__ void run_all(const Args& args) {
 #define SBRT_KERNEL_kOneThread SBRT_KERNEL_kSharedWarp
 #define SBRT_KERNEL_kBlock(Struct, name, Args) \
   __global__ void name(const Args args) { run_seat<Struct>(args, 1, crew()); }
-#define SBRT_KERNEL_kBigBlock SBRT_KERNEL_kBlock
+#define SBRT_KERNEL_kBigBlock(Struct, name, Args)                                 \
+  __global__ void __launch_bounds__(kBigBlock.threads, 1) name(const Args args) { \
+    run_seat<Struct>(args, 1, crew());                                            \
+  }
 #define SBRT_KERNEL_kRows(Struct, name, Args) \
   __global__ void name(const Args args) { run_seat<Struct>(args, kRows.blocks, crew()); }
 // __launch_bounds__ allows one block per multiprocessor. So a thread has enough registers to issue

@@ -18,8 +18,8 @@ class KvRing;
 class Lane;
 struct ChooseScratch;
 
-// The distributions at one node, after the candidates that were tried so far (round/accept.h). Both
-// sum to 1, except that q sums to 0 once all its tokens were tried.
+// The distributions at one node, after the candidates that were tried so far (round/accept_op.h). Both
+// sum to 1, except that q sums to 0 after all its tokens were tried.
 struct Place {
   int32_t vocab;
   double* p;  // [vocab] the token after the node is drawn from p
@@ -70,16 +70,20 @@ struct SelectArgs {
   const Batch* batch;    // the batch of the target's last forward
   const Choice* choice;  // [kMaxRows] the target's tokens
   Records* records;      // [seats]
-  const Lane* target;    // the lane whose features are read
-  const Hrad* hrad;      // the classifier; null: no H-RAD
-  // [seats, Hrad::room(hidden)] H-RAD's inputs at the last outcomes; null: not kept.
-  float* features;
-  float* scratch;  // working memory of hrad
-  Place place;     // working memory; empty unless the engine's config allows rejection
+  const Lane* target;    // whose features are read
+  const Hrad* hrad;      // null: not used
+  float* features;       // [seats, Hrad::room(hidden)] of the last outcomes; null: not kept
+  float* scratch;        // working memory of hrad
+  double* dists;         // [seats, 2, vocab] for rejection; null: the engine was not built for it
 
   SBRT_ANY SelectSeat of(int seat) const {
     const int64_t round = seats.round();
     return {seat, seats.at + seat, choice + batch->first[seat], &records[seat].of(round), round};
+  }
+  SBRT_ANY Place place_of(int seat) const {
+    const int32_t vocab = seats.at[seat].scores.vocab;
+    double* p = dists + 2 * int64_t{seat} * vocab;
+    return {vocab, p, p + vocab};
   }
 };
 

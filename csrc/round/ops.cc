@@ -8,6 +8,7 @@ namespace sbrt {
 
 static_assert(kPanels.blocks == kHradPanels);
 static_assert(kRows.blocks == kLogprobBlocks && kRows.threads == kLogprobTeam);
+static_assert(kRows.blocks == kScoreBlocks);
 
 namespace {
 

@@ -5,7 +5,6 @@
 #include "exec/exec.h"
 #include "model/lane.h"
 #include "ring/ring.h"
-#include "round/accept.h"
 #include "round/hrad.h"
 #include "round/op_args.h"
 

@@ -5,6 +5,7 @@
 // An op for all seats together does not read `at`.
 #pragma once
 
+#include "round/accept_op.h"
 #include "round/crew.h"
 #include "round/grow_op.h"
 #include "round/hrad_op.h"
@@ -36,6 +37,25 @@ struct MoveBurst {
   template <class Team>
   SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
     move_burst_op(args.of(at.seat), team, NoKv{});
+  }
+};
+
+struct MoveScores {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
+    const Sequence& c = args.seats.at[at.seat];
+    if (is_rejection(c) && c.outcome.branch >= 0)
+      move_scores_op(c, c.outcome.branch, at.block, team);
+  }
+};
+
+struct MoveBurstScores {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
+    const Sequence& c = args.seats.at[at.seat];
+    if (is_rejection(c) && awaits_burst(c) && !c.draft_idle) move_scores_op(c, 0, at.block, team);
   }
 };
 
@@ -110,6 +130,15 @@ struct Extend {
   template <class Team>
   SBRT_ANY static void run(const LaneArgs& args, At at, Memory& memory, Team team) {
     extend_op(args.of(at.seat), memory, team);
+  }
+};
+
+struct WalkByChance {
+  using Memory = AcceptScratch;
+  template <class Team>
+  SBRT_ANY static void run(const SelectArgs& args, At at, Memory& memory, Team team) {
+    const SelectSeat mine = args.of(at.seat);
+    walk_by_chance_op(*mine.sequence, mine.choice, args.place_of(at.seat), memory, team);
   }
 };
 

@@ -97,13 +97,15 @@ SBRT_ANY void adopt_branch(Sequence& c, Team team) {
   if (team.rank == 0) c.outcome.branch = branch;
 }
 
-// Decides the outcome under the greedy and coupled rules. For `rejection` see select.cc.
+// Under rejection `walk_by_chance` has left the outcome.
 template <class Team>
 SBRT_ANY void select_op(const SelectSeat& args, Team team) {
   Sequence& c = *args.sequence;
   if (team.rank == 0) {
-    c.no_mass = 0;
-    walk(c, args.choice, c.outcome);
+    if (!is_rejection(c)) {
+      c.no_mass = 0;
+      walk(c, args.choice, c.outcome);
+    }
     commit_outcome(c);
   }
   team.meet();

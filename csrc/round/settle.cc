@@ -7,8 +7,7 @@
 namespace sbrt {
 namespace {
 
-// Moves the KV of a lane whose KV ring is on the host. The scores that rejection keeps move with
-// it.
+// The KV of a lane whose ring the host moves.
 struct RingKv {
   KvRing* ring;  // null: the lane's own ops move the KV
   int seat;
@@ -25,13 +24,9 @@ struct RingKv {
 
   // Moves the KV of node `j` of branch `b` to the slot of chain node `i`.
   void move(const Sequence& c, int b, int j, int i) const {
+    if (!ring) return;
     const bool in_place = c.branches[b].in_place;
-    if (ring)
-      ring->move(in_place ? slot(c.head + j) : ring->shape().tail(seat, b, j), slot(c.head + i));
-    if (!is_rejection(c)) return;
-    const Scores& s = c.scores;
-    const int64_t size = s.columns;
-    std::copy_n(in_place ? s.in_place + j * size : s.tail(b, j), size, s.chain + i * size);
+    ring->move(in_place ? slot(c.head + j) : ring->shape().tail(seat, b, j), slot(c.head + i));
   }
 
   // In a debug ring: fills in-flight slots with NaN, except those of nodes in `kept`. If the lane

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ops/counts.h"
+#include "ops/philox.h"
 #include "round/rows_op.h"
 
 namespace sbrt {
@@ -38,6 +39,7 @@ SBRT_ANY inline void follow_trunk_op(const LaneSeat& args) {
   for (; c.followed <= c.head; ++c.followed) {
     const int32_t token = c.committed[c.followed - first];
     c.trunk[c.followed] = token;
+    c.trunk_hash = extended(c.trunk_hash, token);
     const bool is_token = !c.outcome.error || c.followed < c.head;
     if (c.shaping.penalises && is_token) count_token(c.counts, token, true);
   }

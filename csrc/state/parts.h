@@ -78,9 +78,9 @@ constexpr Parts parts_of_seats() {
 }
 // Returns the names of the parts, the parts of which every seat has its own copy, and the parts
 // that no mail copies. With two memories each lane appends to its own trunk. Such an engine refuses
-// rejection and `auto`. So it keeps no draft scores, and its host does not read draft_have.
+// `auto`, so its host does not read draft_have.
 constexpr PartTable part_table() {
-  return {&name_of, parts_of_seats(), parts(Part::trunk, Part::draft_scores, Part::draft_have)};
+  return {&name_of, parts_of_seats(), parts(Part::trunk, Part::draft_have)};
 }
 
 // Says who writes a part and who reads it, while the part's sequence is in flight.

@@ -84,7 +84,7 @@ struct Policy {
   int32_t burst_width;  // nodes that a step of this burst adds; 1: the burst makes a path
   int32_t hrad;         // 1: H-RAD decides how much of an adopted tail is verified
   float lambda, theta;  // a path stops where 1 - sqrt(lambda * entropy) < theta; lambda 0: never
-  // 1: candidates are drawn and accepted at random (round/accept.h); 0: they are coupled to the
+  // 1: candidates are drawn and accepted at random (round/accept_op.h); 0: they are coupled to the
   // target's noise.
   int32_t rejection;
   int32_t lookup;  // 1: looked-up tokens are added to every chain (round/join_op.h)

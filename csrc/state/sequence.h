@@ -30,7 +30,8 @@ struct Dist {
 // row is the distribution from which its token is sampled. Under rejection `select` needs the
 // scores. So they are kept for every row that is verified, and for every row that a candidate was
 // drawn from. A draft's rows have the columns of its logits (ops/columns.h). Tokens without a
-// column have probability 0.
+// column have probability 0. With two memories, a mail copies the draft's `chain` for the target.
+// In each memory, the rows that its lane does not read are null.
 struct Scores {
   int32_t vocab;
   int32_t tail_slots;
@@ -132,8 +133,8 @@ struct Sequence {
   int64_t followed;     // length of the trunk in the draft's own memory, if it has one
   Counts counts;
   SBRT_PART(outcome)
-  int32_t no_mass;  // 1: a residual in this round was empty (round/accept.h)
-  Cut cut;          // H-RAD's decision about the adopted tail
+  int32_t no_mass;  // 1: a residual of this round was empty (round/accept_op.h)
+  Cut cut;          // H-RAD's decision on the adopted tail
   int64_t head;     // position of the root
   Outcome outcome;
   // The tokens that the outcome added to the trunk: accepted ones, then y.

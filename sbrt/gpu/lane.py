@@ -9,7 +9,7 @@ instead of the kernels, `ops="triton"` runs the kernels in Triton's interpreter.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -19,6 +19,7 @@ from ..methods import Method
 from ..model.checkpoint import Checkpoint, Progress
 from ..model.config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan
+from ..triton_kernels.draw import Scores
 from ..triton_kernels.rope import Rope
 from ..triton_kernels.settle import Seats, Settle
 from ..triton_kernels.shaping import Shaping
@@ -39,7 +40,7 @@ from .recorder import (
     TapeRecorder,
     expect_device,
 )
-from .store import LaneShape, LaneStore
+from .store import Choice, LaneShape, LaneStore
 from .weights import Weights
 
 ROWS = (16, 32, 64)  # numbers of rows that a verification graph may have
@@ -305,6 +306,7 @@ class GpuLane(LaneStore):
         dists: bool,
         filters: bool,
         shaping: tuple[int, ...] | None = None,
+        scores: tuple[int, int] | None = None,
     ) -> list[Piece]:
         """Return recordings that sample at the rows of the last forward.
 
@@ -312,13 +314,18 @@ class GpuLane(LaneStore):
         use. dists: write Dist words, not Choice words. filters: support min_p, top_k and top_p.
         shaping: for requests that change logits. It has the addresses of mask, bias, counts and
         seen, [seats, vocab] each, then vocab. Address and row length of the bad words follow, then
-        those of the trunks. Equal arguments share their recordings.
+        those of the trunks. scores: for requests that accept at random, the address and the rows
+        of [seats, rows, columns]. Equal arguments share their recordings.
         """
 
         def made() -> list[Piece]:
-            return self._choices(where, columns, dists, filters, shaping)
+            plan = ChoosePlan(
+                MAX_ROWS, columns, dists, shaping is not None, filters,
+                trimmed=self.weights.ids is not None, keeps=scores is not None,
+            )  # fmt: skip
+            return self._choices(where, plan, shaping, scores)
 
-        return self._once(made, "choose", where, columns, dists, filters, shaping)
+        return self._once(made, "choose", where, columns, dists, filters, shaping, scores)
 
     def _once(self, make: Callable[[], list[Piece]], *asked: object) -> list[Piece]:
         if asked not in self._made:
@@ -328,27 +335,31 @@ class GpuLane(LaneStore):
     def _choices(
         self,
         where: tuple[int, int, int],
-        columns: int,
-        dists: bool,
-        filters: bool,
+        largest: ChoosePlan,
         shaping: tuple[int, ...] | None,
+        scores: tuple[int, int] | None,
     ) -> list[Piece]:
-        rows, sequences, out = where
+        (rows, sequences, out), columns = where, largest.vocab
         table = words_at(rows, size(Batch), self.device)
         block = self._sequences(sequences)
         ids = None if self.weights.ids is None else self.weights.ids[:columns]
         tokens = columns if ids is None else self.weights.head_ids[columns - 1] + 1
         dense = None if shaping is None else self._dense(shaping, tokens)
+        kept = None if scores is None else self._scores(scores, columns)
         pieces = []
         for count in self.sizes:
-            plan = ChoosePlan(
-                count, columns, dists, dense is not None, filters, trimmed=ids is not None
-            )
+            plan = replace(largest, rows=count)
             words = words_at(out, count * plan.out_words, self.device)
             logits = self.buffers.logits[:count, :columns]
-            choice = Choice(logits, block, table, plan, words, dense, ids)
+            choice = Choice(logits, block, table, plan, words, dense, ids, kept)
             pieces.append(self._record_choice(choice))
         return pieces
+
+    def _scores(self, given: tuple[int, int], columns: int) -> Scores:
+        address, rows = given
+        count = self.shape.seats * rows * columns
+        values = values_at(address, count, torch.float32, self.device)
+        return Scores(values.view(self.shape.seats, rows, columns), self.shape.tail_slots)
 
     def _sequences(self, address: int) -> torch.Tensor:
         return words_at(address, self.shape.seats * size(Sequence), self.device)
@@ -423,22 +434,10 @@ class GpuLane(LaneStore):
             run(
                 self.ops.choose, choice.logits, choice.sequence, choice.table,
                 plan=choice.plan, work=work, out=out, shaping=choice.shaping, ids=choice.ids,
+                scores=choice.scores,
             )  # fmt: skip
 
         return self.recorder.record(choose, choice.plan.rows)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Arguments of the op `choose`. words: memory for the result. ids: the token of each column."""
-
-    logits: torch.Tensor
-    sequence: torch.Tensor
-    table: torch.Tensor
-    plan: ChoosePlan
-    words: torch.Tensor
-    shaping: Shaping | None
-    ids: torch.Tensor | None
 
 
 def _rope(config: ModelConfig, device: torch.device) -> Rope:

@@ -13,9 +13,11 @@ import torch
 from .._core import FEATURE_LAYERS
 from ..model.config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan, ChooseWork, choose_work
+from ..triton_kernels.draw import Scores
 from ..triton_kernels.linear_plan import LinearWork, linear_work
 from ..triton_kernels.packed import IntegerRows, integer_sizes
 from ..triton_kernels.plan import AttentionPlan, Workspace, architecture_of, workspace
+from ..triton_kernels.shaping import Shaping
 from ..triton_kernels.state import MAX_ROWS, MAX_STEP_ROWS, SLOTS
 from .decoder import Buffers, attention_plan
 from .fused import Products, products_of
@@ -43,11 +45,27 @@ class LaneShape:
     on_device: bool = False
     stream: int = 0  # on a device: the cudaStream_t that the lane runs on
     seats: int = 1
+    scores: bool = False  # choices keep scores, for requests that accept at random
 
     @property
     def is_draft(self) -> bool:
         """True for a draft lane: it has tails, and keeps distributions of its rows."""
         return self.branches > 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Arguments of a choice: logits, sequences, table, words of its result, lists, tokens and
+    scores."""
+
+    logits: torch.Tensor
+    sequence: torch.Tensor
+    table: torch.Tensor
+    plan: ChoosePlan
+    words: torch.Tensor
+    shaping: Shaping | None
+    ids: torch.Tensor | None
+    scores: Scores | None
 
 
 class LaneStore:
@@ -167,7 +185,8 @@ class LaneStore:
             for name, columns in widest(self.weights).items():
                 for part, (sizes_of, kind) in integer_sizes(columns).items():
                     plan.add("products", f"integers.{name}.{part}", sizes_of, kind)
-        choice = ChoosePlan(most, c.columns, dists=shape.is_draft, shaped=self.shapes)
+        keeps = shape.scores and self.shapes
+        choice = ChoosePlan(most, c.columns, shape.is_draft, self.shapes, keeps=keeps)
         _add_fields(plan, "choice", "choice", choose_work(choice, "meta"))
         return plan
 

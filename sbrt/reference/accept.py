@@ -1,4 +1,4 @@
-"""The acceptance rule `rejection`, as in csrc/round/accept.cc."""
+"""The rule `rejection`, as in csrc/round/accept_op.h."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .dist import Lane, Prefix, normalised
+from .dist import SUM_LANES, Lane, Prefix, groups_of, lanes_of, normalised, sum_of
 from .toy import COIN, RESIDUAL, uniform
 from .tree import Branch, Tree
 
@@ -27,7 +27,7 @@ class Place:
         """Reject a candidate that the draft sampled: update p and q. Returns False, and keeps p, if
         no token has p > q."""
         surplus = np.where(self.p > self.q, self.p - self.q, 0.0)
-        left = surplus.cumsum()[-1]
+        left = sum_of(surplus)
         if left > 0:
             self.p = surplus / left
         self.q[token] = 0.0
@@ -43,16 +43,34 @@ class Place:
         self.q = normalised(self.q)
         rest = self.p.copy()
         rest[token] = 0.0
-        if not rest.cumsum()[-1] > 0:
+        if not sum_of(rest) > 0:
             return False
         self.p = normalised(rest)
         return True
 
     def draw(self, u: float) -> int:
-        """Sample a token from p; u is uniform in [0, 1)."""
-        sums = self.p.cumsum()
-        found = np.flatnonzero((self.p > 0) & (sums > u * sums[-1]))
-        return int(found[0] if len(found) else np.flatnonzero(self.p > 0)[-1])
+        """A token sampled from p; u is uniform in [0, 1)."""
+        bar, lanes = u * sum_of(self.p), lanes_of(self.p)
+        groups = groups_of(lanes)
+        group, before = first_past(0.0, bar, groups)
+        size = SUM_LANES // len(groups)
+        lane, before = first_past(before, bar, lanes[group * size :][:size])
+        at, _ = first_past(before, bar, self.p[group * size + lane :: SUM_LANES])
+        return group * size + lane + at * SUM_LANES
+
+
+def first_past(before: float, bar: float, weights: np.ndarray) -> tuple[int, float]:
+    """(index of the first weight with which the sum exceeds `bar`, the sum before it).
+
+    It is the last weight above 0 if none does.
+    """
+    found = (0, before)
+    for i in np.flatnonzero(weights > 0).tolist():
+        found = (i, before)
+        before += float(weights[i])
+        if before > bar:
+            break
+    return found
 
 
 def verified_by_chance(

@@ -4,7 +4,6 @@ hundreds."""
 
 from __future__ import annotations
 
-import math
 from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from .toy import (
     Sampling,
     Toy,
     exp32,
+    exp64,
     f32,
     gumbel_noise,
     gumbels,
@@ -30,6 +30,7 @@ NOTHING = np.zeros(())  # no noise
 # Number of candidates of a Dist, of partial sums of a softmax, and of positions in a block of
 # noise.
 CANDIDATES, LANES, BLOCK = 16, 16, 16
+SUM_LANES, SUM_GROUP = 1024, 32  # of a sum over the vocabulary in double
 
 # Parameters that change logits before the temperature. logit_bias: pairs (token, bias). bad_words:
 # tuples of tokens.
@@ -170,10 +171,26 @@ def raw_softmax(logits: np.ndarray, token: int) -> np.float32:
     return e[0, token] / total[0, 0]
 
 
+def lanes_of(x: np.ndarray) -> np.ndarray:
+    """Sums [SUM_LANES] of x [vocab] in double: lane l has x[l], x[l + SUM_LANES], ... ascending."""
+    padded = np.zeros((-(-len(x) // SUM_LANES), SUM_LANES))
+    padded.ravel()[: len(x)] = x
+    return padded.cumsum(axis=0)[-1]
+
+
+def groups_of(lanes: np.ndarray) -> np.ndarray:
+    """Sums of SUM_GROUP lanes each."""
+    return in_order(lanes.reshape(-1, SUM_GROUP))
+
+
+def sum_of(x: np.ndarray) -> float:
+    """The sum of x [vocab] in double, in the order of csrc/round/accept_op.h."""
+    return float(groups_of(lanes_of(x)).cumsum()[-1])
+
+
 def normalised(x: np.ndarray) -> np.ndarray:
-    """Divide x [vocab], in double, by the sum of its elements, added from left to right. If the sum
-    is 0, return x."""
-    total = x.cumsum()[-1]
+    """x [vocab] in double, divided by its sum unless that is 0."""
+    total = sum_of(x)
     return x / total if total > 0 else x
 
 
@@ -350,9 +367,8 @@ class Lane:
         """Return the probabilities [vocab] of the next token after a prefix, in double."""
         rows = self.shaped([prefix])
         scores = np.where(filtered(rows, self.sampling), rows, f32(-np.inf))
-        scores = (scores[0] / f32(self.sampling.temperature)).tolist()
-        most = max(scores)
-        return normalised(np.array([math.exp(x - most) for x in scores]))
+        scores = (scores[0] / f32(self.sampling.temperature)).astype(np.float64)
+        return normalised(exp64(scores - scores.max()))
 
     def ranked(self, rows: np.ndarray, prefixes: list[Prefix]) -> tuple[np.ndarray, ...]:
         """Apply the function `ranked` to rows of shaped logits, with this lane's noise."""

@@ -15,7 +15,8 @@ WORD, HALF = (1 << 64) - 1, (1 << 32) - 1
 
 TARGET, DRAFT, COIN, RESIDUAL = range(4)  # uses of noise
 
-LEAST, MAGIC = f32(-87), f32(12582912)  # constants of exp32
+LEAST, MAGIC = f32(-87), f32(12582912)  # of exp32
+MAGIC64 = 1.5 * 2.0**52  # of exp64
 TAYLOR = [
     f32(c)
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
@@ -98,6 +99,21 @@ def uniform(s: Sampling, use: int, where: int, item: int) -> float:
     counter = (item | use << 30, where & HALF, where >> 32, s.completion)
     first, second, _, _ = philox(*counter, s.seed & HALF, s.seed >> 32)
     return ((first >> 5) * 2.0**26 + (second >> 6)) * 2.0**-53
+
+
+def exp64(x: np.ndarray) -> np.ndarray:
+    """e^x of x <= 0 in double, as in csrc/ops/exp64.h."""
+    clamped = np.maximum(x, -700.0)
+    n = (clamped * 1.4426950408889634 + MAGIC64) - MAGIC64
+    r = clamped - n * 6.93145751953125e-1
+    r = r - n * 1.42860682030941723212e-6
+    z = r * r
+    p = (1.26177193074810590878e-4 * z + 3.02994407707441961300e-2) * z + 9.99999999999999999910e-1
+    p = p * r
+    q = (3.00198505138664455042e-6 * z + 2.52448340349684104192e-3) * z + 2.27265548208155028766e-1
+    q = q * z + 2.0
+    e = (1.0 + 2.0 * (p / (q - p))) * (n.astype(np.int64) + 1023 << 52).view(np.float64)
+    return np.where(x < -700.0, 0.0, e)
 
 
 def exp32(x: np.ndarray) -> np.ndarray:

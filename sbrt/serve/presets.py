@@ -36,11 +36,6 @@ class Presets:
         self._arms: list[Method] = []
         self._classifier: hrad.Classifier | None = None
 
-    def check_on_cuda(self) -> None:
-        """Raise InvalidInputError for a method that needs an op which CUDA devices lack."""
-        for method in self._allowed:
-            methods.check_on_cuda(method)
-
     def load(self, has_draft: bool) -> None:
         """Determine the candidates of `auto`, and read the classifier. Called after the weights are
         loaded."""
@@ -73,8 +68,6 @@ class Presets:
             return self.own
         method = self._parse(given)
         self._check_draft(method)
-        if self._config.on_cuda:
-            methods.check_on_cuda(method)
         hrad.check_request(self._classifier, method, self._draft_folder)
         built = {m.rejection for m in self._allowed if m.policy() is None}
         if method.policy() is None and method.rejection not in built:

@@ -107,6 +107,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         help="inputs of products (default: int8 next to int8 and int4 weights, else float32)",
     )
     add("--device", default="cpu", metavar="cpu|cuda[:N]", help="default: %(default)s")
+    add("--draft-device", metavar="D", help="device of the draft (default: that of --device)")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -252,6 +253,7 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
         raise InvalidInputError(
             f"method {needing[0].name}: expected a draft model, got --draft none"
         )
+    _check_draft_device(args, folder if drafting else None)
     # The engine's own method is the given method with the most options. If any given method uses a
     # flag, this one does.
     own = max(given, key=lambda method: len(method.options)).text if given else "none"
@@ -267,18 +269,26 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
             method=own,
             model=folder if drafting else None,
             dtype=args.draft_dtype,
+            device=args.draft_device,
             num_speculative_tokens=args.gamma,
             num_branches=args.branches,
         ),
     )
-    for method in given if config.on_cuda else ():
-        methods.check_on_cuda(method)
     bar = Progress("loading")
     try:
         pair = load_pair(config, progress=bar.update, make_draft=make_draft if drafting else None)
     finally:
         bar.close()
     return config, pair
+
+
+def _check_draft_device(args: argparse.Namespace, folder: Path | None) -> None:
+    """folder: of the draft that is used; None without one."""
+    if args.draft_device is not None and folder is None:
+        raise InvalidInputError(
+            "--draft-device: expected a draft with weights and a method that uses it, got "
+            f"{args.draft_device} for --draft {draft_name(args)}"
+        )
 
 
 def costs(args: argparse.Namespace) -> CostModel | None:

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 
 from sbrt import _probe
+from sbrt.reference import accept
+from sbrt.reference.dist import normalised
+from sbrt.reference.toy import exp64
 
 CASES = 10_000
 RULES = {  # {number and name of a rule: (most draws of a node, most known tokens)}
@@ -354,6 +357,31 @@ def test_draws_follow_the_sums_of_the_dist():
             assert case.p[token] > 0
             assert sums[token] >= u * sums[-1] * (1 - 1e-15)
             assert sums[token] - case.p[token] <= u * sums[-1] * (1 + 1e-15)
+
+
+@pytest.mark.parametrize("vocab", [1, 31, 1024, 1025, 5000])
+def test_every_bit_is_the_references(vocab):
+    """Sums over the vocabulary have one order, and exp one formula, on every machine."""
+    rng = np.random.default_rng(vocab)
+    dists = []
+    for ids in ([], np.flatnonzero(rng.random(vocab) < 0.7).tolist() or [0]):
+        n = len(ids) or vocab
+        scores = rng.normal(scale=9, size=n).astype(np.float32)
+        scores[1:][rng.random(n - 1) < 0.2] = -np.inf
+        wide = np.full(vocab, -np.inf)
+        wide[ids or slice(None)] = scores
+        dists.append(_probe.softmax_of(scores, ids, vocab))
+        assert dists[-1].tolist() == normalised(exp64(wide - wide.max())).tolist()
+        exact = np.exp(wide - wide.max())
+        assert dists[-1] == pytest.approx(exact / exact.sum(), rel=1e-13)
+    place, same = (kind(*dists) for kind in (_probe.Place, accept.Place))
+    for token in rng.permutation(vocab)[:4].tolist():
+        for u in (0.0, 1 - 2**-53, *rng.random(50)):
+            assert place.draw(u) == same.draw(u)
+            assert place.stands(token, u) == same.stands(token, u)
+        assert place.reject(token) == same.reject(token)
+        assert place.reject_known(token) == same.reject_known(token)
+        assert (place.p.tolist(), place.q.tolist()) == (same.p.tolist(), same.q.tolist())
 
 
 def test_what_is_empty_falls_back_to_the_target():

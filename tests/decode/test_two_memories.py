@@ -53,11 +53,11 @@ def engine(apart, backend="dry", **fields):
     )
 
 
-def answers(core, name):
-    """Run one request of each kind in REQUESTS; return a list of (tokens, counters)."""
+def answers(core, name, **rule):
+    """(tokens, counters) of each kind of request, one after the other."""
     found = []
     for sampling, shaping in REQUESTS.values():
-        how = _core.Sampling(**sampling), _probe.policy(**POLICIES[name]), 40
+        how = _core.Sampling(**sampling), _probe.policy(**POLICIES[name], **rule), 40
         core.begin(PROMPT, *how, [], _core.Shaping(**shaping))
         found.append((core.run(), counters(core.seat(0))))
     return found
@@ -70,16 +70,18 @@ def counters(seat):
     return {n: getattr(kept, n) for n in names if n != "rounds_ahead"}
 
 
-def crowd(apart, names, backend="dry", **fields):
-    """Run sequences that take turns in three seats; return {request: its tokens} and the core."""
+def crowd(apart, names, backend="dry", rule=None, **fields):
+    """Tokens by request of sequences that take turns in three seats, and the engine."""
     core = engine(apart, backend, max_num_seqs=3, max_piece=8, **fields)
+    rule = rule or {}
     rng, running, found = random.Random(5), {}, {}
     waiting = list(enumerate(names * 3))
     while waiting or running:
         while waiting and core.has_free_seat:
             number, name = waiting.pop(0)
             sampling, shaping = list(REQUESTS.values())[number % len(REQUESTS)]
-            how = _core.Sampling(**sampling | {"seed": number}), _probe.policy(**POLICIES[name])
+            policy = _probe.policy(**POLICIES[name], **rule)
+            how = _core.Sampling(**sampling | {"seed": number}), policy
             prompt = [1, 2, 3] * rng.randint(1, 30)
             seat = core.admit(prompt, *how, rng.randint(1, 40), [], _core.Shaping(**shaping))
             running[number] = seat
@@ -114,6 +116,31 @@ def test_three_seats_have_the_tokens_of_one_memory():
     assert all(found.values())
     assert core.order.conflicts() == []
     assert crowd(True, names, "cpu", num_threads=2)[0] == found
+
+
+@every_method
+def test_under_rejection_the_draft_sends_its_scores(name):
+    """Its requests may be greedy, and another request of the engine may accept as usual."""
+    core, rule = engine(True, rejection=True), {"rejection": True}
+    found = answers(core, name, **rule)
+    assert found == answers(engine(False, rejection=True), name, **rule)
+    assert answers(core, name) == answers(engine(False), name)
+    assert core.order.conflicts() == []
+    drafts = NEEDED[name] - {"verdict"}
+    assert any(kept["rollback_tokens"] for _, kept in found[1:]) or not drafts
+    if drafts:
+        last = "offer" if "offer" in drafts else "burst"  # the later one of a round
+        lost = core.order.conflicts(without=[last])
+        assert any("draft_scores" in said for said in lost), lost
+
+
+def test_three_seats_under_rejection():
+    names, rule = list(POLICIES), {"rejection": True}
+    found, core = crowd(True, names, rule=rule, rejection=True)
+    assert found == crowd(False, names, rule=rule, rejection=True)[0]
+    assert all(found.values())
+    assert core.order.conflicts() == []
+    assert crowd(True, names, "cpu", rule=rule, rejection=True, num_threads=2)[0] == found
 
 
 @every_method
@@ -157,7 +184,6 @@ def test_only_mail_crosses(name):
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"rejection": True}, "acceptance rejection"),
         ({"tuned": [_core.Policy()]}, "the method auto"),
     ],
 )

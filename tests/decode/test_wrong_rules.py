@@ -20,18 +20,22 @@ LOOKUP = {"gamma": 2, "branches": 4, "likely": True, "on_miss": 2, "burst": 3}
 JOINED = {"gamma": 2, "serial": True, "width": 2, "nodes": 4, "lookup": True}
 
 JOIN, SELECT = "round/join_op.h", "round/select_op.h"
-ACCEPT, CHOOSE = "round/accept.cc", "ops/choose.cc"
+ACCEPT, CHOOSE = "round/accept_op.h", "ops/choose.cc"
 FOUND = "  c.chain.known = Mask::upto(n + 1).without(0);\n"
 HUNG = "  chain.known = chain.known.with(node);\n"
 MARKED = "    chain.known = chain.known.with(drafted);\n"
-BEST = """  return *std::max_element(drawn, drawn + n, [&](const Candidate& a, const Candidate& b) {
-    return place.p[a.token] < place.p[b.token];
-  });
+BEST = """  Candidate best = s.drawn[0];
+  for (int i = 1; i < s.n; ++i)
+    if (place.p[s.drawn[i].token] > place.p[best.token]) best = s.drawn[i];
+  return best;
 """
-SORT = """  std::sort(found, found + n, [&](const Candidate& a, const Candidate& b) {
-    const float* q = c.scores.chain + int64_t{node} * c.scores.vocab;
-    return q[a.token] > q[b.token];
-  });
+SORT = """  const float* q = c.scores.chain + int64_t{node} * c.scores.vocab;
+  for (int i = 1; i < n; ++i)
+    for (int j = i; j > 0 && q[found[j].token] > q[found[j - 1].token]; --j) {
+      const Candidate other = found[j];
+      found[j] = found[j - 1];
+      found[j - 1] = other;
+    }
 """
 COINS = "  const Noise coins = noise_after(c, node, kCoin);\n"
 OWN_Q = "  for (int r = 0; r < dist.n; ++r) dist.lp[r] = raw.lp(a.row(i)[dist.token[r]]);\n"
@@ -46,8 +50,8 @@ WRONG = {
     "q not renormalised": (
         ENDS,
         ACCEPT,
-        "  place.q[token] = 0;\n  normalise(place.q, place.vocab);\n  return left > 0;\n",
-        "  place.q[token] = 0;\n  return left > 0;\n",
+        "  normalise(place.q, place.vocab, s, team);\n  return left > 0;\n",
+        "  return left > 0;\n",
     ),
     "pruned by the drawn tokens' own q": (
         TREE,
@@ -90,13 +94,14 @@ def run(programs, tally, tmp_path_factory):
         knobs = [p.gamma, p.branches, p.ranking, p.width, p.nodes, p.epsilon]
         knobs += [p.on_miss, p.burst, p.burst_width, p.lookup]
         toys = [SEQUENCES, setting["cells"], setting["vocab"], setting["noise"], 0]
-        flags = list(FLAGS)
+        extra = []
         for part in [part for part in replaced if part.endswith(".h")]:
             folder = tmp_path_factory.mktemp("wrong")
             (folder / part).parent.mkdir()
             (folder / part).write_text(replaced.pop(part))
-            flags.append(f"-I{folder}")
-        program = programs.build("dist_main", programs.rounds, tuple(flags), replaced)
+            extra.append(f"-I{folder}")
+            replaced["round/ops.cc"] = programs.text("round/ops.cc")  # the only one that uses it
+        program = programs.build("dist_main", programs.rounds, FLAGS, replaced, tuple(extra))
         done = programs.run(program, *toys, *dist.values(), *knobs)
         assert done.returncode == 0, done.stderr
         counts = np.zeros((setting["vocab"] + 1,) * setting["cells"])

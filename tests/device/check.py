@@ -15,6 +15,7 @@ seats: eight prompts in the same rounds, against the same prompts one by one.
 devices: draft and target in separate memories. One step is skipped if there is only one device.
 requests: log-probs, bad words of several tokens, and `auto`.
 prefixes: prompts that reuse KV.
+rejection: the tokens of `acceptance=rejection`, their distribution, and the bits of its walk.
 large: `exact` at the size of an 8B model.
 sanitize: compute-sanitizer over a short decode.
 
@@ -269,6 +270,18 @@ def _requests() -> tuple[Step, ...]:
     )  # fmt: skip
 
 
+def _rejection() -> tuple[Step, ...]:
+    """Candidates that are accepted at random: repeated tokens, their distribution, bits."""
+    walks = ("-m", "gpu", "-k", "walks", "tests/device/test_exec.py")
+    scores = ("-m", "not exact", f"{TRITON}/test_draw.py")
+    return (
+        _ready(50),
+        _tests("walks", 150, *walks),
+        _tests("scores", 80, *scores, workers=WORKERS),
+        _tests("rejection", 180, "-m", "gpu", "tests/device/test_rejection.py"),
+    )
+
+
 def _prefixes() -> tuple[Step, ...]:
     """Run requests that reuse the KV of plain decoding's prompts."""
     reuse = ("--pair", "demo", "--reuse", "--prompts", "40", "--max-tokens", "64")
@@ -309,6 +322,7 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "seats": _seats,
     "requests": _requests,
     "prefixes": _prefixes,
+    "rejection": _rejection,
     "devices": _devices,
     "large": _large,
     "sanitize": _sanitize,

@@ -10,7 +10,9 @@
 #include "exec/cuda/call.h"
 #include "exec/cuda/parts.h"
 #include "exec/exec.h"
+#include "round/chance_script.h"
 #include "round/op_script.h"
+#include "round/seat_ops.h"
 
 namespace sbrt {
 namespace {
@@ -42,14 +44,19 @@ Graph graph_of(const char* name, void (*kernel)(CellArgs), const CellArgs& args)
 }
 
 template <class T>
-T fetched(const T* there) {
-  T here;
+void fetch(T& here, const T* there) {
   cudaStream_t stream = nullptr;
   checked(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   checked(cudaMemcpyAsync(&here, there, sizeof here, cudaMemcpyDeviceToHost, stream),
           "cudaMemcpyAsync");
   checked(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
   checked(cudaStreamDestroy(stream), "cudaStreamDestroy");
+}
+
+template <class T>
+T fetched(const T* there) {
+  T here;
+  fetch(here, there);
   return here;
 }
 
@@ -194,6 +201,44 @@ void compare_ops() {
   std::printf("%ld ops\n", static_cast<long>(ops));
 }
 
+// The ops of rejection: every bit of the distributions, too.
+void compare_walks() {
+  constexpr uint64_t kSeeds = 400;
+  const auto host = std::make_unique<ChanceState>(), device = std::make_unique<ChanceState>();
+  const auto exec = make_cuda_exec(0);
+  const auto cells = exec->cells<ChanceState>(1, Where::device);
+  const auto stream = exec->stream(1);
+  Graph graph("walk");
+  graph.add(
+           +[](const LaneArgs&, Worker) {}, scores_at(cells.device()))
+      .on_device(kernel_of(RoundOp::move_scores), kRows.threads, kRows.blocks);
+  graph.add(
+           +[](const SelectArgs&, Worker) {}, walk_at(cells.device()))
+      .on_device(kernel_of(RoundOp::walk_by_chance), kBigBlock.threads);
+  stream->prepare(graph);
+  Event done("done");
+  int64_t accepted = 0;
+  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+    const ChanceScript script(seed, *host);
+    *cells.host() = *host;
+    cells.host()->aim(cells.device());
+    exec->upload(cells, 0, 1);
+    stream->launch(graph, 1);
+    stream->record(done, static_cast<int64_t>(seed) + 1);
+    NoMemory none;
+    AcceptScratch scratch;
+    for (int block = 0; block < kScoreBlocks; ++block)
+      MoveScores::run(scores_at(host.get()), At{0, block}, none, Alone{});
+    WalkByChance::run(walk_at(host.get()), At{}, scratch, Alone{});
+    exec->wait(done, static_cast<int64_t>(seed) + 1);
+    fetch(*device, cells.device());
+    device->aim(host.get());
+    check(is_same(*host, *device), "walks: seed ", seed, " gave other bits on the device");
+    accepted += host->sequence.outcome.n;
+  }
+  std::printf("%ld nodes\n", static_cast<long>(accepted));
+}
+
 // When the host sees the event of a round, it sees every word of the round's record.
 void read_records() {
   const auto exec = make_cuda_exec(0);
@@ -271,6 +316,7 @@ int main(int argc, char** argv) {
   return sbrt::run_part({{"order", sbrt::keep_order},
                          {"fused", sbrt::fuse},
                          {"ops", sbrt::compare_ops},
+                         {"walks", sbrt::compare_walks},
                          {"record", sbrt::read_records},
                          {"never", sbrt::give_up},
                          {"sticky", sbrt::stick}},

@@ -16,7 +16,7 @@ def program(programs, nvcc, tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("part", ["order", "fused", "ops", "record", "never", "sticky"])
+@pytest.mark.parametrize("part", ["order", "fused", "ops", "walks", "record", "never", "sticky"])
 def test_on_a_device(programs, program, part):
     done = programs.run(program, part)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -36,7 +36,7 @@ FAULTS = (
     ),
     Fault(
         "under rejection a trimmed head's probabilities are those of other tokens",
-        "csrc/round/accept.cc",
+        "csrc/round/accept_op.h",
         "const int32_t id = ids ? ids[i] : i;",
         "const int32_t id = ids ? i : i;",
         ("decode/test_same_as_reference.py::test_drafts_whose_head_has_some_of_their_tokens",),

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams
 from sbrt._core import ON_HOST
+from sbrt.tools.cli import main
 
 METHODS = (
     "draft_model", "specbranch:k_max=3,on_miss=serial", "tree:gamma=3,width=4,nodes=12",
@@ -100,3 +101,29 @@ def test_another_kind_of_device_is_refused():
         InvalidInputError, match=r"^SpeculativeConfig.device 'rocm': not built yet$"
     ):
         EngineConfig("x", device="cuda", speculative=spec | {"device": "rocm"})
+
+
+GIVEN = ["--max-tokens", "3", "--prompt", "import os", "--dtype", "float32", "--method", "pearl"]
+
+
+def test_the_command_line_names_the_device_of_the_draft(stand_in, capsys):
+    given = [*GIVEN, "--device", "cuda", "--draft-device", "cuda:1"]
+    assert main(["generate", *given]) == 0
+    assert stand_in.devices == ["cuda:0", "cuda:1"]
+    assert stand_in.cores[-1][0]["draft_device"] == 1
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--draft-device", "cuda:1"], "SpeculativeConfig.device: expected cpu with a target"),
+        (["--draft", "none", "--method", "none", "--draft-device", "cuda:1"], "--draft-device: "),
+        (["--draft", "random", "--draft-device", "cuda:1"], "--draft-device: expected a draft"),
+        (["--method", "none", "--draft-device", "cuda:1"], "--draft-device: expected a draft"),
+        (["--draft-device", "tpu"], "SpeculativeConfig.device 'tpu': not built yet"),
+    ],
+)
+def test_a_device_that_no_draft_has_is_refused(capsys, given, said):
+    assert main(["generate", *GIVEN, *given]) == 2
+    assert capsys.readouterr().err.startswith(f"sbrt: error: {said}")

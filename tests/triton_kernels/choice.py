@@ -9,7 +9,7 @@ from sbrt import _probe
 from sbrt.triton_kernels import state
 from sbrt.triton_kernels.ban import SPLITS, WORDS, flat_words
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
-from sbrt.triton_kernels.shaping import ENDS, NO_TOKEN, Shaping, _path
+from sbrt.triton_kernels.shaping import ENDS, NO_TOKEN, Shaping, path_of
 
 POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
 LONGEST_TRUNK = 1000  # largest number of tokens of a trunk if there are bad words
@@ -134,7 +134,7 @@ class Case:
         c.trunk = trunk.ctypes.data
         words = [[int(rng.integers(self.vocab))]]
         for i, row in enumerate(list(self.table.row)[: self.rows]):
-            tokens = [*trunk.tolist(), *_path(c, self.table.head[0], row)]
+            tokens = [*trunk.tolist(), *path_of(c, self.table.head[0], row)]
             beginning = tokens[len(tokens) - int(rng.integers(min(len(tokens), 6) + 1)) :]
             if beginning and rng.random() < 0.3:
                 beginning[rng.integers(len(beginning))] = int(rng.integers(self.vocab))

@@ -31,6 +31,7 @@ from sbrt.triton_kernels import (
     linear,
     norm,
     radix,
+    rate,
     rope,
     round_rows,
     settle,
@@ -227,20 +228,25 @@ def cut_cases():
 
 def choose_cases():
     types = dict.fromkeys(("Cut", "Ids", "Block", "Table", "Token", "Counters", "Out"), "*i32")
-    types |= {"Score": "*fp64", "Stat": "*fp32"}
+    types |= {"Score": "*fp64", "Stat": "*fp32", "Scores": "*fp32"}
     for dtype in DTYPES:
-        for dists, shaped, filtered, trimmed in (
-            *((0, 0, 0, 0), (0, 1, 1, 0), (1, 0, 0, 0), (1, 1, 1, 0)),
-            *((1, 0, 0, 1), (1, 1, 1, 1)),
+        for dists, shaped, filtered, trimmed, keeps in (
+            *((0, 0, 0, 0, 0), (0, 1, 1, 0, 0), (1, 0, 0, 0, 0), (1, 1, 1, 0, 0)),
+            *((1, 0, 0, 1, 0), (1, 1, 1, 1, 0), (0, 0, 1, 0, 1), (1, 0, 1, 0, 1), (1, 1, 1, 1, 1)),
         ):
             flags = map(bool, (dists, shaped, filtered))
-            plan = ChoosePlan(16, 128_256, *flags, trimmed=bool(trimmed))
+            plan = ChoosePlan(16, 128_256, *flags, trimmed=bool(trimmed), keeps=bool(keeps))
             given = types | {"Logits": dtype, "Shaped": "*fp32" if shaped else dtype}
             name = ("dists" if dists else "tokens") + ", shaped" * shaped + ", filtered" * filtered
-            name += ", trimmed" * trimmed
+            name += ", trimmed" * trimmed + ", scores" * keeps
             warps, constants = choose.num_warps(plan), choose.constants(plan)
-            core = not shaped and (not trimmed or dtype == "*fp32")
+            core = not shaped and (not (trimmed or keeps) or dtype == "*fp32")
             yield Case(choose._choose_kernel, name, dtype, given, constants, warps, False, core)
+    types = dict.fromkeys(("Block", "Table", "Counters", "Out"), "*i32")
+    types |= {"Scores": "*fp32", "Blind": "*fp32"}
+    plan = ChoosePlan(16, 128_256, dists=True, keeps=True)
+    warps, constants = choose.num_warps(plan), rate.constants(plan)
+    yield Case(rate._rate_kernel, "", "*fp32", types, constants, warps, False, True)
 
 
 CASES = (

@@ -15,7 +15,7 @@ from sbrt.triton_kernels.ban import flat_words
 from sbrt.triton_kernels.choose import choose, choose_torch
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
 from sbrt.triton_kernels.shaping import (
-    _path,
+    path_of,
     shape_logits,
     shape_logits_torch,
 )
@@ -71,7 +71,7 @@ def test_bad_words_are_masked_where_their_beginning_stands(device, op, rows):
         )
         for i, row in enumerate(list(case.table.row)[:rows]):
             trunk = case.shaping.trunk[0, : head + 1].tolist()
-            tokens = [*trunk, *_path(case.block, case.table.head[0], row)]
+            tokens = [*trunk, *path_of(case.block, case.table.head[0], row)]
             last = {
                 w[-1] for w in case.words if tokens[max(0, len(tokens) - len(w) + 1) :] == w[:-1]
             }

@@ -30,15 +30,26 @@ std::shared_ptr<Owned> pinned(size_t bytes, int device) {
   return owned;
 }
 
+void add_device_memory(Owned& owned, size_t bytes, cudaStream_t stream) {
+  checked(cudaMalloc(&owned.there, bytes), "cudaMalloc");
+  checked(cudaMemsetAsync(owned.there, 0, bytes, stream), "cudaMemsetAsync");
+  checked(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+}
+
 }  // namespace
 
 Block device_block(size_t bytes, int device, cudaStream_t stream) {
   bytes = std::max<size_t>(bytes, 1);
   const auto owned = pinned(bytes, device);
-  checked(cudaMalloc(&owned->there, bytes), "cudaMalloc");
-  checked(cudaMemsetAsync(owned->there, 0, bytes, stream), "cudaMemsetAsync");
-  checked(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+  add_device_memory(*owned, bytes, stream);
   return {owned, owned->host, owned->there, bytes};
+}
+
+Block scratch_block(size_t bytes, int device, cudaStream_t stream) {
+  const auto owned = std::make_shared<Owned>();
+  owned->device = device;
+  add_device_memory(*owned, std::max<size_t>(bytes, 1), stream);
+  return {owned, nullptr, owned->there, bytes};
 }
 
 Block pinned_block(size_t bytes, int device) {

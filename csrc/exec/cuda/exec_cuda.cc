@@ -109,7 +109,9 @@ class CudaExec final : public Exec {
     const int device = at.is_host() ? world_.device() : at.device;
     const OnDevice here(device);
     const bool is_pinned = where == Where::pinned || at.is_host();
-    Block made = is_pinned ? pinned_block(bytes, device) : device_block(bytes, device, at.copies);
+    Block made = is_pinned                 ? pinned_block(bytes, device)
+                 : where == Where::scratch ? scratch_block(bytes, device, at.copies)
+                                           : device_block(bytes, device, at.copies);
     if (at.is_host()) made.device = made.host;  // its ops are the host's
     made.place = place;
     return made;

@@ -301,8 +301,9 @@ class SimExec final : public Exec {
 
  protected:
   Block allocate(size_t bytes, Where where, int place) override {
-    const bool is_own = world_.own && where == Where::device;
-    return is_own ? world_.own->allocate(bytes, place) : Exec::allocate(bytes, where, place);
+    const bool is_own = world_.own && where != Where::pinned;
+    if (!is_own) return Exec::allocate(bytes, where, place);
+    return world_.own->allocate(bytes, place, where != Where::scratch);
   }
   std::unique_ptr<Stream> make_stream(int, const StreamKind& kind) override {
     auto stream = std::make_unique<SimStream>(world_, kind);

@@ -21,12 +21,13 @@ class OwnMemory {
   // `of_device`: of each memory, the host has copies.
   explicit OwnMemory(const std::array<bool, kMemories>& of_device) : of_device_(of_device) {}
 
-  Block allocate(size_t bytes, int place) {
-    const bool has_copy = of_device_[place];
-    const auto both = std::make_shared<Both>(bytes ? bytes : 1, has_copy);
+  // `has_copy`: the host has a copy if the memory is a device's.
+  Block allocate(size_t bytes, int place, bool has_copy) {
+    const bool is_device = of_device_[place];
+    const auto both = std::make_shared<Both>(bytes ? bytes : 1, is_device && has_copy);
     blocks_.push_back({both, place});
-    if (has_copy) protect(both->device, PROT_NONE);
-    const Pages& host = has_copy ? both->host : both->device;
+    if (is_device) protect(both->device, PROT_NONE);
+    const Pages& host = is_device ? both->host : both->device;
     return {both, host.as<void>(), both->device.as<void>(), both->device.bytes(), place};
   }
 

@@ -1,0 +1,93 @@
+"""Contract under test, on a CUDA device: under `acceptance=rejection` every method repeats its
+tokens with three seats, without graphs, and with a memory for each lane. Its tokens have the
+distribution of plain decoding's: the first three of each answer, of a few thousand seeds."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from sbrt import Engine, EngineConfig, SamplingParams
+from sbrt.model.demo_pair import demo_folder
+from sbrt.tools.prompts import BUILT_IN
+
+pytestmark = pytest.mark.gpu
+RULE = "acceptance=rejection"
+METHODS = (
+    f"draft_model:{RULE}", f"pearl:{RULE}", f"specbranch:{RULE}",
+    f"specbranch:on_miss=serial,lookup=1,{RULE}", f"tree:nodes=15,{RULE}",
+    f"hedge:gamma=3,F=8,tree=2,nodes=15,burst_width=4,{RULE}",
+)  # fmt: skip
+SAMPLED = SamplingParams(temperature=0.8, seed=3, max_tokens=48)
+REQUESTS = (SAMPLED, replace(SAMPLED, top_p=0.9, repetition_penalty=1.2, min_tokens=5))
+FAR = 6.0  # standard deviations
+SEEDS = 4000
+
+
+def opened(seats=1, methods=METHODS, **more):
+    config = EngineConfig(
+        demo_folder("target"), device="cuda:0", max_num_seqs=seats,
+        speculative={"model": demo_folder("draft"), "device": "cuda:0", "method": "specbranch"},
+        **more,
+    )  # fmt: skip
+    return Engine(config, methods=methods)
+
+
+def answers(engine):
+    """Tokens by method and request of the first three prompts, together where there are seats."""
+    found = {}
+    for method in METHODS:
+        for number, params in enumerate(REQUESTS):
+            out = engine.generate(list(BUILT_IN[:3]), params, method=method)
+            found[method, number] = [answer.outputs[0].token_ids for answer in out]
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain():
+    with opened() as engine:
+        return answers(engine)
+
+
+def test_three_seats(plain):
+    with opened(seats=3) as engine:
+        assert answers(engine) == plain
+
+
+def test_without_graphs(plain):
+    with opened(enforce_eager=True) as engine:
+        assert answers(engine) == plain
+
+
+def test_two_memories(plain, monkeypatch):
+    monkeypatch.setattr(EngineConfig, "is_apart", True)
+    with opened() as engine:
+        assert answers(engine) == plain
+
+
+def beginnings(engine, method, first):
+    """How often each beginning came, of SEEDS answers by seeds from `first` on."""
+    found = Counter()
+    params = [
+        SamplingParams(temperature=1.0, top_k=4, seed=first + i, max_tokens=3) for i in range(SEEDS)
+    ]
+    for out in engine.generate([BUILT_IN[0]] * SEEDS, params, method=method):
+        found[tuple(out.outputs[0].token_ids)] += 1
+    return found
+
+
+def distance(one, other):
+    """Standard deviations between two tables of counts of as many answers (Wilson, Hilferty)."""
+    cells = [key for key in one | other if one[key] + other[key] >= 20]
+    x = sum((one[key] - other[key]) ** 2 / (one[key] + other[key]) for key in cells)
+    k = len(cells) - 1
+    return ((x / k) ** (1 / 3) - 1 + 2 / (9 * k)) / (2 / (9 * k)) ** 0.5
+
+
+@pytest.mark.parametrize("method", [METHODS[0], METHODS[2], METHODS[4]])
+def test_the_distribution_is_that_of_plain_decoding(method):
+    with opened(seats=8, methods=[method]) as engine:
+        expected = beginnings(engine, "none", 0)
+        found = beginnings(engine, method, SEEDS)
+    assert len(expected) > 10
+    assert abs(distance(found, expected)) < FAR

@@ -1,0 +1,107 @@
+"""Contract under test: `acceptance=rejection` on a CUDA device, on the stand-in. Every method has
+the tokens of the CPU's engine over the same recordings, with one seat and three, with one memory
+and two. Candidates are accepted and rejected. A mail of the draft carries its scores."""
+
+from dataclasses import replace
+
+import pytest
+
+from sbrt import Engine
+from sbrt.serve.pair import load_pair
+from tests.gpu.test_on_device import GREEDY, PARAMS, folders
+
+RULE = "acceptance=rejection"
+METHODS = (
+    f"draft_model:{RULE}", f"adaedl:{RULE}", f"pearl:{RULE}", f"specbranch:k_max=3,{RULE}",
+    f"specbranch:k_max=3,on_miss=serial,lookup=1,{RULE}",
+    f"tree:gamma=3,width=4,nodes=12,{RULE}", f"tree:gamma=3,width=4,nodes=12,lookup=1,{RULE}",
+    f"hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4,{RULE}",
+)  # fmt: skip
+KINDS = ("sampled", "filtered", "both")
+ALL = [(method, kind) for method in METHODS for kind in KINDS]
+SOME = [
+    *((method, "sampled") for method in METHODS),
+    (METHODS[3], "both"),
+    (METHODS[-1], "filtered"),
+]
+
+
+class Answers:
+    """Tokens of each method and kind of request, and how many were drafted and accepted."""
+
+    def __init__(self, tools, engine, asked, seats):
+        self.tokens, self.drafted, self.accepted = {}, 0, 0
+        prompts = [tools.prompt(9 + 4 * seat, seed=seat) for seat in range(seats)]
+        for method, kind in asked:
+            for out in engine.generate(prompts, PARAMS[kind], method=method):
+                [answer] = out.outputs
+                self.tokens.setdefault((method, kind), []).append(answer.token_ids)
+                self.drafted += answer.spec_decode_metrics["num_draft_tokens"]
+                self.accepted += answer.spec_decode_metrics["num_accepted_draft_tokens"]
+
+
+def on_cpu(tools, tool, checkpoints, family, asked, seats):
+    """By the CPU's engine over the same recordings."""
+    sizes = {"max_model_len": tools.max_len, "max_num_seqs": seats}
+    config = tool.config_of(folders(checkpoints, family), "cpu", **sizes)
+    models = [tools.recorded(checkpoint) for checkpoint in checkpoints[family]]
+    twins = replace(load_pair(config), target=models[0], draft=models[1])
+    with Engine(config, pair=twins, methods=METHODS) as engine:
+        return Answers(tools, engine, asked, seats)
+
+
+def on_device(tools, tool, checkpoints, family, asked, seats, draft_device=None):
+    sizes = {"max_model_len": tools.max_len, "max_num_seqs": seats}
+    pair = folders(checkpoints, family)
+    config = tool.config_of(pair, "cuda", draft_device=draft_device, **sizes)
+    with Engine(config, methods=METHODS) as engine:
+        return Answers(tools, engine, asked, seats)
+
+
+@pytest.mark.parametrize(
+    ("family", "asked", "seats"),
+    [
+        ("Qwen3", SOME, 1),
+        ("Llama", SOME[::3], 3),
+        *(
+            pytest.param(f, ALL, n, marks=pytest.mark.exact)
+            for f in ("Llama", "Qwen2")
+            for n in (1, 3)
+        ),
+    ],
+)
+def test_it_answers_like_the_engine_on_the_cpu(
+    tools, tool, stand_in, checkpoints, family, asked, seats
+):
+    want = on_cpu(tools, tool, checkpoints, family, asked, seats)
+    given = on_device(tools, tool, checkpoints, family, asked, seats)
+    assert given.tokens == want.tokens
+    assert (given.drafted, given.accepted) == (want.drafted, want.accepted)
+    assert 0 < given.accepted < given.drafted
+    order = stand_in.cores[-1][1].order
+    assert order.conflicts() == []
+
+
+@pytest.mark.parametrize("seats", [1, 3])
+def test_two_devices_answer_like_the_cpu(tools, tool, stand_in, checkpoints, seats):
+    asked = SOME[::2] if seats == 1 else SOME[1::4]
+    want = on_cpu(tools, tool, checkpoints, "Llama", asked, seats)
+    given = on_device(tools, tool, checkpoints, "Llama", asked, seats, draft_device="cuda:1")
+    assert given.tokens == want.tokens
+    order = stand_in.cores[-1][1].order
+    assert order.conflicts() == []
+    for mail in ("burst", "offer"):
+        assert any("draft_scores" in said for said in order.conflicts(without=[mail])), mail
+
+
+def test_greedy_requests_and_other_methods_share_the_engine(tools, tool, stand_in, checkpoints):
+    """Greedy tokens are those of plain decoding, and so are those of a method that couples."""
+    config = tool.config_of(folders(checkpoints, "Llama"), "cuda", max_model_len=tools.max_len)
+    prompt = tools.prompt(12)
+    with Engine(config, methods=[*METHODS, "specbranch:k_max=3"]) as engine:
+        for params, methods in ((GREEDY, METHODS[3:]), (PARAMS["both"], ["specbranch:k_max=3"])):
+            plain, *others = (
+                engine.generate(prompt, params, method=method)[0].outputs[0].token_ids
+                for method in ("none", *methods)
+            )
+            assert others == [plain] * len(methods)
