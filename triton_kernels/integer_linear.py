@@ -136,7 +136,10 @@ def _integer_linear_kernel(
                 if GATE:
                     w_up = tl.load(p_up + j * 32 * n_rows)
             m_x = m_row if EVEN else m_row & (left > j)
-            x_scale = tl.load(p_x_scale + j * ROWS, mask=m_x, other=0.0)
+            if EVEN:  # a row of padding has any scale, and is not written
+                x_scale = tl.load(p_x_scale + j * ROWS)
+            else:
+                x_scale = tl.load(p_x_scale + j * ROWS, mask=m_x, other=0.0)
             if MINIMUMS or ZERO != 0:
                 first = tl.load(p_sums + j * ROWS, mask=m_x, other=0)
                 second = tl.load(p_sums + half_stride + j * ROWS, mask=m_x, other=0)

@@ -44,7 +44,7 @@ def products_of(config: ModelConfig, layer: Layer, dtype: torch.dtype, rows: int
 
     def plan(n: int, k: int, linear: Linear | None, **how: bool) -> LinearPlan:
         bias = linear is not None and linear.bias is not None
-        return LinearPlan(rows, n, k, dtype, bias=bias, **how)
+        return LinearPlan(rows, n, k, dtype=dtype, bias=bias, **how)
 
     return Products(
         qkv=plan(queries + 2 * keys, c.hidden, layer.qkv, norm=True),

@@ -57,7 +57,7 @@ def _float_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: bool) -> L
     assert isinstance(linear.weight, torch.Tensor)
     n, k = linear.weight.shape
     n = n // 2 if how.get("gate") else n
-    return LinearPlan(rows, n, k, dtype, bias=linear.bias is not None, **how)
+    return LinearPlan(rows, n, k, dtype=dtype, bias=linear.bias is not None, **how)
 
 
 def integer_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: bool) -> IntegerPlan:
@@ -66,7 +66,7 @@ def integer_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: bool) -> 
     assert isinstance(weight, PackedMatrix)
     n = weight.n // 2 if how.get("gate") else weight.n
     bias = linear.bias is not None
-    return IntegerPlan(rows, n, weight.k, weight.format, dtype, bias=bias, **how)
+    return IntegerPlan(rows, n, weight.k, weight.format, dtype=dtype, bias=bias, **how)
 
 
 class IntegerDecoder:
