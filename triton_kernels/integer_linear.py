@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from .gate import silu, silu_torch
+from .heads import HeadTerms, arguments, check_heads, columns_of, write_heads, write_heads_torch
 from .integer_plan import IntegerPlan
 from .integer_torch import product_torch
 from .integer_words import each_of, group_added, half_byte, halves_added, numbers
@@ -30,11 +31,13 @@ class IntegerTerms:
     bias      [n], of a gate [2 n]
     residual  [rows, n] to which the product is added; `out` may be it
     rounded   where a plan that rounds writes its rows; `out` is then not written
+    heads     of a product that makes q, k and v. Then only the queries are written to `out`
     """
 
     bias: torch.Tensor | None = None
     residual: torch.Tensor | None = None
     rounded: IntegerRows | None = None
+    heads: HeadTerms | None = None
 
 
 @triton.jit
@@ -57,6 +60,17 @@ def _integer_linear_kernel(
     OutScale,  # [groups of n, 64]
     OutSums,  # [2, groups of n, 64]
     out_half_stride,
+    Angles,  # [2, ROWS, HALF] this and the next ten are read only where HALF is not 0 (heads.py)
+    Table,  # [words] Batch
+    first_row,
+    K,  # [keys, slots, 2 HALF] written
+    k_head_stride,
+    k_slot_stride,
+    V,  # [keys, slots, 2 HALF] written
+    v_head_stride,
+    v_slot_stride,
+    queries,
+    keys,
     rows,
     n,
     groups,  # of 32 k
@@ -76,6 +90,7 @@ def _integer_linear_kernel(
     TURN: tl.constexpr,
     EVEN: tl.constexpr,  # whole turns fill k
     SHARED: tl.constexpr,  # warps share the groups of a turn, not the columns
+    HALF: tl.constexpr,  # of a head; 0 for a product without heads
     STAGES: tl.constexpr,
 ):
     """One program per tile of n.
@@ -85,7 +100,7 @@ def _integer_linear_kernel(
     tile = tl.program_id(0).to(tl.int64)
     row = tl.arange(0, BLOCK_M).to(tl.int64)
     m_row = row < rows
-    o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    o_n = columns_of(tile, BLOCK_N, HALF)
     w_row = tl.minimum(o_n, n - 1)  # clamped to the last row, whose copies are dropped: no mask
     n_rows = (2 * n if GATE else n).to(tl.int64)
     o_k = tl.arange(0, 32)
@@ -208,6 +223,12 @@ def _integer_linear_kernel(
         p_sums = OutSums + tile * ROWS + row
         tl.store(p_sums, first_of, mask=m_row)
         tl.store(p_sums + out_half_stride, second_of, mask=m_row)
+    elif HALF != 0:
+        write_heads(
+            acc.to(Out.dtype.element_ty).to(tl.float32), tile, row, m_row, Out, out_stride, Angles,
+            Table, first_row, K, k_head_stride, k_slot_stride, V, v_head_stride, v_slot_stride,
+            queries, keys, HALF, ROWS,
+        )  # fmt: skip
     else:
         p_out = Out + row[:, None] * out_stride + o_n[None, :]
         tl.store(p_out, acc.to(Out.dtype.element_ty), mask=m)
@@ -225,8 +246,8 @@ def integer_linear(
 
     x       rows of k, as round_rows writes them
     weight  [n, k], or [2 n, k] of a gate
-    out     [rows, n] of the plan's dtype, or float32 without gate and residual. None if the plan
-            rounds: then terms.rounded is written
+    out     [rows, n] of the plan's dtype, or float32 without gate, residual and heads. None if the
+            plan rounds: then terms.rounded is written
     terms   those that the plan names
 
     Allocates nothing and reads nothing on the host, so it can be captured. Raises ValueError on any
@@ -244,6 +265,7 @@ def integer_linear(
         weight.scales if terms.bias is None else terms.bias,
         *(residual, residual.stride(0), written, written.stride(0)),
         *(to.q, to.q.stride(0), to.scales, to.sums, to.sums.stride(0)),
+        *arguments(plan.heads, terms.heads, written),
         *(plan.rows, plan.n, plan.groups, triton.cdiv(plan.k, plan.format.group)),
         **constants(plan, interpreting()),
         num_warps=plan.num_warps,
@@ -270,6 +292,7 @@ def constants(plan: IntegerPlan, is_interpreted: bool) -> dict[str, object]:
         "TURN": plan.turn,
         "EVEN": plan.is_even,
         "SHARED": plan.shares_groups,
+        "HALF": plan.half,
         "STAGES": plan.stages,
     }
 
@@ -295,6 +318,8 @@ def integer_linear_torch(
         product = terms.residual.float() + product
     if terms.rounded is not None:
         round_torch(product, terms.rounded)
+    elif out is not None and plan.heads is not None and terms.heads is not None:
+        write_heads_torch(product, plan.heads, terms.heads, out)
     elif out is not None:
         out.copy_(product)
 
@@ -323,6 +348,7 @@ def _check(
     shapes["residual"] = (plan.rows, plan.n) if plan.residual else None
     given = {name: getattr(terms, name) for name in shapes}
     if out is not None:
+        check_heads(plan.heads, terms.heads, out)
         shapes["out"], given["out"] = (plan.rows, plan.n), out
     for name, shape in shapes.items():
         _check_one(name, given[name], shape, plan)
@@ -340,6 +366,10 @@ def _check_one(
             f"{name}: expected {shape} with contiguous columns but got {tuple(t.shape)}, "
             f"strides {t.stride()}"
         )
-    is_wide = name == "out" and not (plan.gate or plan.residual) and t.dtype == torch.float32
+    is_wide = (
+        name == "out"
+        and not (plan.gate or plan.residual or plan.heads)
+        and t.dtype == torch.float32
+    )
     if t.dtype != plan.dtype and not is_wide:
         raise ValueError(f"{name}.dtype: expected {plan.dtype} but got {t.dtype}")

@@ -134,7 +134,8 @@ def _linear(launch: Launch, context: int) -> Work:
     inputs = given["BLOCK_M"] * given["k"] * given["X"].element_size()
     tiles = launch.programs / given["SPLITS"]
     waits = given["NORM"] and given["BLOCK_M"] > 32  # for sums of squares, before its first weights
-    chain = MEMORY_ACCESS + L2_ACCESS * (1 + waits) + ARRIVAL * (given["SPLITS"] > 1)
+    turns = given["HALF"] > 0  # angles and slots are read at the end
+    chain = MEMORY_ACCESS + L2_ACCESS * (1 + waits + turns) + ARRIVAL * (given["SPLITS"] > 1)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     loops = [(loop, given["SPLIT_TILES"])]
     return Work(weights, weights + tiles * inputs, chain, loops, given["SPLITS"])
@@ -149,7 +150,7 @@ def _integer_linear(launch: Launch, context: int) -> Work:
     inputs = given["rows"] * given["groups"] * (32 + 4 * numbers)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     turns = math.ceil(given["groups"] / given["TURN"])
-    chain = MEMORY_ACCESS + L2_ACCESS
+    chain = MEMORY_ACCESS + L2_ACCESS * (1 + (given["HALF"] > 0))
     return Work(weights, weights + launch.programs * inputs, chain, [(loop, turns)])
 
 

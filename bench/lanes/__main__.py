@@ -14,7 +14,7 @@ come the prompt pieces that follow the context, compared with products of large 
 
 --positions: capacity of the rings. An engine takes 131072 for a Llama 3.x by default. That is a
 ring of 17 GB for each of the target's --rows.
---products: six nodes a layer with our `linear`, or nine around torch's products.
+--products: five nodes a layer with our `linear`, or nine around torch's products.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def model_of(
     again. None: graphs of several sizes, each computed at once (EngineConfig.mode fast).
     memory: bytes that the weights, and each lane, may take (default: nine tenths of free memory).
     attention: for prompts, see flash_for.
-    products: "fused", six nodes a layer, or "cublas", nine around torch's products.
+    products: "fused", five nodes a layer, or "cublas", nine around torch's products.
     on_bind: called with every lane. eager: no graphs, ops one by one.
     programmatic_launch: kernels start before the kernel before them has ended.
     target: the model whose embedding a draft shares.

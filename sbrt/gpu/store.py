@@ -121,8 +121,7 @@ class LaneStore:
         )
 
     def _products(self, count: int) -> Products:
-        weights = self.weights
-        return products_of(weights.config, weights.layers[0], weights.dtype, count)
+        return products_of(self.weights, count)
 
     def _linear_sizes(self) -> LinearWork:
         plans = [plan for each in self.products.values() for plan in each]
@@ -145,6 +144,7 @@ class LaneStore:
             "gated": (c.inner,),
         }.items():
             plan.add("activations", name, (self.fed[-1], *sizes), dtype)
+        plan.add("activations", "angles", (2, MAX_ROWS, c.head_dim // 2), torch.float32)
         most = self.sizes[-1]
         plan.add("logits", "logits", (most, c.columns), torch.float32)
         if dtype != torch.float32 and self.device.type != "cuda":
@@ -189,7 +189,8 @@ class LaneStore:
 
     def _buffers(self) -> Buffers:
         known = {item.name for item in self.memory.items}
-        names = ("h", "x", "normed", "qkv", "attended", "gate_up", "gated", "logits", "kv")
+        names = ("h", "x", "normed", "qkv", "attended", "gate_up", "gated", "angles")
+        names += ("logits", "kv")
         return Buffers(
             **{name: self.arena[name] for name in names},
             raw=self.arena["raw"] if "raw" in known else None,

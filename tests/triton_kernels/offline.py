@@ -41,7 +41,7 @@ from sbrt.triton_kernels.choose_plan import ChoosePlan
 from sbrt.triton_kernels.linear_plan import LinearPlan
 from sbrt.triton_kernels.plan import FAN, AttentionPlan
 
-from .cases import DTYPES, MODELS, Case, ones
+from .cases import DTYPES, MODELS, Case, head_types, heads_of, ones
 from .integer_cases import integer_cases
 
 ARCHITECTURES = (80, 90, 100)
@@ -134,9 +134,13 @@ def gate_cases():
 
 def embed_cases():
     for dtype in DTYPES:
-        types = {"Table": "*i32", "Weight": dtype, "Out": dtype, "Squares": "*fp32"}
+        types = {"Table": "*i32", "Weight": dtype, "Out": dtype, "amplitude": "fp32"}
+        types |= dict.fromkeys(("Squares", "Angles", "InvFreq"), "*fp32")
         constants = {"BLOCK": embed.BLOCK, "PART": norm.PART, "HAS_SQUARES": True}
-        yield Case(embed._embed_kernel, "", dtype, types, constants, 4, True, True)
+        for half in (0, 64):
+            given = constants | {"HALF": half, "ROWS": 64}
+            name = "angles" if half else ""
+            yield Case(embed._embed_kernel, name, dtype, types, given, 4, True, half > 0)
 
 
 def is_wanted(model, rows, dtype):
@@ -153,7 +157,8 @@ def products(rows, dtype):
         if not is_wanted(model, rows, dtype):
             continue
         given = {"rows": rows, "dtype": dtype}
-        yield f"{model} qkv", LinearPlan(n=qkv, k=hidden, norm=True, **given)
+        heads = heads_of(hidden, q, qkv)
+        yield f"{model} qkv", LinearPlan(n=qkv, k=hidden, norm=True, heads=heads, **given)
         yield f"{model} o", LinearPlan(n=hidden, k=q, residual=True, **given)
         yield f"{model} gate_up", LinearPlan(n=inner, k=hidden, norm=True, gate=True, **given)
         yield f"{model} down", LinearPlan(n=hidden, k=inner, residual=True, **given)
@@ -163,6 +168,7 @@ def products(rows, dtype):
 def linear_cases():
     for dtype, torch_dtype in DTYPES.items():
         types = dict.fromkeys(("X", "W", "Bias", "Norm", "Residual", "Out"), dtype)
+        types |= head_types(dtype)
         types |= {"Squares": "*fp32", "Partial": "*fp32", "Counters": "*i32", "eps": "fp32"}
         for rows in (1, 16, 32, 64):
             for name, plan in products(rows, torch_dtype):
