@@ -26,6 +26,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .early import is_early, start_next, wait_for_previous
 from .plan import FAN, AttentionPlan, Workspace
 from .words import MAX_REGISTERS, arrived_last, interpreting
 
@@ -117,12 +118,16 @@ def _branch_attention_kernel(
     UNROLL: tl.constexpr,  # pieces that are loaded at once
     UPCAST: tl.constexpr,  # to float32 before products: the interpreter has no bfloat16
     STAGES: tl.constexpr,
+    EARLY: tl.constexpr,  # launched early (early.py)
 ):
     """softmax(scale q K^T) V over the keys that each row sees, in base 2 and float32.
 
     bytes = kv_heads * keys * HEAD_DIM * size * 2 * tiles, + rows * heads * HEAD_DIM * size * 2
     flops = 4 * kv_heads * tiles * BLOCK_M * keys * HEAD_DIM
     """
+    if EARLY:
+        start_next()
+        wait_for_previous()
     o_m = tl.arange(0, BLOCK_M)
     o_n = tl.arange(0, BLOCK_N)
     o_d = tl.arange(0, HEAD_DIM)
@@ -301,6 +306,7 @@ def branch_attention(
     plan: AttentionPlan,
     work: Workspace,
     out: torch.Tensor,
+    early: bool = False,
 ) -> torch.Tensor:
     """out = softmax(scale q k^T) v, each row over the keys that it sees.
 
@@ -308,12 +314,14 @@ def branch_attention(
     k,v  [kv_heads, slots, head_dim]   one layer's storage: the ring's slots, then the tails'; any
                                        strides but the last. Values that no row sees may be NaN
     out  [rows, heads, head_dim]       written; 0 for a row that sees nothing and for padding
+    early launch it early (early.py). It changes no bit
     work as `see` wrote it for these rows. Its scratch is used, so launches must not overlap on it
 
     Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
     ValueError on any other shape, dtype or stride.
     """
     _check(q, k, v, plan, out)
+    early = is_early(early, q.device)
     _branch_attention_kernel[(plan.grid(q.device),)](
         *(q, q.stride(0), q.stride(1)),
         *(k, k.stride(0), k.stride(1)),
@@ -323,15 +331,16 @@ def branch_attention(
         *(work.partial, work.dist, work.counters),
         *(plan.capacity, plan.kv_heads, plan.units),
         *(plan.max_short, plan.levels[0], sum(plan.levels), len(plan.levels), plan.score_scale),
-        **constants(plan, interpreting()),
+        **constants(plan, interpreting(), early),
         num_warps=plan.num_warps,
         enable_fp_fusion=False,
         maxnreg=MAX_REGISTERS,
+        launch_pdl=early,
     )
     return out
 
 
-def constants(plan: AttentionPlan, upcast: bool) -> dict[str, object]:
+def constants(plan: AttentionPlan, upcast: bool, early: bool = False) -> dict[str, object]:
     """The kernel's compile-time arguments for a plan."""
     return {
         "GROUP": plan.group,
@@ -345,6 +354,7 @@ def constants(plan: AttentionPlan, upcast: bool) -> dict[str, object]:
         "UNROLL": 4 if plan.head_dim <= 128 else 1,
         "UPCAST": upcast and plan.dtype == torch.bfloat16,
         "STAGES": 2,
+        "EARLY": early,
     }
 
 

@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .early import is_early, prefetch, start_next, wait_for_previous
 from .gate import silu, silu_torch
 from .heads import HeadTerms, arguments, check_heads, columns_of, write_heads, write_heads_torch
 from .integer_plan import IntegerPlan
@@ -38,6 +39,13 @@ class IntegerTerms:
     residual: torch.Tensor | None = None
     rounded: IntegerRows | None = None
     heads: HeadTerms | None = None
+
+
+@triton.jit
+def _prefetch_weights(W, w_row, n_rows, PLANES: tl.constexpr):
+    """Asks L2 for the first turn of these columns' levels."""
+    plane = tl.arange(0, PLANES).to(tl.int64)
+    prefetch(W + plane[:, None] * 32 * n_rows + w_row[None, :] * 32)
 
 
 @triton.jit
@@ -92,6 +100,7 @@ def _integer_linear_kernel(
     SHARED: tl.constexpr,  # warps share the groups of a turn, not the columns
     HALF: tl.constexpr,  # of a head; 0 for a product without heads
     STAGES: tl.constexpr,
+    EARLY: tl.constexpr,  # launched early (early.py)
 ):
     """One program per tile of n.
 
@@ -103,6 +112,13 @@ def _integer_linear_kernel(
     o_n = columns_of(tile, BLOCK_N, HALF)
     w_row = tl.minimum(o_n, n - 1)  # clamped to the last row, whose copies are dropped: no mask
     n_rows = (2 * n if GATE else n).to(tl.int64)
+    PLANES: tl.constexpr = TURN // 2 if HALVES else TURN
+    if EARLY:
+        start_next()
+        _prefetch_weights(W, w_row, n_rows, PLANES)
+        if GATE:
+            _prefetch_weights(W, n + w_row, n_rows, PLANES)
+        wait_for_previous()
     o_k = tl.arange(0, 32)
     p_x = Q + row[:, None] * q_stride + o_k[None, :]
     p_w = W + w_row[None, :] * 32 + o_k[:, None]
@@ -113,7 +129,6 @@ def _integer_linear_kernel(
     p_sums = Sums + row
     p_scale, p_minimum = Scale + w_row, Minimum + w_row
     OWN: tl.constexpr = TURN * 32 // GROUP  # scales of a turn: whole ones, as TURN * 32 >= GROUP
-    PLANES: tl.constexpr = TURN // 2 if HALVES else TURN
     left, left_own = groups, counts  # pointers are moved: an address is then one addition
     plane = tl.arange(0, PLANES)[:, None, None]
     p_x_all = Q + row[None, :, None] * q_stride + o_k[None, None, :] + plane * (TURN // PLANES * 32)
@@ -241,6 +256,7 @@ def integer_linear(
     plan: IntegerPlan,
     out: torch.Tensor | None = None,
     terms: IntegerTerms = IntegerTerms(),
+    early: bool = False,
 ) -> None:
     """out = x weight^T + bias, its gate, or the residual + it.
 
@@ -249,6 +265,7 @@ def integer_linear(
     out     [rows, n] of the plan's dtype, or float32 without gate, residual and heads. None if the
             plan rounds: then terms.rounded is written
     terms   those that the plan names
+    early   launch it early (early.py). It changes no bit
 
     Allocates nothing and reads nothing on the host, so it can be captured. Raises ValueError on any
     other shape, dtype or stride.
@@ -257,6 +274,7 @@ def integer_linear(
     to = x if terms.rounded is None else terms.rounded
     written = weight.scales if out is None else out
     residual = written if terms.residual is None else terms.residual
+    early = is_early(early, x.q.device)
     _integer_linear_kernel[(plan.tiles,)](
         *(x.q, x.q.stride(0), x.scales, x.sums, x.sums.stride(0)),
         weight.levels,
@@ -267,13 +285,14 @@ def integer_linear(
         *(to.q, to.q.stride(0), to.scales, to.sums, to.sums.stride(0)),
         *arguments(plan.heads, terms.heads, written),
         *(plan.rows, plan.n, plan.groups, triton.cdiv(plan.k, plan.format.group)),
-        **constants(plan, interpreting()),
+        **constants(plan, interpreting(), early),
         num_warps=plan.num_warps,
         enable_fp_fusion=False,
+        launch_pdl=early,
     )
 
 
-def constants(plan: IntegerPlan, is_interpreted: bool) -> dict[str, object]:
+def constants(plan: IntegerPlan, is_interpreted: bool, early: bool = False) -> dict[str, object]:
     """The kernel's compile-time arguments for a plan."""
     known = plan.format
     return {
@@ -294,6 +313,7 @@ def constants(plan: IntegerPlan, is_interpreted: bool) -> dict[str, object]:
         "SHARED": plan.shares_groups,
         "HALF": plan.half,
         "STAGES": plan.stages,
+        "EARLY": early,
     }
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from sbrt import check
 from sbrt.errors import InvalidInputError
-
-TARGET_ROWS = (16, 32, 64)  # rows of a target's graph: the smallest that holds a chain
+from sbrt.gpu.lane import ROWS as TARGET_ROWS
 
 LEAST_US = 0.1  # a shorter forward is no measurement
 

@@ -6,8 +6,9 @@
 
 The first form estimates forwards and rounds of the pairs in PAIRS. --write puts the cost files into
 the package, where `--costs NAME` and `--simulate NAME` find them. --graph prints the nodes of one
-forward instead: T or t and its rows. --lanes estimates nothing: it takes the times of forwards from
-the figures of bench.lanes on a device. The file has the same form.
+forward instead: T or t and rows, of the smallest graph that holds them. --lanes estimates nothing:
+it takes the times of forwards from the figures of bench.lanes on a device. The file has the same
+form.
 """
 
 from __future__ import annotations
@@ -140,10 +141,19 @@ def nodes(model: Model, rows: int) -> list[Node]:
     from .nodes import H200, node_of
 
     config = _config(model.name)
-    graph = TARGET_ROWS[0] if model.is_draft else rows
+    graph = TARGET_ROWS[0] if model.is_draft else _graph_of(TARGET_ROWS, rows)
     lane = OfflineLane(config, model.is_draft, graph, H200.multiprocessors, storage=model.storage)
+    rows = _graph_of(lane.sizes, rows)
     context = min(CONTEXT, config.max_positions // 2)
     return [node_of(launch, H200, context) for launch in lane.launches(rows)]
+
+
+def _graph_of(sizes: Sequence[int], rows: int) -> int:
+    """The smallest of a lane's graphs that holds the rows. Raises InvalidInputError."""
+    found = next((size for size in sizes if size >= rows), None)
+    if found is None:
+        raise InvalidInputError(f"--graph: expected up to {sizes[-1]} rows, got {rows}")
+    return found
 
 
 def _forward(model: Model, rows: int) -> Forward:
@@ -220,6 +230,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for name in args.names:
         check.one_of("NAME", name, PAIRS)
+    if (args.graph or args.lanes) and len(args.names) != 1:
+        raise InvalidInputError(f"NAME: expected one of {', '.join(PAIRS)}, got {len(args.names)}")
     args.names = args.names or list(PAIRS)
     if args.graph is not None:
         args.graph = _graph(args.graph)

@@ -15,7 +15,7 @@ from ..triton_kernels.choose_plan import ChoosePlan, ChooseWork, choose_work
 from ..triton_kernels.linear_plan import LinearWork, linear_work
 from ..triton_kernels.packed import IntegerRows, integer_sizes
 from ..triton_kernels.plan import AttentionPlan, Workspace, architecture_of, workspace
-from ..triton_kernels.state import MAX_ROWS, MAX_STEP_ROWS, SLOTS
+from ..triton_kernels.state import KEY_PANEL, MAX_ROWS, MAX_STEP_ROWS, SLOTS
 from .decoder import Buffers, attention_plan
 from .fused import Products, products_of
 from .integer import Integers, float_plans, widest
@@ -25,7 +25,6 @@ from .weights import Weights
 
 STEP_ROWS = (1, 4, 16, 64)  # in a draft's graphs, then multiples of 64
 FAST_ROWS = (1, 4, 16, 32, 64)  # in a target's graphs, if it may have several sizes
-KEY_PANEL = 16  # each of several seats has a multiple of this many slots (csrc/ring/shape.h)
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,7 @@ class LaneStore:
         self.window = min(config.window or shape.max_len, shape.max_len)
         self.capacity = self.window + SLOTS
         own = self.capacity + shape.branches * shape.tail_slots
+        # Each of several seats has whole panels, as in csrc/ring/shape.h.
         self.seat_slots = own if shape.seats == 1 else -(-own // KEY_PANEL) * KEY_PANEL
         self.slots = shape.seats * self.seat_slots
         self.is_whole = shape.is_draft or rows is None  # a forward is one graph, up to 64 rows

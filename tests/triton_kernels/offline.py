@@ -66,7 +66,9 @@ def see_cases():
     types = dict.fromkeys(("Table", "Slots", "Meta", "Items"), "*i32")
     types |= dict.fromkeys(("Firsts", "Members"), "*i64")
     constants = {"TILE_ROWS": 16, "SPLIT": 256, "FAN": FAN, "ROWS": 64}
-    yield Case(visible._see_kernel, "", "*i32", types, constants, 16, True, True)
+    for rows in (16, 64):
+        given, warps = constants | {"M": rows}, visible.num_warps(rows)
+        yield Case(visible._see_kernel, f"{rows} rows", "*i32", types, given, warps, True, True)
 
 
 def attention_plans(dtype):
@@ -186,7 +188,7 @@ def round_cases():
         for norm_too, columns in ((True, 4096), (False, 4096), (True, 2048)):
             types = {"X": dtype, "Norm": dtype, "Q": "*i8", "Scales": "*fp32", "Sums": "*i32"}
             types |= {"eps": "fp32"}
-            constants = {"NORM": norm_too, "BLOCK": columns}
+            constants = {"NORM": norm_too, "BLOCK": columns, "EARLY": False}
             kernel, warps = round_rows._round_rows_kernel, round_rows.num_warps(columns)
             name = f"{columns} columns" + ", norm" * norm_too
             yield Case(kernel, name, dtype, types, constants, warps, False, columns == 4096)
