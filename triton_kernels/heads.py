@@ -90,7 +90,9 @@ def write_heads(
     tl.store(p_v + HALF, second, mask=writes & is_value)
 
 
-def arguments(heads: Heads | None, terms: HeadTerms | None, other: torch.Tensor) -> tuple:  # type: ignore[type-arg]
+def arguments(
+    heads: Heads | None, terms: HeadTerms | None, other: torch.Tensor
+) -> tuple[object, ...]:
     """The arguments of a kernel from Angles to keys; without heads they are never read."""
     if heads is None or terms is None:
         return (other, other, 0, other, 0, 0, other, 0, 0, 0, 0)

@@ -18,6 +18,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,7 @@ def _graph_of(sizes: Sequence[int], rows: int) -> int:
     return found
 
 
+@cache
 def _forward(model: Model, rows: int) -> Forward:
     from .nodes import H200
 
