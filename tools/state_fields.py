@@ -14,10 +14,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 STATE = ROOT / "csrc" / "state"
 HEADERS = ("sizes", "batch", "policy", "sequence", "lanes")
+SHAPE = ROOT / "csrc" / "ring" / "shape.h"  # its sizes count, too
 INC, PYTHON = STATE / "fields.inc", ROOT / "triton_kernels" / "fields.py"
 
 SIZE = re.compile(r"^constexpr int k(\w+) = ([^;]+);", re.MULTILINE)
-ENUM = re.compile(r"^enum (?:class )?(\w+) : int32_t", re.MULTILINE)
+ENUM = re.compile(r"^enum (?:class )?(\w+) : int32_t \{(.*?)\};", re.MULTILINE | re.DOTALL)
+VALUE = re.compile(r"\bk?(\w+) = (\d+)")
 STRUCT = re.compile(r"^(template <class T>\n)?struct (\w+) \{$(.*?)^\};$", re.MULTILINE | re.DOTALL)
 FIELD = re.compile(r"^(?:const )?([\w<>]+)(\*?) (\w+(?:\[[^\]]+\])?(?:, \w+)*)$")
 PART = re.compile(r"^SBRT_PART\((\w+)\)\s*")
@@ -81,17 +83,33 @@ def read_struct(name: str, body: str, known: set[str], enums: set[str]) -> Struc
     return made
 
 
-def read_state() -> tuple[dict[str, str], list[Struct]]:
-    """Sizes by name, and every struct in the order of the headers."""
+@dataclass
+class State:
+    """Sizes by name; the values of every enum; every struct in the order of the headers."""
+
+    sizes: dict[str, str]
+    enums: dict[str, dict[str, str]]
+    structs: list[Struct] = field(default_factory=list)
+
+
+def read_state() -> State:
+    """All that the headers declare."""
     text = "\n".join((STATE / f"{header}.h").read_text() for header in HEADERS)
     sizes = {
         screaming(name): re.sub(r"\bk(\w+)", lambda m: screaming(m[1]), value)
-        for name, value in SIZE.findall(text)
+        for name, value in SIZE.findall(text + SHAPE.read_text())
     }
-    enums, structs = set(ENUM.findall(text)), []
+    made = State(sizes, {name: values_of(body) for name, body in ENUM.findall(text)})
     for _, name, body in STRUCT.findall(text):
-        structs.append(read_struct(name, body, {s.name for s in structs}, enums))
-    return sizes, structs
+        known = {s.name for s in made.structs}
+        made.structs.append(read_struct(name, body, known, set(made.enums)))
+    return made
+
+
+def values_of(body: str) -> dict[str, str]:
+    """The values of an enum by name, from the text between its braces."""
+    plain = re.sub(r"//[^\n]*", "", body)
+    return {screaming(name).upper(): value for name, value in VALUE.findall(plain)}
 
 
 def inc_text(structs: list[Struct]) -> str:
@@ -116,7 +134,7 @@ def inc_text(structs: list[Struct]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def python_text(sizes: dict[str, str], structs: list[Struct]) -> str:
+def python_text(state: State) -> str:
     """The contents of fields.py."""
     lines = [
         '"""The structs of csrc/state for ctypes. Made by tools/state_fields.py: do not edit."""',
@@ -124,12 +142,16 @@ def python_text(sizes: dict[str, str], structs: list[Struct]) -> str:
         "from __future__ import annotations",
         "",
         f"from ctypes import {', '.join(CTYPES)}",
+        "from enum import IntEnum",
         "",
-        *(f"{name} = {value}" for name, value in sizes.items()),
+        *(f"{name} = {value}" for name, value in state.sizes.items()),
         "",
         "Mask = c_uint32 * 2",
     ]
-    for s in structs:
+    for name, values in state.enums.items():
+        lines += ["", "", f"class {name}(IntEnum):", '    """As csrc/state has it."""', ""]
+        lines += [f"    {label} = {value}" for label, value in values.items()]
+    for s in state.structs:
         lines += ["", "", f"class {s.name}(Structure):", '    """As csrc/state has it."""', ""]
         lines.append("    _fields_ = (")
         for label, kind, size in s.fields:
@@ -137,15 +159,15 @@ def python_text(sizes: dict[str, str], structs: list[Struct]) -> str:
             times = f" * ({size})" if " " in size else f" * {size}" if size else ""
             lines.append(f'        ("{name}", {kind}{times}),')
         lines.append("    )")
-    names = [f"    {s.name}," for s in structs if s.name != "List"]
+    names = [f"    {s.name}," for s in state.structs if s.name != "List"]
     lines += ["", "", "STRUCTS: tuple[type[Structure], ...] = (", *names, ")", ""]
     return "\n".join(lines)
 
 
 def texts() -> dict[Path, str]:
     """The contents of each file, by path."""
-    sizes, structs = read_state()
-    return {INC: inc_text(structs), PYTHON: python_text(sizes, structs)}
+    state = read_state()
+    return {INC: inc_text(state.structs), PYTHON: python_text(state)}
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .early import is_early, start_next, wait_for_previous
 from .plan import FAN, AttentionPlan, Workspace
 from .words import MAX_REGISTERS, arrived_last, interpreting
 
@@ -124,12 +125,16 @@ def _branch_attention_kernel(
     UNROLL: tl.constexpr,  # partial softmaxes that are loaded together
     UPCAST: tl.constexpr,  # products take float32, because the interpreter has no bfloat16
     STAGES: tl.constexpr,
+    EARLY: tl.constexpr,  # launched early (early.py)
 ):
     """softmax(scale q K^T) V over the keys that each row sees, in base 2 and float32.
 
     bytes = kv_heads * keys * HEAD_DIM * size * 2 * tiles, + rows * heads * HEAD_DIM * size * 2
     flops = 4 * kv_heads * tiles * BLOCK_M * keys * HEAD_DIM
     """
+    if EARLY:
+        start_next()
+        wait_for_previous()
     o_m = tl.arange(0, BLOCK_M)
     o_n = tl.arange(0, BLOCK_N)
     o_d = tl.arange(0, HEAD_DIM)
@@ -311,20 +316,22 @@ def branch_attention(
     plan: AttentionPlan,
     work: Workspace,
     out: torch.Tensor,
+    early: bool = False,
 ) -> torch.Tensor:
     """Compute out = softmax(scale q k^T) v, for each row over the keys that the row sees.
 
-    q    [rows, heads, head_dim]       queries after rope; the last stride must be 1
-    k,v  [kv_heads, slots, head_dim]   storage of one layer: slots of the ring, then of the tails;
-                                       the last stride must be 1. NaN is allowed in
-                                       slots that no row sees
-    out  [rows, heads, head_dim]       written; 0 for padding and for a row that sees no key
-    work as `see` wrote it for these rows. Launches that use the same `work` must not overlap
+    q    [rows, heads, head_dim]       rotated; any strides but the last
+    k,v  [kv_heads, slots, head_dim]   one layer's storage: the ring's slots, then the tails'; any
+                                       strides but the last. Values that no row sees may be NaN
+    out  [rows, heads, head_dim]       written; 0 for a row that sees nothing and for padding
+    early launch it early (early.py). It changes no bit
+    work as `see` wrote it for these rows. Its scratch is used, so launches must not overlap on it
 
     Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
     ValueError on any other shape, dtype or stride.
     """
     _check(q, k, v, plan, out)
+    early = is_early(early, q.device)
     _branch_attention_kernel[(plan.grid(q.device),)](
         *(q, q.stride(0), q.stride(1)),
         *(k, k.stride(0), k.stride(1)),
@@ -334,16 +341,17 @@ def branch_attention(
         *(work.partial, work.dist, work.counters),
         *(plan.capacity, plan.kv_heads, plan.units),
         *(plan.max_short, plan.levels[0], sum(plan.levels), len(plan.levels), plan.score_scale),
-        **constants(plan, interpreting()),
+        **constants(plan, interpreting(), early),
         num_warps=plan.num_warps,
         enable_fp_fusion=False,
         maxnreg=MAX_REGISTERS,
+        launch_pdl=early,
     )
     return out
 
 
-def constants(plan: AttentionPlan, upcast: bool) -> dict[str, object]:
-    """Return the kernel's compile-time arguments for a plan."""
+def constants(plan: AttentionPlan, upcast: bool, early: bool = False) -> dict[str, object]:
+    """The kernel's compile-time arguments for a plan."""
     return {
         "GROUP": plan.group,
         "HEAD_DIM": plan.head_dim,
@@ -356,6 +364,7 @@ def constants(plan: AttentionPlan, upcast: bool) -> dict[str, object]:
         "UNROLL": 4 if plan.head_dim <= 128 else 1,
         "UPCAST": upcast and plan.dtype == torch.bfloat16,
         "STAGES": 2,
+        "EARLY": early,
     }
 
 

@@ -1,7 +1,7 @@
 """Looks up the embeddings of a forward's tokens.
 
-The public op is `embed`. Its twin in plain torch is `embed_torch`. Both copy bits. They also store
-sums of squares for the norm that follows.
+The public op is `embed`, its plain-torch twin `embed_torch`. Both copy bits, and store what the
+layers need of every row: the sums of squares for a following norm, and the angles of rope.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import triton.language as tl
 
 from .norm import PART, squares_torch
 from .plan import DTYPES
-from .state import Batch, check_words, struct
-from .words import ROW_TOKEN, ROW_WORDS, TABLE_N, TABLE_ROWS
+from .rope import Rope, angles_of, angles_torch
+from .state import MAX_ROWS, Batch, check_words, struct
+from .words import ROW_TOKEN, ROW_WORDS, TABLE_N, TABLE_ROWS, load_int64
 
 BLOCK = 1024  # columns per program
 
@@ -27,9 +28,14 @@ def _embed_kernel(
     out_stride,
     Squares,  # [parts, rows] written with HAS_SQUARES
     squares_stride,
-    first_row,  # row of the table that row 0 of Out belongs to
+    Angles,  # [2, ROWS, HALF] written where HALF is not 0
+    InvFreq,  # [HALF]; read there
+    amplitude,
+    first_row,  # its table row is row 0 of Out
     columns,
     HAS_SQUARES: tl.constexpr,
+    HALF: tl.constexpr,
+    ROWS: tl.constexpr,
     PART: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -50,6 +56,14 @@ def _embed_kernel(
         part = (tl.program_id(1) * (BLOCK // PART) + tl.arange(0, BLOCK // PART)).to(tl.int64)
         p_squares = Squares + part * squares_stride + i_row
         tl.store(p_squares, tl.sum(parts * parts, axis=1), mask=part < tl.cdiv(columns, PART))
+    if HALF != 0:  # noqa: SIM102 (the first is known when it is compiled)
+        if tl.program_id(1) == 0:
+            position = load_int64(p_row, in_use)
+            o_half = tl.arange(0, HALF)
+            cosines, sines = angles_of(position, tl.load(InvFreq + o_half), amplitude)
+            p_angle = Angles + i_row * HALF + o_half
+            tl.store(p_angle, cosines)
+            tl.store(p_angle + ROWS * HALF, sines)
 
 
 def embed(
@@ -59,25 +73,33 @@ def embed(
     out: torch.Tensor,
     first_row: int = 0,
     squares: torch.Tensor | None = None,
+    rope: Rope | None = None,
+    angles: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Set out[i] = weight[token of row first_row + i], or 0 if the table has no such row.
 
     table    int32 words of a Batch; rows from index `n` on are not read
     weight   [vocab, columns]  float16, bfloat16 or float32; contiguous columns
     out      [rows, columns]   same dtype, written
-    squares  float32 [parts, at least rows]  written, if given: sums of squares of PART columns each
+    squares  float32 [parts, at least rows]  written, if given: of PART columns each (norm.py)
+    angles   float32 [2, 64, head_dim / 2]   written, if given with a rope: cosines and sines of the
+             rows' positions; of position 0 for a row that is not there
 
     Returns `out`. Allocates nothing. Raises ValueError on any other shape, dtype or stride.
     """
     _check(table, weight, out, squares)
+    _check_angles(rope, angles, out)
     rows, columns = out.shape
     if rows and columns:
         grid = (rows, triton.cdiv(columns, BLOCK))
         _embed_kernel[grid](
             *(table, weight, weight.stride(0), out, out.stride(0)),
             *((out, 0) if squares is None else (squares, squares.stride(0))),
+            *((out, out, 0.0) if rope is None else (angles, rope.inv_freq, rope.amplitude)),
             *(first_row, columns),
             HAS_SQUARES=squares is not None,
+            HALF=0 if rope is None else rope.inv_freq.shape[0],
+            ROWS=MAX_ROWS,
             PART=PART,
             BLOCK=BLOCK,
             num_warps=4,
@@ -92,9 +114,12 @@ def embed_torch(
     out: torch.Tensor,
     first_row: int = 0,
     squares: torch.Tensor | None = None,
+    rope: Rope | None = None,
+    angles: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Plain-torch twin of `embed`: same arguments, effects and errors, any device."""
     _check(table, weight, out, squares)
+    _check_angles(rope, angles, out)
     given = struct(Batch, table)
     used = min(out.shape[0], max(0, given.n - first_row))
     tokens = [given.row[first_row + i].token for i in range(used)]
@@ -102,7 +127,24 @@ def embed_torch(
     out[used:] = 0
     if squares is not None:
         squares[:, : out.shape[0]] = squares_torch(out)
+    if rope is not None and angles is not None:
+        for i in range(out.shape[0]):
+            position = given.row[first_row + i].position if i < used else 0
+            angles[0, i], angles[1, i] = angles_torch(position, rope)
     return out
+
+
+def _check_angles(rope: Rope | None, angles: torch.Tensor | None, out: torch.Tensor) -> None:
+    if (rope is None) != (angles is None):
+        raise ValueError("angles: expected them with a rope but got one of both")
+    if rope is None or angles is None:
+        return
+    shape = (2, MAX_ROWS, rope.inv_freq.shape[0])
+    if tuple(angles.shape) != shape or angles.dtype != torch.float32 or len(out) > MAX_ROWS:
+        raise ValueError(
+            f"angles: expected float32 {shape} for up to {MAX_ROWS} rows but got {angles.dtype} "
+            f"{tuple(angles.shape)} for {len(out)}"
+        )
 
 
 def _check(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ctypes import Structure, c_float, c_int16, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from enum import IntEnum
 
 MAX_SEATS = 64
 SLOTS = 64
@@ -17,8 +18,41 @@ MOST_LAG = 8
 MATCHES = 4
 RECORDS = 8
 RECORD_WORDS = 2 + SLOTS
+KEY_PANEL = 16
 
 Mask = c_uint32 * 2
+
+
+class Ranking(IntEnum):
+    """As csrc/state has it."""
+
+    FIRST = 0
+    ADAPTIVE = 1
+    LIKELY = 2
+
+
+class Cut(IntEnum):
+    """As csrc/state has it."""
+
+    NOTHING = 0
+    CONFIDENT = 1
+    EVERYTHING = 2
+
+
+class OnMiss(IntEnum):
+    """As csrc/state has it."""
+
+    GO_ON = 0
+    BURST = 1
+    LOOKUP = 2
+
+
+class RowError(IntEnum):
+    """As csrc/state has it."""
+
+    FINE = 0
+    NAN_ROW = 1
+    NO_TOKEN = 2
 
 
 class Row(Structure):

@@ -14,7 +14,9 @@ import torch
 import triton
 import triton.language as tl
 
+from .early import is_early, prefetch, start_next, wait_for_previous
 from .gate import silu, silu_torch
+from .heads import HeadTerms, arguments, check_heads, columns_of, write_heads, write_heads_torch
 from .integer_plan import IntegerPlan
 from .integer_torch import product_torch
 from .integer_words import each_of, group_added, half_byte, halves_added, numbers
@@ -28,14 +30,23 @@ from .words import interpreting
 class IntegerTerms:
     """Operands of the ops that are fused with a product; all tensors have the plan's dtype.
 
-    bias      [n], or [2 n] with a gate
-    residual  [rows, n] to which the product is added; may be the same tensor as `out`
-    rounded   integer rows that are written instead of `out`, if the plan rounds
+    bias      [n], of a gate [2 n]
+    residual  [rows, n] to which the product is added; `out` may be it
+    rounded   where a plan that rounds writes its rows; `out` is then not written
+    heads     of a product that makes q, k and v. Then only the queries are written to `out`
     """
 
     bias: torch.Tensor | None = None
     residual: torch.Tensor | None = None
     rounded: IntegerRows | None = None
+    heads: HeadTerms | None = None
+
+
+@triton.jit
+def _prefetch_weights(W, w_row, n_rows, PLANES: tl.constexpr):
+    """Asks L2 for the first turn of these columns' levels."""
+    plane = tl.arange(0, PLANES).to(tl.int64)
+    prefetch(W + plane[:, None] * 32 * n_rows + w_row[None, :] * 32)
 
 
 @triton.jit
@@ -58,6 +69,17 @@ def _integer_linear_kernel(
     OutScale,  # [groups of n, 64]
     OutSums,  # [2, groups of n, 64] written with ROUNDS
     out_half_stride,
+    Angles,  # [2, ROWS, HALF] this and the next ten are read only where HALF is not 0 (heads.py)
+    Table,  # [words] Batch
+    first_row,
+    K,  # [keys, slots, 2 HALF] written
+    k_head_stride,
+    k_slot_stride,
+    V,  # [keys, slots, 2 HALF] written
+    v_head_stride,
+    v_slot_stride,
+    queries,
+    keys,
     rows,
     n,
     groups,  # number of groups of 32 columns
@@ -75,9 +97,11 @@ def _integer_linear_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     TURN: tl.constexpr,
-    EVEN: tl.constexpr,  # k is a multiple of the columns of one loop iteration
-    SHARED: tl.constexpr,  # warps share the groups of a loop iteration, not the columns
+    EVEN: tl.constexpr,  # whole turns fill k
+    SHARED: tl.constexpr,  # warps share the groups of a turn, not the columns
+    HALF: tl.constexpr,  # of a head; 0 for a product without heads
     STAGES: tl.constexpr,
+    EARLY: tl.constexpr,  # launched early (early.py)
 ):
     """One program per tile of n computes all rows.
 
@@ -86,9 +110,16 @@ def _integer_linear_kernel(
     tile = tl.program_id(0).to(tl.int64)
     row = tl.arange(0, BLOCK_M).to(tl.int64)
     m_row = row < rows
-    o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    w_row = tl.minimum(o_n, n - 1)  # clamped, so loads need no mask; results beyond n are dropped
+    o_n = columns_of(tile, BLOCK_N, HALF)
+    w_row = tl.minimum(o_n, n - 1)  # clamped to the last row, whose copies are dropped: no mask
     n_rows = (2 * n if GATE else n).to(tl.int64)
+    PLANES: tl.constexpr = TURN // 2 if HALVES else TURN
+    if EARLY:
+        start_next()
+        _prefetch_weights(W, w_row, n_rows, PLANES)
+        if GATE:
+            _prefetch_weights(W, n + w_row, n_rows, PLANES)
+        wait_for_previous()
     o_k = tl.arange(0, 32)
     p_x = Q + row[:, None] * q_stride + o_k[None, :]
     p_w = W + w_row[None, :] * 32 + o_k[:, None]
@@ -98,9 +129,8 @@ def _integer_linear_kernel(
     p_x_scale = XScale + row
     p_sums = Sums + row
     p_scale, p_minimum = Scale + w_row, Minimum + w_row
-    OWN: tl.constexpr = TURN * 32 // GROUP  # scales per iteration, at least 1: TURN * 32 >= GROUP
-    PLANES: tl.constexpr = TURN // 2 if HALVES else TURN
-    left, left_own = groups, counts  # pointers advance, so that an address is one addition
+    OWN: tl.constexpr = TURN * 32 // GROUP  # scales of a turn: whole ones, as TURN * 32 >= GROUP
+    left, left_own = groups, counts  # pointers are moved: an address is then one addition
     plane = tl.arange(0, PLANES)[:, None, None]
     p_x_all = Q + row[None, :, None] * q_stride + o_k[None, None, :] + plane * (TURN // PLANES * 32)
     p_w_all = W + w_row[None, None, :] * 32 + o_k[None, :, None] + plane * 32 * n_rows
@@ -137,7 +167,10 @@ def _integer_linear_kernel(
                 if GATE:
                     w_up = tl.load(p_up + j * 32 * n_rows)
             m_x = m_row if EVEN else m_row & (left > j)
-            x_scale = tl.load(p_x_scale + j * ROWS, mask=m_x, other=0.0)
+            if EVEN:  # a row of padding has any scale, and is not written
+                x_scale = tl.load(p_x_scale + j * ROWS)
+            else:
+                x_scale = tl.load(p_x_scale + j * ROWS, mask=m_x, other=0.0)
             if MINIMUMS or ZERO != 0:
                 first = tl.load(p_sums + j * ROWS, mask=m_x, other=0)
                 second = tl.load(p_sums + half_stride + j * ROWS, mask=m_x, other=0)
@@ -206,6 +239,12 @@ def _integer_linear_kernel(
         p_sums = OutSums + tile * ROWS + row
         tl.store(p_sums, first_of, mask=m_row)
         tl.store(p_sums + out_half_stride, second_of, mask=m_row)
+    elif HALF != 0:
+        write_heads(
+            acc.to(Out.dtype.element_ty).to(tl.float32), tile, row, m_row, Out, out_stride, Angles,
+            Table, first_row, K, k_head_stride, k_slot_stride, V, v_head_stride, v_slot_stride,
+            queries, keys, HALF, ROWS,
+        )  # fmt: skip
     else:
         p_out = Out + row[:, None] * out_stride + o_n[None, :]
         tl.store(p_out, acc.to(Out.dtype.element_ty), mask=m)
@@ -218,14 +257,16 @@ def integer_linear(
     plan: IntegerPlan,
     out: torch.Tensor | None = None,
     terms: IntegerTerms = IntegerTerms(),
+    early: bool = False,
 ) -> None:
     """Compute y = x weight^T + bias. Write y, its gate silu(gate) * up, or y + residual.
 
-    x       integer rows with k columns, as round_rows writes them
-    weight  [n, k], or [2 n, k] with a gate
-    out     [rows, n] in the plan's dtype, or in float32 without gate and residual. None if the plan
-            rounds: then terms.rounded is written
-    terms   the operands that the plan names
+    x       rows of k, as round_rows writes them
+    weight  [n, k], or [2 n, k] of a gate
+    out     [rows, n] of the plan's dtype, or float32 without gate, residual and heads. None if the
+            plan rounds: then terms.rounded is written
+    terms   those that the plan names
+    early   launch it early (early.py). It changes no bit
 
     Allocates nothing and reads nothing on the host, so it can be captured. Raises ValueError on any
     other shape, dtype or stride.
@@ -234,6 +275,7 @@ def integer_linear(
     to = x if terms.rounded is None else terms.rounded
     written = weight.scales if out is None else out
     residual = written if terms.residual is None else terms.residual
+    early = is_early(early, x.q.device)
     _integer_linear_kernel[(plan.tiles,)](
         *(x.q, x.q.stride(0), x.scales, x.sums, x.sums.stride(0)),
         weight.levels,
@@ -242,15 +284,17 @@ def integer_linear(
         weight.scales if terms.bias is None else terms.bias,
         *(residual, residual.stride(0), written, written.stride(0)),
         *(to.q, to.q.stride(0), to.scales, to.sums, to.sums.stride(0)),
+        *arguments(plan.heads, terms.heads, written),
         *(plan.rows, plan.n, plan.groups, triton.cdiv(plan.k, plan.format.group)),
-        **constants(plan, interpreting()),
+        **constants(plan, interpreting(), early),
         num_warps=plan.num_warps,
         enable_fp_fusion=False,
+        launch_pdl=early,
     )
 
 
-def constants(plan: IntegerPlan, is_interpreted: bool) -> dict[str, object]:
-    """Return the kernel's compile-time arguments for a plan."""
+def constants(plan: IntegerPlan, is_interpreted: bool, early: bool = False) -> dict[str, object]:
+    """The kernel's compile-time arguments for a plan."""
     known = plan.format
     return {
         "HAS_BIAS": plan.bias,
@@ -268,7 +312,9 @@ def constants(plan: IntegerPlan, is_interpreted: bool) -> dict[str, object]:
         "TURN": plan.turn,
         "EVEN": plan.is_even,
         "SHARED": plan.shares_groups,
+        "HALF": plan.half,
         "STAGES": plan.stages,
+        "EARLY": early,
     }
 
 
@@ -292,6 +338,8 @@ def integer_linear_torch(
         product = terms.residual.float() + product
     if terms.rounded is not None:
         round_torch(product, terms.rounded)
+    elif out is not None and plan.heads is not None and terms.heads is not None:
+        write_heads_torch(product, plan.heads, terms.heads, out)
     elif out is not None:
         out.copy_(product)
 
@@ -320,6 +368,7 @@ def _check(
     shapes["residual"] = (plan.rows, plan.n) if plan.residual else None
     given = {name: getattr(terms, name) for name in shapes}
     if out is not None:
+        check_heads(plan.heads, terms.heads, out)
         shapes["out"], given["out"] = (plan.rows, plan.n), out
     for name, shape in shapes.items():
         _check_one(name, given[name], shape, plan)
@@ -337,6 +386,10 @@ def _check_one(
             f"{name}: expected {shape} with contiguous columns but got {tuple(t.shape)}, "
             f"strides {t.stride()}"
         )
-    is_wide = name == "out" and not (plan.gate or plan.residual) and t.dtype == torch.float32
+    is_wide = (
+        name == "out"
+        and not (plan.gate or plan.residual or plan.heads)
+        and t.dtype == torch.float32
+    )
     if t.dtype != plan.dtype and not is_wide:
         raise ValueError(f"{name}.dtype: expected {plan.dtype} but got {t.dtype}")

@@ -2,72 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
-import torch
 import triton
 
 from .packed import GROUP, TURN, PackedFormat, padded_groups
-from .plan import DTYPES
-from .state import MAX_ROWS
+from .product_plan import MULTIPROCESSORS, PROGRAMS, ProductPlan
 
-PROGRAMS = 192  # wanted number of programs per launch; linear_plan.py says why
 GATE_COLUMNS = GROUP  # a gate's tile is one group of the row that it writes
+NARROW, WIDE = 16, 32  # columns of a tile whose groups the warps share
+# If tiles of WIDE are so many, they are better than twice as many of NARROW: nearly every
+# multiprocessor has one, and each tile reads all of the rows from L2.
+ENOUGH = 120
 
 
 @dataclass(frozen=True)
-class IntegerPlan:
-    """Sizes of one product: out [rows, n] = x [rows, k] @ weight [n, k]^T.
+class IntegerPlan(ProductPlan):
+    """A product of integer rows with a quantised matrix.
 
-    rows      1 to 64; padding included
-    format    format of the weight
-    dtype     dtype of the bias, the residual, and a result that is not integers
-    gate      weight is [2 n, k], gate rows and then up rows: out = silu(gate) * up
-    rounds    the gated rows are written as integers
-    residual  the product is added to a residual stream
-    bias      a bias is added, with one value per row of the weight
+    format    of the weight
+    rounds    the gated row is written as integers
 
     There are no splits of k: the CPU adds groups in ascending order, and so does every program.
     """
 
-    rows: int
-    n: int
-    k: int
     format: PackedFormat
-    dtype: torch.dtype = torch.bfloat16
-    gate: bool = False
+    _: KW_ONLY
     rounds: bool = False
-    residual: bool = False
-    bias: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.rows <= MAX_ROWS:
-            raise ValueError(f"rows: expected a value from 1 to {MAX_ROWS} but got {self.rows}")
-        if min(self.n, self.k) < 1:
-            raise ValueError(f"n, k: expected at least 1 but got {self.n}, {self.k}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: expected one of {DTYPES} but got {self.dtype}")
-        if self.residual and self.gate:
-            raise ValueError("plan: expected a residual or a gate but got both")
+        super().__post_init__()
         if self.rounds and not self.gate:
             raise ValueError("plan: expected integers from a gate alone but got no gate")
-
-    @property
-    def block_m(self) -> int:
-        """Rows of a tile: all of them. A tensor core needs at least 16."""
-        return max(16, triton.next_power_of_2(self.rows))
 
     @property
     def block_n(self) -> int:
         """Columns of a tile: as many as possible with enough programs to fill the device."""
         if self.gate:
             return GATE_COLUMNS
-        return next((w for w in (64, 32) if triton.cdiv(self.n, w) >= PROGRAMS), 16)
-
-    @property
-    def tiles(self) -> int:
-        """Number of tiles of n."""
-        return triton.cdiv(self.n, self.block_n)
+        wide = next((w for w in (64, WIDE) if triton.cdiv(self.n, w) >= PROGRAMS), NARROW)
+        if wide == NARROW and self.may_share and triton.cdiv(self.n, WIDE) >= ENOUGH:
+            return WIDE
+        return wide
 
     @property
     def groups(self) -> int:
@@ -81,33 +57,38 @@ class IntegerPlan:
 
     @property
     def turn(self) -> int:
-        """Groups of 32 columns in one iteration of the loop over k.
-
-        Narrow tiles have more groups per iteration, so that enough bytes are in flight.
-        """
+        """Groups of 32 k in one turn of the loop: of narrow tiles more, so that as many bytes are
+        in flight, and two for each warp that shares them."""
         groups = padded_groups(self.k)
         most = TURN * 32 // (self.block_n * (2 if self.gate else 1))
+        most = 2 * TURN if self.shares_groups else most
         return next(t for t in (most, TURN) if t >= TURN and groups % t == 0)
+
+    @property
+    def may_share(self) -> bool:
+        """True for few rows whose groups are products of their own."""
+        return not self.gate and self.block_m == 16 and self.format.group > 16
 
     @property
     def shares_groups(self) -> bool:
         """True if each warp computes some groups of an iteration, which are then added in order.
 
-        Otherwise a narrow tile would give work to only one warp, which would execute all
-        instructions one after the other.
+        A narrow tile has work for one warp otherwise, or for two. Then a program would take as long
+        as their instructions one after the other.
         """
-        return self.block_n == 16 and self.block_m == 16 and self.format.group > 16
+        return self.may_share and self.block_n <= WIDE
 
     @property
     def num_warps(self) -> int:
         """Warps of a program.
 
-        A warp computes some groups of a loop iteration, or 16 columns. With fewer columns, warps
-        would repeat each other's work. A gate with more than 16 rows gets twice the warps, because
-        its two products would spill registers.
+        Each takes 16 columns, because with fewer, some would repeat others' work; or some groups of
+        a turn: one each where a multiprocessor has one program. Both halves of a gate with more
+        rows would spill.
         """
         if self.shares_groups:
-            return min(4, self.turn // self.format.per_byte)
+            is_alone = self.block_n == WIDE and self.tiles <= MULTIPROCESSORS
+            return min(8 if is_alone else 4, self.turn // self.format.per_byte)
         return self.block_n // 16 * (2 if self.gate and self.block_m > 16 else 1)
 
     @property

@@ -19,8 +19,10 @@ import triton.language as tl
 
 from .early import LINE, is_early, prefetch, start_next, wait_for_previous
 from .gate import silu, silu_torch
+from .heads import HeadTerms, arguments, check_heads, columns_of, write_heads, write_heads_torch
 from .linear_plan import LinearPlan, LinearWork
 from .norm import row_scale, squares_torch
+from .state import MAX_ROWS
 from .words import TWO_PROGRAMS, arrived_last, interpreting
 
 
@@ -28,16 +30,17 @@ from .words import TWO_PROGRAMS, arrived_last, interpreting
 class Terms:
     """Operands of the ops that are fused with a product; all tensors have the dtype of x.
 
-    bias      [n], or [2 n] with a gate
-    norm      [k] weight of an RMSNorm of x; its sums of squares are in the work
-    eps       eps of that norm
-    residual  [rows, n] to which the product is added; may be the same tensor as `out`
+    bias      [n], of a gate [2 n]
+    norm      [k] weight of the RMSNorm of x, whose sums of squares are in the work; eps: its own
+    residual  [rows, n] to which the product is added; `out` may be it
+    heads     of a product that makes q, k and v. Then only the queries are written to `out`
     """
 
     bias: torch.Tensor | None = None
     norm: torch.Tensor | None = None
     eps: float = 0.0
     residual: torch.Tensor | None = None
+    heads: HeadTerms | None = None
 
 
 @triton.jit
@@ -71,14 +74,15 @@ def _summed(p_partial, STEP: tl.constexpr, SPLITS: tl.constexpr):
 @triton.jit
 def _finish(
     acc, up, tile, rows, n, Bias, Residual, r_stride, Out, out_stride, Squares, squares_stride,
-    HAS_BIAS: tl.constexpr, GATE: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    Angles, Table, first_row, K, k_head_stride, k_slot_stride, V, v_head_stride, v_slot_stride,
+    queries, keys, HAS_BIAS: tl.constexpr, GATE: tl.constexpr, RESIDUAL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Applies the ops after the product to a tile of sums and writes the result. `up` is read only
     with GATE."""
     tile = tile.to(tl.int64)
     row = tl.arange(0, BLOCK_M).to(tl.int64)
-    o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    o_n = columns_of(tile, BLOCK_N, HALF)
     m_row = row < rows
     m_n = o_n < n
     m = m_row[:, None] & m_n[None, :]
@@ -95,8 +99,15 @@ def _finish(
         h = acc.to(dtype).to(tl.float32) + tl.load(p_residual, mask=m, other=0.0).to(tl.float32)
         acc = tl.where(m, h.to(dtype).to(tl.float32), 0.0)
         tl.store(Squares + tile * squares_stride + row, tl.sum(acc * acc, axis=1), mask=m_row)
-    p_out = Out + row[:, None] * out_stride + o_n[None, :]
-    tl.store(p_out, acc.to(dtype), mask=m)
+    if HALF != 0:
+        write_heads(
+            acc.to(dtype).to(tl.float32), tile, row, m_row, Out, out_stride, Angles, Table,
+            first_row, K, k_head_stride, k_slot_stride, V, v_head_stride, v_slot_stride, queries,
+            keys, HALF, ROWS,
+        )  # fmt: skip
+    else:
+        p_out = Out + row[:, None] * out_stride + o_n[None, :]
+        tl.store(p_out, acc.to(dtype), mask=m)
 
 
 @triton.jit
@@ -114,7 +125,18 @@ def _linear_kernel(
     Squares,  # [PARTS, 64] sums of squares, read with NORM, written with RESIDUAL
     squares_stride,
     Partial,  # [tiles, SPLITS, 1 or 2, BLOCK_M, BLOCK_N] scratch
-    Counters,  # [tiles] programs that arrived; 0 before and after a launch
+    Counters,  # [tiles] 0 before and after
+    Angles,  # [2, ROWS, HALF] this and the next ten are read only where HALF is not 0 (heads.py)
+    Table,  # [words] Batch
+    first_row,
+    K,  # [keys, slots, 2 HALF] written
+    k_head_stride,
+    k_slot_stride,
+    V,  # [keys, slots, 2 HALF] written
+    v_head_stride,
+    v_slot_stride,
+    queries,
+    keys,
     rows,
     n,
     k,
@@ -133,6 +155,8 @@ def _linear_kernel(
     EVEN: tl.constexpr,  # BLOCK_K divides k
     UPCAST: tl.constexpr,  # products take float32, because the interpreter has no bfloat16
     STAGES: tl.constexpr,
+    HALF: tl.constexpr,  # of a head; 0 for a product without heads
+    ROWS: tl.constexpr,  # 64
     EARLY: tl.constexpr,  # launched early (early.py)
 ):
     """One program per tile of n and split of k.
@@ -145,8 +169,8 @@ def _linear_kernel(
     split = (item % SPLITS).to(tl.int32)
     row = tl.arange(0, BLOCK_M).to(tl.int64)
     m_row = row < rows
-    o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    w_row = tl.minimum(o_n, n - 1)  # clamped, so loads need no mask; results beyond n are dropped
+    o_n = columns_of(tile, BLOCK_N, HALF)
+    w_row = tl.minimum(o_n, n - 1)  # clamped to the last row, whose copies are dropped: no mask
     if EARLY:
         start_next()
         o_first = split * (SPLIT_TILES * BLOCK_K)
@@ -201,7 +225,9 @@ def _linear_kernel(
     if SPLITS == 1:
         _finish(
             acc, up, tile, rows, n, Bias, Residual, r_stride, Out, out_stride, Squares,
-            squares_stride, HAS_BIAS, GATE, RESIDUAL, BLOCK_M, BLOCK_N,
+            squares_stride, Angles, Table, first_row, K, k_head_stride, k_slot_stride, V,
+            v_head_stride, v_slot_stride, queries, keys, HAS_BIAS, GATE, RESIDUAL, BLOCK_M,
+            BLOCK_N, HALF, ROWS,
         )  # fmt: skip
     else:
         TILE: tl.constexpr = BLOCK_M * BLOCK_N
@@ -217,7 +243,9 @@ def _linear_kernel(
                 up = _summed(p_partial + TILE, STEP, SPLITS)
             _finish(
                 acc, up, tile, rows, n, Bias, Residual, r_stride, Out, out_stride, Squares,
-                squares_stride, HAS_BIAS, GATE, RESIDUAL, BLOCK_M, BLOCK_N,
+                squares_stride, Angles, Table, first_row, K, k_head_stride, k_slot_stride, V,
+                v_head_stride, v_slot_stride, queries, keys, HAS_BIAS, GATE, RESIDUAL, BLOCK_M,
+                BLOCK_N, HALF, ROWS,
             )  # fmt: skip
 
 
@@ -233,15 +261,12 @@ def linear(
 ) -> torch.Tensor:
     """Compute y = f(x) weight^T + bias. Write y, its gate silu(gate) * up, or y + residual.
 
-    f is RMSNorm if the plan has a norm, else the identity.
-
-    x       [rows, k]           the plan's dtype; rows may be strided, columns may not
-    weight  [n, k] or [2 n, k]  same dtype; rows may be strided, columns may not
-    out     [rows, n]           same dtype, or float32 if there is neither gate nor residual
-    work    a norm reads its sums of squares, a residual writes them. Launches that use the same
-            `work` must not overlap
-    terms   the operands that the plan names
-    early   launch the kernel early (early.py). This changes no bit
+    x       [rows, k]           of the plan's dtype; rows may be strided, columns may not
+    weight  [n, k] or [2 n, k]  same dtype; same strides
+    out     [rows, n]           same dtype, or float32 if there are no gate, residual or heads
+    work    a norm reads its squares, a residual writes them; launches on it must not overlap
+    terms   those that the plan names
+    early   launch it early (early.py). It changes no bit
 
     Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
     ValueError on any other shape, dtype or stride.
@@ -255,6 +280,7 @@ def linear(
         x if terms.norm is None else terms.norm,
         *(residual, residual.stride(0), out, out.stride(0)),
         *(work.squares, work.squares.stride(0), work.partial, work.counters),
+        *arguments(plan.heads, terms.heads, x),
         *(plan.rows, plan.n, plan.k, terms.eps),
         **constants(plan, interpreting(), early),
         num_warps=plan.num_warps,
@@ -292,6 +318,8 @@ def constants(plan: LinearPlan, upcast: bool, early: bool = False) -> dict[str, 
         "EVEN": plan.is_even,
         "UPCAST": upcast and plan.dtype == torch.bfloat16,
         "STAGES": plan.stages,
+        "HALF": plan.half,
+        "ROWS": MAX_ROWS,
         "EARLY": early,
     }
 
@@ -318,6 +346,9 @@ def linear_torch(
     if plan.gate:
         gate, up = product.to(x.dtype).float().chunk(2, -1)
         product = silu_torch(gate).to(x.dtype).float() * up
+    if plan.heads is not None and terms.heads is not None:
+        write_heads_torch(product, plan.heads, terms.heads, out)
+        return out
     if terms.residual is None:
         return out.copy_(product)
     out.copy_(product.to(x.dtype).float() + terms.residual.float())
@@ -342,12 +373,13 @@ def _check(
             raise ValueError(f"{name}: expected {'none' if shape is None else 'one'} by the plan")
         if tensor is not None:
             _check_one(name, tensor, shape or (), x)
-    free = not (plan.gate or plan.residual)
+    free = not (plan.gate or plan.residual or plan.heads)
     for name, tensor in given.items():
         is_wide = name == "out" and free and out.dtype == torch.float32
         if tensor is not None and tensor.dtype != plan.dtype and not is_wide:
             raise ValueError(f"{name}.dtype: expected {plan.dtype} but got {tensor.dtype}")
     _check_work(plan, work, x)
+    check_heads(plan.heads, terms.heads, out)
 
 
 def _expected(plan: LinearPlan) -> dict[str, tuple[int, ...]]:

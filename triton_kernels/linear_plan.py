@@ -8,56 +8,35 @@ every launch reads them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import torch
 import triton
 
 from .norm import PART
-from .plan import DTYPES
+from .product_plan import MULTIPROCESSORS, PROGRAMS, ProductPlan
 from .state import MAX_ROWS
 
-# Multiprocessors of an H100 or H200. This is a constant, because cuts decide bits. To read 4.8 TB/s
-# from memory, about 5 MB must be in flight. A program loads 16 or 32 KiB ahead. So one and a half
-# programs per multiprocessor suffice.
-MULTIPROCESSORS = 132
-PROGRAMS = 192
-LEAST_TILES = 2  # fewest tiles of k in a split; with fewer, a program would mostly start and merge
+LEAST_TILES = 2  # tiles of k in a split: with fewer, a program would only begin and merge
 
 
 @dataclass(frozen=True)
-class LinearPlan:
-    """Sizes of one product: out [rows, n] = f(x) [rows, k] @ weight [n, k]^T.
+class LinearPlan(ProductPlan):
+    """A product of rows of floats: out = f(x) weight^T.
 
-    rows      1 to 64; padding included
-    norm      x is normalised first (RMSNorm)
-    gate      weight is [2 n, k], gate rows and then up rows: out = silu(gate) * up
-    residual  the product is added to a residual stream, and sums of squares are stored for a norm
-    bias      a bias is added, with one value per row of the weight
-    splits    number of splits of k; None: the plan's own choice
+    norm      x is normalised first (RMSNorm). A residual stores sums of squares for a norm
+    splits    of k; None: chosen
     """
 
-    rows: int
-    n: int
-    k: int
-    dtype: torch.dtype = torch.bfloat16
+    _: KW_ONLY
     norm: bool = False
-    gate: bool = False
-    residual: bool = False
-    bias: bool = False
     splits: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.rows <= MAX_ROWS:
-            raise ValueError(f"rows: expected a value from 1 to {MAX_ROWS} but got {self.rows}")
-        if min(self.n, self.k) < 1:
-            raise ValueError(f"n, k: expected at least 1 but got {self.n}, {self.k}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: expected one of {DTYPES} but got {self.dtype}")
-        # A residual writes the sums of squares that a norm reads, so a plan cannot have both.
-        if self.residual and (self.gate or self.norm):
-            raise ValueError("plan: expected a residual alone but got a gate or a norm with it")
+        super().__post_init__()
+        if self.residual and self.norm:  # it writes the squares that a norm reads
+            raise ValueError("plan: expected a residual alone but got a norm with it")
         if self.splits is not None and self.splits < 1:
             raise ValueError(f"splits: expected at least 1 but got {self.splits}")
 
@@ -65,12 +44,6 @@ class LinearPlan:
     def is_half(self) -> bool:
         """True for 16-bit dtypes, whose products run on tensor cores."""
         return self.dtype.itemsize == 2
-
-    @cached_property
-    def block_m(self) -> int:
-        """Rows of a tile: all of them, so that weights are read once. A tensor core needs at least
-        16."""
-        return max(16, triton.next_power_of_2(self.rows))
 
     @property
     def block_n(self) -> int:
@@ -94,11 +67,6 @@ class LinearPlan:
     def is_even(self) -> bool:
         """True if k is a multiple of block_k."""
         return self.k % self.block_k == 0
-
-    @cached_property
-    def tiles(self) -> int:
-        """Number of tiles of n."""
-        return triton.cdiv(self.n, self.block_n)
 
     @cached_property
     def k_tiles(self) -> int:

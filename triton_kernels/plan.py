@@ -106,6 +106,11 @@ class AttentionPlan:
         return min(most, max(16, triton.next_power_of_2(self.rows * self.group)))
 
     @property
+    def row_block(self) -> int:
+        """Rows that `see` computes: a power of two, for which it is compiled."""
+        return max(16, triton.next_power_of_2(self.rows))
+
+    @property
     def tile_rows(self) -> int:
         """Rows of a tile."""
         return self.block_m // self.group

@@ -38,6 +38,21 @@ class Rope:
 
 
 @triton.jit
+def angles_of(position, inv_freq, amplitude):
+    """Cosines and sines of a position's angles. As in transformers if a float32 holds the position,
+    in double beyond."""
+    if position < 16777216:
+        angle = position.to(tl.float32) * inv_freq
+        cosines = tl.cos(angle) * amplitude
+        sines = tl.sin(angle) * amplitude
+    else:
+        wide = position.to(tl.float64) * inv_freq.to(tl.float64)
+        cosines = tl.cos(wide).to(tl.float32) * amplitude
+        sines = tl.sin(wide).to(tl.float32) * amplitude
+    return cosines, sines
+
+
+@triton.jit
 def _rope_kv_write_kernel(
     QKV,  # [rows, heads + 2 kv_heads, 2 HALF] read; the queries in it are written
     qkv_row_stride,
@@ -98,17 +113,7 @@ def _rope_kv_write_kernel(
             b = (b * scale).to(QKV.dtype.element_ty).to(tl.float32) * b_weight.to(tl.float32)
             a = a.to(QKV.dtype.element_ty).to(tl.float32)
             b = b.to(QKV.dtype.element_ty).to(tl.float32)
-        inv_freq = tl.load(InvFreq + o)
-        # If a float32 represents the position exactly, angles are float32, as in transformers. Else
-        # they are float64.
-        if position < 16777216:
-            angle = position.to(tl.float32) * inv_freq
-            cosines = tl.cos(angle) * amplitude
-            sines = tl.sin(angle) * amplitude
-        else:
-            wide = position.to(tl.float64) * inv_freq.to(tl.float64)
-            cosines = tl.cos(wide).to(tl.float32) * amplitude
-            sines = tl.sin(wide).to(tl.float32) * amplitude
+        cosines, sines = angles_of(position, tl.load(InvFreq + o), amplitude)
         turned = a * cosines - b * sines
         b = (b * cosines + a * sines).to(QKV.dtype.element_ty)
         a = turned.to(QKV.dtype.element_ty)
@@ -187,7 +192,7 @@ def rope_kv_write_torch(
     given, kv_heads = struct(Batch, table), k.shape[0]
     for i in range(min(qkv.shape[0], given.n - first_row)):
         row = given.row[first_row + i]
-        turn = _turn(row.position, rope)
+        turn = angles_torch(row.position, rope)
         q = _turned(_normed(qkv[i, :heads], rope.q_weight, rope.eps), turn)
         key = _normed(qkv[i, heads : heads + kv_heads], rope.k_weight, rope.eps)
         qkv[i, :heads] = q
@@ -205,8 +210,8 @@ def _normed(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.T
     return (y.float() * weight.float()).to(x.dtype)
 
 
-def _turn(position: int, rope: Rope) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the cosines and the sines [head_dim / 2] of the angles at a position."""
+def angles_torch(position: int, rope: Rope) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines [head_dim / 2] of a position's angles."""
     kind = torch.float32 if position < EXACT_FLOAT else torch.float64
     angle = torch.tensor(position, dtype=kind, device=rope.inv_freq.device) * rope.inv_freq.to(kind)
     return torch.cos(angle).float() * rope.amplitude, torch.sin(angle).float() * rope.amplitude

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .early import is_early, start_next, wait_for_previous
 from .norm import MAX_COLUMNS
 from .packed import GROUP, TURN, IntegerRows
 from .plan import DTYPES
@@ -55,12 +56,16 @@ def _round_rows_kernel(
     columns,
     eps,
     NORM: tl.constexpr,
-    BLOCK: tl.constexpr,  # columns, rounded up to a power of two
+    BLOCK: tl.constexpr,  # depends on the width alone
+    EARLY: tl.constexpr,  # launched early (early.py)
 ):
     """One program per row.  h = x, or x / sqrt(mean(x^2) + eps) * norm;  q = round(h / scale).
 
     bytes = rows * columns * (size + 1)
     """
+    if EARLY:
+        start_next()
+        wait_for_previous()
     row = tl.program_id(0).to(tl.int64)
     GROUPS: tl.constexpr = BLOCK // 32
     group = tl.arange(0, GROUPS).to(tl.int64)
@@ -86,18 +91,21 @@ def round_rows(
     out: IntegerRows,
     norm: torch.Tensor | None = None,
     eps: float = 0.0,
+    early: bool = False,
 ) -> IntegerRows:
     """Round rows to integers. If a norm's weight is given, rows are normalised first.
 
     x     [rows, columns]  float16, bfloat16 or float32; rows may be strided, columns may not
-    out   written for these rows and columns; other elements keep their values
-    norm  [columns]        same dtype, weight of the RMSNorm. The normalised row stays in float32
+    out   written for these rows and columns; padding in it stays as it is
+    norm  [columns]        same dtype; the normalised row is not rounded in between
+    early launch it early (early.py). It changes no bit
 
     Returns `out`. Allocates nothing, so it can be captured. Raises ValueError on any other shape,
     dtype or stride, and above 32768 columns.
     """
     _check(x, out, norm)
     rows, columns = x.shape
+    early = is_early(early, x.device)
     block = triton.next_power_of_2(max(columns, GROUP * TURN))
     _round_rows_kernel[(rows,)](
         *(x, x.stride(0), x if norm is None else norm),
@@ -105,8 +113,10 @@ def round_rows(
         *(out.sums, out.sums.stride(1), out.sums.stride(0), columns, eps),
         NORM=norm is not None,
         BLOCK=block,
+        EARLY=early,
         num_warps=num_warps(block),
         enable_fp_fusion=False,
+        launch_pdl=early,
     )
     return out
 

@@ -21,6 +21,7 @@ from .state import (
     RECORDS,
     SLOTS,
     Branch,
+    OnMiss,
     Sequence,
     check_words,
     mask_bits,
@@ -77,7 +78,7 @@ _DRAFT_IDLE = tl.constexpr(offset(Sequence, "draft_idle"))
 _FILLED = tl.constexpr(offset(Sequence, "filled"))
 _ON_MISS = tl.constexpr(offset(Sequence, "policy", "on_miss"))
 _STEPS = tl.constexpr(offset(Sequence, "policy", "burst"))
-_BURSTS = tl.constexpr(1)  # OnMiss::kBurst
+_BURSTS = tl.constexpr(int(OnMiss.BURST))
 _ROUNDS = tl.constexpr(RECORDS)
 _BRANCHES = tl.constexpr(offset(Sequence, "branches"))
 _BRANCH_WORDS = tl.constexpr(size(Branch))

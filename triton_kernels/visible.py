@@ -79,14 +79,12 @@ def _see_kernel(
     TILE_ROWS: tl.constexpr,
     SPLIT: tl.constexpr,
     FAN: tl.constexpr,
-    ROWS: tl.constexpr,  # 64
+    ROWS: tl.constexpr,  # 64: rows of the tables, and bits of a mask
+    M: tl.constexpr,  # at least `rows`: what this forward computes
 ):
-    """One program computes everything.
-
-    slot[r][j] is the slot of the j-th set bit of (chain, tail) of row r. leader(a) is the row of
-    a's tile whose slots begin with those of row a. Among several such rows, it is one with the most
-    slots, and of these the lowest."""
-    o_row = tl.arange(0, ROWS)
+    """One program.  slot[r][j] = slot of the j-th set bit of (chain, tail). leader(a) = the longest
+    row of a's tile whose slots begin with a's; the lowest of equals."""
+    o_row = tl.arange(0, M)
     o_bit = tl.arange(0, ROWS)
     always = o_row >= 0
     m_row = (first_row + o_row < tl.load(Table + TABLE_N)) & (o_row < rows)
@@ -121,7 +119,7 @@ def _see_kernel(
     before = tl.where(m_before, seat_of(p_row - ROW_WORDS, m_before), -1)
     is_after = (first_row + o_row == tl.load(Table + TABLE_N)) & (o_row < rows)  # first padding row
     starts = ((m_row & (seat != before)) | is_after | (o_row == 0)).to(tl.int32)
-    member = tl.where(o_row < rows, tl.cumsum(starts, axis=0) - 1, ROWS)
+    member = tl.where(o_row < rows, tl.cumsum(starts, axis=0) - 1, M)
     begins = (starts[None, :] != 0) & (o_row[None, :] <= o_row[:, None])
     its_first = tl.max(tl.where(begins, o_row[None, :], 0), axis=1)
     tile = its_first + (o_row - its_first) // TILE_ROWS * TILE_ROWS
@@ -137,12 +135,13 @@ def _see_kernel(
     follows = tl.where(no_tail[:, None], _is_beginning(chain_low, chain_high), tail_follows)
     same_tile = tile[:, None] == tile[None, :]
     follows = follows & same_tile & m_row[:, None] & m_row[None, :]
-    longest = tl.max(tl.where(follows, (count * ROWS + ROWS - 1 - o_row)[None, :], -1), axis=1)
-    leader = tl.where(m_row, ROWS - 1 - (longest & (ROWS - 1)), -1)
+    longest = tl.max(tl.where(follows, (count * M + M - 1 - o_row)[None, :], -1), axis=1)
+    leader = tl.where(m_row, M - 1 - (longest & (M - 1)), -1)
     leads = (leader == o_row).to(tl.int32)
     earlier = same_tile & (o_row[None, :] < o_row[:, None])
-    rank = tl.sum(tl.where(earlier, leads[None, :] + tl.zeros_like(depth), 0), axis=1)
-    in_tile = tl.sum(tl.where(same_tile, leads[None, :] + tl.zeros_like(depth), 0), axis=1)
+    none = tl.zeros((M, M), tl.int32)
+    rank = tl.sum(tl.where(earlier, leads[None, :] + none, 0), axis=1)
+    in_tile = tl.sum(tl.where(same_tile, leads[None, :] + none, 0), axis=1)
     tl.store(Meta + o_row, tl.where(m_row, count, -1))
     tl.store(Meta + ROWS + o_row, leader)
     tl.store(Meta + 2 * ROWS + tile + rank, o_row, mask=leads != 0)
@@ -152,7 +151,7 @@ def _see_kernel(
     first = tl.maximum(position - reach + 1, 0)
     far = head + 2 * ROWS
     led = (leader[None, :] == o_row[:, None]) & m_row[None, :]
-    led_first = tl.min(tl.where(led, first[None, :] + tl.zeros_like(depth), far[:, None]), axis=1)
+    led_first = tl.min(tl.where(led, first[None, :] + none, far[:, None]), axis=1)
     tl.store(Firsts + o_row, first, mask=always)
     tl.store(Firsts + ROWS + o_row, led_first, mask=always)
     high = tl.where(m_row, head + count, head)
@@ -162,7 +161,7 @@ def _see_kernel(
     its_head = _most(is_mine, head)
     its_low = -_most(is_mine, -low)
     its_storage = _most(is_mine, storage)
-    its_row = ROWS - _most(is_mine, ROWS - o_row)
+    its_row = M - _most(is_mine, M - o_row)
     its_rows = tl.sum(is_mine.to(tl.int32), axis=1)
     first_split = its_low // SPLIT
     splits = tl.maximum((_most(is_mine, high) + SPLIT - 1) // SPLIT - first_split, 1)
@@ -184,6 +183,14 @@ def _see_kernel(
         Members + 8 * ROWS + o_row, (tl.cumsum(tiles, axis=0) - tiles).to(tl.int64), mask=is_there
     )
     tl.store(Items + o_row, tl.cumsum(items, axis=0))
+    if M < ROWS:  # rows of the tables that this forward does not have
+        o_rest = tl.arange(0, ROWS)
+        m_rest = o_rest >= M
+        tl.store(Meta + o_rest, -1, mask=m_rest)
+        tl.store(Meta + ROWS + o_rest, -1, mask=m_rest)
+        tl.store(Firsts + o_rest, 0, mask=m_rest)
+        tl.store(Firsts + ROWS + o_rest, 2 * ROWS, mask=m_rest)
+        tl.store(Items + o_rest, tl.sum(items, axis=0), mask=m_rest)
 
 
 def see(
@@ -207,9 +214,15 @@ def see(
         SPLIT=plan.split_length,
         FAN=FAN,
         ROWS=MAX_ROWS,
-        num_warps=16,
+        M=plan.row_block,
+        num_warps=num_warps(plan.row_block),
     )
     return work
+
+
+def num_warps(rows: int) -> int:
+    """Warps of the program that computes this many rows."""
+    return min(16, rows // 4)
 
 
 def see_torch(

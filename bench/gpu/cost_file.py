@@ -9,8 +9,7 @@ from typing import Any
 
 from sbrt import check
 from sbrt.errors import InvalidInputError
-
-TARGET_ROWS = (16, 32, 64)  # rows of the target's graphs; a chain uses the smallest one that fits
+from sbrt.gpu.lane import ROWS as TARGET_ROWS
 
 LEAST_US = 0.1  # us; a shorter measured time is refused
 

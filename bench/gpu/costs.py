@@ -5,9 +5,10 @@
     python -m bench.gpu.costs h200-8b-1b --lanes LANES.json --out COSTS.json
 
 The first form estimates forwards and rounds of the pairs in PAIRS. --write puts the cost files into
-the package, where `--costs NAME` and `--simulate NAME` find them. --graph prints instead the nodes
-of one forward: T (target) or t (draft), and its rows. --lanes estimates nothing. It makes a cost
-file of the same form from the times that bench.lanes measured on a device.
+the package, where `--costs NAME` and `--simulate NAME` find them. --graph prints the nodes of one
+forward instead: T or t and rows, of the smallest graph that holds them. --lanes estimates nothing:
+it takes the times of forwards from the figures of bench.lanes on a device. The file has the same
+form.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,12 +145,22 @@ def nodes(model: Model, rows: int) -> list[Node]:
     from .nodes import H200, node_of
 
     config = _config(model.name)
-    graph = TARGET_ROWS[0] if model.is_draft else rows
+    graph = TARGET_ROWS[0] if model.is_draft else _graph_of(TARGET_ROWS, rows)
     lane = OfflineLane(config, model.is_draft, graph, H200.multiprocessors, storage=model.storage)
+    rows = _graph_of(lane.sizes, rows)
     context = min(CONTEXT, config.max_positions // 2)
     return [node_of(launch, H200, context) for launch in lane.launches(rows)]
 
 
+def _graph_of(sizes: Sequence[int], rows: int) -> int:
+    """The smallest of a lane's graphs that holds the rows. Raises InvalidInputError."""
+    found = next((size for size in sizes if size >= rows), None)
+    if found is None:
+        raise InvalidInputError(f"--graph: expected up to {sizes[-1]} rows, got {rows}")
+    return found
+
+
+@cache
 def _forward(model: Model, rows: int) -> Forward:
     from .nodes import H200
 
@@ -224,6 +236,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for name in args.names:
         check.one_of("NAME", name, PAIRS)
+    if (args.graph or args.lanes) and len(args.names) != 1:
+        raise InvalidInputError(f"NAME: expected one of {', '.join(PAIRS)}, got {len(args.names)}")
     args.names = args.names or list(PAIRS)
     if args.graph is not None:
         args.graph = _graph(args.graph)

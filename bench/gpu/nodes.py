@@ -140,9 +140,9 @@ def _linear(launch: Launch, context: int) -> Work:
     weights = given["W"].numel() * given["W"].element_size()
     inputs = given["BLOCK_M"] * given["k"] * given["X"].element_size()
     tiles = launch.programs / given["SPLITS"]
-    # With a norm and over 32 rows, a program waits for sums of squares before it loads weights.
-    waits = given["NORM"] and given["BLOCK_M"] > 32
-    chain = MEMORY_ACCESS + L2_ACCESS * (1 + waits) + ARRIVAL * (given["SPLITS"] > 1)
+    waits = given["NORM"] and given["BLOCK_M"] > 32  # for sums of squares, before its first weights
+    turns = given["HALF"] > 0  # angles and slots are read at the end
+    chain = MEMORY_ACCESS + L2_ACCESS * (1 + waits + turns) + ARRIVAL * (given["SPLITS"] > 1)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     loops = [(loop, given["SPLIT_TILES"])]
     return Work(weights, weights + tiles * inputs, chain, loops, given["SPLITS"])
@@ -158,7 +158,7 @@ def _integer_linear(launch: Launch, context: int) -> Work:
     inputs = given["rows"] * given["groups"] * (32 + 4 * numbers)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     turns = math.ceil(given["groups"] / given["TURN"])
-    chain = MEMORY_ACCESS + L2_ACCESS
+    chain = MEMORY_ACCESS + L2_ACCESS * (1 + (given["HALF"] > 0))
     return Work(weights, weights + launch.programs * inputs, chain, [(loop, turns)])
 
 

@@ -280,7 +280,7 @@ def linear_cases(device: torch.device) -> Iterator[Case]:
 
 def _linear(device: torch.device, name: str, n: int, k: int, how: str) -> Case:
     rows, gate, residual = 16, how == "gate", how == "residual"
-    plan = LinearPlan(rows, n, k, DTYPE, norm=not residual, gate=gate, residual=residual)
+    plan = LinearPlan(rows, n, k, dtype=DTYPE, norm=not residual, gate=gate, residual=residual)
     wide = 2 * n if gate else n
     count = copies(wide * k * DTYPE.itemsize, device)
     weight = torch.randn(count, wide, k, device=device, dtype=DTYPE) * k**-0.5

@@ -12,10 +12,9 @@ weights and the context's keys and values, but not the embedding, of which only 
 Then prompt pieces that follow the context are measured. Their rate of operations is compared with
 products of large matrices.
 
---positions: capacity of the rings. By default an engine uses 131072 for a Llama 3.x. With that
-value, each of the target's --rows needs a ring of 17 GB.
---products: `fused` has six nodes per layer, with our `linear`. `cublas` has nine, with torch's
-products.
+--positions: capacity of the rings. An engine takes 131072 for a Llama 3.x by default. That is a
+ring of 17 GB for each of the target's --rows.
+--products: five nodes a layer with our `linear`, or nine around torch's products.
 """
 
 from __future__ import annotations

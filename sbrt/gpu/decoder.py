@@ -1,18 +1,23 @@
 """Computes the forward of all model families, as calls of ops on fixed buffers.
 
-A layer is nine calls: norm (with the residual add), qkv, rope with the write to the ring,
-attention, o, norm, gate and up, silu, down. `LAYER_NODES` is nine, and a test counts the calls.
+`Forwards` is the loop over layers. `Decoder` is one form of it, with torch's products: a layer is
+nine calls, norm (with the residual add), qkv, rope with the write to the ring,
+attention, o, norm, gate and up, silu, down. `LAYER_NODES` is that number, and a test counts the
+calls. The other forms are in fused.py and integer.py.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 
 from .._core import FEATURE_LAYERS
 from ..model.config import ModelConfig
+from ..triton_kernels.heads import HeadTerms
 from ..triton_kernels.plan import AttentionPlan, Workspace
+from ..triton_kernels.product_plan import Heads
 from ..triton_kernels.rope import Rope
 from .ops import Ops, Run, copy, matmul, matmul_bias, matmul_float32
 from .prefill import Flash, Lengths, prefill_attention, read_lengths
@@ -29,7 +34,8 @@ class Buffers:
     h, x, normed [n, hidden]; qkv [n, heads + 2 kv_heads, head_dim]; attended [n, heads, head_dim];
     gate_up [n, 2 inner]; gated [n, inner]; logits float32 [max_rows, columns]; raw [64, columns] in
     the model's dtype, only where products cannot be float32; features [max_rows, 4, hidden] or
-    None; kv [2, layers, kv_heads, slots, head_dim].
+    None; kv [2, layers, kv_heads, slots, head_dim]; angles float32 [2, 64, head_dim / 2], the
+    cosines and sines of up to 64 rows.
     """
 
     h: torch.Tensor
@@ -43,6 +49,7 @@ class Buffers:
     raw: torch.Tensor | None
     features: torch.Tensor | None
     kv: torch.Tensor
+    angles: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -86,14 +93,12 @@ class Views:
         self.features = None if kept is None else kept[rows.first : rows.first + n]
 
 
-class Decoder:
-    """Records forwards of one lane. A Decoder allocates no memory, and computes nothing itself."""
+class Forwards(ABC):
+    """Records forwards of one lane. It allocates nothing, and computes nothing itself."""
 
-    def __init__(self, weights: Weights, ops: Ops, buffers: Buffers, rope: Rope) -> None:
+    def __init__(self, weights: Weights, ops: Ops, buffers: Buffers) -> None:
         self.weights, self.ops, self.buffers = weights, ops, buffers
-        config = self.config = weights.config
-        self.ropes = [rope_of(rope, layer, config.rms_eps) for layer in weights.layers]
-        self.keys, self.values = buffers.kv[0].unbind(0), buffers.kv[1].unbind(0)
+        self.config = weights.config
 
     def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
         """Record a forward. It writes K and V of every row to the row's slot.
@@ -109,7 +114,32 @@ class Decoder:
             if i == last and not with_logits:
                 return
             self.rest(run, rows, v, i)
-        self.finish(run, v)
+        self.finish(run, rows, v)
+
+    @abstractmethod
+    def start(self, run: Run, rows: Rows, v: Views) -> None:
+        """Record the embedding, and the keys that every row sees."""
+
+    @abstractmethod
+    def attention(self, run: Run, rows: Rows, v: Views, i: int) -> None:
+        """Record q, k and v of the normalised rows of layer i, and the write to the ring."""
+
+    @abstractmethod
+    def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
+        """Record attention, o, and the MLP of layer i."""
+
+    @abstractmethod
+    def finish(self, run: Run, rows: Rows, v: Views) -> None:
+        """Record the last norm and the logits, in float32."""
+
+
+class Decoder(Forwards):
+    """The form with torch's products, which takes any number of rows."""
+
+    def __init__(self, weights: Weights, ops: Ops, buffers: Buffers, rope: Rope) -> None:
+        super().__init__(weights, ops, buffers)
+        self.ropes = [rope_of(rope, layer, self.config.rms_eps) for layer in weights.layers]
+        self.keys, self.values = buffers.kv[0].unbind(0), buffers.kv[1].unbind(0)
 
     def prefill(self, run: Run, rows: PromptRows) -> None:
         """Record a forward of a prompt. The forward writes K and V of the rows to their slots. It
@@ -130,27 +160,35 @@ class Decoder:
             self.mlp(run, v, i)
 
     def start(self, run: Run, rows: Rows, v: Views) -> None:
-        """Record the embedding and the attention mask of every row."""
+        """See Forwards."""
         run(self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first)
         run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
 
     def attention(self, run: Run, rows: Rows | PromptRows, v: Views, i: int) -> None:
-        """Record norm, q, k and v, and the write of k and v to the ring."""
+        """See Forwards."""
         layer = self.weights.layers[i]
         self.norm(run, v, layer.attention_norm, i)
         self.linear(run, v.normed, layer.qkv, v.qkv)
+        self.rope(run, rows, v, i)
+
+    def rope(self, run: Run, rows: Rows | PromptRows, v: Views, i: int) -> None:
+        """Record rope, and the write to the ring."""
         run(
             self.ops.rope_kv_write, v.heads, self.keys[i], self.values[i], rows.table,
             self.ropes[i], first_row=rows.first,
         )  # fmt: skip
 
     def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Record attention, o, and the MLP."""
+        """See Forwards."""
+        self.attend(run, rows, v, i)
+        self.mlp(run, v, i)
+
+    def attend(self, run: Run, rows: Rows, v: Views, i: int) -> None:
+        """Record attention."""
         run(
             self.ops.branch_attention, v.queries, self.keys[i], self.values[i],
             plan=rows.plan, work=rows.work, out=v.attended,
         )  # fmt: skip
-        self.mlp(run, v, i)
 
     def mlp(self, run: Run, v: Views, i: int) -> None:
         """Record o and the MLP, which follow attention.
@@ -165,8 +203,8 @@ class Decoder:
         run(self.ops.silu_mul, v.gate_up, out=v.gated)
         self.linear(run, v.gated, layer.down, v.x)
 
-    def finish(self, run: Run, v: Views) -> None:
-        """Record the last norm and the logits."""
+    def finish(self, run: Run, rows: Rows, v: Views) -> None:
+        """See Forwards."""
         self.norm(run, v, self.weights.norm, len(self.weights.layers))
         if v.raw is not None:
             run(matmul, v.normed, self.weights.head, out=v.raw)
@@ -193,6 +231,49 @@ class Decoder:
             run(matmul, x, linear.weight, out=out)
         else:
             run(matmul_bias, x, linear.weight, linear.bias, out=out)
+
+
+class FewRows(Forwards):
+    """What the forms for up to 64 rows share: rope at the end of qkv, over a Decoder's buffers.
+
+    A model with norms of heads has rope in a call of its own, because a tile of qkv has only a part
+    of a head.
+    """
+
+    def __init__(self, plain: Decoder) -> None:
+        super().__init__(plain.weights, plain.ops, plain.buffers)
+        self.plain = plain
+        self.heads = heads_of(plain.weights)
+
+    def embed(self, run: Run, rows: Rows, v: Views, squares: torch.Tensor | None) -> None:
+        """Record the embedding, with the angles of every row; then the keys that it sees."""
+        has = self.heads is not None
+        run(
+            self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first,
+            squares=squares, rope=self.plain.ropes[0] if has else None,
+            angles=self.buffers.angles if has else None,
+        )  # fmt: skip
+        run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
+
+    def head_terms(self, rows: Rows, i: int) -> HeadTerms | None:
+        """What qkv of layer i needs to rotate heads; None for rope in a call of its own."""
+        if self.heads is None:
+            return None
+        keys, values = self.plain.keys[i], self.plain.values[i]
+        return HeadTerms(self.buffers.angles, rows.table, keys, values, rows.first)
+
+    def keep(self, run: Run, v: Views, i: int) -> None:
+        """Record the copies of the residual stream that are features."""
+        for block in feature_blocks(i, self.config.layers if v.features is not None else 0):
+            run(copy, v.h, out=v.features[:, block])
+
+
+def heads_of(weights: Weights) -> Heads | None:
+    """The heads of a product that rotates them itself; None if they have norms."""
+    config, layer = weights.config, weights.layers[0]
+    if layer.q_norm is not None:
+        return None
+    return Heads(config.heads, config.kv_heads, config.head_dim)
 
 
 def feature_blocks(layer: int, layers: int) -> range:

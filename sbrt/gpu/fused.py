@@ -1,26 +1,27 @@
-"""The forward of up to 64 rows in six calls per layer: products include norms, gate and residual.
+"""The forward of few rows in five calls a layer: products include norms, rope, gate and residual.
 
-The six calls of a layer: norm with qkv; rope with the write to the ring; attention; o with the
-residual; norm with gate and up; down with the residual. A norm reads sums of squares that the last
-writer of the residual stream left: the embedding, o or down. `LAYER_NODES` is six, and a test
-counts the calls.
+A layer is norm and qkv with rope and the write to the ring; attention; o with the residual; norm,
+gate and up; down with the residual. A norm reads sums of squares that the last writer of the
+residual stream left: the embedding, o or down. `LAYER_NODES` is that number, and a test counts the
+calls. A model with norms of heads (Qwen3) has one more, for rope.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from ..model.config import ModelConfig
+from ..triton_kernels.heads import HeadTerms
 from ..triton_kernels.linear import Terms
 from ..triton_kernels.linear_plan import LinearPlan, LinearWork
-from .decoder import Decoder, Rows, Views, feature_blocks
-from .ops import Run, copy
-from .weights import Layer, Linear
+from .decoder import Decoder, FewRows, Rows, Views, heads_of
+from .ops import Run
+from .weights import Linear, Weights
 
-LAYER_NODES = 6
+LAYER_NODES = 5
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,19 @@ class Products:
         yield from vars(self).values()
 
 
-def products_of(config: ModelConfig, layer: Layer, dtype: torch.dtype, rows: int) -> Products:
-    """Return the plans of a model's matrix products. The plans depend on the model's sizes and on
-    the weights that have a bias. Both are the same in every layer."""
-    c, queries = config, config.heads * config.head_dim
-    keys = config.kv_heads * config.head_dim
+def products_of(weights: Weights, rows: int) -> Products:
+    """The plans for a model, by its sizes and by which weights have a bias, the same in every
+    layer."""
+    c, layer = weights.config, weights.layers[0]
+    queries = c.heads * c.head_dim
+    keys = c.kv_heads * c.head_dim
 
-    def plan(n: int, k: int, linear: Linear | None, **how: bool) -> LinearPlan:
+    def plan(n: int, k: int, linear: Linear | None, **how: Any) -> LinearPlan:
         bias = linear is not None and linear.bias is not None
-        return LinearPlan(rows, n, k, dtype, bias=bias, **how)
+        return LinearPlan(rows, n, k, dtype=weights.dtype, bias=bias, **how)
 
     return Products(
-        qkv=plan(queries + 2 * keys, c.hidden, layer.qkv, norm=True),
+        qkv=plan(queries + 2 * keys, c.hidden, layer.qkv, norm=True, heads=heads_of(weights)),
         o=plan(c.hidden, queries, layer.o, residual=True),
         gate_up=plan(c.inner, c.hidden, layer.gate_up, norm=True, gate=True),
         down=plan(c.hidden, c.inner, layer.down, residual=True),
@@ -56,53 +58,31 @@ def products_of(config: ModelConfig, layer: Layer, dtype: torch.dtype, rows: int
     )
 
 
-class FusedDecoder:
-    """Records forwards of up to 64 rows of one lane. It uses the buffers of a Decoder."""
+class FusedDecoder(FewRows):
+    """Records forwards of up to 64 rows of one lane, over the buffers of a Decoder."""
 
     def __init__(self, plain: Decoder, products: dict[int, Products], work: LinearWork) -> None:
-        self.plain, self.products, self.work = plain, products, work
-        self.config, self.weights, self.ops = plain.config, plain.weights, plain.ops
-
-    def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
-        """Record a forward with the same results as Decoder.forward."""
-        v = Views(self.plain.buffers, rows, self.config.heads)
-        self.start(run, rows, v)
-        last = len(self.weights.layers) - 1
-        for i in range(last + 1):
-            self.attention(run, rows, v, i)
-            if i == last and not with_logits:
-                return
-            self.rest(run, rows, v, i)
-        self.finish(run, rows, v)
+        super().__init__(plain)
+        self.products, self.work = products, work
 
     def start(self, run: Run, rows: Rows, v: Views) -> None:
-        """Record the embedding with its sums of squares, and the attention mask of every row."""
-        run(
-            self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first,
-            squares=self.work.squares,
-        )  # fmt: skip
-        run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
+        """See Forwards. The embedding leaves its sums of squares."""
+        self.embed(run, rows, v, self.work.squares)
 
     def attention(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Record q, k and v of the normalised rows, and the write of k and v to the ring."""
-        layer, plain = self.weights.layers[i], self.plain
+        """See Forwards."""
+        layer, heads = self.weights.layers[i], self.head_terms(rows, i)
         run(
             self.ops.linear, v.h, layer.qkv.weight, plan=self.products[rows.count].qkv,
-            work=self.work, out=v.qkv, terms=self.normed(layer.attention_norm, layer.qkv),
+            work=self.work, out=v.qkv, terms=self.normed(layer.attention_norm, layer.qkv, heads),
         )  # fmt: skip
-        run(
-            self.ops.rope_kv_write, v.heads, plain.keys[i], plain.values[i], rows.table,
-            plain.ropes[i], first_row=rows.first,
-        )  # fmt: skip
+        if heads is None:
+            self.plain.rope(run, rows, v, i)
 
     def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Record attention, o, and the MLP. The products o and down add their results to h
-        themselves."""
-        layer, plain, plans = self.weights.layers[i], self.plain, self.products[rows.count]
-        run(
-            self.ops.branch_attention, v.queries, plain.keys[i], plain.values[i],
-            plan=rows.plan, work=rows.work, out=v.attended,
-        )  # fmt: skip
+        """See Forwards. Each product adds its result to h itself."""
+        layer, plans = self.weights.layers[i], self.products[rows.count]
+        self.plain.attend(run, rows, v, i)
         run(
             self.ops.linear, v.summed, layer.o.weight, plan=plans.o, work=self.work, out=v.h,
             terms=Terms(layer.o.bias, residual=v.h),
@@ -115,18 +95,18 @@ class FusedDecoder:
             self.ops.linear, v.gated, layer.down.weight, plan=plans.down, work=self.work, out=v.h,
             terms=Terms(layer.down.bias, residual=v.h),
         )  # fmt: skip
-        for block in feature_blocks(i, self.config.layers if v.features is not None else 0):
-            run(copy, v.h, out=v.features[:, block])
+        self.keep(run, v, i)
 
     def finish(self, run: Run, rows: Rows, v: Views) -> None:
-        """Record the last norm and the product that gives the logits, in float32."""
+        """See Forwards."""
         weights = self.weights
         run(
             self.ops.linear, v.h, weights.head, plan=self.products[rows.count].head,
             work=self.work, out=v.logits, terms=self.normed(weights.norm, None),
         )  # fmt: skip
 
-    def normed(self, norm: torch.Tensor, linear: Linear | None) -> Terms:
-        """Return the Terms (bias, norm weight, epsilon) of a product that first normalises its
-        rows."""
-        return Terms(linear.bias if linear else None, norm, self.config.rms_eps)
+    def normed(
+        self, norm: torch.Tensor, linear: Linear | None, heads: HeadTerms | None = None
+    ) -> Terms:
+        """Terms of a product whose rows are normalised first."""
+        return Terms(linear.bias if linear else None, norm, self.config.rms_eps, heads=heads)

@@ -1,28 +1,30 @@
 """The forward of up to 64 rows with quantised weights. Its products add integers, as on the CPU.
 
-A layer is nine calls: norm with rounding; qkv; rope with the write to the ring; attention;
-rounding; o with the residual; norm with rounding; gate and up, which round their result; down with
-the residual. A quantised file may also have float matrices. Their products are computed as in
-fused.py.
+A layer is eight calls: norm and rounding, qkv with rope and the write to the ring; attention;
+rounding, o with the residual; norm and rounding, gate and up, whose result is rounded as it is
+written; down with the residual. Matrices of floats, which a quantised file may also have, are
+multiplied as in fused.py. A model with norms of heads has one call more, for rope.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from ..triton_kernels.heads import HeadTerms
 from ..triton_kernels.integer_linear import IntegerTerms
 from ..triton_kernels.integer_plan import IntegerPlan
 from ..triton_kernels.linear import Terms
 from ..triton_kernels.linear_plan import LinearPlan, LinearWork
 from ..triton_kernels.packed import IntegerRows, PackedMatrix
-from .decoder import Decoder, Rows, Views, feature_blocks
-from .ops import Run, copy
+from .decoder import Decoder, FewRows, Rows, Views
+from .ops import Run
 from .weights import Linear, Weights
 
-LAYER_NODES = 9
+LAYER_NODES = 8
 
 
 @dataclass(frozen=True)
@@ -57,66 +59,55 @@ def float_plans(weights: Weights, rows: int) -> Iterator[LinearPlan]:
         yield _float_plan(rows, Linear(weights.head, None), dtype)
 
 
-def _float_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: bool) -> LinearPlan:
+def _float_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: Any) -> LinearPlan:
     assert isinstance(linear.weight, torch.Tensor)
     n, k = linear.weight.shape
     n = n // 2 if how.get("gate") else n
-    return LinearPlan(rows, n, k, dtype, bias=linear.bias is not None, **how)
+    return LinearPlan(rows, n, k, dtype=dtype, bias=linear.bias is not None, **how)
 
 
-def integer_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: bool) -> IntegerPlan:
-    """Return the plan of a product with a quantised matrix."""
+def integer_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: Any) -> IntegerPlan:
+    """The plan of a product with a quantised matrix."""
     weight = linear.weight
     assert isinstance(weight, PackedMatrix)
     n = weight.n // 2 if how.get("gate") else weight.n
     bias = linear.bias is not None
-    return IntegerPlan(rows, n, weight.k, weight.format, dtype, bias=bias, **how)
+    return IntegerPlan(rows, n, weight.k, weight.format, dtype=dtype, bias=bias, **how)
 
 
-class IntegerDecoder:
-    """Records forwards of up to 64 rows of one lane. It uses the buffers of a Decoder."""
+class IntegerDecoder(FewRows):
+    """Records forwards of up to 64 rows of one lane, over the buffers of a Decoder."""
 
     def __init__(self, plain: Decoder, integers: Integers, work: LinearWork) -> None:
-        self.plain, self.integers, self.work = plain, integers, work
-        self.config, self.weights, self.ops = plain.config, plain.weights, plain.ops
+        super().__init__(plain)
+        self.integers, self.work = integers, work
 
-    def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
-        """Record a forward with the same results as Decoder.forward, up to rounding."""
-        v = Views(self.plain.buffers, rows, self.config.heads)
-        self.plain.start(run, rows, v)
-        last = len(self.weights.layers) - 1
-        for i in range(last + 1):
-            self.attention(run, rows, v, i)
-            if i == last and not with_logits:
-                return
-            self.rest(run, rows, v, i)
-        x = self.normed(run, v, self.weights.norm, self.weights.head)
-        self.product(run, v, x, Linear(self.weights.head, None), v.logits)
+    def start(self, run: Run, rows: Rows, v: Views) -> None:
+        """See Forwards."""
+        self.embed(run, rows, v, None)
 
     def attention(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Record q, k and v of the normalised rows, and the write of k and v to the ring."""
-        layer, plain = self.weights.layers[i], self.plain
+        """See Forwards."""
+        layer, heads = self.weights.layers[i], self.head_terms(rows, i)
         x = self.normed(run, v, layer.attention_norm, layer.qkv.weight)
-        self.product(run, v, x, layer.qkv, v.qkv)
-        run(
-            self.ops.rope_kv_write, v.heads, plain.keys[i], plain.values[i], rows.table,
-            plain.ropes[i], first_row=rows.first,
-        )  # fmt: skip
+        self.product(run, v, x, layer.qkv, v.qkv, heads=heads)
+        if heads is None:
+            self.plain.rope(run, rows, v, i)
 
     def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Record attention, o, and the MLP. The products o and down add their results to h
-        themselves."""
-        layer, plain = self.weights.layers[i], self.plain
-        run(
-            self.ops.branch_attention, v.queries, plain.keys[i], plain.values[i],
-            plan=rows.plan, work=rows.work, out=v.attended,
-        )  # fmt: skip
+        """See Forwards. Each product adds its result to h itself."""
+        layer = self.weights.layers[i]
+        self.plain.attend(run, rows, v, i)
         attended = self.input(run, v.summed, layer.o.weight)
         self.product(run, v, attended, layer.o, v.h, residual=True)
         gated = self.input(run, self.gated(run, v, i), layer.down.weight)
         self.product(run, v, gated, layer.down, v.h, residual=True)
-        for block in feature_blocks(i, self.config.layers if v.features is not None else 0):
-            run(copy, v.h, out=v.features[:, block])
+        self.keep(run, v, i)
+
+    def finish(self, run: Run, rows: Rows, v: Views) -> None:
+        """See Forwards."""
+        x = self.normed(run, v, self.weights.norm, self.weights.head)
+        self.product(run, v, x, Linear(self.weights.head, None), v.logits)
 
     def normed(
         self, run: Run, v: Views, norm: torch.Tensor, weight: torch.Tensor | PackedMatrix
@@ -160,19 +151,20 @@ class IntegerDecoder:
         *,
         gate: bool = False,
         residual: bool = False,
+        heads: HeadTerms | None = None,
     ) -> None:
-        """Record y = x w^T + b and write it to `out`. gate: write the gated y. residual: out +=
-        y."""
+        """Record out = x w^T + b, its gate, out += it, or its heads."""
         rows, dtype, weight = v.h.shape[0], self.weights.dtype, linear.weight
+        own = self.heads if heads else None
         if isinstance(x, torch.Tensor):
-            plan = _float_plan(rows, linear, dtype, gate=gate, residual=residual)
-            terms = Terms(linear.bias, residual=out if residual else None)
+            plan = _float_plan(rows, linear, dtype, gate=gate, residual=residual, heads=own)
+            terms = Terms(linear.bias, residual=out if residual else None, heads=heads)
             run(self.ops.linear, x, weight, plan=plan, work=self.work, out=out, terms=terms)
             return
         rounded = out if isinstance(out, IntegerRows) else None
         plan = integer_plan(
-            rows, linear, dtype, gate=gate, residual=residual, rounds=rounded is not None
+            rows, linear, dtype, gate=gate, residual=residual, rounds=rounded is not None, heads=own
         )
-        terms = IntegerTerms(linear.bias, out if residual else None, rounded)
+        terms = IntegerTerms(linear.bias, out if residual else None, rounded, heads)
         out = None if rounded else out
         run(self.ops.integer_linear, x, weight, plan=plan, out=out, terms=terms)

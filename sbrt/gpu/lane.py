@@ -71,7 +71,7 @@ def model_of(
     None: there are graphs of several sizes (EngineConfig.mode fast).
     memory: maximum bytes of the weights and one lane together. Default: 9/10 of the free memory.
     attention: the backend for prompts, see flash_for.
-    products: "fused" gives six graph nodes per layer; "cublas" gives nine, with torch's products.
+    products: "fused" gives five graph nodes per layer; "cublas" gives nine, with torch's products.
     on_bind: called with every lane. eager: run ops one by one, without graphs.
     programmatic_launch: a kernel starts before the previous kernel has ended.
     target: the model whose embedding a draft shares. Raises EngineError without the device,

@@ -98,16 +98,14 @@ def ops_named(name: str) -> Ops:
     return ALL[name]
 
 
+EARLY = ("linear", "integer_linear", "round_rows", "rope_kv_write", "branch_attention")
+
+
 def early(ops: Ops, asked: bool = True) -> Ops:
-    """Return `ops`. If `asked`, linear and rope_kv_write start before the previous kernel has ended
-    (triton_kernels/early.py)."""
+    """`ops`; if asked, those of EARLY are launched early (triton_kernels/early.py)."""
     if not asked or ops.name != TRITON.name:
         return ops
-    return replace(
-        ops,
-        linear=partial(ops.linear, early=True),
-        rope_kv_write=partial(ops.rope_kv_write, early=True),
-    )
+    return replace(ops, **{name: partial(getattr(ops, name), early=True) for name in EARLY})
 
 
 def matmul(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:

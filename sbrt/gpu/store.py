@@ -17,8 +17,7 @@ from ..triton_kernels.draw import Scores
 from ..triton_kernels.linear_plan import LinearWork, linear_work
 from ..triton_kernels.packed import IntegerRows, integer_sizes
 from ..triton_kernels.plan import AttentionPlan, Workspace, architecture_of, workspace
-from ..triton_kernels.shaping import Shaping
-from ..triton_kernels.state import MAX_ROWS, MAX_STEP_ROWS, SLOTS
+from ..triton_kernels.state import KEY_PANEL, MAX_ROWS, MAX_STEP_ROWS, SLOTS
 from .decoder import Buffers, attention_plan
 from .fused import Products, products_of
 from .integer import Integers, float_plans, widest
@@ -26,10 +25,8 @@ from .memory import Arena, MemoryPlan
 from .prefill import Flash, Lengths, prefill_sizes, reserved_bytes
 from .weights import Weights
 
-STEP_ROWS = (1, 4, 16, 64)  # numbers of rows of a draft's graphs; 128, 256 and 512 follow as needed
-FAST_ROWS = (1, 4, 16, 32, 64)  # numbers of rows of a target's graphs, if they may differ
-# If there are several seats, the number of slots of each is a multiple of this (csrc/ring/shape.h).
-KEY_PANEL = 16
+STEP_ROWS = (1, 4, 16, 64)  # in a draft's graphs, then multiples of 64
+FAST_ROWS = (1, 4, 16, 32, 64)  # in a target's graphs, if it may have several sizes
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,7 @@ class LaneStore:
         self.window = min(config.window or shape.max_len, shape.max_len)
         self.capacity = self.window + SLOTS
         own = self.capacity + shape.branches * shape.tail_slots
+        # Each of several seats has whole panels, as in csrc/ring/shape.h.
         self.seat_slots = own if shape.seats == 1 else -(-own // KEY_PANEL) * KEY_PANEL
         self.slots = shape.seats * self.seat_slots
         self.is_whole = shape.is_draft or rows is None  # True if one forward computes up to 64 rows
@@ -145,8 +143,7 @@ class LaneStore:
         )
 
     def _products(self, count: int) -> Products:
-        weights = self.weights
-        return products_of(weights.config, weights.layers[0], weights.dtype, count)
+        return products_of(self.weights, count)
 
     def _linear_sizes(self) -> LinearWork:
         plans = [plan for each in self.products.values() for plan in each]
@@ -169,6 +166,7 @@ class LaneStore:
             "gated": (c.inner,),
         }.items():
             plan.add("activations", name, (self.fed[-1], *sizes), dtype)
+        plan.add("activations", "angles", (2, MAX_ROWS, c.head_dim // 2), torch.float32)
         most = self.sizes[-1]
         plan.add("logits", "logits", (most, c.columns), torch.float32)
         if dtype != torch.float32 and self.device.type != "cuda":
@@ -214,7 +212,8 @@ class LaneStore:
 
     def _buffers(self) -> Buffers:
         known = {item.name for item in self.memory.items}
-        names = ("h", "x", "normed", "qkv", "attended", "gate_up", "gated", "logits", "kv")
+        names = ("h", "x", "normed", "qkv", "attended", "gate_up", "gated", "angles")
+        names += ("logits", "kv")
         return Buffers(
             **{name: self.arena[name] for name in names},
             raw=self.arena["raw"] if "raw" in known else None,

@@ -127,6 +127,10 @@ LANES = cost_file.Lanes(
 )
 
 
+def test_rows_are_those_of_the_smallest_graph_that_holds_them():
+    assert [costs._graph_of([1, 4, 16, 64], rows) for rows in (1, 5, 64)] == [1, 16, 64]
+
+
 def test_lanes_share_the_memory_of_one_device():
     file = cost_file.cost_file(LANES, 1, "x")
     assert file["T"] == {"1": 100.0, "16": 100.0, "17": 120.0, "32": 120.0}
@@ -194,9 +198,12 @@ def test_figures_that_are_none_are_refused(capsys, tmp_path, report, said):
     ("words", "said"),
     [
         (["h100"], "NAME: expected one of h200-8b-1b"),
-        (["--graph", "x16"], "--graph: expected T or t and rows"),
-        (["--graph", "T0"], "--graph: expected an integer from 1 to 512"),
-        (["--lanes", "x.json"], "--lanes: expected it with --out"),
+        (["h200-demo", "--graph", "x16"], "--graph: expected T or t and rows"),
+        (["h200-demo", "--graph", "T0"], "--graph: expected an integer from 1 to 512"),
+        (["h200-demo", "--graph", "T100"], "--graph: expected up to 64 rows, got 100"),
+        (["--graph", "T16"], "NAME: expected one of h200-8b-1b"),
+        (["h200-demo", "h200-8b-1b", "--graph", "T16"], "got 2"),
+        (["h200-demo", "--lanes", "x.json"], "--lanes: expected it with --out"),
         (["h200-8b-1b"], "costs: expected Triton's compiler, got TRITON_INTERPRET=1"),
     ],
 )

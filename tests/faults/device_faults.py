@@ -25,6 +25,13 @@ FAULTS = (
         ("triton_kernels/test_integer_linear.py",),
     ),
     Fault(
+        "a product with heads rotates values, too",
+        "triton_kernels/heads.py",
+        "first = tl.where(is_value, a, a * cosines - b * sines).to(dtype)",
+        "first = (a * cosines - b * sines).to(dtype)",
+        ("triton_kernels/test_heads.py",),
+    ),
+    Fault(
         "the modules export operator new",
         "csrc/core/exports.map",
         "  local: *;\n",

@@ -14,6 +14,7 @@ from sbrt import EngineError, _probe
 from sbrt.gpu import decoder, fused, ops
 from sbrt.gpu.recorder import Piece, Tape, TapeRecorder
 from sbrt.triton_kernels import state
+from sbrt.triton_kernels.linear import Terms
 
 HEDGE = "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -120,9 +121,9 @@ def test_choices_of_padding_are_not_written(play, lanes, table):
 
 # --- memory that is written ---
 
-WRITTEN = {  # {op: indices or names of the arguments that it writes}
-    "embed_torch": ("out", "squares"),
-    "linear_torch": ("out", "work"),
+WRITTEN = {  # by op: indices or names of the arguments that it writes
+    "embed_torch": ("out", "squares", "angles"),
+    "linear_torch": ("out", "work", "terms"),
     "see_torch": (2,),
     "rms_norm_torch": ("out", "residual"),
     "rope_kv_write_torch": (0, 1, 2),
@@ -138,6 +139,9 @@ WRITTEN = {  # {op: indices or names of the arguments that it writes}
 
 
 def tensors(value):
+    """Those of an argument that are written: of terms, the storage of heads."""
+    if isinstance(value, Terms):
+        return [] if value.heads is None else [value.heads.k, value.heads.v]
     return [value] if isinstance(value, torch.Tensor) else list(vars(value).values())
 
 
@@ -272,8 +276,8 @@ def test_nodes_of_a_layer(tools, tmp_path, capsys, products, expected):
     assert each == expected
 
 
-def test_six_nodes_are_the_default():
-    assert fused.LAYER_NODES == 6
+def test_five_nodes_are_the_default():
+    assert fused.LAYER_NODES == 5
     assert ops.TRITON.fused
     assert ops.TORCH.fused
 

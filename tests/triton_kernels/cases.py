@@ -4,6 +4,8 @@ from collections import namedtuple
 
 import torch
 
+from sbrt.triton_kernels.product_plan import Heads
+
 DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32}
 
 # A kernel with everything that a launch gives the compiler. types: types of the arguments, without
@@ -23,3 +25,14 @@ MODELS = {
 def ones(sizes):
     """Return the sizes that are 1, because a launch compiles the value 1 into the kernel."""
     return {name: value for name, value in sizes.items() if value == 1}
+
+
+def heads_of(hidden, q, qkv):
+    """The heads of a model of MODELS. Those of a small model are narrow."""
+    head_dim = 128 if hidden == 4096 else 64 if hidden > 128 else 32
+    return Heads(q // head_dim, (qkv - q) // 2 // head_dim, head_dim)
+
+
+def head_types(dtype):
+    """The types of arguments that a product with heads has in addition."""
+    return {"Angles": "*fp32", "Table": "*i32", "K": dtype, "V": dtype}

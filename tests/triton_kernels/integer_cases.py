@@ -4,7 +4,7 @@ from sbrt.triton_kernels import integer_linear
 from sbrt.triton_kernels.integer_plan import IntegerPlan
 from sbrt.triton_kernels.packed import PackedFormat
 
-from .cases import DTYPES, MODELS, Case, ones
+from .cases import DTYPES, MODELS, Case, head_types, heads_of, ones
 
 FORMATS = {
     "int8": PackedFormat("int8", 64),
@@ -21,7 +21,7 @@ def integer_products(rows, dtype, kind):
     for model in ("1B", "8B"):
         hidden, inner, q, qkv, vocab = MODELS[model]
         given = {"rows": rows, "dtype": dtype, "format": FORMATS[kind]}
-        yield f"{model} qkv", IntegerPlan(n=qkv, k=hidden, **given)
+        yield f"{model} qkv", IntegerPlan(n=qkv, k=hidden, heads=heads_of(hidden, q, qkv), **given)
         yield f"{model} o", IntegerPlan(n=hidden, k=q, residual=True, **given)
         yield f"{model} gate_up", IntegerPlan(n=inner, k=hidden, gate=True, rounds=True, **given)
         yield f"{model} down", IntegerPlan(n=hidden, k=inner, residual=True, **given)
@@ -34,6 +34,7 @@ def integer_cases():
     for dtype, torch_dtype in DTYPES.items():
         for kind, known in FORMATS.items():
             types = dict.fromkeys(("Bias", "Residual", "Out"), dtype) | {
+                **head_types(dtype),
                 **dict.fromkeys(("Q", "OutQ"), "*i8"),
                 **dict.fromkeys(("XScale", "OutScale", "Scale", "Minimum"), "*fp32"),
                 **dict.fromkeys(("Sums", "OutSums"), "*i32"),

@@ -43,7 +43,7 @@ from sbrt.triton_kernels.choose_plan import ChoosePlan
 from sbrt.triton_kernels.linear_plan import LinearPlan
 from sbrt.triton_kernels.plan import FAN, AttentionPlan
 
-from .cases import DTYPES, MODELS, Case, ones
+from .cases import DTYPES, MODELS, Case, head_types, heads_of, ones
 from .integer_cases import integer_cases
 
 ARCHITECTURES = (80, 90, 100)
@@ -68,7 +68,9 @@ def see_cases():
     types = dict.fromkeys(("Table", "Slots", "Meta", "Items"), "*i32")
     types |= dict.fromkeys(("Firsts", "Members"), "*i64")
     constants = {"TILE_ROWS": 16, "SPLIT": 256, "FAN": FAN, "ROWS": 64}
-    yield Case(visible._see_kernel, "", "*i32", types, constants, 16, True, True)
+    for rows in (16, 64):
+        given, warps = constants | {"M": rows}, visible.num_warps(rows)
+        yield Case(visible._see_kernel, f"{rows} rows", "*i32", types, given, warps, True, True)
 
 
 def attention_plans(dtype):
@@ -136,9 +138,13 @@ def gate_cases():
 
 def embed_cases():
     for dtype in DTYPES:
-        types = {"Table": "*i32", "Weight": dtype, "Out": dtype, "Squares": "*fp32"}
+        types = {"Table": "*i32", "Weight": dtype, "Out": dtype, "amplitude": "fp32"}
+        types |= dict.fromkeys(("Squares", "Angles", "InvFreq"), "*fp32")
         constants = {"BLOCK": embed.BLOCK, "PART": norm.PART, "HAS_SQUARES": True}
-        yield Case(embed._embed_kernel, "", dtype, types, constants, 4, True, True)
+        for half in (0, 64):
+            given = constants | {"HALF": half, "ROWS": 64}
+            name = "angles" if half else ""
+            yield Case(embed._embed_kernel, name, dtype, types, given, 4, True, half > 0)
 
 
 def is_wanted(model, rows, dtype):
@@ -158,7 +164,8 @@ def products(rows, dtype):
         if not is_wanted(model, rows, dtype):
             continue
         given = {"rows": rows, "dtype": dtype}
-        yield f"{model} qkv", LinearPlan(n=qkv, k=hidden, norm=True, **given)
+        heads = heads_of(hidden, q, qkv)
+        yield f"{model} qkv", LinearPlan(n=qkv, k=hidden, norm=True, heads=heads, **given)
         yield f"{model} o", LinearPlan(n=hidden, k=q, residual=True, **given)
         yield f"{model} gate_up", LinearPlan(n=inner, k=hidden, norm=True, gate=True, **given)
         yield f"{model} down", LinearPlan(n=hidden, k=inner, residual=True, **given)
@@ -168,6 +175,7 @@ def products(rows, dtype):
 def linear_cases():
     for dtype, torch_dtype in DTYPES.items():
         types = dict.fromkeys(("X", "W", "Bias", "Norm", "Residual", "Out"), dtype)
+        types |= head_types(dtype)
         types |= {"Squares": "*fp32", "Partial": "*fp32", "Counters": "*i32", "eps": "fp32"}
         for rows in (1, 16, 32, 64):
             for name, plan in products(rows, torch_dtype):
@@ -185,7 +193,7 @@ def round_cases():
         for norm_too, columns in ((True, 4096), (False, 4096), (True, 2048)):
             types = {"X": dtype, "Norm": dtype, "Q": "*i8", "Scales": "*fp32", "Sums": "*i32"}
             types |= {"eps": "fp32"}
-            constants = {"NORM": norm_too, "BLOCK": columns}
+            constants = {"NORM": norm_too, "BLOCK": columns, "EARLY": False}
             kernel, warps = round_rows._round_rows_kernel, round_rows.num_warps(columns)
             name = f"{columns} columns" + ", norm" * norm_too
             yield Case(kernel, name, dtype, types, constants, warps, False, columns == 4096)

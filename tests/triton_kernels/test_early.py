@@ -25,7 +25,8 @@ KERNELS = sorted((ROOT / "triton_kernels").glob("*.py"))
 WEIGHTS = {"W"}  # kernel arguments that no kernel writes
 # Calls that may come before the wait, because they compute addresses and read no memory.
 PURE = {"tl.arange", "tl.minimum", "tl.program_id", "item.to", "tl.arange(0, BLOCK_M).to",
-        "tl.program_id(0).to", "(item % SPLITS).to"}  # fmt: skip
+        "tl.program_id(0).to", "(item % SPLITS).to", "columns_of",
+        "(2 * n if GATE else n).to"}  # fmt: skip
 PREFETCH = "_prefetch_weights"
 
 
@@ -97,9 +98,9 @@ def test_before_the_wait_only_weights_are_touched(path):
             assert ast.unparse(given["launch_pdl"]) == "early", name
 
 
-def test_products_and_rope_can_be_early():
+def test_the_kernels_of_a_layer_can_be_early():
     found = {f.name for path in KERNELS for f in kernels(ast.parse(path.read_text()))}
-    assert found == {"_linear_kernel", "_rope_kv_write_kernel"}
+    assert found == {f"_{name}_kernel" for name in ops.EARLY}
 
 
 GOOD = """
@@ -137,8 +138,7 @@ def test_what_breaks_the_rule_is_found(old, new, said):
         assert any(said in fault for fault in found), found
 
 
-# Compiles the launches of a layer of an 8B model, with early launch. Prints each kernel's local
-# memory and opcodes.
+# Compiles the launches of an 8B's layer and head, early, and prints what each does before its wait.
 COMPILED = """
 import json, sys
 from dataclasses import replace
@@ -147,9 +147,10 @@ from bench.gpu.launches import OfflineLane
 from bench.models.real import config_of
 from sbrt.gpu import ops
 nothing = lambda *args, **given: None
-early = replace(ops.early(ops.TRITON), **dict.fromkeys(("embed", "see", "branch_attention",
-                "choose"), nothing))
-lane = OfflineLane(replace(config_of("8b"), layers=1), False, 16, 132, early, int(sys.argv[1]))
+early = replace(ops.early(ops.TRITON), **dict.fromkeys(("embed", "see", "choose"), nothing))
+architecture, storage = int(sys.argv[1]), sys.argv[2]
+config = replace(config_of("8b"), layers=1)
+lane = OfflineLane(config, False, 16, 132, early, architecture, storage=storage)
 for launch in lane.launches(16):
     opcodes = [name for name, _ in launch.binary.found]
     print(json.dumps([launch.kernel, launch.binary.local, opcodes]))
@@ -158,24 +159,35 @@ for launch in lane.launches(16):
 READS = ("LD", "ST", "ATOM", "RED", "UBLKCP", "TEX", "SULD")
 
 
+LAUNCHED = {
+    "bfloat16": ["linear", "branch_attention", *["linear"] * 4],
+    "int8": [
+        *("round_rows", "integer_linear", "branch_attention"),
+        *(("round_rows", "integer_linear") * 2),
+        *("integer_linear", "round_rows", "integer_linear"),
+    ],
+}
+
+
+@pytest.mark.parametrize("storage", LAUNCHED)
 @pytest.mark.parametrize("architecture", [90, pytest.param(100, marks=pytest.mark.exact)])
-def test_compilers_keep_the_order(architecture):
+def test_compilers_keep_the_order(architecture, storage):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(ROOT / "build" / "triton")
-    command = [sys.executable, "-c", COMPILED, str(architecture)]
+    command = [sys.executable, "-c", COMPILED, str(architecture), storage]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [name for name, *_ in found] == ["linear", "rope_kv_write", *["linear"] * 4]
+    assert [name for name, *_ in found] == LAUNCHED[storage]
     for name, local, opcodes in found:
-        assert local == 0 or name != "linear"
+        assert local == 0
         [wait] = [i for i, opcode in enumerate(opcodes) if opcode == "ACQBULK"]
         assert [opcode for opcode in opcodes[:wait] if opcode == "PREEXIT"], name
         touched = {o for o in opcodes[:wait] if o.startswith(READS) and not o.startswith("LDC")}
         assert touched == set(), name
         prefetched = [o for o in opcodes[:wait] if o.startswith("CCTL")]
         assert set(prefetched) <= {"CCTL.E.PF2"}
-        assert bool(prefetched) == (name == "linear")
+        assert bool(prefetched) == name.endswith("linear")
 
 
 def test_the_flag_changes_nothing_where_it_cannot():
@@ -184,7 +196,7 @@ def test_the_flag_changes_nothing_where_it_cannot():
     assert ops.early(ops.TORCH) is ops.TORCH
     assert ops.early(ops.TRITON, False) is ops.TRITON
     early = ops.early(ops.TRITON)
-    assert early.linear.keywords == early.rope_kv_write.keywords == {"early": True}
+    assert all(getattr(early, name).keywords == {"early": True} for name in ops.EARLY)
     assert early.see is ops.TRITON.see
 
 

@@ -53,7 +53,7 @@ def products(name, matrix, x, device, bias=None, residual=None):
     """Return {op: product in float32} for the kernel and for the twin."""
     count, (n, k) = len(x), matrix.levels.shape
     plan = IntegerPlan(
-        count, n, k, format_of(name), torch.float32,
+        count, n, k, format_of(name), dtype=torch.float32,
         bias=bias is not None, residual=residual is not None,
     )  # fmt: skip
     weight, found = packed(name, matrix, device), {}
@@ -90,7 +90,7 @@ class Wide(IntegerPlan):
 def test_wide_tiles_are_the_cpus(device, name):
     matrix, x = Matrix(name, 70, 200), rows(3, 200)
     want = matrix.packed().run(x, integers="portable")
-    plan = Wide(3, 70, 200, format_of(name), torch.float32)
+    plan = Wide(3, 70, 200, format_of(name), dtype=torch.float32)
     given = round_rows(torch.from_numpy(x).to(device), out=anything(200, device))
     out = torch.full((3, 70), float("nan"), device=device)
     integer_linear(given, packed(name, matrix, device), plan=plan, out=out)
@@ -143,7 +143,7 @@ def test_a_gate_writes_the_next_products_rows(device, name):
     matrix, x = Matrix(name, 2 * n, k), rows(count, k)
     product = torch.from_numpy(matrix.packed().run(x, integers="portable"))
     want = silu_torch(product[:, :n]) * product[:, n:]
-    plan = IntegerPlan(count, n, k, format_of(name), torch.float32, gate=True, rounds=True)
+    plan = IntegerPlan(count, n, k, format_of(name), dtype=torch.float32, gate=True, rounds=True)
     for rounds, multiplies in OPS.values():
         given = rounds(torch.from_numpy(x).to(device), out=anything(k, device))
         out = anything(n, device)
@@ -188,5 +188,5 @@ def test_narrow_tiles_take_longer_turns():
     sizes = [(n, k) for n in (100, 8000, 20000) for k in (384, 1024)]
     plans = [IntegerPlan(16, n, k, format_of("int8")) for n, k in sizes]
     found = {(plan.block_n, plan.turn) for plan in plans}
-    assert found == {(16, 4), (16, 8), (32, 4), (64, 4)}
+    assert found == {(16, 4), (16, 8), (32, 4), (32, 8), (64, 4)}
     assert {plan.shares_groups for plan in plans} == {True, False}

@@ -104,21 +104,21 @@ def check(plan, device, **how):
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_its_twin(device, kind, rows):
     for n, k in ((67, 32), (32, 48), (96, 200)):
-        check(LinearPlan(rows, n, k, torch.float32, **KINDS[kind]), device)
+        check(LinearPlan(rows, n, k, dtype=torch.float32, **KINDS[kind]), device)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_halves_equal_the_twin(device, kind, dtype):
     for rows, n, k in ((1, 67, 32), (17, 65, 300)):
-        check(LinearPlan(rows, n, k, dtype, **KINDS[kind]), device)
+        check(LinearPlan(rows, n, k, dtype=dtype, **KINDS[kind]), device)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("splits", [2, 3, 5])
 def test_splits_equal_the_twin(device, kind, splits):
     for dtype, k in ((torch.float32, 160), (torch.float16, 560)):
-        plan = LinearPlan(3, 70, k, dtype, splits=splits, **KINDS[kind])
+        plan = LinearPlan(3, 70, k, dtype=dtype, splits=splits, **KINDS[kind])
         assert plan.cuts == splits
         check(plan, device)
 
@@ -126,7 +126,7 @@ def test_splits_equal_the_twin(device, kind, splits):
 @pytest.mark.parametrize("splits", [1, 3])
 def test_in_place(device, splits):
     for dtype in (torch.float32, torch.float16):
-        plan = LinearPlan(5, 130, 96, dtype, residual=True, splits=splits)
+        plan = LinearPlan(5, 130, 96, dtype=dtype, residual=True, splits=splits)
         product = Product(plan, device)
         out, squares = product.run()
         again, its = product.run(in_place=True)
@@ -136,7 +136,7 @@ def test_in_place(device, splits):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_logits_of_halves_are_not_rounded(device, dtype):
-    plan = LinearPlan(4, 67, 64, dtype, norm=True)
+    plan = LinearPlan(4, 67, 64, dtype=dtype, norm=True)
     product = Product(plan, device)
     out, _ = product.run(out_dtype=torch.float32)
     want, _ = product.run(linear_torch, out_dtype=torch.float32)
@@ -166,7 +166,7 @@ def test_the_twin_rounds_where_the_ops_do(device, kind, dtype):
     """Sums of squares are added in another order. So float32 results may differ by a rounding, and
     16-bit results seldom do."""
     for rows, n, k in ((1, 48, 32), (16, 67, 200)):
-        product = Product(LinearPlan(rows, n, k, dtype, **KINDS[kind]), device)
+        product = Product(LinearPlan(rows, n, k, dtype=dtype, **KINDS[kind]), device)
         got, want = product.run(linear_torch)[0], by_ops(product)
         if dtype == torch.float32 or product.plan.norm:
             close(got, want, product.plan)
@@ -184,7 +184,7 @@ ORDER = (9, 2, 15, 0, 7)  # rows, of 16, that are computed again without the oth
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_a_row_has_the_same_bits_whatever_the_others(device, dtype, kind, splits):
-    plan = LinearPlan(16, 67, 400, dtype, splits=splits, **KINDS[kind])
+    plan = LinearPlan(16, 67, 400, dtype=dtype, splits=splits, **KINDS[kind])
     full = Product(plan, device)
     want, left = full.run()
     fewer = Product(plan, device)  # the same values, but other row indices, and NaN as padding
@@ -203,8 +203,10 @@ def test_a_row_has_the_same_bits_whatever_the_others(device, dtype, kind, splits
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("kind", ["plain", "gate", "residual"])
 def test_a_row_has_the_same_bits_however_many_they_are(device, kind, splits):
-    """The plans have the same tiles. They run the same kernel with a different number of rows."""
-    wide = Product(LinearPlan(16, 67, 160, torch.float32, splits=splits, **KINDS[kind]), device)
+    """Plans with the same tiles share a compiled kernel, except for the number of rows."""
+    wide = Product(
+        LinearPlan(16, 67, 160, dtype=torch.float32, splits=splits, **KINDS[kind]), device
+    )
     want, _ = wide.run()
     for rows in (1, 3, 15):
         fewer = Product(wide.plan, device)
@@ -215,7 +217,7 @@ def test_a_row_has_the_same_bits_however_many_they_are(device, kind, splits):
 
 
 def test_a_nan_row_stays_alone(device):
-    plan = LinearPlan(4, 70, 96, torch.float32, norm=True, gate=True, splits=3)
+    plan = LinearPlan(4, 70, 96, dtype=torch.float32, norm=True, gate=True, splits=3)
     product = Product(plan, device)
     want, _ = product.run()
     product.x[2, 5] = float("nan")
@@ -251,7 +253,7 @@ def test_a_plan_fills_the_machine(model, name):
 def test_one_work_is_for_many_plans():
     plans = [LinearPlan(16, *LAYER[name](64, 96, 128)[:2], **LAYER[name](64, 96, 128)[2])
              for name in LAYER]  # fmt: skip
-    work = linear_work([*plans, LinearPlan(64, 64, 512, torch.float32, splits=4)], "cpu")
+    work = linear_work([*plans, LinearPlan(64, 64, 512, dtype=torch.float32, splits=4)], "cpu")
     assert work.partial.numel() == 4 * 64 * 64
     assert work.counters.numel() == 3
     assert work.squares.shape == (1, 64)
@@ -264,7 +266,7 @@ def test_one_work_is_for_many_plans():
         ({"rows": 65}, "rows: expected a value from 1 to 64 but got 65"),
         ({"n": 0}, "n, k: expected at least 1"),
         ({"dtype": torch.float64}, "dtype: expected one of"),
-        ({"gate": True, "residual": True}, "expected a residual alone"),
+        ({"gate": True, "residual": True}, "expected a residual or a gate"),
         ({"norm": True, "residual": True}, "expected a residual alone"),
         ({"splits": 0}, "splits: expected at least 1"),
     ],
@@ -289,14 +291,17 @@ def no_work():
         ({"out": torch.ones(2, 5)}, r"out.shape: expected \(2, 4\)"),
         ({"out": torch.ones(2, 4).half()}, "out.dtype: expected torch.float32"),
         ({"terms": Terms(bias=torch.ones(4))}, "bias: expected none by the plan"),
-        ({"plan": LinearPlan(2, 4, 8, torch.float32, norm=True)}, "norm: expected one by the"),
+        (
+            {"plan": LinearPlan(2, 4, 8, dtype=torch.float32, norm=True)},
+            "norm: expected one by the",
+        ),
         ({"work": no_work()}, "work: expected room for"),
         ({"weight": torch.ones(4, 8, device="meta")}, "weight.device: expected cpu"),
     ],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
 )
 def test_bad_input_is_one_sentence(op, changes, sentence):
-    plan = LinearPlan(2, 4, 8, torch.float32)
+    plan = LinearPlan(2, 4, 8, dtype=torch.float32)
     given = {"x": torch.ones(2, 8), "weight": torch.ones(4, 8), "out": torch.ones(2, 4)}
     given |= {"plan": plan, "work": linear_work([plan], "cpu")} | changes
     with pytest.raises(ValueError, match=sentence):

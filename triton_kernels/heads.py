@@ -1,0 +1,145 @@
+"""The end of a product that makes q, k and v: rope, and the write of keys and values to the ring.
+
+`linear` and `integer_linear` call it, so that rope is no launch of its own. The bits are those of
+`rope_kv_write` (rope.py) after the same product. A tile of the product has both elements of every
+pair that rope rotates: a run of first halves, then the same run of second halves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from .product_plan import Heads
+from .state import MAX_ROWS, Batch, check_words, struct
+from .words import ROW_SLOT, ROW_WORDS, TABLE_N, TABLE_ROWS
+
+
+@dataclass(frozen=True)
+class HeadTerms:
+    """What such a product reads and writes in addition.
+
+    angles     float32 [2, 64, head_dim / 2]: cosines and sines of every row, as `embed` writes them
+    table      int32 words of a Batch; row i of the product is its row first_row + i
+    k, v       [kv_heads, slots, head_dim] storage of one layer, of the plan's dtype, written at the
+               slots of the rows. Slot -1 and rows from the table's n on write nothing
+    """
+
+    angles: torch.Tensor
+    table: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    first_row: int = 0
+
+
+@triton.jit
+def columns_of(tile, BLOCK_N: tl.constexpr, HALF: tl.constexpr):
+    """The columns of a tile: BLOCK_N that follow each other or, with heads, runs of pairs."""
+    o = tl.arange(0, BLOCK_N)
+    if HALF == 0:
+        columns = tile * BLOCK_N + o
+    else:
+        RUN: tl.constexpr = HALF if HALF < BLOCK_N // 2 else BLOCK_N // 2
+        pair = tile * (BLOCK_N // 2) + o // (2 * RUN) * RUN + o % RUN
+        columns = pair // HALF * (2 * HALF) + o // RUN % 2 * HALF + pair % HALF
+    return columns
+
+
+@triton.jit
+def write_heads(
+    x, tile, row, m_row, Out, out_stride, Angles, Table, first_row, K, k_head_stride,
+    k_slot_stride, V, v_head_stride, v_slot_stride, queries, keys, HALF: tl.constexpr,
+    ROWS: tl.constexpr,
+):  # fmt: skip
+    """Rotates queries and keys of a tile x [M, N], already rounded, and writes all three kinds."""
+    M: tl.constexpr = x.shape[0]
+    N: tl.constexpr = x.shape[1]
+    RUN: tl.constexpr = HALF if HALF < N // 2 else N // 2
+    halves = tl.permute(tl.reshape(x, (M, N // (2 * RUN), 2, RUN)), (0, 1, 3, 2))
+    a, b = tl.split(halves)
+    a, b = tl.reshape(a, (M, N // 2)), tl.reshape(b, (M, N // 2))
+    row = row.to(tl.int64)
+    pair = tile.to(tl.int64) * (N // 2) + tl.arange(0, N // 2)
+    head = pair // HALF
+    i = pair % HALF
+    m = m_row[:, None] & (head < queries + 2 * keys)[None, :]
+    p_angle = Angles + row[:, None] * HALF + i[None, :]
+    cosines = tl.load(p_angle, mask=m, other=0.0)
+    sines = tl.load(p_angle + ROWS * HALF, mask=m, other=0.0)
+    p_row = Table + TABLE_ROWS + (first_row + row) * ROW_WORDS
+    slot = tl.load(p_row + ROW_SLOT, mask=m_row, other=-1).to(tl.int64)
+    writes = m & ((first_row + row < tl.load(Table + TABLE_N)) & (slot >= 0))[:, None]
+    is_query = (head < queries)[None, :]
+    is_value = (head >= queries + keys)[None, :]
+    dtype = Out.dtype.element_ty
+    first = tl.where(is_value, a, a * cosines - b * sines).to(dtype)
+    second = tl.where(is_value, b, b * cosines + a * sines).to(dtype)
+    p_q = Out + row[:, None] * out_stride + (head * (2 * HALF) + i)[None, :]
+    tl.store(p_q, first, mask=m & is_query)
+    tl.store(p_q + HALF, second, mask=m & is_query)
+    p_k = K + (head - queries)[None, :] * k_head_stride + slot[:, None] * k_slot_stride + i[None, :]
+    m_k = writes & (head >= queries)[None, :] & (head < queries + keys)[None, :]
+    tl.store(p_k, first, mask=m_k)
+    tl.store(p_k + HALF, second, mask=m_k)
+    of_v = head - queries - keys
+    p_v = V + of_v[None, :] * v_head_stride + slot[:, None] * v_slot_stride + i[None, :]
+    tl.store(p_v, first, mask=writes & is_value)
+    tl.store(p_v + HALF, second, mask=writes & is_value)
+
+
+def arguments(
+    heads: Heads | None, terms: HeadTerms | None, other: torch.Tensor
+) -> tuple[object, ...]:
+    """The arguments of a kernel from Angles to keys; without heads they are never read."""
+    if heads is None or terms is None:
+        return (other, other, 0, other, 0, 0, other, 0, 0, 0, 0)
+    k, v = terms.k, terms.v
+    return (
+        *(terms.angles, terms.table, terms.first_row),
+        *(k, k.stride(0), k.stride(1), v, v.stride(0), v.stride(1)),
+        *(heads.queries, heads.keys),
+    )
+
+
+def write_heads_torch(
+    product: torch.Tensor, heads: Heads, terms: HeadTerms, out: torch.Tensor
+) -> None:
+    """The twin of `write_heads` in plain torch, for all columns of a product [rows, n]."""
+    rows, dtype = product.shape[0], out.dtype
+    x = product.to(dtype).view(rows, -1, heads.head_dim)
+    a, b = x.float().chunk(2, -1)
+    cosines, sines = terms.angles[:, :rows, None]
+    turned = torch.cat([a * cosines - b * sines, b * cosines + a * sines], -1).to(dtype)
+    last = heads.queries + heads.keys
+    out[:, : heads.queries * heads.head_dim] = turned[:, : heads.queries].flatten(1)
+    given = struct(Batch, terms.table)
+    for i in range(min(rows, given.n - terms.first_row)):
+        slot = given.row[terms.first_row + i].slot
+        if slot >= 0:
+            terms.k[:, slot] = turned[i, heads.queries : last]
+            terms.v[:, slot] = x[i, last:]
+
+
+def check_heads(heads: Heads | None, terms: HeadTerms | None, out: torch.Tensor) -> None:
+    """Raise ValueError unless the terms are those of the heads."""
+    if (heads is None) != (terms is None):
+        raise ValueError(f"heads: expected {'none' if heads is None else 'some'} by the plan")
+    if heads is None or terms is None:
+        return
+    check_words("table", terms.table, Batch)
+    angles = (2, MAX_ROWS, heads.head_dim // 2)
+    if tuple(terms.angles.shape) != angles or terms.angles.dtype != torch.float32:
+        raise ValueError(
+            f"angles: expected float32 {angles} but got {terms.angles.dtype} "
+            f"{tuple(terms.angles.shape)}"
+        )
+    for name, t in (("k", terms.k), ("v", terms.v)):
+        shape = (heads.keys, terms.k.shape[1], heads.head_dim)
+        if tuple(t.shape) != shape or t.dtype != out.dtype or t.stride(-1) != 1:
+            raise ValueError(
+                f"{name}: expected {out.dtype} {shape} with contiguous heads but got {t.dtype} "
+                f"{tuple(t.shape)}, strides {t.stride()}"
+            )
