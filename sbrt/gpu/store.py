@@ -17,6 +17,7 @@ from ..triton_kernels.draw import Scores
 from ..triton_kernels.linear_plan import LinearWork, linear_work
 from ..triton_kernels.packed import IntegerRows, integer_sizes
 from ..triton_kernels.plan import AttentionPlan, Workspace, architecture_of, workspace
+from ..triton_kernels.shaping import Shaping
 from ..triton_kernels.state import KEY_PANEL, MAX_ROWS, MAX_STEP_ROWS, SLOTS
 from .decoder import Buffers, attention_plan
 from .fused import Products, products_of
