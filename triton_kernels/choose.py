@@ -44,7 +44,7 @@ _STATS = tl.constexpr(STATS)
 def _choose_kernel(
     Logits,  # [rows, vocab] before shaping
     logits_stride,
-    Shaped,  # [rows, vocab] shaped logits, from which tokens are sampled; Logits without HAS_SHAPED
+    Shaped,  # [rows, vocab] logits to sample from: shaped if HAS_SHAPED, else Logits
     shaped_stride,
     Cut,  # [rows, 4] written by find_cut; never touched without HAS_CUT
     Ids,  # [vocab] the token of a column; never touched without HAS_IDS

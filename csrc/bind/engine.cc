@@ -78,7 +78,8 @@ RuntimeConfig config_of(const py::kwargs& given) {
 
 std::shared_ptr<Engine> make_engine(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
                                     const RuntimeConfig& config) {
-  // The constructor may take long, since it times forwards, so other Python threads run meanwhile.
+  // The constructor may measure how long forwards take, which is slow. Without the GIL other Python
+  // threads can run meanwhile.
   const GilRelease free;
   return {new Engine(std::move(target), std::move(draft), config), &drop};
 }

@@ -26,13 +26,14 @@ struct Levels {
 };
 
 // W [out, in] in panels of 16 outputs. Outputs beyond `out` are padding that is never read. Inside
-// a panel:
-//   f32   pairs of k: 16 words of k, then 16 of k + 1
-//   bf16  pairs of k: one word for each output holds k (low half) and k + 1 (high half)
-//   int8  groups of k: 16 scales, 16 minimums, then 64 bytes for every 4 k: 4 bytes of each output.
-//         A byte is the level + 128
-//   int4  the same groups, but 64 bytes hold 8 k: 4 in the low halves of bytes, the next 4 in the
-//         high halves
+// a panel, with inputs k:
+//   f32   for each pair of inputs: 16 words for input k, then 16 words for input k + 1
+//   bf16  for each pair of inputs: one word for each output, input k in the low half, k + 1 in the
+//         high half
+//   int8  for each group of inputs: 16 scales, 16 minimums, then the levels. Each 64 bytes hold 4
+//         inputs, 4 bytes for each output. A byte is the level + 128
+//   int4  the same, but each 64 bytes hold 8 inputs: 4 in the low halves of bytes, the next 4 in
+//         the high halves
 // Gated: the first half of the outputs are gates of the second half. Panels of gates and of values
 // alternate, so that a team member that computes a gate also computes the value that it gates.
 class PackedMatrix {

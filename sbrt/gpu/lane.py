@@ -403,7 +403,7 @@ class GpuLane(LaneStore):
     # --- recordings ---
 
     def record_forward(self, table: torch.Tensor, count: int, with_logits: bool) -> Piece:
-        """Record a forward of up to `count` rows. table: the words of the row table."""
+        """Record a forward of up to `count` rows. table: the tensor with the row table."""
         chunk = self.chunk(count) if with_logits else count
         work = self.works[chunk]
         parts = [

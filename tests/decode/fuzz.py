@@ -73,7 +73,7 @@ def random_world(rng: Random, cpu: float) -> World:
         draft["seed"] = rng.getrandbits(64)  # a draft unrelated to the target
     if chance(rng, 0.15):
         draft["max_positions"] = rng.randint(1, length + 5)
-    if chance(rng, 0.05):  # one of the two has more tokens
+    if chance(rng, 0.05):  # target and draft have vocabularies of different sizes
         rng.choice((target, draft))["vocab"] += rng.randint(1, 8)
     for toy in (target, draft):
         if chance(rng, 0.2):

@@ -172,7 +172,7 @@ def ratio_on_a_deterministic_candidate(case: Case) -> np.ndarray:
 
 
 def the_branch_the_target_likes_best(case: Case) -> np.ndarray:
-    """The token is always the one of largest p among the draft's k most likely ones."""
+    """The branch takes, of the draft's k most likely tokens, the one with the largest p."""
     best = max(top(case.q, case.k), key=lambda token: case.p[token])
     return np.eye(len(case.p))[best]
 

@@ -43,7 +43,7 @@ def config_of(tool, tools, checkpoints, family, device, method):
 
 
 def shown(engine, tools, method=None):
-    """Run all requests; return (tokens, what each round decided) of each."""
+    """Run all requests; return for each its tokens and the decisions of its rounds."""
     found = []
     for seed, params in REQUESTS:
         [out] = engine.generate(tools.prompt(9, seed=seed), PARAMS[params], method=method)
@@ -83,7 +83,7 @@ def plain_of(tools, tool, checkpoints, method_of):
 
 
 def check_cuts(cut, plain, favourite):
-    """Check that the classifier changes no token, and that its favourite decides the cuts."""
+    """Check that the classifier changes no token, and that `favourite`, its class, decides cuts."""
     assert [tokens for tokens, _ in cut] == [tokens for tokens, _ in plain]
     depths = {r[0] for _, rounds in cut for r in rounds}
     assert depths == {0} if favourite == 0 else GAMMA in depths

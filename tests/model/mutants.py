@@ -155,7 +155,7 @@ def mutated_tensors(rng: random.Random, header: dict[str, Any]) -> dict[str, Any
     kind = rng.randrange(-4, 9)
     if kind < 3:
         mutated_entry(rng, header[one])
-    elif kind == 3:  # tensors of the same size: the file is valid, the model differs
+    elif kind == 3:  # swap two tensors of one size: a valid file of another model
         header[one]["data_offsets"], header[two]["data_offsets"] = (
             header[two]["data_offsets"],
             header[one]["data_offsets"],

@@ -1,6 +1,6 @@
 """Contract under test: SamplingParams.logprobs and prompt_logprobs mean what they mean in vLLM.
 They come from the model's own distribution; for the demo target, transformers computes the same.
-Every method, any number of seats and threads, streams and steps give the same bits."""
+All methods give the same bits. Seats, threads, streams and single steps do not change them."""
 
 import asyncio
 import dataclasses

@@ -18,8 +18,8 @@ class Team {
   ~Team();
   Team(const Team&) = delete;
 
-  // Runs `graph` with `width` members, and returns when all of them are done. Failure keeps the
-  // first exception of an op.
+  // Runs `graph` with `width` members, and returns when all of them are done. If ops
+  // throw, the Failure object keeps the first exception, and `run` does not throw it.
   void run(const Graph& graph, int width);
   // Called by rank 0, the thread that will call run().
   void take_core() const { cores_.take(0, static_cast<int>(members_.size())); }

@@ -102,8 +102,8 @@ def shapes_of(arch, vocab, tied, s):
 
 
 def random_blocks(kind, shape, rng, scale=0.3):
-    """Return the bytes of a random tensor. The `gguf` package quantises it if it can. Else the
-    bytes are random, and only their scales are chosen."""
+    """Return the bytes of a random tensor. The `gguf` package quantises the tensor if it knows the
+    type. Otherwise all bytes of a block are random except its scales."""
     values = rng.standard_normal(shape, np.float32) * np.float32(scale)
     try:
         return quants.quantize(values, kind)
