@@ -72,6 +72,7 @@ class SpeculativeConfig:
             check.one_of("SpeculativeConfig.dtype", self.dtype, CUDA_DTYPES)
         if not (self.device is None or _is_cpu(self.device) or _is_cuda(self.device)):
             raise not_built(f"SpeculativeConfig.device {check.show(self.device)}")
+        core_set("SpeculativeConfig.cpu_affinity", self.cpu_affinity)
         check.one_of("acceptance", self.acceptance, methods.ACCEPTANCE)
         if self.hrad is not None:
             folder("SpeculativeConfig.hrad", self.hrad)

@@ -20,7 +20,7 @@ from .words import ROW_SLOT, ROW_WORDS, TABLE_N, TABLE_ROWS
 
 @dataclass(frozen=True)
 class HeadTerms:
-    """What such a product reads and writes in addition.
+    """The additional inputs and outputs of a product that rotates heads.
 
     angles     float32 [2, 64, head_dim / 2]: cosines and sines of every row, as `embed` writes them
     table      int32 words of a Batch; row i of the product is its row first_row + i

@@ -11,8 +11,8 @@ from .product_plan import MULTIPROCESSORS, PROGRAMS, ProductPlan
 
 GATE_COLUMNS = GROUP  # a gate's tile is one group of the row that it writes
 NARROW, WIDE = 16, 32  # columns of a tile whose groups the warps share
-# If tiles of WIDE are so many, they are better than twice as many of NARROW: nearly every
-# multiprocessor has one, and each tile reads all of the rows from L2.
+# From this number of tiles on, tiles of WIDE columns are better than twice as many of NARROW.
+# Nearly every multiprocessor then has a tile, and each tile reads all of the rows from L2.
 ENOUGH = 120
 
 

@@ -1,4 +1,4 @@
-"""What the plans of both kinds of products have in common: sizes, terms, and heads."""
+"""The common part of the plans of float and integer products: sizes, terms, and heads."""
 
 from __future__ import annotations
 

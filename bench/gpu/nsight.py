@@ -30,13 +30,17 @@ FULL_NAMES = {"nsys": "Nsight Systems", "ncu": "Nsight Compute"}
 # Our kernels in a round. cuBLAS's kernels are not ours to measure.
 TRITON = (
     "ban", "begin_cut", "branch_attention", "choose", "digit", "embed", "end_cut",
-    "integer_linear", "linear", "ring_settle", "rms_norm", "rope_kv_write", "round_rows", "see",
-    "shape", "silu_mul",
+    "integer_linear", "linear", "rate", "ring_settle", "rms_norm", "rope_kv_write", "round_rows",
+    "see", "shape", "silu_mul",
 )  # fmt: skip
 # A line of the table of a round's ops. Groups: the op's name and the shape of its kernel.
 OP = re.compile(r"^SBRT_OP\(\w+, (\w+), \w+, \w+, (k\w+)", re.MULTILINE)
 TABLE = ROOT / "csrc" / "round" / "op_table.inc"
-ROUND = ("publish", *(name for name, shape in OP.findall(TABLE.read_text()) if shape != "kNone"))
+ROUND = (
+    "publish",
+    "await",
+    *(name for name, shape in OP.findall(TABLE.read_text()) if shape != "kNone"),
+)
 GRAPHS = (
     "settle", "verify", "select", "plan_certain", "attach_burst", "catch_up", "plan", "step",
     "burst", "serial_burst",

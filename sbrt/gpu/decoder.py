@@ -1,9 +1,10 @@
 """Computes the forward of all model families, as calls of ops on fixed buffers.
 
-`Forwards` is the loop over layers. `Decoder` is one form of it, with torch's products: a layer is
-nine calls, norm (with the residual add), qkv, rope with the write to the ring,
-attention, o, norm, gate and up, silu, down. `LAYER_NODES` is that number, and a test counts the
-calls. The other forms are in fused.py and integer.py.
+`Forwards` is the loop over layers. `Decoder` is one form of it, with torch's products. The other
+forms are in fused.py and integer.py.
+
+A layer of `Decoder` is nine calls: norm (with the residual add), qkv, rope with the write to the
+ring, attention, o, norm, gate and up, silu, down. `LAYER_NODES` is nine, and a test counts them.
 """
 
 from __future__ import annotations
@@ -234,10 +235,10 @@ class Decoder(Forwards):
 
 
 class FewRows(Forwards):
-    """What the forms for up to 64 rows share: rope at the end of qkv, over a Decoder's buffers.
+    """Records forwards of up to 64 rows. The two forms for few rows inherit from it.
 
-    A model with norms of heads has rope in a call of its own, because a tile of qkv has only a part
-    of a head.
+    The product qkv ends with rope. A model with norms of heads has a separate call for rope,
+    because a tile of qkv has only a part of a head. The buffers are those of a Decoder.
     """
 
     def __init__(self, plain: Decoder) -> None:
@@ -256,7 +257,7 @@ class FewRows(Forwards):
         run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
 
     def head_terms(self, rows: Rows, i: int) -> HeadTerms | None:
-        """What qkv of layer i needs to rotate heads; None for rope in a call of its own."""
+        """Return what qkv of layer i needs to rotate heads; None if rope is a separate call."""
         if self.heads is None:
             return None
         keys, values = self.plain.keys[i], self.plain.values[i]

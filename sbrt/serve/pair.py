@@ -76,12 +76,10 @@ def load_pair(
         target_model = _model(config, target, progress)
     draft_model: Model | None = None
     if draft is not None:
-        # The caller asks for int8 for the target. A quantised draft uses int8, too; a draft with
-        # float weights cannot.
-        activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
-        config_of_draft = replace(config, dtype=config.draft_dtype, activation_dtype=activations)
         with on_cores(draft_cores):
-            draft_model = _model(config_of_draft, draft, progress, target_model, config.draft_index)
+            draft_model = _model(
+                _of_draft(config), draft, progress, target_model, config.draft_index
+            )
     elif make_draft is not None:
         draft_model = make_draft(target.config)
     vocab = target_model.vocab
@@ -98,6 +96,14 @@ def load_pair(
         generation=generation,
         holes=tokenizer.holes(vocab) if tokenizer is not None else (),
     )
+
+
+def _of_draft(config: EngineConfig) -> EngineConfig:
+    """The config with the draft's dtype."""
+    # The caller asks for int8 for the target. A quantised draft uses int8, too; a draft with float
+    # weights cannot.
+    activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
+    return replace(config, dtype=config.draft_dtype, activation_dtype=activations)
 
 
 def _model(

@@ -254,7 +254,7 @@ def choose_cases():
     types |= {"Scores": "*fp32", "Blind": "*fp32"}
     plan = ChoosePlan(16, 128_256, dists=True, keeps=True)
     warps, constants = choose.num_warps(plan), rate.constants(plan)
-    yield Case(rate._rate_kernel, "", "*fp32", types, constants, warps, False, True)
+    yield Case(rate._rate_kernel, "", "*i32", types, constants, warps, False, True)
 
 
 CASES = (

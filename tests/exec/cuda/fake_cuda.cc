@@ -302,6 +302,16 @@ cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int f
   fake::counts.peer_copies += to_device != from_device;
   return cudaSuccess;
 }
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                              size_t bytes, size_t rows, cudaMemcpyKind, cudaStream_t stream) {
+  fake::enqueue(stream->thread.get(), [=, at = fake::now] {
+    clock_of(stream, at) += fake::kCopy;
+    for (size_t row = 0; row < rows; ++row)
+      std::memcpy(static_cast<char*>(to) + row * to_pitch,
+                  static_cast<const char*>(from) + row * from_pitch, bytes);
+  });
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 1, cudaSuccess; }
 cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) { return ++fake::counts.peers, cudaSuccess; }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
