@@ -114,12 +114,14 @@ def forward_of(lane: Sequence[Forward], rows: int) -> Forward:
 def _steps(lane: Sequence[Forward]) -> dict[str, float]:
     """Return {rows: us}, with two entries per graph: the least and the most rows that it runs.
 
-    A launch takes the smallest graph that holds its rows.
+    A launch takes the smallest graph that holds its rows. No graph counts as slower than one of more
+    rows, which could run in its place.
     """
     found = {}
     least = 1
-    for one in lane:
-        found[str(least)] = found[str(one.rows)] = round(one.us, 1)
+    for i, one in enumerate(lane):
+        us = min(other.us for other in lane[i:])
+        found[str(least)] = found[str(one.rows)] = round(us, 1)
         least = one.rows + 1
     return found
 
