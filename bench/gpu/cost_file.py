@@ -114,8 +114,8 @@ def forward_of(lane: Sequence[Forward], rows: int) -> Forward:
 def _steps(lane: Sequence[Forward]) -> dict[str, float]:
     """Return {rows: us}, with two entries per graph: the least and the most rows that it runs.
 
-    A launch takes the smallest graph that holds its rows. No graph counts as slower than one of more
-    rows, which could run in its place.
+    A launch takes the smallest graph that holds its rows. No graph counts as slower than one of
+    more rows, which could run in its place.
     """
     found = {}
     least = 1
