@@ -16,6 +16,9 @@ void check_apart(const RuntimeConfig& c) {
                         " is not there yet with a draft on a device of its own");
   };
   refuse(!c.tuned.empty(), "the method auto");
+  check<InvalidInput>(!c.rejection || c.draft_device != kHostMemory,
+                      "draft_device: acceptance rejection is not there yet with a draft on the CPU "
+                      "next to a device");
 }
 
 // Refuses teams that no backend has, or that are not the threads.
