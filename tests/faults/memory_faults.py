@@ -76,13 +76,6 @@ FAULTS = (
         ("exec/cuda/test_host_lane.py",),
     ),
     Fault(
-        "the draft on the CPU has the masks of a device",
-        "csrc/decode/request.cc",
-        "exec.can_at(place).has_host_memory",
-        "exec.can_at(0).has_host_memory",
-        ("gpu/test_two_devices.py",),
-    ),
-    Fault(
         "a pinned team has every thread on its first core",
         "csrc/exec/cpu/cores.cc",
         "pin(pinned[rank]);",
