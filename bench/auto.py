@@ -50,7 +50,7 @@ def _main(argv: Sequence[str] | None) -> int:
     names = FIXED if args.methods is None else methods.parse_list(args.methods)
     fixed = [m for m in flags.read_methods(args, names) if m.name not in (AUTO, "none")]
     if not fixed:
-        raise InvalidInputError("--methods: expected one besides auto and none, got none of them")
+        raise InvalidInputError("--methods: expected one other than auto and none, got none")
     reports = _runs(args, fixed)
     lines = judged(reports)
     compare.write_json(args.json, lines)

@@ -129,7 +129,7 @@ def _text(lines: Sequence[dict[str, Any]], model: CostModel) -> str:
         for line in lines
     ]
     one, two = model.target(1) * 1e6, model.draft(1) * 1e6
-    costs = f"T(1) {one:.0f} us, t(1) {two:.0f} us, besides {model.round_cost * 1e6:.0f} us"
+    costs = f"T(1) {one:.0f} us, t(1) {two:.0f} us, overhead {model.round_cost * 1e6:.0f} us"
     costs += f" a round, {model.turns_cost * 1e6:.0f} more by turns"
     costs += f", {model.side_by_side_cost * 1e6:.0f} more side by side"
     worst = max(abs(line["error"]) for line in lines)

@@ -23,7 +23,7 @@ class Place:
     @property
     def q(self) -> NDArray[float64]:
         """The distribution that the next candidate was drawn from, [vocab]; a copy."""
-    def stands(self, token: int, u: float) -> bool:
+    def accepts(self, token: int, u: float) -> bool:
         """True if a drawn candidate is accepted: u q(token) < p(token), for random u in [0, 1)."""
     def reject(self, token: int) -> bool:
         """Update p and q after a drawn candidate is rejected.

@@ -31,6 +31,8 @@ def core_set(name: str, given: Any) -> tuple[int, ...]:
     found: list[int] = []
     for part in given.split(","):
         first, _, last = part.partition("-")
+        if int(last or first) < int(first):
+            raise InvalidInputError(f"{name}: expected ascending ranges of cores, got {part}")
         found += range(int(first), int(last or first) + 1)
     allowed = os.sched_getaffinity(0)
     for core in found:
@@ -41,8 +43,6 @@ def core_set(name: str, given: Any) -> tuple[int, ...]:
             )
         if found.count(core) > 1:
             raise InvalidInputError(f"{name}: expected each core once, got {core} again")
-    if not found:
-        raise InvalidInputError(f"{name}: expected at least one core, got {check.show(given)}")
     return tuple(found)
 
 

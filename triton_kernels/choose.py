@@ -277,7 +277,7 @@ def choose(
         *(work.stat if scores is None else scores.rows, out, plan.first_row, plan.vocab),
         *((0, 0) if scores is None else (scores.rows.shape[1], scores.tail_slots)),
         **constants(plan),
-        num_warps=num_warps(plan),
+        num_warps=plan.num_warps,
         enable_fp_fusion=False,
         maxnreg=TWO_PROGRAMS,
     )
@@ -286,18 +286,9 @@ def choose(
     return out
 
 
-def num_warps(plan: ChoosePlan) -> int:
-    """Warps of a program."""
-    return min(8, max(1, plan.chunk // 512))
-
-
 def constants(plan: ChoosePlan) -> dict[str, object]:
     """Return the kernel's compile-time arguments for a plan."""
-    return {
-        "CHUNK": plan.chunk,
-        "SPLITS": plan.splits,
-        "SPLITS_UP": triton.next_power_of_2(plan.splits),
-        "KEEP": plan.keep,
+    return plan.sizes() | {
         "PICKS": PICKS[plan.dists],
         "DISTS": plan.dists,
         "HAS_SHAPED": plan.shaped,

@@ -73,6 +73,20 @@ class ChoosePlan:
         return triton.next_power_of_2(PICKS[self.dists])
 
     @property
+    def num_warps(self) -> int:
+        """Number of warps of a program."""
+        return min(8, max(1, self.chunk // 512))
+
+    def sizes(self) -> dict[str, object]:
+        """Return the compile-time sizes that the kernels of a sampling pass share."""
+        return {
+            "CHUNK": self.chunk,
+            "SPLITS": self.splits,
+            "SPLITS_UP": triton.next_power_of_2(self.splits),
+            "KEEP": self.keep,
+        }
+
+    @property
     def out_words(self) -> int:
         """Words of one row of the result."""
         return size(Dist if self.dists else Choice)

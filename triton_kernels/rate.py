@@ -89,17 +89,11 @@ def rate(
         *(sequence, table, scores.rows, work.blind, work.counters, out),
         *(plan.first_row, plan.vocab, scores.rows.shape[1], scores.tail_slots),
         **constants(plan),
-        num_warps=min(8, max(1, plan.chunk // 512)),
+        num_warps=plan.num_warps,
         enable_fp_fusion=False,
     )
 
 
 def constants(plan: ChoosePlan) -> dict[str, object]:
-    """The kernel's compile-time arguments under a plan."""
-    return {
-        "CHUNK": plan.chunk,
-        "SPLITS": plan.splits,
-        "SPLITS_UP": triton.next_power_of_2(plan.splits),
-        "KEEP": plan.keep,
-        "PICKS": PICKS[True],
-    }
+    """Return the kernel's compile-time arguments for a plan."""
+    return plan.sizes() | {"PICKS": PICKS[True]}

@@ -28,7 +28,7 @@ from ..gpu.choice import record_choice
 VERIFIED = (1, *ROWS)
 WARM, LEAST = 5, 10  # replays to warm up; fewest replays to time
 URGENT = -1  # priority of an urgent stream; others have 0
-BESIDE = {"T": 16, "t": 16}  # rows of the other lane while a lane is measured
+OTHER_ROWS = 16  # rows of the other lane while a lane is measured
 
 
 Launch = Callable[[torch.cuda.Stream], None]
@@ -74,7 +74,7 @@ class Bench:
         self._choices: dict[tuple[str, int], Launch] = {}
         self._feeds: dict[tuple[str, int], Launch] = {}
         self._tables: list[torch.Tensor] = []
-        self._beside_us: dict[str, float] = {}
+        self._alone_us: dict[str, float] = {}
         for name, config in self._configs.items():
             weights = random_weights(config, torch.bfloat16, self.device, storage=storage)
             attention = "triton" if weights.is_packed else "auto"
@@ -134,13 +134,13 @@ class Bench:
         """
         piece, launch = self._pieces[lane, rows], self._launches[lane, rows]
         name = "t" if lane == "T" else "T"
-        other = self._launches[name, BESIDE[name]]
+        other = self._launches[name, OTHER_ROWS]
         alone = self._times(launch, 0, None, seconds / 3)
         us = statistics.median(alone)
         choice = statistics.median(self._times(self._choices[lane, rows], 0, None, 0))
         # The other lane's launches must last longer than two launches of this lane.
         times = 2 + math.ceil(4 * us / self._alone(name, other))
-        beside = [
+        overlapped = [
             statistics.median(self._times(launch, priority, (other, times), seconds / 3))
             for priority in (URGENT * (lane == "t"), URGENT * (lane == "T"))
         ]
@@ -149,8 +149,8 @@ class Bench:
             "rows": rows,
             "us": us,
             "spread": [min(alone), max(alone)],
-            "us_overlapped": beside[0],
-            "us_overlapped_target_first": beside[1],
+            "us_overlapped": overlapped[0],
+            "us_overlapped_target_first": overlapped[1],
             "us_choice": choice,
             "nodes": piece.nodes,
             "nodes_per_layer": piece.nodes / self._configs[lane].layers,
@@ -158,28 +158,29 @@ class Bench:
 
     def _alone(self, lane: str, launch: Launch) -> float:
         """Return the us of a lane's graph when it runs alone. It is measured only once."""
-        if lane not in self._beside_us:
-            self._beside_us[lane] = statistics.median(self._times(launch, 0, None, 0))
-        return self._beside_us[lane]
+        if lane not in self._alone_us:
+            self._alone_us[lane] = statistics.median(self._times(launch, 0, None, 0))
+        return self._alone_us[lane]
 
     def _times(
-        self, launch: Launch, priority: int, beside: tuple[Launch, int] | None, seconds: float
+        self, launch: Launch, priority: int, other: tuple[Launch, int] | None, seconds: float
     ) -> list[float]:
         """Return the microseconds of each launch.
 
-        `beside`: the other lane's graph, and how often it is launched before each measurement.
-        These launches run until after the measured launch has ended. Their stream is urgent if the
-        measured stream is not, and vice versa. The clock starts after an earlier launch of the same
-        graph. So the host has enqueued the measured launch before the device gets to it.
+        other: the launch of the other lane's graph, and the number of its launches before each
+        measurement. These launches run until after the measured launch has ended. Their stream is
+        urgent if the measured stream is not, and vice versa. The clock starts after an earlier
+        launch of the same graph. So the host has enqueued the measured launch before the device
+        gets to it.
         """
         mine = torch.cuda.Stream(self.device, priority)
         its = torch.cuda.Stream(self.device, URGENT - priority)
         found: list[float] = []
         end = time.monotonic() + seconds
         while len(found) < LEAST + WARM or time.monotonic() < end:
-            if beside is not None:
-                for _ in range(beside[1]):
-                    beside[0](its)
+            if other is not None:
+                for _ in range(other[1]):
+                    other[0](its)
             begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             launch(mine)
             begun.record(mine)

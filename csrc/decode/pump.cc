@@ -144,12 +144,12 @@ void Pump::run(int64_t max_rounds, int64_t until) {
 bool Pump::feed(int64_t until) {
   if (fed_round_ == round_ && seats_.decoding() != 0) return true;
   const auto pieces = [this] { return r_.target.feed.pieces + r_.draft.feed.pieces; };
-  for (int64_t before = -1; before != pieces();) {
+  int64_t before = 0;
+  do {
     before = pieces();
     if (!prompts_.feed(until)) return false;
     if (pieces() != before) fed_round_ = round_;
-    if (!r_.config.costs) break;
-  }
+  } while (r_.config.costs && pieces() != before);
   return true;
 }
 

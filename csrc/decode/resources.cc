@@ -289,12 +289,12 @@ void Resources::send_fields(const LaneMemory& memory, int seat, const void* begi
 
 void Resources::send_have(int seat) {
   exec->note("send_have", {{}, parts(Part::target_have, Part::draft_have)}, SeatSet{1} << seat);
-  for (LaneMemory* memory : {&memories[0], draft.memory}) {
-    Sequence& c = memory->at(seat);
+  for (const LaneMemory& memory : used()) {
+    Sequence& c = memory.at(seat);
     c.target_have = at(seat).target_have;
     c.draft_have = at(seat).draft_have;
-    send_fields(*memory, seat, &c.target_have, &c.target_have + 1);
-    send_fields(*memory, seat, &c.draft_have, &c.draft_have + 1);
+    send_fields(memory, seat, &c.target_have, &c.target_have + 1);
+    send_fields(memory, seat, &c.draft_have, &c.draft_have + 1);
   }
 }
 

@@ -50,8 +50,8 @@ void bind_accept(py::module_& m) {
       .def(py::init<const Doubles&, const Doubles&>(), py::arg("p"), py::arg("q"))
       .def_property_readonly("p", &PlaceProbe::p)
       .def_property_readonly("q", &PlaceProbe::q)
-      .def("stands",
-           [](PlaceProbe& s, int32_t t, double u) { return stands(s.place(), s.token(t), u); })
+      .def("accepts",
+           [](PlaceProbe& s, int32_t t, double u) { return accepts(s.place(), s.token(t), u); })
       .def("reject", [](PlaceProbe& s,
                         int32_t t) { return reject(s.place(), s.token(t), s.scratch, Alone{}); })
       .def("reject_known",

@@ -102,7 +102,7 @@ SBRT_ANY void softmax_of(const float* scores, const int32_t* ids, int32_t n, con
   normalise(dist, place.vocab, s, team);
 }
 
-SBRT_ANY inline bool stands(const Place& place, int32_t token, double u) {
+SBRT_ANY inline bool accepts(const Place& place, int32_t token, double u) {
   return u * place.q[token] < place.p[token];
 }
 
@@ -215,7 +215,7 @@ SBRT_ANY Candidate try_all(Sequence& c, int node, const Place& place, AcceptScra
     has_mass = reject_known(place, known.token, s, team);
   }
   for (int i = 0; i < s.n && has_mass; ++i) {
-    if (stands(place, s.drawn[i].token, uniform(coins, tries++))) return s.drawn[i];
+    if (accepts(place, s.drawn[i].token, uniform(coins, tries++))) return s.drawn[i];
     has_mass = reject(place, s.drawn[i].token, s, team);
   }
   if (team.rank == 0 && !has_mass) c.no_mass = 1;

@@ -19,7 +19,7 @@ class Place:
     def __init__(self, p: np.ndarray, q: np.ndarray) -> None:
         self.p, self.q = p.copy(), q.copy()
 
-    def stands(self, token: int, u: float) -> bool:
+    def accepts(self, token: int, u: float) -> bool:
         """True if a candidate that the draft sampled is accepted; u is uniform in [0, 1)."""
         return bool(u * self.q[token] < self.p[token])
 
@@ -118,7 +118,7 @@ def decided(
     for token, child in drawn:
         if is_empty:
             break
-        if place.stands(token, next(coins)):
+        if place.accepts(token, next(coins)):
             return token, child, False
         is_empty = not place.reject(token)
     return place.draw(uniform(s, RESIDUAL, position, 0)), 0, is_empty

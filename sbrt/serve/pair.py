@@ -76,10 +76,9 @@ def load_pair(
         target_model = _model(config, target, progress)
     draft_model: Model | None = None
     if draft is not None:
+        of_draft = _of_draft(config)  # a config checks its cores, so not while they are fewer
         with on_cores(draft_cores):
-            draft_model = _model(
-                _of_draft(config), draft, progress, target_model, config.draft_index
-            )
+            draft_model = _model(of_draft, draft, progress, target_model, config.draft_index)
     elif make_draft is not None:
         draft_model = make_draft(target.config)
     vocab = target_model.vocab

@@ -48,7 +48,7 @@ def test_on_a_pair(folders, tmp_path):
     ("words", "said"),
     [
         (["--runs", "2"], "--runs: expected"),
-        (["--methods", "auto,none"], "--methods: expected one besides auto and none"),
+        (["--methods", "auto,none"], "--methods: expected one other than auto and none"),
         (["--simulate", "c=8"], "unrecognized arguments: --simulate"),
         (["--then-simulate", "c=8"], "unrecognized arguments: --then-simulate"),
         (["--png", "x.png"], "unrecognized arguments: --png"),

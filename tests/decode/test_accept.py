@@ -84,9 +84,9 @@ def chance(place: _probe.Place, token: int) -> float:
     token exactly if its uniform random number (the coin) is below this probability."""
     p, q = place.p[token], place.q[token]
     found = min(1.0, p / q)
-    assert place.stands(token, 0.0) == (p > 0)
-    assert found == 0 or place.stands(token, found * (1 - EDGE))
-    assert found == 1 or not place.stands(token, found * (1 + EDGE))
+    assert place.accepts(token, 0.0) == (p > 0)
+    assert found == 0 or place.accepts(token, found * (1 - EDGE))
+    assert found == 1 or not place.accepts(token, found * (1 + EDGE))
     return found
 
 
@@ -378,7 +378,7 @@ def test_every_bit_is_the_references(vocab):
     for token in rng.permutation(vocab)[:4].tolist():
         for u in (0.0, 1 - 2**-53, *rng.random(50)):
             assert place.draw(u) == same.draw(u)
-            assert place.stands(token, u) == same.stands(token, u)
+            assert place.accepts(token, u) == same.accepts(token, u)
         assert place.reject(token) == same.reject(token)
         assert place.reject_known(token) == same.reject_known(token)
         assert (place.p.tolist(), place.q.tolist()) == (same.p.tolist(), same.q.tolist())

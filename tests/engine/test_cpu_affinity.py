@@ -11,6 +11,7 @@ import pytest
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, _core, _probe
 from sbrt.model.checkpoint import Checkpoint
 from sbrt.model.demo_pair import demo_folder
+from sbrt.serve.pair import load_pair
 from tests.common import toys
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are pinned on Linux")
@@ -109,3 +110,25 @@ def test_an_engine_with_a_draft_answers_the_same(monkeypatch):
         assert engine.generate("def f(", GREEDY)[0].outputs[0].token_ids == plain
     assert read == [[FIRST], [LAST]]
     assert sorted(os.sched_getaffinity(0)) == ALLOWED
+
+
+def test_each_lane_reads_its_weights_on_cores_of_its_own(monkeypatch):
+    """The process's mask is imitated, so that one core is enough."""
+    mask, read = {0, 1}, []
+    decoder = Checkpoint.decoder
+
+    def set_mask(_, cores):
+        mask.clear()
+        mask.update(cores)
+
+    def seen(self, *args, **more):
+        read.append(sorted(mask))
+        return decoder(self, *args, **more)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(mask))
+    monkeypatch.setattr(os, "sched_setaffinity", set_mask)
+    monkeypatch.setattr(Checkpoint, "decoder", seen)
+    speculative = {"model": demo_folder("draft"), "cpu_affinity": "1"}
+    config = EngineConfig(demo_folder("target"), cpu_affinity="0", speculative=speculative)
+    assert load_pair(config).draft is not None
+    assert (read, mask) == ([[0], [1]], {0, 1})

@@ -247,13 +247,13 @@ def choose_cases():
             given = types | {"Logits": dtype, "Shaped": "*fp32" if shaped else dtype}
             name = ("dists" if dists else "tokens") + ", shaped" * shaped + ", filtered" * filtered
             name += ", trimmed" * trimmed + ", scores" * keeps
-            warps, constants = choose.num_warps(plan), choose.constants(plan)
+            warps, constants = plan.num_warps, choose.constants(plan)
             core = not shaped and (not (trimmed or keeps) or dtype == "*fp32")
             yield Case(choose._choose_kernel, name, dtype, given, constants, warps, False, core)
     types = dict.fromkeys(("Block", "Table", "Counters", "Out"), "*i32")
     types |= {"Scores": "*fp32", "Blind": "*fp32"}
     plan = ChoosePlan(16, 128_256, dists=True, keeps=True)
-    warps, constants = choose.num_warps(plan), rate.constants(plan)
+    warps, constants = plan.num_warps, rate.constants(plan)
     yield Case(rate._rate_kernel, "", "*i32", types, constants, warps, False, True)
 
 
