@@ -16,7 +16,8 @@ void check_apart(const RuntimeConfig& c) {
                         " is not there yet with a draft on a device of its own");
   };
   refuse(!c.tuned.empty(), "the method auto");
-  check<InvalidInput>(!c.rejection || c.draft_device != kHostMemory,
+  const bool next_to_device = c.draft_device == kHostMemory && !c.can().has_host_memory;
+  check<InvalidInput>(!c.rejection || !next_to_device,
                       "draft_device: acceptance rejection is not there yet with a draft on the CPU "
                       "next to a device");
 }

@@ -112,6 +112,20 @@ def test_an_engine_with_a_draft_answers_the_same(monkeypatch):
     assert sorted(os.sched_getaffinity(0)) == ALLOWED
 
 
+def test_a_pinned_engine_accepts_by_rejection_as_any_engine(monkeypatch):
+    """Two teams may share the only core here."""
+    params = SamplingParams(temperature=0.8, seed=3, max_tokens=24)
+    speculative = {"model": demo_folder("draft"), "method": "specbranch:acceptance=rejection"}
+    config = EngineConfig(demo_folder("target"), speculative=speculative, num_threads=2)
+    found = []
+    for cores in (((), ()), ((FIRST,), (LAST,))):
+        monkeypatch.setattr(EngineConfig, "cores", lambda self, cores=cores: cores)
+        with Engine(replace(config, num_threads=2)) as engine:
+            outputs = engine.generate(["def f(", "import os\n"], params)
+        found.append([output.outputs[0].token_ids for output in outputs])
+    assert found[0] == found[1]
+
+
 def test_each_lane_reads_its_weights_on_cores_of_its_own(monkeypatch):
     """The process's mask is imitated, so that one core is enough."""
     mask, read = {0, 1}, []
