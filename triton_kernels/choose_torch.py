@@ -16,10 +16,10 @@ from .state import CANDIDATES, Row, Sampling, Sequence, size, struct
 
 @dataclass(frozen=True)
 class Asked:
-    """A row's request.
+    """The request of one row.
 
-    head: of the row's seat in the table. words: of its sequence, and what follows them. tokens:
-    those of the columns.
+    head: position of the root of the row's seat. words: the words of the row's sequence, and all
+    words after them. tokens: the token of each column.
     """
 
     plan: ChoosePlan
@@ -38,9 +38,10 @@ class Asked:
 def choose_row(
     asked: Asked, raw: torch.Tensor, x: torch.Tensor, cuts: torch.Tensor, out: torch.Tensor
 ) -> None:
-    """Writes the Choice or the Dist of one row.
+    """Write the Choice or the Dist of one row.
 
-    raw, x [vocab]: logits before and after shaping. cuts: the row's of `find_cut`, if there is one.
+    raw, x [vocab]: logits before and after shaping. cuts: the row's result of `find_cut`; no rows
+    if the plan does not cut.
     """
     plan, dist = asked.plan, asked.sampling
     is_bad = not bool((raw < float("inf")).all() and (x < float("inf")).all())
@@ -81,14 +82,14 @@ def _write_dist(
 
 
 def best_torch(score: torch.Tensor) -> list[int]:
-    """The first candidates by score, without those that are cut off."""
+    """Return the columns of the best scores above -inf, at most CANDIDATES."""
     found = torch.sort(score, descending=True, stable=True)
     values, order = found.values[:CANDIDATES].tolist(), found.indices[:CANDIDATES].tolist()
     return [t for s, t in zip(values, order, strict=True) if s > -torch.inf]
 
 
 def kept_torch(x: torch.Tensor, dist: Sampling, cut: torch.Tensor | None) -> torch.Tensor:
-    """Logits by temperature, [vocab] float32; -inf for what is cut off."""
+    """Return logits / temperature, [vocab] float32; -inf for tokens that filters drop."""
     if dist.temperature == 0:
         return x
     scaled = x / dist.temperature
@@ -103,7 +104,7 @@ def kept_torch(x: torch.Tensor, dist: Sampling, cut: torch.Tensor | None) -> tor
 def scores_torch(
     kept: torch.Tensor, ids: torch.Tensor, dist: Sampling, noise: tuple[int, int]
 ) -> torch.Tensor:
-    """Scores [vocab] float64 that decide. noise: where and, of csrc/ops/philox.h, for what use."""
+    """Return the deciding scores [vocab] float64. noise: `where` and `use` of Noise (philox.h)."""
     if dist.temperature == 0:
         return kept.double()
     where, use = noise

@@ -1,8 +1,8 @@
-"""The part of a choice for sequences that accept candidates at random (csrc/round/accept_op.h).
+"""The sampling pass for sequences that accept candidates at random (csrc/round/accept_op.h).
 
-It keeps the row's scores, logit / temperature of the tokens that the filters leave, for the walk
-that compares target and draft. A draft draws its candidates with the noise of their prefix, and its
-confidence does not depend on the draw.
+The pass keeps the scores of the row: logit / temperature of the tokens that the filters leave. The
+walk compares these scores of target and draft. A draft draws its candidates with the noise of their
+prefix. Its confidence does not depend on the draw.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _SLOTS, _MAX_TAIL = tl.constexpr(SLOTS), tl.constexpr(MAX_TAIL)
 
 @dataclass(frozen=True)
 class Scores:
-    """Where a choice keeps scores.
+    """The memory in which the sampling pass keeps scores.
 
-    rows        float32 [seats, rows, columns], contiguous. A target's row is that of the node. A
-                draft's are those of the chain, of a certain branch and of the other branches' tails
-    tail_slots  nodes of a tail; 0 for a target
+    rows        float32 [seats, rows, columns], contiguous. A target has a row for each node. A
+                draft has rows for the chain, then for a certain branch, then for all tails
+    tail_slots  number of nodes of a tail; 0 for a target
     """
 
     rows: torch.Tensor
@@ -51,13 +51,13 @@ class Scores:
 
 @triton.jit
 def draws_of(Block, temperature):
-    """True if the sequence accepts candidates at random."""
+    """Return true if the sequence accepts candidates at random."""
     return (tl.load(Block + _REJECTION) != 0) & (temperature > 0)
 
 
 @triton.jit
 def _extended(hash, token):
-    """The hash of a prefix extended by a token (csrc/ops/philox.h)."""
+    """Return the hash of a prefix that is extended by a token (csrc/ops/philox.h)."""
     z = hash ^ ((token + 1).to(tl.uint64) * _STEP)
     z = (z ^ (z >> 30)) * _FIRST
     z = (z ^ (z >> 27)) * _SECOND
@@ -66,7 +66,7 @@ def _extended(hash, token):
 
 @triton.jit
 def prefix_of(Block, Table, p_row):
-    """The hash of the tokens up to and including a row's, as int64."""
+    """Return the hash of all tokens up to the row's own, as int64."""
     hash = load_int64(Block + _TRUNK_HASH, True).to(tl.uint64)
     root = root_of(Block, Table, p_row)
     hung = tl.load(Block + CHAIN_SIZE)
@@ -92,13 +92,13 @@ def prefix_of(Block, Table, p_row):
 
 @triton.jit
 def node_of(p_row):
-    """The node of a row; below 0 if nothing is drawn there."""
+    """Return the node of a row. It is below 0 if nothing is drawn there."""
     return (tl.load(p_row + ROW_SEAT) << 16) >> 16
 
 
 @triton.jit
 def place_of(Block, p_row, score_rows, tail_slots, DISTS: tl.constexpr):
-    """The index of a row's scores among all."""
+    """Return the index of a row's scores among the rows of all seats."""
     row = node_of(p_row)
     if DISTS:
         branch = tl.load(p_row + ROW_BRANCH)
@@ -115,7 +115,7 @@ def draws_torch(c: Sequence) -> bool:
 
 
 def prefix_torch(c: Sequence, path: list[int]) -> int:
-    """The twin of `prefix_of`, from the tokens after the root that the row sees."""
+    """Return the same as `prefix_of`. path: the tokens after the root that the row sees."""
     found, word = int(c.trunk_hash), 2**64 - 1
     for token in path:
         z = found ^ ((token + 1) * STEP & word)
@@ -126,7 +126,7 @@ def prefix_torch(c: Sequence, path: list[int]) -> int:
 
 
 def place_torch(c: Sequence, row: Row, tail_slots: int, dists: bool) -> int:
-    """The twin of `place_of`, among the rows of one seat."""
+    """Return the same as `place_of`, but among the rows of one seat."""
     if not dists or row.branch < 0:
         return int(row.node)
     if c.branches[row.branch].in_place:

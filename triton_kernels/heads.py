@@ -1,6 +1,6 @@
 """The end of a product that makes q, k and v: rope, and the write of keys and values to the ring.
 
-`linear` and `integer_linear` call it, so that rope is no launch of its own. The bits are those of
+`linear` and `integer_linear` call it, so rope needs no launch of its own. The bits are those of
 `rope_kv_write` (rope.py) after the same product. A tile of the product has both elements of every
 pair that rope rotates: a run of first halves, then the same run of second halves.
 """
@@ -37,7 +37,7 @@ class HeadTerms:
 
 @triton.jit
 def columns_of(tile, BLOCK_N: tl.constexpr, HALF: tl.constexpr):
-    """The columns of a tile: BLOCK_N that follow each other or, with heads, runs of pairs."""
+    """Return the BLOCK_N columns of a tile. With heads they are runs of pairs, else consecutive."""
     o = tl.arange(0, BLOCK_N)
     if HALF == 0:
         columns = tile * BLOCK_N + o
@@ -54,7 +54,7 @@ def write_heads(
     k_slot_stride, V, v_head_stride, v_slot_stride, queries, keys, HALF: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Rotates queries and keys of a tile x [M, N], already rounded, and writes all three kinds."""
+    """Rotate queries and keys of a rounded tile x [M, N], and write queries, keys and values."""
     M: tl.constexpr = x.shape[0]
     N: tl.constexpr = x.shape[1]
     RUN: tl.constexpr = HALF if HALF < N // 2 else N // 2
@@ -93,7 +93,7 @@ def write_heads(
 def arguments(
     heads: Heads | None, terms: HeadTerms | None, other: torch.Tensor
 ) -> tuple[object, ...]:
-    """The arguments of a kernel from Angles to keys; without heads they are never read."""
+    """Return a kernel's arguments from Angles to keys. Without heads they are never read."""
     if heads is None or terms is None:
         return (other, other, 0, other, 0, 0, other, 0, 0, 0, 0)
     k, v = terms.k, terms.v
@@ -107,7 +107,7 @@ def arguments(
 def write_heads_torch(
     product: torch.Tensor, heads: Heads, terms: HeadTerms, out: torch.Tensor
 ) -> None:
-    """The twin of `write_heads` in plain torch, for all columns of a product [rows, n]."""
+    """Do the same as `write_heads` in plain torch, for all columns of a product [rows, n]."""
     rows, dtype = product.shape[0], out.dtype
     x = product.to(dtype).view(rows, -1, heads.head_dim)
     a, b = x.float().chunk(2, -1)
@@ -124,7 +124,7 @@ def write_heads_torch(
 
 
 def check_heads(heads: Heads | None, terms: HeadTerms | None, out: torch.Tensor) -> None:
-    """Raise ValueError unless the terms are those of the heads."""
+    """Raise ValueError unless the terms fit the heads."""
     if (heads is None) != (terms is None):
         raise ValueError(f"heads: expected {'none' if heads is None else 'some'} by the plan")
     if heads is None or terms is None:

@@ -1,4 +1,4 @@
-"""Parts of `choose`: the few best of a chunk, and their scores."""
+"""Parts of `choose` that find the best tokens of a chunk, and compute their scores."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import triton.language as tl
 from .noise import gumbel64, noise_words
 
 _ALL_IDS = tl.constexpr(0x7FFFFFFF)
-_NOTHING = tl.constexpr(-0x7F800000 << 32)  # order of a score above -inf, at least
+_NOTHING = tl.constexpr(-0x7F800000 << 32)  # least word of a score above -inf
 _TAKEN = tl.constexpr(-1 << 63)
 
 
 @triton.jit
 def take_first(order, o_pick, pick, picked):
-    """Moves the id of the greatest (score, lowest id) of `order` into place `pick`: one reduction.
-    The high word is a float32 as int32 in the same order, the low one the id, negated."""
+    """Move the id with the greatest score in `order` to index `pick` of `picked`.
+
+    Of equal scores the lowest id is taken. An entry of `order` has the score in its high word, as
+    an int32 of the same order, and the negated id in its low word. So one reduction is enough."""
     best = tl.max(order, axis=0)
     token = ((best & _ALL_IDS) ^ _ALL_IDS).to(tl.int32)
     here = (o_pick == pick) & (best >= _NOTHING)
@@ -24,7 +26,7 @@ def take_first(order, o_pick, pick, picked):
 
 @triton.jit
 def take_best(score, ids, o_pick, pick, picked, picked_score):
-    """Moves the best (score, lowest id) that is left into place `pick`."""
+    """Move the best remaining score to index `pick`; of equal scores that of the lowest id."""
     best = tl.max(score, axis=0)
     none = best == float("-inf")
     token = tl.min(tl.where(score == best, ids, 2147483647), axis=0)
@@ -36,7 +38,7 @@ def take_best(score, ids, o_pick, pick, picked, picked_score):
 
 @triton.jit
 def score_of(x, word, temperature):
-    """The score that decides, float64: the logit, or logit / temperature + noise."""
+    """Return the deciding score in float64: the logit, or logit / temperature + noise."""
     greedy = x.to(tl.float64)
     if temperature > 0:
         scaled = tl.div_rn(x, temperature + tl.zeros_like(x))
@@ -46,7 +48,7 @@ def score_of(x, word, temperature):
 
 @triton.jit
 def word_of(seed, completion, where, use, token):
-    """The word of each of these tokens."""
+    """Return the random word of each token."""
     w0, w1, w2, w3 = noise_words(seed, completion, where, (token >> 2).to(tl.uint32) | use)
     lane = token & 3
     return tl.where(lane < 2, tl.where(lane == 0, w0, w1), tl.where(lane == 2, w2, w3))
@@ -54,6 +56,6 @@ def word_of(seed, completion, where, use, token):
 
 @triton.jit
 def order_of(score, ids):
-    """(score, lowest id) as words in the same order, for `_take_first`."""
+    """Return scores and ids as the words that `take_first` compares."""
     bits = (score + 0.0).to(tl.int32, bitcast=True)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64) << 32 | (ids ^ _ALL_IDS)

@@ -20,8 +20,8 @@ PROGRAMS = 192
 
 @dataclass(frozen=True)
 class Heads:
-    """The columns of a product that makes q, k and v: heads of queries, then of keys, then of
-    values."""
+    """The columns of a product that makes q, k and v. Heads of queries come first, then heads of
+    keys, then heads of values."""
 
     queries: int
     keys: int
@@ -42,8 +42,8 @@ class ProductPlan:
     gate      weight is [2 n, k], gate rows and then up rows: out = silu(gate) * up
     residual  the product is added to a residual stream
     bias      of every row of the weight
-    heads     of a product that also rotates its queries and keys, and writes keys and values to the
-              ring (rope.py)
+    heads     the heads, if the product also rotates queries and keys, and writes keys and values to
+              the ring (heads.py)
     """
 
     rows: int
@@ -80,15 +80,15 @@ class ProductPlan:
 
     @property
     def block_n(self) -> int:
-        """Columns of a tile of the result."""
+        """Number of columns of a tile of the result."""
         raise NotImplementedError
 
     @cached_property
     def tiles(self) -> int:
-        """Number of tiles of n."""
+        """Number of tiles that hold the n columns."""
         return triton.cdiv(self.n, self.block_n)
 
     @property
     def half(self) -> int:
-        """Pairs of a head that rope rotates; 0 without heads."""
+        """Number of pairs of a head that rope rotates; 0 without heads."""
         return 0 if self.heads is None else self.heads.head_dim // 2

@@ -1,5 +1,7 @@
-"""Confidence of a draft's draws: that of the largest scores, so that it does not depend on the draw
-(csrc/ops/choose.cc). `choose` launches it after its own kernel; the twin does it with the row.
+"""Computes the confidence of a draft's draws from the largest scores (csrc/ops/choose.cc).
+
+So the confidence does not depend on the draw. `choose` launches this kernel after its own. The twin
+computes it together with the row.
 """
 
 from __future__ import annotations

@@ -30,10 +30,10 @@ class ScoreMemory {
   Scores of_target(int seat) const;
   Scores of_draft(int seat) const;
   double* dists() const { return dists_.device(); }  // [seats, 2, vocab]
-  // For choices on a device.
+  // Return where the sampling pass of a device keeps its scores.
   KeptScores kept_by_target() const { return {target_.device(), kMaxRows}; }
   KeptScores kept_by_draft() const { return {draft_.device(), draft_rows()}; }
-  // With two memories: adds the scores at the chain's nodes to a mail from the draft.
+  // Adds the scores at the chain's nodes to a mail from the draft. Needs two memories.
   void add_to(Mail& mail) const;
 
  private:

@@ -1,5 +1,5 @@
-// exp in double, for the distributions of rejection. As in exp.h, there is one formula without libm
-// and without contraction, so every implementation has the same bits.
+// Computes exp in double, for the distributions of rejection. As in exp.h, the formula needs no
+// libm and no contraction. So every implementation has the same bits.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,8 @@
 
 namespace sbrt {
 
-// e^x for x <= 0, 0 below -700; relative error below 1e-15. Rational function: Cephes exp.
+// Returns e^x for x <= 0, and 0 below -700. The relative error is below 1e-15. The rational
+// function is that of exp in Cephes.
 SBRT_ANY inline double exp64(double x) {
   const double magic = 0x1.8p52;  // adding it rounds to an integer
   const double clamped = x < -700.0 ? -700.0 : x;

@@ -30,9 +30,10 @@ namespace sbrt {
 constexpr int kSumLanes = 1024;  // as many members as a block of a device has
 constexpr int kSumGroup = 32;    // lanes of a group
 constexpr int kSumGroups = kSumLanes / kSumGroup;
-constexpr int kScoreBlocks = 16;  // of a seat; they copy its rows of scores in turn
+constexpr int kScoreBlocks = 16;  // number of blocks of a seat that copy its rows of scores in turn
 
-// A candidate at a node: a node of the chain, or the first token of a branch (node 0).
+// A candidate for the token after a node. It is a child in the chain, or the first token of a
+// branch (then `node` is 0).
 struct Candidate {
   int32_t token, node;
 };
@@ -42,13 +43,13 @@ struct AcceptScratch {
   double lane[kSumLanes], group[kSumGroups];
   Candidate drawn[kSlots + kMaxBranches];
   int32_t n;      // number of `drawn`
-  int32_t known;  // the child that was looked up, 0: none
+  int32_t known;  // the looked-up child; 0: none
   int32_t token;  // of draw_from
 };
 
-// Joins value(0) .. value(n - 1) in one order: lane l those of l, l + kSumLanes, ... ascending;
-// each group its lanes; then the groups. Every member gets the result. Before it, members have met
-// after the last write that `value` reads; after it, all have read.
+// Joins value(0) .. value(n - 1) in one order and returns the result to every member. Lane l joins
+// the values l, l + kSumLanes, ... in ascending order. Then each group joins its lanes, and then
+// the groups are joined. The members must have met after the last write that `value` reads.
 template <class Team, class Value, class Join>
 SBRT_ANY double folded(AcceptScratch& s, int32_t n, double empty, Team team, Value value,
                        Join join) {
@@ -73,7 +74,7 @@ SBRT_ANY double sum_of(AcceptScratch& s, int32_t n, Team team, Value value) {
   return folded(s, n, 0.0, team, value, [](double a, double b) { return a + b; });
 }
 
-// Divides by the sum, unless that is 0; returns the sum.
+// Divides `dist` by its sum, unless that is 0, and returns the sum.
 template <class Team>
 SBRT_ANY double normalise(double* dist, int32_t vocab, AcceptScratch& s, Team team) {
   const double sum = sum_of(s, vocab, team, [dist](int32_t i) { return dist[i]; });
@@ -83,8 +84,8 @@ SBRT_ANY double normalise(double* dist, int32_t vocab, AcceptScratch& s, Team te
   return sum;
 }
 
-// dist [vocab] <- softmax of scores [n], in double. Score i is that of token ids[i]; without ids, of
-// token i. The other tokens get 0.
+// Writes the softmax of scores [n] to dist [vocab], in double. Score i belongs to token ids[i], or
+// to token i if ids is null. All other tokens get 0.
 template <class Team>
 SBRT_ANY void softmax_of(const float* scores, const int32_t* ids, int32_t n, const Place& place,
                          double* dist, AcceptScratch& s, Team team) {
@@ -102,14 +103,16 @@ SBRT_ANY void softmax_of(const float* scores, const int32_t* ids, int32_t n, con
   normalise(dist, place.vocab, s, team);
 }
 
+// Returns true if a drawn candidate is accepted. u: uniform in [0, 1).
 SBRT_ANY inline bool accepts(const Place& place, int32_t token, double u) {
   return u * place.q[token] < place.p[token];
 }
 
 SBRT_ANY inline double surplus(double p, double q) { return p > q ? p - q : 0; }
 
-// Updates p and q after a candidate was rejected. False: nothing is left of p - q, and p stays as
-// it is. Then p - q was almost 0 everywhere, and only rounding rejected the candidate.
+// Updates p and q after a candidate was rejected. Returns false if max(p - q, 0) is 0 everywhere; p
+// then stays as it is. In that case p - q was almost 0 everywhere, and only rounding rejected the
+// candidate.
 template <class Team>
 SBRT_ANY bool reject(const Place& place, int32_t token, AcceptScratch& s, Team team) {
   const double left =
@@ -123,7 +126,7 @@ SBRT_ANY bool reject(const Place& place, int32_t token, AcceptScratch& s, Team t
   return left > 0;
 }
 
-// The same for one that was not drawn.
+// Updates p and q after a looked-up token, which was not drawn, was rejected.
 template <class Team>
 SBRT_ANY bool reject_known(const Place& place, int32_t token, AcceptScratch& s, Team team) {
   const double had = place.p[token];
@@ -137,13 +140,14 @@ SBRT_ANY bool reject_known(const Place& place, int32_t token, AcceptScratch& s, 
   return false;
 }
 
-// A place in an ascending sum, and the sum before it.
+// An index in an ascending sum, and the sum of all weights before it.
 struct Reached {
   int32_t at;
   double before;
 };
 
-// The first of n weights with which the sum exceeds `bar`; the last above 0 if none does.
+// Returns the first of n weights with which the sum exceeds `bar`. If no sum does, returns the last
+// weight above 0.
 template <class Weight>
 SBRT_ANY Reached first_past(double sum, double bar, int32_t n, Weight weight) {
   Reached found{0, sum};
@@ -157,7 +161,7 @@ SBRT_ANY Reached first_past(double sum, double bar, int32_t n, Weight weight) {
   return found;
 }
 
-// The first token, in the order of `folded`, at which the sum exceeds u times the total.
+// Returns the first token, in the order of `folded`, at which the sum exceeds u times the total.
 template <class Team>
 SBRT_ANY int32_t draw_from(const double* dist, int32_t vocab, double u, AcceptScratch& s,
                            Team team) {
@@ -187,14 +191,14 @@ SBRT_ANY inline int drawn_at(const Sequence& c, int node, Candidate* found) {
   return n;
 }
 
-// The child of `node` that was looked up and is verified, or 0. There is at most one.
+// Returns the child of `node` that came from a look-up and is verified, or 0. There is at most one.
 SBRT_ANY inline int known_child(const Sequence& c, int node) {
   for (int i = node + 1; i <= c.chain.size; ++i)
     if (c.chain.parent[i] == node && c.chain.known.has(i) && c.verified.has(i)) return i;
   return 0;
 }
 
-// Noise for the token after `node`.
+// Returns the noise for the token after `node`.
 SBRT_ANY inline Noise noise_after(const Sequence& c, int node, Use use) {
   const int64_t position = c.head + c.chain.level[node] + 1;
   return {.seed = c.sampling.seed,
@@ -223,8 +227,8 @@ SBRT_ANY Candidate try_all(Sequence& c, int node, const Place& place, AcceptScra
   return {draw_from(place.p, place.vocab, u, s, team), 0};
 }
 
-// Decides the token after `node`, and the node of the chain that holds it (0: none). `own`: the
-// target's own choice there.
+// Decides the token after `node`. Returns the token and the chain node that holds it (0: none).
+// own: the token that the target sampled there.
 template <class Team>
 SBRT_ANY Candidate decide(Sequence& c, int32_t own, int node, const Place& place, AcceptScratch& s,
                           Team team) {
@@ -247,7 +251,8 @@ SBRT_ANY Candidate decide(Sequence& c, int32_t own, int node, const Place& place
   return try_all(c, node, place, s, team);
 }
 
-// The accepted path of the chain, and y, of a sequence under rejection. Sets c.no_mass.
+// Decides at random the accepted path of the chain, and y. Sets c.no_mass if a residual was empty.
+// Does nothing for a sequence without the rule.
 template <class Team>
 SBRT_ANY void walk_by_chance_op(Sequence& c, const Choice* choice, const Place& place,
                                 AcceptScratch& s, Team team) {

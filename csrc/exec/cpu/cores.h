@@ -12,8 +12,8 @@ struct TeamCores {
 
   // Moves the calling thread, member `rank` of a team of `threads`, to its core. It is pinned there
   // if its core was named, or if the team covers all cores that the process may use. Otherwise the
-  // system may move it on. Without the move, a member would wake on its waker's core and share it for
-  // milliseconds while another core idles.
+  // system may move it on. Without the move, a member would wake on its waker's core and share it
+  // for milliseconds while another core idles.
   void take(int rank, int threads) const;
 };
 

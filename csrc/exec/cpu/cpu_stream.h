@@ -12,8 +12,9 @@
 
 namespace sbrt {
 
-// How a stream of the host waits for the streams of a device and sends to its memory. The worker
-// thread calls both. They throw Error; then the stream's work is skipped, but its events fire.
+// The link of a host's stream to a device: it waits for the device's streams and sends to the
+// device's memory. The worker thread calls both functions. If one throws Error, the stream's work
+// is skipped, but its events fire.
 class DeviceLink {
  public:
   virtual ~DeviceLink() = default;
@@ -23,7 +24,7 @@ class DeviceLink {
 
 class CpuStream final : public CommandStream {
  public:
-  // The streams of a backend share this.
+  // State that all streams of a backend share.
   struct Shared {
     Failure failure;
     Bell bell;
@@ -36,7 +37,7 @@ class CpuStream final : public CommandStream {
 
   const Trace& trace() override { return trace_; }
   void push(const Command& command) override;
-  // Returns once all commands are done.
+  // Waits until all commands are done.
   void drain() const;
 
  private:

@@ -114,7 +114,7 @@ bool CudaStream::wait_for(Event& event, int64_t value) {
   return true;
 }
 
-// Wakes other streams first, then the host.
+// Records the event, which wakes other streams. Then wakes the host.
 void CudaStream::put_record(Event& event, int64_t value) {
   EventBody& body = body_of(event, world_.device());
   body.record(stream_);

@@ -27,8 +27,8 @@ class CudaStream final : public CommandStream {
 
   // Hands over as many commands as possible. Returns true if there were any.
   bool advance();
-  // Starts to keep times if its place has a clock, else stops. The caller ensures that nothing is in
-  // flight.
+  // Starts to keep times if its place has a clock, else stops. The caller ensures that nothing is
+  // in flight.
   void keep_times();
   void collect();
   // Throws the error that broke the device. Any thread may call it.

@@ -23,7 +23,7 @@ Courier::~Courier() {
   if (here.is_there()) static_cast<void>(cudaStreamDestroy(stream_));
 }
 
-// A device cannot wake a thread that sleeps in the kernel.
+// Polls the device's word, because a device cannot wake a thread that sleeps in the kernel.
 void Courier::wait_for(const Event& event, int64_t value) {
   for (int turn = 0; event.reached() < value; ++turn) {
     if (turn < kSpins) {

@@ -1,4 +1,5 @@
-// A stream of the host next to those of a device: worker threads run its ops, on pinned memory.
+// A stream of the host, for an engine whose target is on a device. Worker threads run its ops on
+// pinned memory.
 #pragma once
 
 #include "exec/command.h"

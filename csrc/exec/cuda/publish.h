@@ -13,12 +13,12 @@ namespace sbrt {
 cudaError_t publish_on(cudaStream_t stream, int64_t* word, int64_t value);
 
 // Enqueues a wait for *word >= value, which a thread of the host stores. Later work sees what was
-// written before. Enqueue it only if that thread depends on no later command of the device or of the
-// calling thread.
+// written before. Enqueue it only if that thread depends on no later command of the device or of
+// the calling thread.
 cudaError_t await_on(cudaStream_t stream, const int64_t* word, int64_t value);
 
-// Success if this binary has code for the current device, else the error. It also loads the kernels,
-// because that must not happen while one waits.
+// Success if this binary has code for the current device, else the error. It also loads the
+// kernels, because that must not happen while one waits.
 cudaError_t has_code();
 
 }  // namespace sbrt

@@ -34,7 +34,7 @@ struct World {
 
   int device() const { return places[0].device; }
   void fail() { lost.raise(std::current_exception()); }
-  // In cuda_stream.cc. Hands over to the devices all commands that can go on.
+  // Hands over to the devices all commands that can go on (cuda_stream.cc).
   void advance();
   void look() const;  // throws the error that broke a device
 };
@@ -51,7 +51,7 @@ struct EventBody {
   ~EventBody();
   EventBody(const EventBody&) = delete;
 
-  // On the device of `stream`, which is always the same.
+  // Records the event on `stream`. All calls must use streams of the same device.
   void record(cudaStream_t stream);
   int64_t* there() const { return static_cast<int64_t*>(word.device); }
 };
