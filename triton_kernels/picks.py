@@ -16,8 +16,9 @@ _TAKEN = tl.constexpr(-1 << 63)
 def take_first(order, o_pick, pick, picked):
     """Move the id with the greatest score in `order` to index `pick` of `picked`.
 
-    Of equal scores the lowest id is taken. An entry of `order` has the score in its high word, as
-    an int32 of the same order, and the negated id in its low word. So one reduction is enough."""
+    Of equal scores the lowest id is taken. The high word of an entry of `order` is the score, as
+    an int32 of the same order. The low word is the negated id. So one reduction is enough.
+    """
     best = tl.max(order, axis=0)
     token = ((best & _ALL_IDS) ^ _ALL_IDS).to(tl.int32)
     here = (o_pick == pick) & (best >= _NOTHING)
