@@ -128,9 +128,9 @@ def embed_torch(
     if squares is not None:
         squares[:, : out.shape[0]] = squares_torch(out)
     if rope is not None and angles is not None:
-        for i in range(out.shape[0]):
-            position = given.row[first_row + i].position if i < used else 0
-            angles[0, i], angles[1, i] = angles_torch(position, rope)
+        positions = [given.row[first_row + i].position for i in range(used)]
+        positions += [0] * (out.shape[0] - used)
+        angles[0, : len(out)], angles[1, : len(out)] = angles_torch(positions, rope)
     return out
 
 

@@ -116,11 +116,12 @@ def write_heads_torch(
     last = heads.queries + heads.keys
     out[:, : heads.queries * heads.head_dim] = turned[:, : heads.queries].flatten(1)
     given = struct(Batch, terms.table)
-    for i in range(min(rows, given.n - terms.first_row)):
-        slot = given.row[terms.first_row + i].slot
-        if slot >= 0:
-            terms.k[:, slot] = turned[i, heads.queries : last]
-            terms.v[:, slot] = x[i, last:]
+    used = max(0, min(rows, given.n - terms.first_row))
+    slots = {i: given.row[terms.first_row + i].slot for i in range(used)}
+    writing = [i for i, slot in slots.items() if slot >= 0]
+    written = [slots[i] for i in writing]
+    terms.k[:, written] = turned[writing, heads.queries : last].transpose(0, 1)
+    terms.v[:, written] = x[writing, last:].transpose(0, 1)
 
 
 def check_heads(heads: Heads | None, terms: HeadTerms | None, out: torch.Tensor) -> None:

@@ -190,15 +190,16 @@ def rope_kv_write_torch(
     """Plain-torch twin of `rope_kv_write`: same arguments, effects and errors."""
     heads = _check(qkv, k, v, table, rope)
     given, kv_heads = struct(Batch, table), k.shape[0]
-    for i in range(min(qkv.shape[0], given.n - first_row)):
-        row = given.row[first_row + i]
-        turn = angles_torch(row.position, rope)
-        q = _turned(_normed(qkv[i, :heads], rope.q_weight, rope.eps), turn)
-        key = _normed(qkv[i, heads : heads + kv_heads], rope.k_weight, rope.eps)
-        qkv[i, :heads] = q
-        if row.slot >= 0:
-            k[:, row.slot] = _turned(key, turn)
-            v[:, row.slot] = qkv[i, heads + kv_heads :]
+    used = max(0, min(qkv.shape[0], given.n - first_row))
+    rows = [given.row[first_row + i] for i in range(used)]
+    turn = angles_torch([row.position for row in rows], rope)
+    q = _turned(_normed(qkv[:used, :heads], rope.q_weight, rope.eps), turn)
+    key = _turned(_normed(qkv[:used, heads : heads + kv_heads], rope.k_weight, rope.eps), turn)
+    writing = [i for i, row in enumerate(rows) if row.slot >= 0]
+    written = [rows[i].slot for i in writing]
+    qkv[:used, :heads] = q
+    k[:, written] = key[writing].transpose(0, 1)
+    v[:, written] = qkv[writing, heads + kv_heads :].transpose(0, 1)
 
 
 def _normed(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
@@ -210,16 +211,21 @@ def _normed(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.T
     return (y.float() * weight.float()).to(x.dtype)
 
 
-def angles_torch(position: int, rope: Rope) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines [head_dim / 2] of a position's angles."""
-    kind = torch.float32 if position < EXACT_FLOAT else torch.float64
-    angle = torch.tensor(position, dtype=kind, device=rope.inv_freq.device) * rope.inv_freq.to(kind)
-    return torch.cos(angle).float() * rope.amplitude, torch.sin(angle).float() * rope.amplitude
+def angles_torch(positions: list[int], rope: Rope) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosines and sines, each [positions, head_dim / 2], of the angles at positions."""
+    at = torch.tensor(positions, dtype=torch.int64, device=rope.inv_freq.device)[:, None]
+    angle = at.float() * rope.inv_freq
+    cosines, sines = torch.cos(angle), torch.sin(angle)
+    if any(position >= EXACT_FLOAT for position in positions):
+        exact = at.double() * rope.inv_freq.double()
+        cosines = torch.where(at < EXACT_FLOAT, cosines, torch.cos(exact).float())
+        sines = torch.where(at < EXACT_FLOAT, sines, torch.sin(exact).float())
+    return cosines * rope.amplitude, sines * rope.amplitude
 
 
 def _turned(x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Return heads [n, head_dim], rotated by the cosines and sines of a position."""
-    cosines, sines = turn
+    """Return heads [rows, n, head_dim], rotated by the rows' cosines and sines."""
+    cosines, sines = (t[:, None] for t in turn)
     a, b = x.float().chunk(2, -1)
     return torch.cat([a * cosines - b * sines, b * cosines + a * sines], -1).to(x.dtype)
 
