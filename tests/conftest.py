@@ -216,11 +216,13 @@ class Programs:
         out of date.
 
         The object must be newer than the source and all headers, its build newer than
-        CMakeLists.txt. A build with CUDA compiles exec/cuda and users of nvtx.h differently, so
-        their objects are never reused.
+        CMakeLists.txt. A build with CUDA compiles some files differently, so their objects are
+        never reused.
         """
         part = source.relative_to(CSRC) if source.is_relative_to(CSRC) else None
-        if part is None or part.is_relative_to("exec/cuda") or "nvtx.h" in source.read_text():
+        if part is None or part.is_relative_to("exec/cuda"):
+            return None
+        if any(name in source.read_text() for name in ("nvtx.h", "SBRT_WITH_CUDA")):
             return None
         newest = max(self.newest_header, source.stat().st_mtime)
         flags = (TESTS.parent / "CMakeLists.txt").stat().st_mtime

@@ -13,7 +13,7 @@
 namespace {
 std::atomic<int64_t> allocations{0};
 
-void* counted(size_t bytes, size_t align) {
+[[maybe_unused]] void* counted(size_t bytes, size_t align) {
   allocations.fetch_add(1, std::memory_order_relaxed);
   void* p = nullptr;
   align = std::max(align, sizeof(void*));  // posix_memalign takes no smaller alignment
@@ -25,6 +25,10 @@ void* counted(size_t bytes, size_t align) {
 // These operators replace the global ones for this library only, because exports.map hides them. So
 // only allocations by this library are counted. <new> declares the operators with default
 // visibility, which -fvisibility=hidden does not change.
+//
+// AddressSanitizer replaces them itself. libstdc++ allocates with its operators, so a string that
+// this library frees would be reported.
+#if !defined(__SANITIZE_ADDRESS__)
 void* operator new(size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new[](size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new(size_t bytes, std::align_val_t a) { return counted(bytes, size_t(a)); }
@@ -37,6 +41,7 @@ void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
 void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
 void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
 void operator delete[](void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+#endif
 
 namespace sbrt {
 

@@ -15,7 +15,7 @@ WAITS = (
     "  d.wait(fences.verify_done, r - 1);\n",
 )
 
-pytestmark = pytest.mark.exact
+exact = pytest.mark.exact
 sanitize = pytest.mark.sanitize  # tests/sanitize has fewer rounds of the program as it is
 each_wait = pytest.mark.parametrize(
     "wait", WAITS, ids=lambda wait: wait.split("fences.")[1].split(",")[0]
@@ -47,30 +47,33 @@ def check_reported(done):
     assert "ThreadSanitizer: data race" in done.stderr or any(text in done.stdout for text in told)
 
 
-@sanitize
 def test_every_wait_is_listed(text):
     assert text.count(".wait(") == len(WAITS)
     assert all(text.count(wait) == 1 for wait in WAITS)
 
 
+@exact
 def test_fifty_thousand_rounds_are_clean(run):
     done = run(None, 50_000)
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout.split()[0]) >= 50_000
 
 
+@exact
 @sanitize
 def test_rounds_ahead_are_clean(run):
     done = run(None, 20_000, "ahead")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@exact
 @sanitize
 @each_wait
 def test_a_missing_wait_in_rounds_ahead(run, wait):
     check_reported(run(wait, 2000, "ahead"))
 
 
+@exact
 @sanitize
 @each_wait
 def test_a_missing_wait_in_an_engine(run, wait):

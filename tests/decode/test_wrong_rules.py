@@ -6,7 +6,7 @@ import pytest
 
 from sbrt import _probe
 
-pytestmark = pytest.mark.exact
+exact = pytest.mark.exact
 
 SEQUENCES = 400_000
 FLAGS = ("-O2",)  # no -Werror: a wrong rule may leave a variable unused
@@ -114,11 +114,19 @@ def run(programs, tally, tmp_path_factory):
     return run
 
 
+@exact
 @pytest.mark.parametrize("method", [PATH, TREE, ENDS, LOOKUP, JOINED], ids=str)
 def test_the_right_rule_passes(run, method):
     assert abs(run(method, {})) < FAR
 
 
+def test_each_text_is_in_the_code(programs):
+    """The other tests are not in `make test`, so this one finds texts that have changed."""
+    texts = [(part, right) for _, part, right, _ in WRONG.values()]
+    assert [programs.text(part).count(right) for part, right in texts] == [1] * len(texts)
+
+
+@exact
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_rule_in_the_core_is_caught(run, programs, name, capfd):
     method, part, right, wrong = WRONG[name]

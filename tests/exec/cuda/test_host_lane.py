@@ -51,6 +51,12 @@ def test_thread_sanitizer_has_nothing_to_say(fake, programs, tsan, part):
     assert done.stdout == f"ok {part}\n", done.stdout + done.stderr
 
 
+def test_each_text_is_in_the_code(programs):
+    """The test below is not in `make test`, so this one finds texts that have changed."""
+    texts = [wait[:2] for wait in WAITS.values()]
+    assert [programs.text(file).count(wait) for file, wait in texts] == [1] * len(texts)
+
+
 @pytest.mark.exact
 @pytest.mark.sanitize
 @pytest.mark.parametrize("name", WAITS)
