@@ -33,8 +33,9 @@ std::string said(const py::error_already_set& error) {
   return all.substr(0, all.find('\n'));
 }
 
-// While the interpreter shuts down, it ends threads that ask for its lock, at any point of their
-// work. So end_replays waits until no replay runs, and lets no new replay begin.
+// Number of replays that run now. While the interpreter shuts down, it ends threads that ask for
+// its lock, at any point of their work. So end_replays waits until no replay runs, and lets no new
+// one begin.
 std::atomic<int> replays{0};
 std::atomic<bool> ended{false};
 
@@ -137,8 +138,8 @@ class PyRecorder final : public Recorder {
   }
 
  private:
-  // Calls a method of the Python lane and returns the recordings that the method made. They live as
-  // long as this object.
+  // Calls a method of the Python lane and returns the recordings that the method made. This object
+  // keeps the recordings alive.
   template <class... Args>
   Pieces all(const char* method, Args... args) {
     const GilAcquire gil;
