@@ -16,15 +16,15 @@ namespace sbrt {
 
 class Engine {
  public:
-  // `draft` may be null. Throws InvalidInput for impossible sizes.
+  // `draft` may be null. Throws InvalidInput if the models do not fit the config or each other.
   Engine(std::shared_ptr<const Model> target, std::shared_ptr<const Model> draft,
          const RuntimeConfig& config);
   ~Engine();
   Engine(const Engine&) = delete;
 
-  // On a device: fuses the graphs for requests with this policy in advance. Graphs for requests
-  // that shape logits are fused when the first such request comes. Drops all sequences. Throws
-  // InvalidInput for an invalid policy.
+  // On a device: fuses, in advance, the graphs that requests with this policy need. Graphs for
+  // requests that shape logits are fused when the first such request comes. Drops all sequences.
+  // Throws InvalidInput for an invalid policy.
   void prepare(const Policy& policy);
   // Number of fused graphs that the engine keeps.
   int fused_graphs() const { return graphs_.fused(); }
@@ -38,9 +38,8 @@ class Engine {
   void begin(const Request& request);
   // Feeds prompts and runs rounds. Returns when a sequence has ended, `max_rounds` are done,
   // `seconds` have passed (0: no limit) or interrupt() is called. A prefill or a round that takes
-  // longer continues after the return. One round whose result was not read may also be in flight
-  // then; the next call reads its result. If an op throws, all sequences end, and run() throws the
-  // op's error.
+  // longer continues after the return. One round may be in flight after the return, and the next
+  // call reads its result. If an op throws, all sequences end, and run() throws the op's error.
   void run(int64_t max_rounds, double seconds);
   // Returns the tokens committed since the last take() or admit(). They are valid until the next
   // call.
@@ -69,11 +68,11 @@ class Engine {
   }
   void check_usable() const;  // throws Error after close(), and in a fork
   bool is_forked() const;     // true if this process is a fork of the one that made the engine
-  // Each returns the lane's trace, or null if there is no such lane.
+  // Return the trace of the target's or the draft's lane, or null if there is no such lane.
   const Trace* target_trace() const { return trace_of(resources_.target); }
   const Trace* draft_trace() const { return trace_of(resources_.draft); }
-  // These start or stop a trace or a profile, once the round in flight has ended. A device notes
-  // times only while a trace is kept.
+  // keep_trace() starts or stops a trace, and profile() a profile. Both first wait for the round in
+  // flight. A device notes times only while a trace is kept.
   void keep_trace(bool is_on);
   void profile(bool is_on);
   // Measures the times of forwards on this machine, alone and overlapped, for about `seconds`.

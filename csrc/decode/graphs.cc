@@ -90,8 +90,8 @@ struct FeedSteps {
   int64_t* fed;  // number of finished pieces, in memory that ops can access
 };
 
-// Records the graphs of prompt pieces. expect(rows) tells the lane how many rows the next graph
-// has.
+// Records the graphs of prompt pieces. Calls expect(rows) before each forward, to tell the lane the
+// forward's number of rows.
 template <class Expect>
 void record_feed(Feed& feed, int32_t least, const FeedSteps& steps, LaneArgs args,
                  const LaneOps& ops, const Expect& expect) {
@@ -340,8 +340,8 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
           r_.is_apart() ? &mails_.offer : nullptr};
 }
 
-// Returns the key in `verifications_` for a round of this shape. It depends on whether the launch
-// includes `settle` and `select`, and on which `select`.
+// Returns the key in `verifications_` for a round of this shape. The key says whether the launch
+// includes the op `settle`, and which `select` it includes, if any.
 int Graphs::verification_at(const RoundShape& shape) const {
   const bool selects = shape.gamma == 0;
   return 4 * (selects && shape.has_logprobs) + 2 * (r_.launches.moves_kv && shape.burst == 0) +

@@ -1,5 +1,5 @@
-// The graphs of both lanes, made once. On a device, graphs of a round that follow one another are
-// fused into one launch.
+// The graphs of both lanes, made once. On a device, graphs that run one after another in a round
+// are fused into one launch.
 #pragma once
 
 #include <map>
@@ -20,7 +20,7 @@ class Graphs {
   explicit Graphs(Resources& resources);
   Graphs(const Graphs&) = delete;
 
-  // Each returns the launches of its lane in a round of this shape.
+  // Return the launches of the target's or the draft's lane in a round of this shape.
   TargetLane target(const RoundShape& shape) const;
   DraftLane draft(const RoundShape& shape) const;
 
@@ -29,11 +29,11 @@ class Graphs {
   const Graph& prefill_logprobs() const { return prefill_logprobs_; }
   const Graph& look() const { return look_; }
 
-  // On a device: fuses the graphs of a round of this shape, for the launches that are selected now.
-  // No round may be in flight. If a stream already has Stream::kMostFused fused graphs, it drops
-  // the oldest one.
+  // On a device: fuses the graphs of a round of this shape, for the selected Launches. No round may
+  // be in flight. If a stream already has Stream::kMostFused fused graphs, it drops the oldest one.
   void fuse(const RoundShape& shape);
-  // Returns true if fuse() would drop no graph. Otherwise it returns true only now and then.
+  // Returns true if fuse() would drop no graph. If it would drop one, returns true once in 64
+  // calls.
   bool may_fuse();
   int fused() const;  // number of fused graphs that the streams keep
 
