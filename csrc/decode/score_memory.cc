@@ -5,7 +5,8 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kBeforeTails = kSlots + kMaxTail;  // rows of a chain and of a certain branch
+// Score rows of the chain and of the certain branch.
+constexpr int64_t kBeforeTails = kSlots + kMaxTail;
 
 }  // namespace
 

@@ -117,8 +117,8 @@ Floats attend_probe(const py::bytes& table, const Floats& q, const Floats& k, co
   return out;
 }
 
-// Returns qkv after norm and rope, and K and V of the ring. given: qkv before them, [rows, heads +
-// 2 kv_heads, head_dim]. norms: [2, head_dim], the weights for q and k; empty for no norm.
+// Returns qkv after norm and rope, and K and V of the ring. given: qkv before norm and rope, [rows,
+// heads + 2 kv_heads, head_dim]. norms: [2, head_dim], the weights for q and k; empty for no norm.
 std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floats& given,
                                               const Floats& k, const Floats& v, const Sizes& sizes,
                                               const Floats& inv_freq, float amplitude,

@@ -36,8 +36,8 @@ class Team {
   void take_along(int width);
   void meet(int rank, int width);
 
-  // The number of meetings (barriers) at which a member has arrived. Each count has its own cache
-  // line, so that a meeting of two members takes only two transfers of a line.
+  // The number of barriers at which a member has arrived. Each count has its own cache line, so
+  // that a barrier of two members takes only two transfers of a line.
   struct alignas(64) Member {
     std::atomic<uint32_t> arrived{0};
   };

@@ -1,5 +1,5 @@
-// A stream of the host, for an engine whose target is on a device. Worker threads run its ops on
-// pinned memory.
+// A stream of the host, for an engine whose target is on a device. Worker threads run the stream's
+// ops on pinned memory.
 #pragma once
 
 #include "exec/command.h"

@@ -40,7 +40,7 @@ class Keeper {
     seen_.push_back(event.reached());
     return order.event(event.name(), event.reached());
   }
-  // Records that the host waited for an event, or saw that the event was reached.
+  // Records that the host waited until an event was reached, or saw that it was reached.
   void see(Event& of, int64_t value) {
     const int number = event(of);
     order.wait(OrderBook::kHost, number, value);
@@ -134,9 +134,9 @@ class Keeper {
 // seen was reached at this time or earlier.
 struct World {
   bool timed;
-  std::array<bool, kMemories> is_device;  // of each memory: imitates one
-  std::unique_ptr<Keeper> book;           // only of the dry backends
-  std::unique_ptr<OwnMemory> own;         // of a device, and of two memories
+  std::array<bool, kMemories> is_device;  // [memory] true: the memory imitates a device's
+  std::unique_ptr<Keeper> book;           // null unless the backend is dry
+  std::unique_ptr<OwnMemory> own;  // null unless a device is imitated or there are two memories
   int64_t host = 0;
   Failure failure;
 };
