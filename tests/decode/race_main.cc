@@ -60,8 +60,8 @@ Policy looking_up(Policy policy) {
   return policy;
 }
 
-// In order: draft_model, tree and lookup; pearl, specbranch and hedge with each answer to a miss;
-// three of these policies again, with look-ups.
+// In order: draft_model; tree; lookup; pearl; specbranch with two values of on_miss; hedge with
+// three values of on_miss; three policies with look-ups.
 const Policy kPolicies[] = {
     serial(4, 1),
     serial(3, 4),

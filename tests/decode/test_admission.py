@@ -6,7 +6,7 @@ has a wrong seat, they report it."""
 import pytest
 
 ADMISSION = "decode/pump.cc"
-# All waits of the host that come before it fills a seat.
+# All waits that the host makes before it fills a seat.
 WAITS = {
     "target's pieces": "  wait(r_.target.feed.fed, seats_[found].fed[0].last_piece());\n",
     "draft's pieces": "  wait(r_.draft.feed.fed, seats_[found].fed[1].last_piece());\n",
@@ -53,8 +53,8 @@ each_wait = pytest.mark.parametrize("wait", WAITS)
 
 @pytest.fixture
 def run(programs):
-    """run(file, before, after, *arguments, flags=...): runs the program after it has replaced a
-    text in a file of csrc."""
+    """Return a function run(file, before, after, *arguments, flags=...). It replaces a text in a
+    file of csrc, compiles the program and runs it."""
 
     def run(file, before, after, *arguments, flags=programs.plain, **environment):
         text = programs.text(file)

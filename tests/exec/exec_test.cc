@@ -36,8 +36,8 @@ bool canary = false;
 
 int times(int n) { return std::max(1, n * scale / 100); }
 
-// A team of any width gives the results of width 1. Its members share the work of an op, and wait
-// for each other after each op.
+// A team of any width must give the results of a team of one. Its members share the work of an op,
+// and wait for each other after each op.
 void team_results() {
   for (const int64_t n : {1, 3, 64, 1000}) {
     std::vector<double> want;
@@ -62,7 +62,7 @@ void team_results() {
   }
 }
 
-// Widths change from launch to launch, and may exceed the number of members.
+// The width may change from launch to launch, and may exceed the number of members.
 void changing_widths() {
   Event done("done");
   uint64_t value = 1, round = 0;
@@ -118,9 +118,9 @@ void exception_in_a_member() {
     }
 }
 
-// The fault of an op must end its own graph. When it occurs, another member of the team may still
-// be in the previous graph, asleep because the last op took long. That member must not assign the
-// fault to the previous graph.
+// If an op throws, only the op's own graph must end early. Another member of the team may still be
+// in the previous graph, asleep because the last op took long. That member must not end the
+// previous graph early.
 void exception_right_behind_a_slow_op() {
   for (int next_width = 1; next_width <= 3; ++next_width) {
     Event done("done");
@@ -336,7 +336,7 @@ void virtual_time() {
   one->launch(two_rows, 1);  // from 0 ns to 25 ns
   one->launch(nothing, 1);
   one->record(left, 1);
-  two->launch(three_rows, 1);  // from 0 ns to 10 ns with 1 row; its op sets 3 rows
+  two->launch(three_rows, 1);  // from 0 ns to 10 ns: it has 1 row; its op sets 3 rows
   two->launch(three_rows, 1);  // from 10 ns to 410 ns
   two->record(right, 1);
   one->wait(right, 1);  // from 25 ns to 410 ns
