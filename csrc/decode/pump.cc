@@ -384,9 +384,9 @@ int32_t Pump::most_chain(int i) const {
   return r_.count() > 1 ? nodes : std::max(chain_nodes_, nodes);
 }
 
-// Returns how far the draft may lag behind the trunk in the next `rounds` rounds. The host knows
-// the head of the first of these rounds. The draft sits out rounds whose chain would reach the
-// draft's context limit. A serial draft that has sat out once is never fed again.
+// Returns which trunk tokens the draft may lack in the next `rounds` rounds. The host knows the
+// head of the first of these rounds. The draft sits out rounds whose chain would reach the draft's
+// context limit. A serial draft that has sat out once is never fed again.
 DraftLag Pump::lag_within(int i, int rounds) const {
   if (seats_[i].tuner) return DraftLag::any;
   if (r_.at(i).policy.gamma == 0) return DraftLag::none;

@@ -332,8 +332,7 @@ def are_near(rows: list, want: list) -> bool:
 
 
 def is_by_chance(task: Task, method: str) -> bool:
-    """Return True if the method accepts tokens at random, so that only their distribution is
-    fixed."""
+    """Return True if the method accepts tokens at random; only their distribution is fixed."""
     return "rejection" in task.policies[method] and task.sampling["temperature"] >= 1e-5
 
 
