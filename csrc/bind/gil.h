@@ -20,7 +20,7 @@ auto or_sleep(const Ask& ask) {
   }
 }
 
-// Other Python threads run while this object lives.
+// Releases the GIL while this object lives, so that other Python threads can run.
 class GilRelease {
  public:
   GilRelease() : state_(PyEval_SaveThread()) {}

@@ -51,8 +51,8 @@ void end_replays() {
   while (replays > 0) std::this_thread::yield();
 }
 
-// Replays a recording. Runs in a stream's worker thread, which never held the interpreter's lock
-// before.
+// Calls a recording, which is a Python function that runs a piece. Runs in a stream's worker
+// thread, which has never held the interpreter's lock.
 void replay(void* recording) {
   const Replaying counted;
   check(!ended, "lane: the interpreter has ended");

@@ -7,8 +7,8 @@
 namespace sbrt {
 namespace {
 
-// If the draft has its own device, refuses whatever needs the state of both lanes in one memory.
-// Throws InvalidInput.
+// If the draft has its own device, throws InvalidInput for options that need the state of both
+// lanes in one memory.
 void check_apart(const RuntimeConfig& c) {
   check_within("draft_device", kHostMemory, 1023, c.draft_device);
   const auto refuse = [&c](bool asked, const char* what) {

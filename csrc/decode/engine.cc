@@ -177,7 +177,7 @@ Costs Engine::measure(double seconds, float temperature) {
   check_within("temperature", 0.0f, 1e6f, temperature);
   start_over();
   const Costs costs = Stopwatch(resources_, pump_).measure(seconds, temperature);
-  start_over();  // drops the sequence that was measured
+  start_over();  // drops the sequence that measure() started
   return costs;
 }
 

@@ -30,8 +30,8 @@ class Engine {
   int fused_graphs() const { return graphs_.fused(); }
   // Returns true if a sequence can be admitted.
   bool has_free_seat() const { return pump_.has_free_seat(); }
-  // Starts a sequence next to those in flight. Returns its seat, which stays taken until the caller
-  // releases it. Throws InvalidInput for an invalid request, and Error if no seat is free.
+  // Starts a sequence while others may be in flight. Returns its seat, which stays taken until the
+  // caller releases it. Throws InvalidInput for an invalid request, and Error if no seat is free.
   int admit(const Request& request);
   // Drops all sequences, waits for the round in flight, and starts a sequence. Throws InvalidInput
   // for an invalid request.
@@ -79,7 +79,8 @@ class Engine {
   // Drops all sequences. temperature: the temperature of the sampling after each forward. Throws
   // InvalidInput in virtual time.
   Costs measure(double seconds, float temperature = 0);
-  // Returns the tuner that a seat uses for `auto`, or null if the engine was not built for `auto`.
+  // Returns the tuner that a seat uses for `auto`. If the seat uses none, returns the engine's
+  // first tuner, or null if the engine was not built for `auto`.
   const Tuner* tuner(int seat) const {
     check_seat(seat);
     const Tuner* own = pump_.seat(seat).tuner;

@@ -395,8 +395,8 @@ int Graphs::fused() const {
   return count;
 }
 
-// Returns the graph of a burst of `steps` steps. Returns null if it was not fused for the requests
-// of the next round.
+// Returns the graph of a burst of `steps` steps. Returns null if this graph was not fused for the
+// requests of the next round.
 const Graph* Graphs::fused(const std::map<int, Graph>& bursts, int steps) const {
   const auto at = bursts.find(steps);
   return at != bursts.end() && r_.draft.stream->is_fused(at->second) ? &at->second : nullptr;

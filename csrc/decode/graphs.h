@@ -63,7 +63,7 @@ class Graphs {
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, attach_burst_{"attach_burst"};
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};
-  // These graphs keep distributions. look_ runs between rounds.
+  // These graphs also store the draft's distributions. look_ runs between rounds.
   Graph prefill_dists_{"prefill"}, look_{"look"};
   std::map<int, Graph> bursts_, serial_bursts_;  // keyed by the number of steps; used on a device
   std::map<int, Graph> verifications_;           // keyed by verification_at(); used on a device

@@ -16,8 +16,8 @@ constexpr int64_t kReserved = 1 << 22;
 // Number of entries whose memory a seat keeps for the next request.
 constexpr size_t kKept = 1 << 20;
 
-// Returns a list for log-probs of `positions` positions, for the host. Allocates the memory of the
-// list if there is not enough.
+// Returns a list with room for the log-probs of `positions` positions, at the address for the host.
+// Allocates memory if `entries` has not enough.
 LogprobList list_of(Exec& exec, int32_t top, int64_t positions, Cells<TokenLogprob>& entries) {
   if (top < 0) {
     if (entries.size() > kKept) entries = {};
@@ -30,7 +30,7 @@ LogprobList list_of(Exec& exec, int32_t top, int64_t positions, Cells<TokenLogpr
   return list;
 }
 
-// Returns the same list, but with the entries' address for ops.
+// Returns the same list at the address for ops.
 LogprobList for_ops(LogprobList list, const Cells<TokenLogprob>& entries) {
   if (list.top >= 0) list.entries = entries.device();
   return list;

@@ -79,8 +79,8 @@ struct Resources {
   // number of pieces enqueued so far. Nothing may be in flight.
   void count_from(int64_t round);
 
-  // Used by `auto` between rounds. Lets `change` set the policy and the prices of a seat in the
-  // host's copy, and sends them to the device.
+  // Used by `auto` between rounds. Lets `change` set the policy and Sequence::prices of a seat in
+  // the host's copy, and sends them to the device.
   template <class Change>
   void change_policy(int seat, const Change& change) {
     Sequence& c = at(seat);

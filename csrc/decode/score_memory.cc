@@ -5,7 +5,7 @@
 namespace sbrt {
 namespace {
 
-// Score rows of the chain and of the certain branch.
+// Number of score rows before those of the tails: the rows of the chain and of the certain branch.
 constexpr int64_t kBeforeTails = kSlots + kMaxTail;
 
 }  // namespace

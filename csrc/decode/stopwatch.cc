@@ -231,7 +231,7 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
   found.reserve(times);
   for (int i = 0; i < times; ++i) {
     const double seconds = seconds_of(timed, width, each);
-    // The other lane has ended, so `timed` ran partly alone.
+    // The other lane has finished its work, so `timed` ran partly alone.
     if (i > 0 && other.timed.reached() >= value) break;
     found.push_back(seconds);
   }

@@ -43,7 +43,7 @@ class Stopwatch {
 
   Resources& r_;
   Pump& pump_;
-  double asked_ = 0;  // seconds that measuring may take, about
+  double asked_ = 0;  // approximate time in seconds that the measurement may take
 };
 
 }  // namespace sbrt

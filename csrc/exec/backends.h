@@ -10,8 +10,8 @@ namespace sbrt {
 // `cuda`.
 enum class Backend { cpu, sim, dry, dry_cuda, cuda };
 
-// Constants in place of the device that has a backend's second memory. kNoSecond: there is only one
-// memory. kHostMemory: the second memory is the host's, and worker threads run its streams' ops.
+// Numbers that stand in place of a second device's number. kNoSecond: the backend has only one
+// memory. kHostMemory: the second memory is the host's, and worker threads run the ops that use it.
 constexpr int kNoSecond = -1, kHostMemory = -2;
 
 struct Capabilities {

@@ -75,7 +75,7 @@ class Checker {
     Clock clock;
   };
 
-  // Runs the op in the check. Returns false if the op must still wait for an event.
+  // Lets the checker run the op. Returns false if the op must still wait for an event.
   bool step(const OrderBook::Op& op) {
     Clock& clock = clocks_[op.stream];
     const bool is_host = op.stream == OrderBook::kHost;

@@ -1,4 +1,4 @@
-// Computes products with one packed matrix, so that tests can compare them with their own.
+// Computes products with one packed matrix, so that tests can check them.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 

@@ -142,8 +142,9 @@ std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floa
   return {qkv, keys, values};
 }
 
-// Returns K and V after a settle, and the bytes of the sequence. what: 0 settles the target lane, 1
-// the draft lane, and 2 the draft lane after a serial burst.
+// Runs an op that settles a lane: it moves the KV of accepted tokens to their positions. Returns K,
+// V and the bytes of the sequence afterwards. what: 0 settles the target lane, 1 the draft lane,
+// and 2 the draft lane after a serial burst.
 std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const Floats& k,
                                                    const Floats& v, const Sizes& sizes, int what,
                                                    bool debug) {

@@ -93,7 +93,7 @@ int64_t rounds(Threads threads, int64_t enough) {
   Engine calm(models.first, models.second, config);
   config.backend = Backend::cpu;
   config.rejection = false;
-  config.draft_device = 1;  // a memory for each lane
+  config.draft_device = 1;  // each lane has its own memory
   Engine apart(models.first, models.second, config);
   int64_t done = 0;
   for (uint64_t seed = 0; done < enough; ++seed) {

@@ -266,7 +266,8 @@ def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
         b = ratio(case.p, case.q)
         both = np.minimum(a[x], b)  # probability that the coin accepts both tokens
         out[x] += first.q[x] * case.q * both
-        fell = (case.q * (a[x] - both)).sum()  # the coin accepts only the first token
+        # Probability that the coin accepts only the first token.
+        fell = (case.q * (a[x] - both)).sum()
         out[x] += first.q[x] * fell * part(case.p, case.q)
         # If the first token is rejected, the next token is decided in another round, with its own
         # coin.

@@ -1,7 +1,7 @@
-"""Contract under test: virtual time. A forward costs what its rows in use cost, everything else
-costs nothing. A round whose lanes overlap lasts as long as the longer lane. A serial round lasts as
-long as both lanes together. The host's cost is added once a round. The clock does not change the
-tokens."""
+"""Contract under test: virtual time. A forward takes the time that a table gives for its number of
+rows. A round whose lanes overlap takes as long as the longer lane. A serial round takes as long as
+both lanes together. The host's time is added once a round. Nothing else takes time. The clock does
+not change the tokens."""
 
 from itertools import pairwise
 

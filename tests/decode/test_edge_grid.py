@@ -1,7 +1,7 @@
-"""Contract under test: at every edge of prompt, budget, stop and abort a sequence has the exact
-length, tokens and finish reason. The expected values are computed from plain decoding without
-limits, for more than 10,000 combinations on the toy lane. Rounds are counted from 1, 2^31 - 10 and
-2^32 - 10, in turn."""
+"""Contract under test: a sequence has exactly the right length, tokens and finish reason, wherever
+its prompt, its budget, a stop token or an abort ends it. The expected values are computed from
+plain decoding without limits, for more than 10,000 combinations on the toy lane. Rounds are counted
+from 1, 2^31 - 10 and 2^32 - 10, in turn."""
 
 import itertools
 from collections import Counter

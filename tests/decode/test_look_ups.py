@@ -1,7 +1,6 @@
-"""Contract under test: with `lookup`, every chain gets tokens that followed the same tokens earlier
-in the text. They may be tokens that the draft cannot predict. Chains stay within the policy's
-number of rows. The output stays that of plain decoding. Look-ups find tokens only in the sequence's
-own text."""
+"""Contract under test: with `lookup`, every chain gets tokens that look-ups find. They may be
+tokens that the draft cannot predict. Chains stay within the policy's number of rows. The output
+stays that of plain decoding. Look-ups find tokens only in the sequence's own text."""
 
 import pytest
 

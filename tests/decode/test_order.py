@@ -97,7 +97,8 @@ def test_shaped_rows_and_rejection_are_in_order_too(name):
 
 @every_method
 def test_nothing_is_unordered_if_the_host_runs_ahead(name):
-    """The checker ignores the host's waits, as if all rounds were enqueued ahead."""
+    """The rounds of no method have a conflict, even if the checker ignores the host's waits. This
+    is as if all rounds were enqueued ahead."""
     assert kept(name, sequences=1).conflicts(host=False) == []
 
 

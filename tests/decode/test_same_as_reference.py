@@ -1,5 +1,5 @@
 """Contract under test: engine and reference have the same tokens, finish reason, counters and
-log-probs. Every method has the tokens of plain decoding, unless they are accepted at random.
+log-probs. Every method has the tokens of plain decoding, except under `rejection`.
 
 Gamma, k, draft quality, sampling parameters, stops, penalties, masks and lengths are random, on
 both backends (fuzz.py).
@@ -59,7 +59,7 @@ def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
 
 
 def test_drafts_whose_head_has_some_of_their_tokens(run_fuzz):
-    """A draft's head has at least one of the draft's ids. Half of the drafts also lack target
+    """A draft's LM head has at least one of the draft's ids. Half of the drafts also lack target
     tokens.
 
     Runs on the sim backend. On the cpu backend, tests with crowd.py have such drafts.

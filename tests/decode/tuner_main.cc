@@ -1,7 +1,7 @@
 // Tests of the tuner of `auto`:
 // - Once Tuner::stays() has returned false, it returns false until next() is called. In this test
 //   the trunk begins to repeat itself under plain decoding, and look-up becomes the better policy.
-// - If a round is in flight while the tuner starts or ends a trial, its loss is charged correctly.
+// - A trial is charged the right loss, even if a round is in flight when the trial starts or ends.
 // - A token that is not a candidate of the draft gets a rank that no candidate has.
 #include <cstdint>
 #include <cstdio>

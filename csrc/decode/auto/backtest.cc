@@ -40,8 +40,8 @@ void PathReplay::read(const uint8_t* rank, int64_t head) {
       while (at < last && rank_[at] == 0) ++at;
       ++at;  // a round also commits the target's own token, so one more rank is used
     }
-    // Expected number of tokens of a round if each node were accepted independently. It enters the
-    // estimate with the weight of kThin tokens.
+    // Expected number of tokens of a round if each node were accepted independently. This number
+    // enters the estimate with the weight of kThin tokens.
     const double apart = alpha < 1 ? (1 - std::pow(alpha, depth + 1)) / (1 - alpha) : depth + 1;
     tokens_[depth] = (n_ + kThin) / (rounds + kThin / apart);
   }

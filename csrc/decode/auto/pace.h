@@ -32,7 +32,7 @@ class Pace {
 
  private:
   double now_ = 1;
-  // [rows] the ratio for rounds with this number of rows, divided by now_.
+  // [rows] factor that corrects `now_` for rounds with this number of rows.
   std::array<double, kMaxRows + 1> own_{};
   int64_t age_ = 0;
 };

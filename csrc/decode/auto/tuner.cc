@@ -26,7 +26,7 @@ constexpr int kStay = 4;        // number of rounds between two comparisons of p
 constexpr int kAloneStay = 12;  // kStay while the running policy does not draft
 // After this number of rounds without a measurement of the target's pace, a trial measures it.
 constexpr int64_t kStale = 512;
-// If the expected rate changes by more than this share, the prices of nodes are set again.
+// If the expected rate changes by more than this share, `Sequence::prices` are set again.
 constexpr double kRepriced = 0.1;
 constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // bounds of look_after_, in tokens
 
@@ -283,8 +283,8 @@ int Tuner::worth_trying(int best, bool in_reach) const {
   return found;
 }
 
-// Sets the number of sequences that share rounds. If it changes, the measured rounds no longer
-// apply and are dropped.
+// Sets the number of sequences that share rounds. If a number changes, the measured rounds no
+// longer apply and are dropped.
 void Tuner::share(int alike, int others) {
   if (alike == alike_ && others == others_) return;
   alike_ = alike;
@@ -325,10 +325,10 @@ bool Tuner::stays(const Sequence& c, int64_t head) {
   return !leaves_;
 }
 
-// Sets the prices by which a draft grows trees. `round` is the time of a round by its number of
-// rows. `least` is the smallest log-probability at which a node is worth its time. A node takes the
-// time of one row in a draft step and in the verification. The node is worth this time if it adds
-// more tokens than the expected rate gives in the same time.
+// Sets Sequence::prices, by which a draft decides how far to grow a tree. `round` is the time of a
+// round by its number of rows. `least` is the smallest log-probability at which a node is worth its
+// time. A node takes the time of one row in a draft step and in the verification. The node is worth
+// this time if it adds more tokens than the expected rate gives in the same time.
 void Tuner::price(Sequence& c) {
   const Arm& arm = arms_[running_];
   priced_ = arm.rate;

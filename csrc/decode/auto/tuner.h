@@ -92,8 +92,8 @@ class Tuner {
   // Arm::rate. follow() sets the policy of the next rounds.
   void look(const Sequence& c, int64_t head);
   void follow(Sequence& c, int arm);
-  // Sets the policy of the next rounds, and the prices of nodes. Called before a round, with none
-  // in flight.
+  // Sets the policy of the next rounds, and the prices by which the draft grows trees
+  // (Sequence::prices). Called before a round, with none in flight.
   void next(Sequence& c);
   // Called instead of next() while a round is in flight whose root is at `head`. Returns true if
   // another round may be enqueued with the same policy. After it has returned false, it returns
@@ -148,7 +148,7 @@ class Tuner {
   int running_ = 0;             // index of the policy that the last call of next() set
   int current_ = 0;             // index of the policy that the next call of next() will set
   int stay_ = 0;                // number of rounds until the next comparison
-  double priced_ = 0;           // the expected rate for which the prices of nodes were set
+  double priced_ = 0;           // the expected rate for which Sequence::prices were set
   bool trying_ = false;         // true: the next round reported to saw() belongs to a trial
   bool tries_ = false;          // true: the rounds after the next one belong to a trial
   bool leaves_ = false;         // true: stays() has returned false

@@ -21,7 +21,7 @@ class Team {
   // Runs `graph` with `width` members, and returns when all of them are done. If ops
   // throw, the Failure object keeps the first exception, and `run` does not throw it.
   void run(const Graph& graph, int width);
-  // Called by rank 0, the thread that will call run().
+  // Moves the calling thread to the core of rank 0. Called by the thread that will call run().
   void take_core() const { cores_.take(0, static_cast<int>(members_.size())); }
 
  private:

@@ -32,7 +32,7 @@ class CudaStream final : public CommandStream {
   // flight.
   void keep_times();
   void collect();
-  // Throws the error that broke the device. Any thread may call it.
+  // Throws the device's error, if there is one. Any thread may call it.
   void look() const;
 
  private:
@@ -58,7 +58,7 @@ class CudaStream final : public CommandStream {
   FusedGraphs<MadeGraph> fused_;
   CommandQueue<> queue_;
   Trace trace_{1};
-  std::unique_ptr<Timings> timings_;  // only while a trace is kept
+  std::unique_ptr<Timings> timings_;  // null unless a trace is kept
 };
 
 }  // namespace sbrt

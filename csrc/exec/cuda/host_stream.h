@@ -38,7 +38,7 @@ class HostStream final : public CommandStream {
 
   World& world_;
   Courier link_;
-  CpuStream stream_;  // last: its thread uses the others
+  CpuStream stream_;  // declared last: its thread uses the other members
 };
 
 }  // namespace sbrt

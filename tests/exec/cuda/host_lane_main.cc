@@ -22,7 +22,7 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kFold = 1;  // the kernel, and the ns that it takes
+constexpr int64_t kFold = 1;  // its address stands for a kernel that takes this number of ns
 std::atomic<bool> throws = false;
 
 // The values in one memory. `kv` belongs to the lane of that memory. The others are written by one
@@ -31,7 +31,7 @@ struct Values {
   int64_t outcome, chain, branches, kv;
 };
 
-// *to = a hash of *to and *from.
+// The arguments of the op `fold`, which sets *to to a hash of *to and *from.
 struct Fold {
   int64_t* to;
   const int64_t* from;

@@ -171,8 +171,8 @@ void go_far() {
     scene.round();
   }
   const std::vector<TraceEvent> events = scene.target->trace().events(0);
-  // The rounding error of a float below 2048 ms is at most 61 ns. It occurs at each end of a slice,
-  // and at each step in between.
+  // CUDA's elapsed time is a float. Below 2048 ms its rounding error is at most 61 ns. The error
+  // occurs at each end of a slice, and at each step in between.
   for (const TraceEvent& e : events) {
     const int64_t lasts =
         e.wait ? kSteps * kStep - kVerify : (std::string(e.name) == "verify" ? kVerify : kSelect);
