@@ -44,7 +44,7 @@ struct RuntimeConfig {
   std::vector<Policy> tuned;            // candidate policies of `auto`, plain decoding first
   std::shared_ptr<const Costs> tuning;  // costs that `auto` uses; null: they are measured
   std::shared_ptr<const Hrad> hrad;     // the H-RAD classifier; null: no policy may use H-RAD
-  bool keep_features = false;           // keep the values for Engine::features(); implied by hrad
+  bool keep_features = false;           // keep the values for Engine::features()
   // Allow policies with the rejection rule, and allocate memory for them.
   bool rejection = false;
 

@@ -379,7 +379,7 @@ void Graphs::fuse(const RoundShape& shape) {
 }
 
 bool Graphs::may_fuse() {
-  // One call in 64 returns true although a graph would be dropped.
+  // One call of may_fuse() in 64 returns true although fuse() would drop a graph.
   constexpr int64_t kPatience = 64;
   const auto has_room = [](const LaneUnit& unit) {
     // A round may fuse two graphs, so there must be room for two.

@@ -56,7 +56,7 @@ class Graphs {
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
 
   Resources& r_;
-  Mails mails_;          // only if each lane has its own memory
+  Mails mails_;          // empty unless each lane has its own memory
   int64_t refused_ = 0;  // number of calls of may_fuse() at which fuse() would have dropped a graph
   const int32_t look_rows_ = kMaxRows;
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};

@@ -33,7 +33,7 @@ class LogprobStore {
   const LogprobList& prompt() const { return prompt_; }
 
  private:
-  LogprobList prompt_, output_;  // the lists with host addresses
+  LogprobList prompt_, output_;  // lists for prompt and output, at the host's addresses
   Cells<TokenLogprob> prompt_entries_, ring_;
   std::vector<TokenLogprob> committed_, taken_;
 };

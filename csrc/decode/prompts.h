@@ -58,8 +58,8 @@ class Prompts {
   }
   SeatSet next_to_feed() const;
   void copy_prefix(int i);
-  // Copies the KV of `positions` between two seats. Returns the number of the copy in flight, or 0
-  // if none is in flight.
+  // Copies the KV of `positions` from one seat to another. Returns the number of the copy if it is
+  // in flight, and 0 if nothing is in flight.
   int64_t copy(LaneUnit& unit, int from, int to, Interval positions);
   void end_prompt(int i);
   bool feed_alone(SeatSet seats, int64_t until);

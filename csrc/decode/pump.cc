@@ -251,8 +251,8 @@ bool Pump::read_round(int64_t until, bool ahead) {
   Brought brought = time_of(round, ahead);
   brought.rows = 0;
   const SeatSet members = r_.target.roll->word[round % kRecords];
-  // Tells the order checker that the host reads the record. While another round is in flight the
-  // checker would report a false conflict, because that round writes a different record.
+  // Tells the order checker that the host reads the record. This is left out while another round is
+  // in flight: that round writes a different record, but the checker would report a conflict.
   if (!has_round_in_flight()) r_.exec->note("read_record", {parts(Part::record), {}}, members);
   SeatSet committed = 0;
   for_each(members, [&](int i) {
@@ -289,8 +289,9 @@ bool Pump::commit(int i, int64_t round) {
   return true;
 }
 
-// Returns the duration of the round that was just read, for the tuners. If the round ran ahead, the
-// host may have been busy elsewhere when it ended. Then the lane's clock tells the time of the end.
+// Returns the duration of the round that was just read, for the tuners. If the round was enqueued
+// ahead, the host may have been busy elsewhere when the round ended. Then the time of the end comes
+// from the lane's clock.
 Brought Pump::time_of(int64_t round, bool ahead) const {
   Brought found;
   found.steady = !r_.config.can().can_be_timed;
@@ -333,7 +334,7 @@ bool Pump::may_run_ahead(int i, bool alone) {
   const int burst = burst_after_miss(p);
   if (burst > 0 && (p.gamma > 0 || !seat.sequence.missed())) return false;
   if (!alone) return true;
-  // The policy was set for several sequences, so tune() must run first.
+  // The policy was set for several sequences, so tune() must set a new one first.
   if (seat.tuner && together_.is_in_force()) return false;
   if (lag_ == DraftLag::none && lag_within(0, 2) != DraftLag::none) return false;
   const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) +
@@ -348,7 +349,7 @@ bool Pump::tune(int i, int64_t until) {
   LaneUnit& draft = r_.draft;
   HostSeat& seat = seats_[i];
   if (!patience_.reach(draft.feed.fed, draft.feed.pieces, until))
-    return false;  // an earlier call enqueued these pieces, and they still run
+    return false;  // prompt pieces of an earlier call are still running
   Sequence& c = r_.at(i);
   const int64_t begin = now();
   // If the draft took part in the last round, its `settle` has not run yet. So it cannot process

@@ -18,7 +18,7 @@ struct RowBounds {
   bool operator==(const RowBounds&) const = default;
 };
 
-// How far the draft may be from having processed the whole trunk when a round begins.
+// Which tokens of the trunk the draft may not have processed when a round begins.
 enum class DraftLag {
   none,   // the draft took part in every round
   chain,  // the draft skipped rounds near its context limit; it lacks at most one chain

@@ -193,7 +193,7 @@ std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>
   constexpr size_t kMost = 25;
   const auto least = static_cast<size_t>(fewer(4));
   std::vector<std::vector<double>> found(rows.size());
-  constexpr double kLate = 2;  // in seconds; after this time no further pass begins
+  constexpr double kLate = 2;  // in seconds; after this time no further measurement begins
   const int64_t begin = Trace::now();
   const auto within = [&](size_t passes, double time) {
     return found.back().size() < passes && static_cast<double>(Trace::now() - begin) * 1e-9 < time;

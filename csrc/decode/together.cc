@@ -42,7 +42,7 @@ int Together::best_of(SeatSet tuned) const {
 bool Together::next(SeatSet tuned, int others, int64_t until) {
   constexpr int kStay = 16;  // number of rounds between two comparisons of policies
   if (!patience_.reach(r_.draft.feed.fed, r_.draft.feed.pieces, until))
-    return false;  // an earlier call enqueued these pieces, and they still run
+    return false;  // prompt pieces of an earlier call are still running
   look(tuned, others);
   arm_ = best_of(tuned);
   tuned_ = tuned;

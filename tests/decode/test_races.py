@@ -1,7 +1,7 @@
 """Contract under test: there is no data race between the lanes, and every wait is needed.
 ThreadSanitizer reports nothing in 50,000 rounds of every method. With rounds enqueued ahead, only
-the waits of round.cc keep order: each wait that is left out is reported. The same holds for an
-engine's rounds."""
+the waits of round.cc keep order, and each wait that is left out is reported. Both hold for rounds
+of an engine and for rounds of ops that only access memory."""
 
 import pytest
 

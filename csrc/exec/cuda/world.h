@@ -45,7 +45,8 @@ struct EventBody {
   bool is_hosts = false;        // true: a stream of the host records the event
   Block word;                   // an int64 in pinned memory, for the host and every device
   int64_t enqueued = 0;         // the last value whose record was handed over
-  Patience patience;  // one per event, because rounds and prompt pieces take different times
+  // A Patience for each event, because rounds and prompt pieces take different times.
+  Patience patience;
 
   explicit EventBody(int device);
   ~EventBody();

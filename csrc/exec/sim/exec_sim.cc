@@ -54,7 +54,8 @@ class Keeper {
     return is_early_;
   }
 
-  // Records an access by the host. The access is to the parts in all memories.
+  // Records that the host accesses parts of the state. The access is to these parts in all
+  // memories.
   void note(const char* what, const Effects& effects, SeatSet seats) {
     Effects all = effects;
     const Effects second = of_memory(effects, has_two_ ? 1 : 0);

@@ -57,7 +57,7 @@ class OwnMemory {
       for (const Placed& block : memory_->blocks_) f(block.both->device, block.place);
     }
 
-    const OwnMemory* memory_;  // null: there is nothing to open
+    const OwnMemory* memory_;  // null: no memory is opened or closed
   };
 
  private:

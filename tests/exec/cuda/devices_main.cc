@@ -32,7 +32,7 @@ struct Scene {
       offer.copies.push_back({there.device() + seat, here.device() + seat, 8, seat});
     }
   }
-  // The host enqueues the target's wait before the offer for which it waits.
+  // The host enqueues the target's wait first, and then the offer for which the target waits.
   void round(int64_t r, SeatSet seats) {
     target->launch(verify, 1);
     target->wait(draft_ready, r);
