@@ -18,7 +18,7 @@ struct RowBounds {
   bool operator==(const RowBounds&) const = default;
 };
 
-// Which tokens of the trunk the draft may not have processed when a round begins.
+// Says how many tokens of the trunk the draft may still have to process when a round begins.
 enum class DraftLag {
   none,   // the draft took part in every round
   chain,  // the draft skipped rounds near its context limit; it lacks at most one chain
