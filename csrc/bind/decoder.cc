@@ -101,8 +101,8 @@ std::shared_ptr<Decoder> make_decoder(const DecoderConfig& config, const std::st
 
 using Numbers = py::array_t<float, py::array::c_style>;
 
-// Returns the scales or minimums of `rows` rows, [rows, groups], or null if none are given. Throws
-// InvalidInput.
+// Returns the array `given` of scales or minimums, [rows, groups], or null if `given` is None.
+// Throws InvalidInput if its type or its shape is wrong.
 const float* numbers_of(const py::object& given, const std::string& what, int64_t rows,
                         int64_t groups) {
   if (given.is_none()) return nullptr;

@@ -33,7 +33,7 @@ std::vector<Entry> trace_of(Engine& engine, int64_t since_ns) {
   return out;
 }
 
-// A seat, as Python sees it. It reports on the request that currently has the seat.
+// The Python object for a seat. It reports on the request that currently has the seat.
 struct SeatView {
   std::shared_ptr<Engine> engine;
   int seat;
@@ -61,9 +61,9 @@ py::object finish_reason(const SeatView& view) {
   }
 }
 
-// Deletes an engine, after releasing the interpreter's lock: the engine's threads may need that
-// lock before they can end. In a forked child it deletes nothing, because threads that exist only
-// in the parent may have been changing the engine.
+// Releases the interpreter's lock and deletes an engine. The engine's threads may need the lock
+// before they can end. In a forked child it deletes nothing, because threads that exist only in the
+// parent may have been changing the engine.
 void drop(Engine* engine) {
   if (engine->is_forked()) return;
   const bool held = Py_IsInitialized() && PyGILState_Check();

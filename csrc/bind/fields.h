@@ -15,8 +15,8 @@ inline std::string python_name(std::string_view field) {
   return field == "lambda" ? "lambda_" : std::string(field);
 }
 
-// Returns `made` with the given fields set. Throws InvalidInput for a name that `kind` does not
-// have.
+// Returns `made` with the given fields set. Throws InvalidInput for an argument that is not a
+// field. kind: the name of the class, for the message.
 template <class T>
 T with_fields(T made, const char* kind, const pybind11::kwargs& given) {
   const pybind11::object fields = pybind11::cast(&made, pybind11::return_value_policy::reference);

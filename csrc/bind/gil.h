@@ -1,6 +1,6 @@
-// Guards for the interpreter's lock (the GIL), used instead of pybind11's. When a program ends,
-// CPython ends each daemon thread that asks for the GIL, by unwinding the thread's stack. Unwinding
-// through a destructor calls std::terminate, and the program loses its exit code.
+// Guards for the interpreter's lock (the GIL). They replace pybind11's guards, which can end the
+// process at exit: CPython unwinds the stack of each daemon thread that then asks for the GIL.
+// Unwinding through a destructor calls std::terminate, and the program loses its exit code.
 #pragma once
 
 #include <Python.h>
@@ -20,7 +20,7 @@ auto or_sleep(const Ask& ask) {
   }
 }
 
-// Other Python threads run while this object lives.
+// Releases the GIL while this object lives, so that other Python threads can run.
 class GilRelease {
  public:
   GilRelease() : state_(PyEval_SaveThread()) {}
@@ -34,8 +34,8 @@ class GilRelease {
   PyThreadState* state_;
 };
 
-// While this object lives, the thread may use Python. The thread may have held the interpreter's
-// lock before, but need not.
+// While this object lives, the calling thread holds the GIL and may use Python. A thread that
+// already holds the GIL may make such an object, too.
 class GilAcquire {
  public:
   GilAcquire() : state_(or_sleep(PyGILState_Ensure)) {}

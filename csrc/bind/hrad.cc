@@ -19,8 +19,8 @@ using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 std::vector<float> flat(const Floats& a) { return {a.data(), a.data() + a.size()}; }
 
-// Returns the values of a matrix [out, in]. Checks the shape of the matrix, because a transposed
-// matrix has the right number of values.
+// Returns the values of a matrix [out, in] as a vector. Checks the matrix's shape, because a
+// transposed matrix would have the same number of values. b: the bias [out].
 std::vector<float> matrix(const char* name, const Floats& w, const Floats& b) {
   check<InvalidInput>(w.ndim() == 2 && b.ndim() == 1 && w.shape(0) == b.shape(0), "hrad: ", name,
                       ": expected [out, in] with a bias [out]");

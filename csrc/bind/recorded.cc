@@ -33,8 +33,9 @@ std::string said(const py::error_already_set& error) {
   return all.substr(0, all.find('\n'));
 }
 
-// While the interpreter shuts down, it ends threads that ask for its lock, at any point of their
-// work. So end_replays waits until no replay runs, and lets no new replay begin.
+// Number of replays that run now. While the interpreter shuts down, it ends threads that ask for
+// its lock, at any point of their work. So end_replays waits until no replay runs, and lets no new
+// one begin.
 std::atomic<int> replays{0};
 std::atomic<bool> ended{false};
 
@@ -50,8 +51,8 @@ void end_replays() {
   while (replays > 0) std::this_thread::yield();
 }
 
-// Replays a recording. Runs in a stream's worker thread, which never held the interpreter's lock
-// before.
+// Calls a recording, which is a Python function that runs a piece. Runs in a stream's worker
+// thread, which has never held the interpreter's lock.
 void replay(void* recording) {
   const Replaying counted;
   check(!ended, "lane: the interpreter has ended");
@@ -137,8 +138,8 @@ class PyRecorder final : public Recorder {
   }
 
  private:
-  // Calls a method of the Python lane and returns the recordings that the method made. They live as
-  // long as this object.
+  // Calls a method of the Python lane and returns the recordings that the method made. This object
+  // keeps the recordings alive.
   template <class... Args>
   Pieces all(const char* method, Args... args) {
     const GilAcquire gil;

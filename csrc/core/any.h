@@ -1,4 +1,4 @@
-// Replaces <algorithm> and throwing checks in code that runs on every device.
+// Small replacements for <algorithm>, and a check macro, for code that runs on every device.
 #pragma once
 
 #include <cstdint>
@@ -6,9 +6,9 @@
 #include "core/bits.h"
 #include "core/check.h"
 
-// SBRT_CHECK_ANY checks a condition in such code. On the host it throws an Error with a message. A
-// kernel cannot throw, so it traps. Every later CUDA call in the process's context then reports the
-// error.
+// SBRT_CHECK_ANY checks a condition in code that runs on every device. On the host it throws an
+// Error with a message. A kernel cannot throw, so it traps. Every later CUDA call in the process's
+// context then reports the error.
 #if defined(__CUDA_ARCH__)
 #define SBRT_CHECK_ANY(ok, ...) \
   do {                          \

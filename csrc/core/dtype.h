@@ -67,7 +67,7 @@ inline uint16_t to_f16(float value) {
   bits &= 0x7fffffffu;
   if (bits > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
   if (bits >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
-  if (bits < 0x38800000u) {  // adding 0.5 rounds to a multiple of 2^-24, the last bit of 0.5
+  if (bits < 0x38800000u) {  // adding 0.5f rounds to a multiple of 2^-24, the smallest f16 step
     float magnitude;
     std::memcpy(&magnitude, &bits, sizeof bits);
     magnitude += 0.5f;

@@ -57,7 +57,7 @@ Pages::Pages(size_t bytes, [[maybe_unused]] PageSize size) : bytes_(bytes) {
     throw Error(sentence("memory: cannot reserve ", bytes, " bytes"));
   }
 #if defined(MADV_HUGEPAGE)
-  // A hint, so a failure does no harm.
+  // madvise() only gives a hint, so its failure does no harm.
   if (size == PageSize::large) madvise(data_, bytes, MADV_HUGEPAGE);
 #endif
 }

@@ -7,8 +7,8 @@
 
 namespace sbrt {
 
-// Returns the number of allocations by this library since it was loaded. Calls of operator new and
-// objects of Pages count.
+// Returns the number of allocations by this library since it was loaded. Each call of operator new
+// and each Pages object counts as one allocation.
 int64_t allocation_count();
 
 // Large pages (2 MiB) avoid most of the address translations when all weights are read. The system

@@ -1,4 +1,4 @@
-// A contiguous, row-major tensor of stored weights. It borrows its memory.
+// A contiguous, row-major tensor of stored weights. The caller owns its memory.
 #pragma once
 
 #include <array>

@@ -7,8 +7,8 @@
 namespace sbrt {
 namespace {
 
-// If the draft has its own device, refuses whatever needs the state of both lanes in one memory.
-// Throws InvalidInput.
+// If the draft has its own device, throws InvalidInput for options that need the state of both
+// lanes in one memory.
 void check_apart(const RuntimeConfig& c) {
   check_within("draft_device", kHostMemory, 1023, c.draft_device);
   const auto refuse = [&c](bool asked, const char* what) {
@@ -22,7 +22,8 @@ void check_apart(const RuntimeConfig& c) {
                       "next to a device");
 }
 
-// Refuses teams that no backend has, or that are not the threads.
+// Throws InvalidInput if cores are given for a team that does not exist, or if the number of cores
+// is not the number of threads.
 void check_cores(const RuntimeConfig& c) {
   const auto target = static_cast<int32_t>(c.target_cores.size()),
              draft = static_cast<int32_t>(c.draft_cores.size());
@@ -98,7 +99,8 @@ void check_policy(const Policy& p, const RuntimeConfig& c, bool has_draft) {
   check_within("theta", -100.0f, 1.0f, p.theta);
   check<InvalidInput>(!p.rejection || c.rejection,
                       "acceptance: expected coupled, as the engine was built for, got rejection");
-  // With the other rankings, branches continue the last node of a path. A tree has no last node.
+  // Rankings other than kLikely make branches that continue the last node of a path. A tree has no
+  // last node.
   check<InvalidInput>(makes_paths(p) || p.gamma == 0 || p.ranking == kLikely,
                       "method: branches at the chain's end need chains that are paths");
   check_within("lookup", 0, 1, p.lookup);

@@ -103,7 +103,8 @@ int Engine::admit(const Request& request) {
   // If start_sequence throws, the old KV in the seat must not be reused.
   pump_.seat(seat).keeps = false;
   resources_.start_sequence(seat, request, kept.target, kept.draft);
-  // This needs a stop of all rounds. With more seats, rounds of other sequences may be in flight.
+  // Graphs can be fused only while no round is in flight. With more seats, rounds of other
+  // sequences may be in flight here. Then Pump::prepare_round() fuses the graphs.
   if (resources_.config.can().captures && seats() == 1) {
     pump_.idle(Exec::kForever);
     if (request.max_tokens > 0) pump_.fuse(bit(seat));
@@ -141,7 +142,7 @@ void Engine::run(int64_t max_rounds, double seconds) {
       HostSeat& seat = pump_.seat(i);
       seat.keeps = false;
       seat.sequence.end();
-      // Drop the tokens, because the caller gets the exception instead.
+      // The caller gets the exception instead of the tokens.
       seat.sequence.drop_tokens();
       resources_.logprobs[i].drop();
     }
@@ -176,7 +177,7 @@ Costs Engine::measure(double seconds, float temperature) {
   check_within("temperature", 0.0f, 1e6f, temperature);
   start_over();
   const Costs costs = Stopwatch(resources_, pump_).measure(seconds, temperature);
-  start_over();  // drops the measured rounds, which belonged to no request
+  start_over();  // drops the sequence that measure() started
   return costs;
 }
 

@@ -16,31 +16,30 @@ namespace sbrt {
 
 class Engine {
  public:
-  // `draft` may be null. Throws InvalidInput for impossible sizes.
+  // `draft` may be null. Throws InvalidInput if the models do not fit the config or each other.
   Engine(std::shared_ptr<const Model> target, std::shared_ptr<const Model> draft,
          const RuntimeConfig& config);
   ~Engine();
   Engine(const Engine&) = delete;
 
-  // On a device: fuses the graphs for requests with this policy in advance. Graphs for requests
-  // that shape logits are fused when the first such request comes. Drops all sequences. Throws
-  // InvalidInput for an invalid policy.
+  // On a device: fuses, in advance, the graphs that requests with this policy need. Graphs for
+  // requests that shape logits are fused when the first such request comes. Drops all sequences.
+  // Throws InvalidInput for an invalid policy.
   void prepare(const Policy& policy);
   // Number of fused graphs that the engine keeps.
   int fused_graphs() const { return graphs_.fused(); }
   // Returns true if a sequence can be admitted.
   bool has_free_seat() const { return pump_.has_free_seat(); }
-  // Starts a sequence next to those in flight. Returns its seat, which stays taken until the caller
-  // releases it. Throws InvalidInput for an invalid request, and Error if no seat is free.
+  // Starts a sequence while others may be in flight. Returns its seat, which stays taken until the
+  // caller releases it. Throws InvalidInput for an invalid request, and Error if no seat is free.
   int admit(const Request& request);
   // Drops all sequences, waits for the round in flight, and starts a sequence. Throws InvalidInput
   // for an invalid request.
   void begin(const Request& request);
   // Feeds prompts and runs rounds. Returns when a sequence has ended, `max_rounds` are done,
   // `seconds` have passed (0: no limit) or interrupt() is called. A prefill or a round that takes
-  // longer continues after the return. One round whose result was not read may also be in flight
-  // then; the next call reads its result. If an op throws, all sequences end, and run() throws the
-  // op's error.
+  // longer continues after the return. One round may be in flight after the return, and the next
+  // call reads its result. If an op throws, all sequences end, and run() throws the op's error.
   void run(int64_t max_rounds, double seconds);
   // Returns the tokens committed since the last take() or admit(). They are valid until the next
   // call.
@@ -69,18 +68,19 @@ class Engine {
   }
   void check_usable() const;  // throws Error after close(), and in a fork
   bool is_forked() const;     // true if this process is a fork of the one that made the engine
-  // Each returns the lane's trace, or null if there is no such lane.
+  // Return the trace of the target's or the draft's lane, or null if there is no such lane.
   const Trace* target_trace() const { return trace_of(resources_.target); }
   const Trace* draft_trace() const { return trace_of(resources_.draft); }
-  // These start or stop a trace or a profile, once the round in flight has ended. A device notes
-  // times only while a trace is kept.
+  // keep_trace() starts or stops a trace, and profile() a profile. Both first wait for the round in
+  // flight. A device notes times only while a trace is kept.
   void keep_trace(bool is_on);
   void profile(bool is_on);
   // Measures the times of forwards on this machine, alone and overlapped, for about `seconds`.
   // Drops all sequences. temperature: the temperature of the sampling after each forward. Throws
   // InvalidInput in virtual time.
   Costs measure(double seconds, float temperature = 0);
-  // Returns the tuner that a seat uses for `auto`, or null if the engine was not built for `auto`.
+  // Returns the tuner that a seat uses for `auto`. If the seat uses none, returns the engine's
+  // first tuner, or null if the engine was not built for `auto`.
   const Tuner* tuner(int seat) const {
     check_seat(seat);
     const Tuner* own = pump_.seat(seat).tuner;

@@ -19,13 +19,14 @@ struct Feed {
   int64_t capacity = 0;    // number of slots of a seat's ring
   int64_t pieces = 0;      // number of pieces enqueued so far
   Event fed{"prefilled"};  // counts finished pieces
-  // Copies of the beginnings of prompts between seats, for a lane that has its KV in one KvBlock.
+  // KV copies between seats that have a common beginning of their prompts. Used only by a lane
+  // whose KV is in one KvBlock.
   std::vector<Mail> copies;  // [seats] the last copy to each seat
   int64_t sent = 0;          // number of copies enqueued so far
   Event copied{"copied"};    // counts finished copies
 
-  // Makes graphs of `least` rows, of twice as many, and so on up to `most`. positions: value of
-  // `capacity`.
+  // Makes an empty graph for `least` rows, one for twice as many, and so on up to `most`.
+  // positions: number of slots of a seat's ring.
   void size(int32_t least, int32_t most, int64_t positions) {
     rows.push_back(least);
     for (int32_t n = 2 * least; n <= most; n *= 2) rows.push_back(n);
@@ -34,8 +35,8 @@ struct Feed {
   }
 
   // Returns the index of the graph for the next piece of a prompt. The prompt has `all` tokens, of
-  // which `from` are fed. All graphs but the first read the ring as one contiguous range, so their
-  // pieces must end before the ring wraps.
+  // which `from` are fed. Only the first graph can read a ring that wraps. The pieces of larger
+  // graphs must end before the ring wraps.
   size_t next(int64_t from, int64_t all) const {
     const int64_t left = all - from;
     size_t at = 0;
@@ -52,7 +53,7 @@ struct Fed {
   explicit Fed(int64_t there) : tokens(there) {}
 
   int64_t tokens = 0;  // number of prompt tokens whose pieces are enqueued or done
-  int64_t copy = 0;    // number of the copy from another seat; 0: none
+  int64_t copy = 0;    // number of the KV copy from another seat; 0: none
 
   // Notes that the lane's piece `number` feeds this prompt up to token `end`, but not `end` itself.
   void took(int64_t number, int64_t end) {

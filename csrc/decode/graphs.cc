@@ -90,8 +90,8 @@ struct FeedSteps {
   int64_t* fed;  // number of finished pieces, in memory that ops can access
 };
 
-// Records the graphs of prompt pieces. expect(rows) tells the lane how many rows the next graph
-// has.
+// Records the graphs of prompt pieces. Calls expect(rows) before each forward, to tell the lane the
+// forward's number of rows.
 template <class Expect>
 void record_feed(Feed& feed, int32_t least, const FeedSteps& steps, LaneArgs args,
                  const LaneOps& ops, const Expect& expect) {
@@ -340,8 +340,8 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
           r_.is_apart() ? &mails_.offer : nullptr};
 }
 
-// Returns the key in `verifications_` for a round of this shape. It depends on whether the launch
-// includes `settle` and `select`, and on which `select`.
+// Returns the key in `verifications_` for a round of this shape. The key says whether the launch
+// includes the op `settle`, and which `select` it includes, if any.
 int Graphs::verification_at(const RoundShape& shape) const {
   const bool selects = shape.gamma == 0;
   return 4 * (selects && shape.has_logprobs) + 2 * (r_.launches.moves_kv && shape.burst == 0) +
@@ -379,7 +379,7 @@ void Graphs::fuse(const RoundShape& shape) {
 }
 
 bool Graphs::may_fuse() {
-  // One call in 64 returns true although a graph would be dropped.
+  // One call of may_fuse() in 64 returns true although fuse() would drop a graph.
   constexpr int64_t kPatience = 64;
   const auto has_room = [](const LaneUnit& unit) {
     // A round may fuse two graphs, so there must be room for two.
@@ -395,8 +395,8 @@ int Graphs::fused() const {
   return count;
 }
 
-// Returns the graph of a burst of `steps` steps. Returns null if it was not fused for the requests
-// of the next round.
+// Returns the graph of a burst of `steps` steps. Returns null if this graph was not fused for the
+// requests of the next round.
 const Graph* Graphs::fused(const std::map<int, Graph>& bursts, int steps) const {
   const auto at = bursts.find(steps);
   return at != bursts.end() && r_.draft.stream->is_fused(at->second) ? &at->second : nullptr;

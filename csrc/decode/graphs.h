@@ -1,5 +1,5 @@
-// The graphs of both lanes, made once. On a device, graphs of a round that follow one another are
-// fused into one launch.
+// The graphs of both lanes, made once. On a device, graphs that run one after another in a round
+// are fused into one launch.
 #pragma once
 
 #include <map>
@@ -20,7 +20,7 @@ class Graphs {
   explicit Graphs(Resources& resources);
   Graphs(const Graphs&) = delete;
 
-  // Each returns the launches of its lane in a round of this shape.
+  // Return the launches of the target's or the draft's lane in a round of this shape.
   TargetLane target(const RoundShape& shape) const;
   DraftLane draft(const RoundShape& shape) const;
 
@@ -29,11 +29,11 @@ class Graphs {
   const Graph& prefill_logprobs() const { return prefill_logprobs_; }
   const Graph& look() const { return look_; }
 
-  // On a device: fuses the graphs of a round of this shape, for the launches that are selected now.
-  // No round may be in flight. If a stream already has Stream::kMostFused fused graphs, it drops
-  // the oldest one.
+  // On a device: fuses the graphs of a round of this shape, for the selected Launches. No round may
+  // be in flight. If a stream already has Stream::kMostFused fused graphs, it drops the oldest one.
   void fuse(const RoundShape& shape);
-  // Returns true if fuse() would drop no graph. Otherwise it returns true only now and then.
+  // Returns true if fuse() would drop no graph. If it would drop one, returns true once in 64
+  // calls.
   bool may_fuse();
   int fused() const;  // number of fused graphs that the streams keep
 
@@ -56,14 +56,14 @@ class Graphs {
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
 
   Resources& r_;
-  Mails mails_;          // only if each lane has its own memory
+  Mails mails_;          // empty unless each lane has its own memory
   int64_t refused_ = 0;  // number of calls of may_fuse() at which fuse() would have dropped a graph
   const int32_t look_rows_ = kMaxRows;
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, attach_burst_{"attach_burst"};
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};
-  // These graphs keep distributions. look_ runs between rounds.
+  // These graphs also store the draft's distributions. look_ runs between rounds.
   Graph prefill_dists_{"prefill"}, look_{"look"};
   std::map<int, Graph> bursts_, serial_bursts_;  // keyed by the number of steps; used on a device
   std::map<int, Graph> verifications_;           // keyed by verification_at(); used on a device

@@ -14,7 +14,8 @@ struct LaneMemory {
   Cells<Sequence> sequences;
   Cells<int32_t> trunks;  // [seats, room] tokens of a seat's trunk
   Cells<uint8_t> ranks;   // [seats, room] rank of each of these tokens in the draft's distribution
-  // Seats::ended, three values: rounds, pieces of the target, pieces of the draft.
+  // Memory of Seats::ended: the number of finished rounds, of finished prompt pieces of the target,
+  // and of finished prompt pieces of the draft.
   Cells<int64_t> ended;
   ShapingMemory dense_shaping;
   std::vector<ShapingStore> shaping;  // [seats]

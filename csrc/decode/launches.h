@@ -9,8 +9,8 @@ namespace sbrt {
 
 struct Launches {
   RowBounds most;
-  ChoiceKind kind;       // kind of sampling that all requests together need
-  bool moves_kv = true;  // a chain may be a tree, so the target may have to move KV
+  ChoiceKind kind;       // kind of sampling that suffices for all requests
+  bool moves_kv = true;  // true: a chain may be a tree, so the target may have to move KV
 
   bool operator==(const Launches&) const = default;
 };

@@ -8,14 +8,16 @@
 namespace sbrt {
 namespace {
 
-// Largest number of positions that an unread round and the next round have together.
+// Largest number of positions that two rounds have together: the last one, if it is not read yet,
+// and the next one.
 constexpr int64_t kUnread = 2 * kSlots;
-// This number of entries fits without allocation, between two calls of take().
+// Between two calls of take(), up to this number of entries needs no new allocation.
 constexpr int64_t kReserved = 1 << 22;
 // Number of entries whose memory a seat keeps for the next request.
 constexpr size_t kKept = 1 << 20;
 
-// Returns a list whose entries have host addresses. Allocates memory for the list if needed.
+// Returns a list with room for the log-probs of `positions` positions, at the address for the host.
+// Allocates memory if `entries` has not enough.
 LogprobList list_of(Exec& exec, int32_t top, int64_t positions, Cells<TokenLogprob>& entries) {
   if (top < 0) {
     if (entries.size() > kKept) entries = {};
@@ -28,7 +30,7 @@ LogprobList list_of(Exec& exec, int32_t top, int64_t positions, Cells<TokenLogpr
   return list;
 }
 
-// Returns the same list with entries at the addresses that ops use.
+// Returns the same list at the address for ops.
 LogprobList for_ops(LogprobList list, const Cells<TokenLogprob>& entries) {
   if (list.top >= 0) list.entries = entries.device();
   return list;

@@ -9,8 +9,9 @@
 
 namespace sbrt {
 
-// The log-probs of one seat. A request that wants log-probs allocates lists. The next request that
-// does not want any frees the large lists. Ops write entries into memory that the host can read.
+// The log-probs of one seat. A request that wants log-probs allocates lists. The next request
+// without log-probs frees lists that are large. Ops write entries into memory that the host can
+// read.
 class LogprobStore {
  public:
   // Returns the lists of a request, with the addresses that ops use. Allocates memory for them if
@@ -32,7 +33,7 @@ class LogprobStore {
   const LogprobList& prompt() const { return prompt_; }
 
  private:
-  LogprobList prompt_, output_;  // the lists with host addresses
+  LogprobList prompt_, output_;  // lists for prompt and output, at the host's addresses
   Cells<TokenLogprob> prompt_entries_, ring_;
   std::vector<TokenLogprob> committed_, taken_;
 };

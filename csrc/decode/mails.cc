@@ -5,7 +5,7 @@
 namespace sbrt {
 namespace {
 
-// Adds copies to a mail: the bytes of `range` in the Sequence of every seat.
+// Adds copies to a mail: for every seat, the bytes `range` of the seat's Sequence.
 void put(Mail& mail, const MailRange& range, const Cells<Sequence>& from,
          const Cells<Sequence>& to) {
   mail.parts.bits |= range.parts.bits;
@@ -22,8 +22,8 @@ Mails mails_of(const Resources& r) {
   const LaneMemory &target = *r.target.memory, &draft = *r.draft.memory;
   Mails mails;
   put(mails.verdict, verdict_range(), target.sequences, draft.sequences);
-  // The number of finished rounds travels with the verdict. From it the draft finds the roll of its
-  // round.
+  // The number of finished rounds travels with the verdict. With this number the draft finds the
+  // roll of the round.
   mails.verdict.parts.bits |= parts(Part::round).bits;
   mails.verdict.copies.push_back({target.ended.device(), draft.ended.device(), sizeof(int64_t)});
   put(mails.burst, burst_range(), draft.sequences, target.sequences);

@@ -117,8 +117,8 @@ void Prompts::copy_prefix(int i) {
   for (const int lane : {0, 1}) seats_[i].fed[lane].copy = copies[lane];
 }
 
-// If only the lane's own ops can access its KV, the lane's stream makes the copy. It does so before
-// it feeds the rest of the prompt, and before it feeds anything else to the other seat.
+// Copies the KV of `positions` from one seat to another. If only the lane's own ops can access the
+// KV, the lane's stream makes the copy, before it feeds the next piece of either seat.
 int64_t Prompts::copy(LaneUnit& unit, int from, int to, Interval positions) {
   if (positions.end <= positions.begin) return 0;
   const Parts kv = parts(&unit == &r_.target ? Part::target_prompt_kv : Part::draft_prompt_kv);

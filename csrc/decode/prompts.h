@@ -15,8 +15,8 @@ class Prompts {
   Prompts(Resources& resources, Graphs& graphs, SeatTable& seats, Patience& patience)
       : r_(resources), graphs_(graphs), seats_(seats), patience_(patience) {}
 
-  // Feeds waiting prompts. Returns false if the time limit comes first. Otherwise at least one
-  // sequence can decode, if there is a live sequence.
+  // Feeds waiting prompts. Returns false if the time limit comes first. After it returns true, at
+  // least one sequence can decode, unless no sequence is live.
   bool feed(int64_t until);
   // Enqueues the next piece of a seat's prompt. keeps_dists: if this is the last piece of the
   // prompt and has few rows, the piece keeps the draft's distributions.
@@ -27,7 +27,8 @@ class Prompts {
   void start(int i);
   // Sets Stats::prefill_ns of sequences whose prompts are done.
   void see();
-  // Returns true if all enqueued pieces of a seat, and all copies to it, have ended.
+  // Returns true if all enqueued prompt pieces of a seat, and all KV copies to the seat, have
+  // ended.
   bool has_fed(int i) const;
   // Waits until they have.
   void wait_fed(int i);
@@ -47,8 +48,8 @@ class Prompts {
   int64_t lacking(int i) const;
   void feed_piece(LaneUnit& unit, SeatSet seats, int width);
   void launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int width);
-  // Returns the graph of a piece. This is graph number `at` of the feed, unless the piece needs
-  // log-probs or distributions.
+  // Returns the graph of a piece: number `at` of the lane's feed, or the graph that also computes
+  // log-probs or distributions if these are needed.
   const Graph& graph_of(const LaneUnit& unit, SeatSet seats, size_t at, bool keeps_dists) const;
   bool has_logprobs(const LaneUnit& unit, SeatSet seats) const;
   // Returns true if `auto` needs the draft's distributions of these seats.
@@ -57,8 +58,8 @@ class Prompts {
   }
   SeatSet next_to_feed() const;
   void copy_prefix(int i);
-  // Copies the KV of `positions` between two seats. Returns the number of the copy in flight, or 0
-  // if none is in flight.
+  // Copies the KV of `positions` from one seat to another. Returns the number of the copy if it is
+  // in flight, and 0 if nothing is in flight.
   int64_t copy(LaneUnit& unit, int from, int to, Interval positions);
   void end_prompt(int i);
   bool feed_alone(SeatSet seats, int64_t until);

@@ -1,4 +1,4 @@
-// When the time limit of a call is over, the work that it enqueued continues to run. The next call
+// A call of run() ends at its time limit, but the work that it enqueued continues. The next call
 // takes the result of that work.
 #include "decode/pump.h"
 
@@ -118,8 +118,8 @@ void Pump::begin(int i, const Request& request, Tuner* tuner) {
 }
 
 // A call may return while the last round that it enqueued is still in flight. So the lanes stay
-// busy even if a caller runs one round at a time. The shape of that round must not depend on the
-// record that the call has read.
+// busy even if a caller runs one round at a time. The shape of the round in flight must not depend
+// on the record that the call read last.
 void Pump::run(int64_t max_rounds, int64_t until) {
   const SeatSet all = seats_.live();
   const auto stops = [&](int64_t done) {
@@ -134,13 +134,13 @@ void Pump::run(int64_t max_rounds, int64_t until) {
     if (round_ == committed_round_ + 1 && may_run_ahead()) start_round();
     if (!read_round(until, ahead)) break;
   }
-  // So that later work begins at a later virtual time, also in traces.
+  // Advances virtual time, so that later work begins at a later time, also in traces.
   if (seats_.live() == 0) r_.exec->spend(1);
   patience_.forget();
 }
 
-// Feeds at most one prompt piece between two rounds. In virtual time it feeds whole prompts, because
-// they cost nothing there. Returns false if the time limit is over.
+// Feeds at most one prompt piece between two rounds. In virtual time a prompt costs nothing, so
+// whole prompts are fed. Returns false if the time limit is over.
 bool Pump::feed(int64_t until) {
   if (fed_round_ == round_ && seats_.decoding() != 0) return true;
   const auto pieces = [this] { return r_.target.feed.pieces + r_.draft.feed.pieces; };
@@ -171,12 +171,13 @@ bool Pump::prepare_round(int64_t until) {
 }
 
 // Returns the seats of the next round: all that decode, if their rows fit. Under `rejection` a
-// token depends on which candidates are tried. So such a sequence skips a round in which one of its
-// rows might not fit.
+// token depends on which candidates the round tries. So a sequence with that rule skips a round in
+// which not all of its rows are sure to fit.
 SeatSet Pump::members_of_round() const {
   const SeatSet all = seats_.decoding();
   SeatSet members = 0;
-  // Verified: rows of all seats; drafted: most draft rows of any one seat.
+  // verified: rows of the target's forward, over all seats. drafted: draft rows of the seat that
+  // has the most.
   int64_t verified = __builtin_popcountll(all), drafted = 0;
   for (int n = 0; n < r_.count(); ++n) {
     // Each round begins with another seat.
@@ -231,7 +232,7 @@ bool Pump::starts_drafting(int i, const RoundShape& how) {
   const Policy& p = r_.at(i).policy;
   seat.drafted =
       p.gamma > 0 || (how.burst > 0 && seat.sequence.missed() && burst_after_miss(p) > 0);
-  const bool may_change = !has_round_in_flight();  // a round in flight keeps everything as it was
+  const bool may_change = !has_round_in_flight();  // sit_out() needs all rounds to have ended
   if (seat.tuner && !seat.drafted && !seat.sat_out && may_change) r_.sit_out(i);
   seat.sat_out = seat.tuner && !seat.drafted && (seat.sat_out || may_change);
   return seat.drafted;
@@ -250,7 +251,8 @@ bool Pump::read_round(int64_t until, bool ahead) {
   Brought brought = time_of(round, ahead);
   brought.rows = 0;
   const SeatSet members = r_.target.roll->word[round % kRecords];
-  // With a round in flight nothing is noted, because that round writes another record.
+  // Tells the order checker that the host reads the record. This is left out while another round is
+  // in flight: that round writes a different record, but the checker would report a conflict.
   if (!has_round_in_flight()) r_.exec->note("read_record", {parts(Part::record), {}}, members);
   SeatSet committed = 0;
   for_each(members, [&](int i) {
@@ -287,9 +289,9 @@ bool Pump::commit(int i, int64_t round) {
   return true;
 }
 
-// Returns the duration of the round that was just read, for the tuners. The host does not know when
-// a round that ran ahead has ended, because the caller may have been busy elsewhere. So the end is
-// taken from the lane's clock.
+// Returns the duration of the round that was just read, for the tuners. If the round was enqueued
+// ahead, the host may have been busy elsewhere when the round ended. Then the time of the end comes
+// from the lane's clock.
 Brought Pump::time_of(int64_t round, bool ahead) const {
   Brought found;
   found.steady = !r_.config.can().can_be_timed;
@@ -312,10 +314,10 @@ int64_t Pump::ended_at(int64_t round) const {
   return stamped ? stamped : seen_[round % 2];
 }
 
-// Returns true if the next round may be enqueued before the last round's record is read. That needs
-// three things: the round's shape does not depend on the last outcome, the policies are the same,
-// and the launches use the same graphs. If a sequence then turns out to have ended, one round in
-// flight remains unread.
+// Returns true if the next round may be enqueued before the last round's record is read. Three
+// things must hold: the shape of the next round does not depend on the last outcome, the policies
+// stay the same, and so do the graphs. If a sequence then turns out to have ended, its part of the
+// next round is not used.
 bool Pump::may_run_ahead() {
   if (!r_.config.can().runs_ahead || r_.config.keep_features) return false;
   const SeatSet members = seats_.decoding(), tuned = seats_.tuned_of(members);
@@ -332,7 +334,7 @@ bool Pump::may_run_ahead(int i, bool alone) {
   const int burst = burst_after_miss(p);
   if (burst > 0 && (p.gamma > 0 || !seat.sequence.missed())) return false;
   if (!alone) return true;
-  // The policy was set for several sequences, so tune() must run first.
+  // The policy was set for several sequences, so tune() must set a new one first.
   if (seat.tuner && together_.is_in_force()) return false;
   if (lag_ == DraftLag::none && lag_within(0, 2) != DraftLag::none) return false;
   const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) +
@@ -347,7 +349,7 @@ bool Pump::tune(int i, int64_t until) {
   LaneUnit& draft = r_.draft;
   HostSeat& seat = seats_[i];
   if (!patience_.reach(draft.feed.fed, draft.feed.pieces, until))
-    return false;  // an earlier call enqueued these pieces, and they still run
+    return false;  // prompt pieces of an earlier call are still running
   Sequence& c = r_.at(i);
   const int64_t begin = now();
   // If the draft took part in the last round, its `settle` has not run yet. So it cannot process
@@ -383,9 +385,9 @@ int32_t Pump::most_chain(int i) const {
   return r_.count() > 1 ? nodes : std::max(chain_nodes_, nodes);
 }
 
-// Returns how many trunk tokens the draft may lack in the next `rounds` rounds. The host knows the
-// head of the first of these rounds. The draft sits out rounds whose chain would reach its context
-// limit. A serial draft that has sat out once is never fed again.
+// Returns which trunk tokens the draft may lack in the next `rounds` rounds. The host knows the
+// head of the first of these rounds. The draft sits out rounds whose chain would reach the draft's
+// context limit. A serial draft that has sat out once is never fed again.
 DraftLag Pump::lag_within(int i, int rounds) const {
   if (seats_[i].tuner) return DraftLag::any;
   if (r_.at(i).policy.gamma == 0) return DraftLag::none;

@@ -79,12 +79,12 @@ class Pump {
   int64_t fed_round_ = -1;    // value of round_ when the last prompt piece was enqueued
   int64_t committed_round_;   // last round whose record was read
   int64_t admitted_ = 0;      // number of sequences admitted so far
-  int64_t enqueued_[2] = {};  // [number % 2] times at which the last two rounds were enqueued
-  // [number % 2] times at which the host saw these rounds end; 0: it was not waiting.
+  int64_t enqueued_[2] = {};  // [round % 2] time at which the round was enqueued
+  // [round % 2] time at which the host saw the round end; 0: the host was not waiting for it.
   int64_t seen_[2] = {};
   int64_t overhead_ = 0;     // virtual time of the last round without its forwards, in ns
-  int32_t chain_nodes_ = 0;  // most nodes that the chain planned by the last round can have
-  // Bound of the trunk tokens that the draft may lack, for the selected graphs.
+  int32_t chain_nodes_ = 0;  // most nodes of the chain that the last round plans
+  // The lag of the draft for which the selected graphs are large enough.
   DraftLag lag_ = DraftLag::none;
 };
 

@@ -82,7 +82,7 @@ void ShapingStore::check_request(const ShapingRequest& s) const {
 void ShapingStore::copy(const Request& r) {
   ends_.clear();
   for (const int32_t token : r.stop_tokens)
-    if (token < memory_->vocab) ends_.push_back(token);  // ids beyond that have no logit
+    if (token < memory_->vocab) ends_.push_back(token);  // a larger id has no logit
   allowed_ = r.shaping.allowed;
   bias_ = r.shaping.bias;
   words_.clear();
@@ -112,8 +112,8 @@ void ShapingStore::start(const Request& r, Sequence& sequence) {
   sequence.shaping.ends_from = static_cast<int64_t>(r.prompt.size()) + s.min_tokens;
 }
 
-// Counts the prompt's tokens if a penalty needs the counts. With a device, the host's own counts
-// cover only the tokens of the last prompt.
+// Counts the prompt's tokens if a penalty needs the counts. On a device the host's arrays count
+// only the last prompt, and ops count later tokens in the device's arrays.
 void ShapingStore::start_counts(const Request& r, Sequence& sequence) {
   const ShapingMemory& m = *memory_;
   Counts counts{sequence.counts.n, mine(m.token), mine(m.output), mine(m.seen)};

@@ -58,11 +58,11 @@ void check_shaping(const ShapingRequest& shaping, int32_t vocab);
 // Throws InvalidInput unless holes are ids below `vocab` and leave at least one token.
 void check_holes(const std::vector<int32_t>& holes, int32_t vocab);
 
-// Arrays with an entry per token, [seats, vocab] each. They hold the counts of Sequence::counts. On
-// a device they also hold the lists of Sequence::shaping, and bad words of several tokens
+// Arrays [seats, vocab] with an entry per token. Sequence::counts of a seat points into them. On a
+// device they also hold the lists of Sequence::shaping, and bad words of several tokens
 // (DenseShaping::words).
 struct ShapingMemory {
-  static constexpr int64_t kWordsRoom = 1 << 15;  // int32 entries of `words` per seat
+  static constexpr int64_t kWordsRoom = 1 << 15;  // number of int32 entries of `words` per seat
 
   ShapingMemory() = default;
   ShapingMemory(Exec& exec, int32_t vocab, int32_t seats, int place = 0);

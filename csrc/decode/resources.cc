@@ -10,7 +10,7 @@
 namespace sbrt {
 namespace {
 
-// Adds what only the draft's lane has.
+// Adds the branches and the slots of their tails to the shape of the draft's lane.
 void add_branches(LaneShape& shape, const RuntimeConfig& c) {
   // The last drafted nodes take no slot: the draft does not process them.
   const int uneven = c.max_width > 1 ? 2 : 1;  // likely branches grow more than others
@@ -52,7 +52,9 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
                    {config.device, config.draft_device, config.costs != nullptr, part_table()});
   draft.memory = &memories[is_apart()];
   target.memory = &memories[0];
-  make_streams();  // a pinned team is the first to touch its memory; lanes on a device capture
+  // The streams come first: a pinned team must be the first to touch its memory, and a lane on a
+  // device captures its ops.
+  make_streams();
   make_memory();
   bind(target, *models[0], config.max_model_len);
   check<InvalidInput>(!target.columns.ids, "target: expected a head of all tokens but got one of ",

@@ -47,25 +47,25 @@ struct LaneUnit {
 };
 
 struct Resources {
-  // Throws InvalidInput for impossible sizes. `draft` may be null.
+  // `draft` may be null. Throws InvalidInput if the models do not fit the config or each other.
   Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<const Model> of_draft,
             const RuntimeConfig& given);
 
   bool has_draft() const { return draft.lane != nullptr; }
-  // The capabilities of the backend in the memory of a lane.
+  // Returns what the backend can do in the memory that this lane uses.
   Capabilities can(const LaneUnit& unit) const { return exec->can_at(unit.memory->place); }
   int count() const { return config.max_num_seqs; }  // number of seats
   bool is_apart() const { return config.is_apart(); }
-  // Returns the host's copy of a sequence. If each lane has its own memory, this copies the
-  // target's.
+  // Returns the host's copy of a sequence. If each lane has its own memory, it is the copy of the
+  // sequence in the target's memory.
   Sequence& at(int seat) const { return memories[0].at(seat); }
   // Return the sequences that a lane's ops use: seats() for a round, fed_seats() for a prompt
   // piece.
   Seats seats(const LaneUnit& unit) const;
   Seats fed_seats(const LaneUnit& unit) const;
   // Fills a seat for a checked request, and sends its sequence to the memory that ops use. No round
-  // and no piece in flight may use the seat. target_have, draft_have: number of positions whose KV
-  // exists.
+  // and no prompt piece in flight may use the seat. target_have, draft_have: number of positions
+  // whose KV the target and the draft already have.
   void start_sequence(int seat, const Request& request, int64_t target_have = 0,
                       int64_t draft_have = 0);
   // Sends target_have and draft_have of the host's copy, before a piece of the seat's prompt is
@@ -79,8 +79,8 @@ struct Resources {
   // number of pieces enqueued so far. Nothing may be in flight.
   void count_from(int64_t round);
 
-  // Used by `auto` between rounds. Lets `change` set the policy and the prices of a seat in the
-  // host's copy, and sends them to the device.
+  // Used by `auto` between rounds. Lets `change` set the policy and Sequence::prices of a seat in
+  // the host's copy, and sends them to the device.
   template <class Change>
   void change_policy(int seat, const Change& change) {
     Sequence& c = at(seat);
@@ -94,8 +94,8 @@ struct Resources {
       send_fields(seat, &c.policy, &c.prices + 1);
     // NOLINTEND(bugprone-suspicious-memory-comparison)
   }
-  // Makes the draft of a seat sit out the next rounds. Called between rounds. Then no node of the
-  // chain has draft KV, and there are no branches.
+  // Makes the draft of a seat sit out the next rounds: no node of the chain has draft KV any more,
+  // and no branches are left. Called between rounds.
   void sit_out(int seat);
   // Adds a round's tokens to the host's copy of a sequence. Does nothing if the ops write that copy
   // themselves.
@@ -120,7 +120,7 @@ struct Resources {
   Buffer<float> features, hrad_scratch;  // used on the CPU; a device uses hrad_memory
   HradMemory hrad_memory;
   std::vector<LogprobStore> logprobs;  // [seats]
-  // [seats] lists for the log-probs that requests ask for, at addresses for ops.
+  // [seats] the lists to which ops write the log-probs that requests ask for.
   Cells<Logprobs> asked;
   // [vocab] 1: no token has this id; empty if every id has a token.
   Cells<uint8_t> hole;
@@ -131,7 +131,8 @@ struct Resources {
 
  private:
   std::span<LaneMemory> used() { return {memories, is_apart() ? 2u : 1u}; }
-  // Ops on the host reach pinned memory at its address there.
+  // Returns the lane's rolls, which are in pinned memory: at the host's address if the lane's ops
+  // run on the host, and at the device's address otherwise.
   const Roll* rolls_of(const LaneUnit& unit) const {
     return can(unit).has_host_memory ? rolls.host() : rolls.device();
   }

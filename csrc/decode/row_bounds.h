@@ -10,14 +10,15 @@ namespace sbrt {
 
 struct RowBounds {
   int32_t verify = kMaxRows;    // rows of root and chain
-  int32_t catch_up = kMaxRows;  // tokens of trunk and chain that the draft has not processed
-  // Nodes of all branches; in a serial burst also the tokens that the draft lacks.
+  int32_t catch_up = kMaxRows;  // rows of a catch-up: tokens that the draft has not processed
+  // Rows of a draft step: the nodes of all branches and, in a serial burst, the tokens that the
+  // draft lacks.
   int32_t step = kMaxStepRows;
 
   bool operator==(const RowBounds&) const = default;
 };
 
-// How far the draft may be from having processed the whole trunk when a round begins.
+// Says how many tokens of the trunk the draft may still have to process when a round begins.
 enum class DraftLag {
   none,   // the draft took part in every round
   chain,  // the draft skipped rounds near its context limit; it lacks at most one chain

@@ -5,7 +5,8 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kBeforeTails = kSlots + kMaxTail;  // rows of a chain and of a certain branch
+// Number of score rows before those of the tails: the rows of the chain and of the certain branch.
+constexpr int64_t kBeforeTails = kSlots + kMaxTail;
 
 }  // namespace
 

@@ -1,6 +1,7 @@
 // Memory of the rule `rejection`: the rows of scores that the lanes keep (Scores), and the working
-// memory of its walk. The draft's rows are in the draft's memory. With two memories the target has
-// copies of those at the chain's nodes, which mail writes.
+// memory of the walk over the chain. The draft's scores are in the draft's memory. With two
+// memories the target has copies of the draft's scores at the chain's nodes. Mail makes these
+// copies.
 #pragma once
 
 #include <vector>
@@ -15,7 +16,7 @@ namespace sbrt {
 struct ScoreSizes {
   int seats = 0;
   int32_t vocab = 0;
-  Columns columns;  // of the draft; none without a draft
+  Columns columns;  // columns of the draft's logits; none without a draft
   int32_t branches = 0, tail_slots = 0;
   int draft_place = 0;  // memory of the draft
 };
@@ -26,14 +27,15 @@ class ScoreMemory {
   ScoreMemory(Exec& exec, const ScoreSizes& sizes);
 
   bool is_there() const { return target_.size() > 0; }
-  // The pointers for a seat's Sequence in the memory of the target, or of a draft with its own.
+  // Return the addresses of a seat's scores, for the seat's Sequence: of_target() in the target's
+  // memory, of_draft() in the memory of a draft that has its own.
   Scores of_target(int seat) const;
   Scores of_draft(int seat) const;
   double* dists() const { return dists_.device(); }  // [seats, 2, vocab]
-  // Return where the sampling pass of a device keeps its scores.
+  // Return the memory in which a device's sampling op keeps the scores of a lane.
   KeptScores kept_by_target() const { return {target_.device(), kMaxRows}; }
   KeptScores kept_by_draft() const { return {draft_.device(), draft_rows()}; }
-  // Adds the scores at the chain's nodes to a mail from the draft. Needs two memories.
+  // Adds the draft's scores at the chain's nodes to a mail from the draft. Needs two memories.
   void add_to(Mail& mail) const;
 
  private:
@@ -43,8 +45,8 @@ class ScoreMemory {
 
   ScoreSizes sizes_;
   Cells<float> target_;  // [seats, kMaxRows, vocab]
-  Cells<float> draft_;   // [seats, kSlots + kMaxTail + branches * tail_slots, columns]
-  Cells<float> chains_;  // [seats, kSlots, columns] the target's copies
+  Cells<float> draft_;   // [seats, rows of chain, certain branch and tails, columns]
+  Cells<float> chains_;  // [seats, kSlots, columns] copies of `draft_` for the target
   Cells<int32_t> ids_;   // [columns]
   Cells<double> dists_;
 };

@@ -25,10 +25,11 @@ SeatSet SeatTable::tuned_of(SeatSet members) const {
   return tuned;
 }
 
-// Returns how much KV of an ended sequence can be reused. The KV of the last chain's nodes is not
-// reusable, because only the next round would move the accepted path to its positions. A ring that
-// has wrapped, or may soon, has lost its first positions. On a device, KV that rounds computed is
-// not reusable either. It may differ in the last bits from the KV that a prompt's forward computes.
+// Returns how much KV of an ended sequence can be reused. The KV of the last chain's nodes cannot:
+// only the next round would move the accepted path to its positions. Nothing can be reused if a
+// ring may have wrapped, because then its first positions are lost. On a device, KV that rounds
+// computed is not reused either. It may differ in the last bits from the KV that a prompt's forward
+// computes.
 Kept SeatTable::kept(int i) const {
   const HostSeat& seat = seats_[i];
   const auto has_wrapped = [&seat](const LaneUnit& unit) {
@@ -55,10 +56,10 @@ Kept SeatTable::kept_prompt(int i) const {
   return {prompt, is_safe(r_.draft) ? std::min(prompt, seat.fed[1].tokens) : 0};
 }
 
-// A serial burst makes all members wait. A member that hit loses more by the wait than a member
-// that missed gains. So a member that can continue without a burst gets one only if all members
-// missed. Under `rejection` the tokens depend on the drafted ones. So there a member's burst must
-// not depend on the other members.
+// Returns the shape of a round of these members. A serial burst makes all members wait. A member
+// that hit loses more by the wait than a member that missed gains. So a member that can continue
+// without a burst gets one only if all members missed. Under `rejection` the tokens depend on which
+// tokens are drafted. So there a member's burst must not depend on the other members.
 RoundShape SeatTable::shape(SeatSet members) const {
   RoundShape shape{};
   bool all_missed = true;

@@ -6,7 +6,7 @@
 namespace sbrt {
 namespace {
 
-// This number of tokens fits without allocation, between two calls of take().
+// Between two calls of take(), up to this number of tokens needs no new allocation.
 constexpr int64_t kReserved = 1 << 20;
 
 }  // namespace
@@ -63,7 +63,7 @@ void HostSequence::fail(std::string_view error) {
 }
 
 // Adds one token to the output. Returns false if the token ends the sequence. If a stop token is
-// also the last allowed token, the reason is the stop.
+// also the last allowed token, the finish reason is `stop`.
 bool HostSequence::examine(int32_t token) {
   committed_.push_back(token);
   ++emitted_;

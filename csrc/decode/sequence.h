@@ -57,7 +57,7 @@ class HostSequence {
 
   int64_t prompt_ = 0;   // number of tokens of the prompt
   int64_t limit_ = 0;    // length of the longest trunk, in tokens
-  int64_t emitted_ = 0;  // number of tokens returned so far
+  int64_t emitted_ = 0;  // number of tokens of the output so far
   bool live_ = false;
   bool missed_ = true;  // a sequence starts as if its last outcome was a miss
   std::vector<int32_t> stop_tokens_;

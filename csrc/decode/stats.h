@@ -17,7 +17,8 @@ struct Stats {
   int64_t branch_rounds = 0;  // rounds that had branches and did not end the sequence
   int64_t branch_hits = 0;    // those of branch_rounds whose outcome was among the branches
   int64_t discarded_branch_tokens = 0;  // number of drafted nodes that never entered a chain
-  int64_t draft_limit_rounds = 0;       // rounds beyond the draft's context limit
+  // Rounds in which the draft sat out because its context was full.
+  int64_t draft_limit_rounds = 0;
   // Rounds in which a residual had no mass; only under rejection.
   int64_t empty_residuals = 0;
   int64_t reused = 0;  // number of prompt tokens whose KV was reused

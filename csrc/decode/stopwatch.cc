@@ -38,8 +38,8 @@ std::vector<int> up_to(int most) {
 }
 
 // Returns a cost table from measured times. It interpolates linearly between measurements, and
-// beyond the last one it continues the last slope. If more rows took less time, the time of fewer
-// rows is lowered to it. So times never fall as the number of rows grows.
+// beyond the last one it continues the last slope. Times must not fall as the number of rows grows.
+// So a measured time is lowered if a forward of more rows took less.
 CostTable table_of(const std::vector<int>& rows, std::vector<double> seconds) {
   for (size_t i = seconds.size() - 1; i > 0; --i)
     seconds[i - 1] = std::min(seconds[i - 1], seconds[i]);
@@ -62,7 +62,7 @@ int64_t forwards_of(const std::vector<RoundEntry>& rounds, const Policy& policy,
   const LaneCosts& of = costs.of(policy.gamma > 0);
   const int steps = std::max(policy.gamma, policy.burst);
   int64_t sum = 0;
-  // The last chain was fully accepted, so the draft must also process its last node.
+  // True: the last chain was fully accepted, so the draft must also process the chain's last node.
   bool whole = true;
   for (const RoundEntry& round : rounds) {
     const int64_t target = of.target[1 + round.depth];
@@ -170,8 +170,7 @@ void Stopwatch::choose_width(LaneUnit& unit) {
 }
 
 // Returns the mean time in seconds of a series of forwards. If the lane has a trace, the time
-// excludes the host's part. The first forwards find other data in the caches, so they are not
-// counted.
+// excludes the host's part. The first forwards are not counted, because the caches hold other data.
 double Stopwatch::seconds_of(LaneUnit& unit, int width, const Burst& burst) {
   const int64_t begin = Trace::now(), value = unit.timed.reached() + 1;
   const int launches = burst.first + burst.counted;
@@ -194,7 +193,7 @@ std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>
   constexpr size_t kMost = 25;
   const auto least = static_cast<size_t>(fewer(4));
   std::vector<std::vector<double>> found(rows.size());
-  constexpr double kLate = 2;  // in seconds; after this time no further pass begins
+  constexpr double kLate = 2;  // in seconds; after this time no further measurement begins
   const int64_t begin = Trace::now();
   const auto within = [&](size_t passes, double time) {
     return found.back().size() < passes && static_cast<double>(Trace::now() - begin) * 1e-9 < time;
@@ -232,7 +231,7 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
   found.reserve(times);
   for (int i = 0; i < times; ++i) {
     const double seconds = seconds_of(timed, width, each);
-    // The other lane has ended, so `timed` ran partly alone.
+    // The other lane has finished its work, so `timed` ran partly alone.
     if (i > 0 && other.timed.reached() >= value) break;
     found.push_back(seconds);
   }
@@ -246,8 +245,8 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
 double Stopwatch::overhead(const Policy& policy, const Costs& costs, float temperature) {
   constexpr double kMedium = 0.002, kMost = 0.006;  // in seconds, for one forward of the target
   const double forward = static_cast<double>(costs.alone.target[1]) * 1e-9;
-  // If the forward takes a medium time, a few rounds suffice. Then rounds of plain decoding show no
-  // overhead.
+  // Above kMost the overhead counts as 0. Above kMedium fewer rounds are timed, and the overhead of
+  // plain decoding counts as 0.
   const bool is_medium = forward > kMedium;
   if (forward > kMost || (is_medium && policy.gamma == 0 && policy.burst == 0)) return 0;
   const int kRounds = is_medium ? 6 : 16, kTimes = fewer(is_medium ? 3 : 12);

@@ -21,8 +21,8 @@ class Stopwatch {
   Stopwatch(Resources& resources, Pump& pump) : r_(resources), pump_(pump) {}
 
   void choose_widths();
-  // Returns the costs of forwards, measured for about `seconds`. No sequence may be in flight. A
-  // sequence is left in seat 0. temperature: that of the sampling after each forward.
+  // Returns the costs of forwards, measured for about `seconds`. No sequence may be in flight.
+  // Leaves a sequence in seat 0. temperature: the temperature of the sampling after each forward.
   Costs measure(double seconds, float temperature);
 
  private:
@@ -43,7 +43,7 @@ class Stopwatch {
 
   Resources& r_;
   Pump& pump_;
-  double asked_ = 0;  // seconds that measuring may take, about
+  double asked_ = 0;  // approximate time in seconds that the measurement may take
 };
 
 }  // namespace sbrt

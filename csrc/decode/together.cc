@@ -20,7 +20,7 @@ int Together::best_of(SeatSet tuned) const {
   const auto is_dear = [&tuned = r_.config.tuned](int arm, int other) {
     return std::max(kind_of(tuned[arm]), kind_of(tuned[other])) >= ArmKind::serial;
   };
-  constexpr double kMargin = 1.03;  // another policy must be better by this factor
+  constexpr double kMargin = 1.03;  // a new policy must beat the current one by this factor
   std::vector<double> rate(r_.config.tuned.size());
   std::vector<bool> may(rate.size(), true);
   for_each(tuned, [&](int i) {
@@ -40,9 +40,9 @@ int Together::best_of(SeatSet tuned) const {
 }
 
 bool Together::next(SeatSet tuned, int others, int64_t until) {
-  constexpr int kStay = 16;  // number of rounds between two comparisons
+  constexpr int kStay = 16;  // number of rounds between two comparisons of policies
   if (!patience_.reach(r_.draft.feed.fed, r_.draft.feed.pieces, until))
-    return false;  // an earlier call enqueued these pieces, and they still run
+    return false;  // prompt pieces of an earlier call are still running
   look(tuned, others);
   arm_ = best_of(tuned);
   tuned_ = tuned;

@@ -23,7 +23,8 @@ class Together {
   // Sets the policy of the seats in `tuned`. Called between rounds, with nothing enqueued. others:
   // number of other sequences in the same rounds. Returns false if the time limit comes first.
   bool next(SeatSet tuned, int others, int64_t until);
-  // Returns true if another round may be enqueued with the same policy while a round is in flight.
+  // Returns true if, while a round is in flight, another round may be enqueued with the same
+  // policy.
   bool stays(SeatSet tuned, int others);
 
  private:
@@ -37,7 +38,7 @@ class Together {
   SeatSet tuned_ = 0;
   int others_ = 0;
   int arm_ = 0;   // index of the current policy
-  int stay_ = 0;  // number of rounds until the next comparison
+  int stay_ = 0;  // number of rounds until policies are compared again
 };
 
 }  // namespace sbrt

@@ -10,20 +10,20 @@ namespace sbrt {
 // `cuda`.
 enum class Backend { cpu, sim, dry, dry_cuda, cuda };
 
-// The second memory of a backend, if it is not that of a device with a number: there is none, or it is
-// the host's next to that of a device. Then worker threads run the ops of its streams.
+// Numbers that stand in place of a second device's number. kNoSecond: the backend has only one
+// memory. kHostMemory: the second memory is the host's, and worker threads run the ops that use it.
 constexpr int kNoSecond = -1, kHostMemory = -2;
 
 struct Capabilities {
   const char* name;      // the name in messages; for dry_cuda this is cuda
   bool has_host_memory;  // ops can access lists, KV and features in the host's memory
   bool has_teams;        // several members of a team can run one op together
-  // Ops are captured graphs and kernels; several can be fused into one launch.
+  // Ops are kernels and captured graphs. Several of them can be fused into one launch.
   bool captures;
   bool runs_ahead;    // a round may be enqueued before the last round's record is read
   bool can_be_timed;  // the backend's clock measures real work
   bool grows_lazily;  // the memory of a seat is committed only as far as sequences reach
-  // A token has bit-identical KV, whether a round or a prompt piece fed it.
+  // A token's KV has the same bits, whether a round or a prompt piece computed it.
   bool rounds_match_prompts;
 };
 

@@ -280,27 +280,27 @@ class Exec {
 };
 
 struct ExecOptions {
-  int device = 0;           // of cuda, for the first memory
-  int second = kNoSecond;   // the same for the second memory, or a constant of backends.h
+  int device = 0;           // number of the CUDA device with the first memory
+  int second = kNoSecond;   // the device with the second memory, or a constant of backends.h
   bool is_virtual = false;  // sim in virtual time
   PartTable parts{};        // of the dry backends
 };
 std::unique_ptr<Exec> make_exec(Backend backend, const ExecOptions& options);
 
-std::unique_ptr<Exec> make_cpu_exec();  // one worker thread and a team of cores per stream
-std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence
+std::unique_ptr<Exec> make_cpu_exec();      // one worker thread and a team of cores per stream
+std::unique_ptr<Exec> make_sim_exec();      // runs everything on the host's thread
 std::unique_ptr<Exec> make_virtual_exec();  // like sim, but in virtual time and with a trace
-// Like sim, and records every command for order(). With two memories, an op that accesses the other
-// one faults.
+// Makes a backend like sim that also records every command for order(). If there are two memories,
+// an op faults when it accesses the memory of another stream.
 std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, int second = kNoSecond);
-// A dry backend that imitates cuda. Device memory is separate, and an access by the host faults. An
-// op without a form for a device is refused.
+// Makes a dry backend that imitates cuda. Device memory is separate, and an access by the host
+// faults. An op without a kernel or captured graph is refused.
 std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts, int second = kNoSecond);
 
-// Returns a sentence that says why this machine or this build cannot run the cuda backend. The
-// sentence is empty if it can.
+// Returns a sentence that says why this machine or this build cannot run the cuda backend. Returns
+// "" if it can.
 std::string why_no_cuda();
-// `second`: as in ExecOptions. Throws InvalidInput with that sentence.
+// `second`: as in ExecOptions. Throws InvalidInput if a device cannot be used.
 std::unique_ptr<Exec> make_cuda_exec(int device, int second = kNoSecond);
 
 }  // namespace sbrt

@@ -21,7 +21,7 @@ class Failure {
     const std::lock_guard lock(mutex_);
     return exception_;
   }
-  // Call these only when every stream is idle.
+  // Call rethrow() and forget() only when every stream is idle.
   void rethrow() {
     if (const std::exception_ptr e = forget()) std::rethrow_exception(e);
   }

@@ -57,7 +57,7 @@ class NvtxRange {
 
 namespace sbrt {
 
-// False, because the NVTX headers come with a CUDA compiler.
+// This build has no NVTX headers, because they come with a CUDA compiler.
 inline constexpr bool kHasNvtx = false;
 
 struct NvtxRange {

@@ -75,7 +75,7 @@ class Checker {
     Clock clock;
   };
 
-  // Runs the op in the check. Returns false if the op must still wait for an event.
+  // Lets the checker run the op. Returns false if the op must still wait for an event.
   bool step(const OrderBook::Op& op) {
     Clock& clock = clocks_[op.stream];
     const bool is_host = op.stream == OrderBook::kHost;
@@ -128,7 +128,7 @@ class Checker {
     if (reads) last[op.stream].read = mine;
     if (writes) last[op.stream].write = mine;
     if (writes && !op.is_mail) last[op.stream].made = mine;
-    // Only the host writes both.
+    // An access to both memories is always the host's.
     const bool is_of_both = writes && e.writes.has(in_other_memory(part));
     if (writes && (op.is_mail || is_of_both)) known_[place(part, seat)] = clock;
   }

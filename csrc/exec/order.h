@@ -57,7 +57,7 @@ class OrderBook {
     int32_t name;   // number of the op's name, if `kind` is run
     int32_t event;  // number of the event, if `kind` is wait or record
     int64_t value;
-    int64_t issued;  // number of the host's own ops before this op
+    int64_t issued;  // number of ops of the host that were recorded earlier
     Effects effects;
     SeatSet seats = kEverySeat;
     const void* graph = nullptr;

@@ -1,4 +1,4 @@
-// Samples from one row of logits, and generates its noise.
+// Binds functions that sample from one row of logits, compute its softmax, and make random numbers.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 

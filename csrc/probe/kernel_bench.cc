@@ -25,7 +25,7 @@ namespace {
 // The least number of bytes and of operations that an op needs.
 struct Cost {
   std::string name, shape;
-  // `bytes` is a total; `weights` is the part of it that is weights.
+  // `bytes` is the number of all bytes, `weights` the number of bytes of weights among them.
   double bytes = 0, weights = 0, flops = 0;
   bool is_integer = false;  // true if `flops` counts integer operations
 };
@@ -89,7 +89,7 @@ Cost cost_of(const Graph::Node& node, double rows) {
 }
 
 struct StampedArgs {
-  const Graph::Node* node;  // null after the last op, where only the time is taken
+  const Graph::Node* node;  // null after the last op, where only the current time is stored
   int64_t* at;
 };
 

@@ -1,4 +1,4 @@
-// Computes products with one packed matrix, so that tests can compare them with their own.
+// Computes products with one packed matrix, so that tests can check them.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -128,8 +128,8 @@ class MatmulProbe {
   PackedMatrix matrix_;
 };
 
-// Returns x [rows, in] times the transpose of w [out, in], (+ bias [out]), (+ add). The rows stay
-// f32.
+// Returns x [rows, in] times the transpose of w [out, in]. Adds `bias` [out] and `add` if they are
+// given. The rows stay f32.
 py::array_t<float> matmul_probe(const Floats& x, const Floats& w, const std::string& storage,
                                 const std::string& isa, int width, const py::object& add,
                                 const py::object& bias) {

@@ -4,7 +4,7 @@ namespace py = pybind11;
 
 PYBIND11_MODULE(_probe, m) {
   m.doc() = "Parts of the core by themselves, for tests and benches.";
-  // First, because it binds the classes and errors that this module uses.
+  // Imported first, because sbrt._core binds the classes and errors that this module uses.
   py::module_::import("sbrt._core");
   sbrt::bind_accept(m);
   sbrt::bind_choose(m);

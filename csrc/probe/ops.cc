@@ -117,8 +117,8 @@ Floats attend_probe(const py::bytes& table, const Floats& q, const Floats& k, co
   return out;
 }
 
-// Returns qkv after norm and rope, and K and V of the ring. given: qkv before them, [rows, heads +
-// 2 kv_heads, head_dim]. norms: [2, head_dim], the weights for q and k; empty for no norm.
+// Returns qkv after norm and rope, and K and V of the ring. given: qkv before norm and rope, [rows,
+// heads + 2 kv_heads, head_dim]. norms: [2, head_dim], the weights for q and k; empty for no norm.
 std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floats& given,
                                               const Floats& k, const Floats& v, const Sizes& sizes,
                                               const Floats& inv_freq, float amplitude,
@@ -142,8 +142,9 @@ std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floa
   return {qkv, keys, values};
 }
 
-// Returns K and V after a settle, and the bytes of the sequence. what: 0 settles the target lane, 1
-// the draft lane, and 2 the draft lane after a serial burst.
+// Runs an op that settles a lane: it moves the KV of accepted tokens to their positions. Returns K,
+// V and the bytes of the sequence afterwards. what: 0 settles the target lane, 1 the draft lane,
+// and 2 the draft lane after a serial burst.
 std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const Floats& k,
                                                    const Floats& v, const Sizes& sizes, int what,
                                                    bool debug) {

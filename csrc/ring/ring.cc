@@ -20,7 +20,7 @@ void check_shape(const RingShape& s) {
                       " breaks the bound C >= W + S - 1 = ", s.window + kSlots - 1, " (window ",
                       s.window, ", in-flight slots ", kSlots, ")");
   check_within("ring: capacity", int64_t{1}, std::numeric_limits<int32_t>::max() / 2, s.capacity);
-  // At most this many slots, because a row stores its slot in 32 bits.
+  // The number of slots is limited, because a row stores its slot in 32 bits.
   check_within("ring: slots", int64_t{1}, int64_t{std::numeric_limits<int32_t>::max()}, s.slots());
 }
 

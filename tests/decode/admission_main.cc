@@ -1,4 +1,5 @@
-// Runs sequences that come and go while others decode. Each must get the tokens that it gets alone.
+// Admits and drops sequences while other sequences decode. Each sequence must get the tokens that
+// it gets alone.
 //
 //   admission_main TURNS       on the cpu backend, to be run under ThreadSanitizer
 //   admission_main TURNS dry   on the dry backend; fails if OrderBook finds a conflict

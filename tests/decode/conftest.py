@@ -22,8 +22,8 @@ def tally() -> ModuleType:
 
 @pytest.fixture
 def deal(run_all) -> Callable[..., Counter]:
-    """deal(program, sequences, seed, cpu, *more, shares=2): runs a program of this folder in
-    `shares` processes; returns the sum of their JSON results.
+    """Return a function deal(program, sequences, seed, cpu, *more, shares=2). It runs a program of
+    this folder in `shares` processes, and returns the sum of their JSON results.
 
     Process i runs the worlds i, i + shares, i + 2 shares, ...
     """

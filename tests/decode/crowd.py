@@ -1,11 +1,11 @@
 """Compares many sequences with the reference: `python tests/decode/crowd.py --sequences 1000`.
 
 A world is a pair of toys and an engine core with some seats. Sequences of fuzz.py come and go at
-random, each with its own method, and some are dropped before their end. Next to other sequences
-each must have the tokens, log-probs and finish reason that it has alone. Its counters must be the
-same, too. Counters may differ in two cases: a round has more rows than a forward holds, or other
-sequences decide if a burst follows a miss. World w of seed s is always the same. The last line on
-stdout is a JSON summary.
+random, each with its own method, and some are dropped before their end. Each sequence must have the
+tokens, log-probs and finish reason that it has without the others. Its counters must be the same,
+too, except in two cases: a round has more rows than a forward holds, or other sequences decide if a
+burst follows a miss. World w of seed s is always the same. The last line on stdout is a JSON
+summary.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def request(task: fuzz.Task, method: str) -> tuple:
 
 
 def most_rows(policy: dict) -> tuple[int, int]:
-    """Return the largest numbers of rows that one sequence can have: (in a verification, in a draft
-    step)."""
+    """Return the largest numbers of rows that one sequence can have under a policy: (in a
+    verification, in a draft step)."""
     gamma, nodes = policy["gamma"], policy.get("nodes", 63)
     burst = policy.get("burst", gamma)
     chain = min(
@@ -72,8 +72,8 @@ def is_roomy(world: fuzz.World, tasks: list[tuple[fuzz.Task, str]]) -> bool:
 
 
 def waits_for_company(world: fuzz.World, done: Running) -> bool:
-    """True if it depends on other sequences whether a serial burst follows a miss of `done`. Never
-    true under `rejection`.
+    """Return True if other sequences decide whether a serial burst follows a miss of `done`. Under
+    `rejection` they never do.
 
     At temperature 0 a request is decoded as if it did not ask for `rejection`.
     """
@@ -115,14 +115,14 @@ def cut_trees(task: fuzz.Task, world: fuzz.World) -> None:
 
 
 def random_crowd(rng: Random, index: int, a: argparse.Namespace) -> tuple[fuzz.World, list]:
-    """Return a world and its (task, method) pairs."""
+    """Return a world and its sequences as (task, method) pairs."""
     world = fuzz.random_world(rng, a.cpu)
     asking = Random(repr(world))
     world.core["max_num_seqs"] = rng.choice((1, 2, 2, 3, 4, 5, 8, 16)[: a.seats])
     world.core["max_piece"] = rng.choice((64, 64, 1, 7))
     world.core["reuses_prefixes"] = fuzz.chance(rng, 0.6)
     is_short = fuzz.chance(rng, 0.5)
-    if is_short:  # short chains: one forward holds all rows of a round
+    if is_short:  # short chains, so that one forward holds all rows of a round
         wide = Random(f"{a.seed}/{index}/trees").choice((1, 1, 3))
         world.core |= {"max_gamma": rng.randint(1, 5), "max_width": wide, "max_branches": 4}
     tasks: list[tuple[fuzz.Task, str]] = []
@@ -136,10 +136,10 @@ def random_crowd(rng: Random, index: int, a: argparse.Namespace) -> tuple[fuzz.W
         if is_short:
             cut_trees(task, world)
         is_alike = fuzz.chance(rng, 0.5)
-        if is_alike:  # its prompt begins like other prompts
+        if is_alike:  # about half of the prompts begin with the same tokens
             task.prompt = (common[: rng.randint(1, len(common))] + task.prompt)[:longest]
-        # A request for prompt log-probs reuses no prefix, so no request with a common prefix makes
-        # one.
+        # A request for prompt log-probs reuses no prefix. So requests whose prompts begin alike do
+        # not ask for them.
         few = 0.0 if is_alike else 0.75
         task.logprobs = fuzz.random_logprobs(asking, world, task.prompt, few)
         tasks.append((task, rng.choice(list(task.policies))))

@@ -1,5 +1,5 @@
-// Counts the first tokens of many sequences under rejection, like tally.py. Tests compile it with
-// changed sources of csrc.
+// Counts the first tokens of many sequences under rejection, like tally.py. Tests compile this
+// program with changed sources of csrc.
 #include <cstdio>
 #include <cstdlib>
 #include <map>

@@ -2,9 +2,10 @@
 
 A world is a pair of toys and an engine core. The core answers a few sequences, each by every
 method. Tokens, finish reason and every counter must equal those of sbrt.reference. Tokens of every
-method must equal those of plain decoding, unless they are accepted at random. Log-probs must equal
-those of plain decoding bit for bit, and those of the reference up to rounding. World w of seed s is
-always the same: the printed command repeats a failure. The last line on stdout is a JSON summary.
+method must equal those of plain decoding, except under `rejection`, where they are random.
+Log-probs must equal those of plain decoding bit for bit, and those of the reference up to rounding.
+World w of seed s is always the same: the printed command repeats a failure. The last line on stdout
+is a JSON summary.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sbrt import _core, _probe, reference
 SEQUENCES = 8  # number of sequences in a world
 PROGRESS = 10.0  # seconds between two progress lines
 LOOKING = ("draft_model", "pearl", "specbranch", "on_miss", "tree", "hedge")
-HIGH = (1, 1, 1, 2**31 - 10, 2**32 - 10)  # an engine's first round number: counters must be 64-bit
+HIGH = (1, 1, 1, 2**31 - 10, 2**32 - 10)  # an engine's first round number, to test 64-bit counters
 COUNTERS = (
     "rounds",
     "draft_tokens",
@@ -120,7 +121,7 @@ def random_sampling(rng: Random) -> dict:
 
 
 def random_shaping(rng: Random, vocab: int, length: int) -> dict:
-    """Return penalties, bias and masks. Half of the sequences have none, the rest often several."""
+    """Return random penalties, bias and masks. Half of the requests have none."""
     if chance(rng, 0.5):
         return {}
     shaping: dict = {}
@@ -139,7 +140,7 @@ def random_shaping(rng: Random, vocab: int, length: int) -> dict:
         allowed = rng.sample(range(vocab), max(1, vocab - rng.randrange(vocab)))
         shaping["allowed_token_ids"] = tuple(allowed)
     if chance(rng, 0.4):
-        few = range(min(vocab, rng.choice((3, vocab))))  # few ids: bad words must occur in texts
+        few = range(min(vocab, rng.choice((3, vocab))))  # few ids, so that bad words occur in texts
         shaping["bad_words"] = tuple(
             tuple(rng.choices(few, k=rng.choice((1, 2, 2, 3, 4))))
             for _ in range(rng.randint(1, 12))
@@ -209,10 +210,10 @@ def random_task(rng: Random, world: World) -> Task:
 
 def random_logprobs(rng: Random, world: World, prompt: list[int], few: float = 0.75) -> dict:
     """Return keywords of a Logprobs. Half of the sequences ask for log-probs. The share `few` of
-    them asks for log-probs of the prompt, too.
+    these sequences also asks for log-probs of the prompt.
 
-    If a row of the prompt is NaN, no sequence asks for the prompt's log-probs, because it would
-    fail.
+    If a row of the prompt is NaN, no sequence asks for the prompt's log-probs, because such a
+    request would fail.
     """
     if chance(rng, 0.5):
         return {}
@@ -331,7 +332,7 @@ def are_near(rows: list, want: list) -> bool:
 
 
 def is_by_chance(task: Task, method: str) -> bool:
-    """True if tokens are accepted at random, so that only their distribution is fixed."""
+    """Return True if the method accepts tokens at random; only their distribution is fixed."""
     return "rejection" in task.policies[method] and task.sampling["temperature"] >= 1e-5
 
 
@@ -386,7 +387,7 @@ def check_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
         task = random_task(rng, world)
         task.logprobs = random_logprobs(asking, world, task.prompt)
         seen["sequences"] += 1
-        if chance(rng, 0.1):  # an abandoned sequence must not affect the next
+        if chance(rng, 0.1):  # a sequence that is ended early must not affect the next one
             engine_tokens(core, task, "none")
             core.begin(task.prompt, *abandoned(task))
             core.run(2)

@@ -29,8 +29,8 @@ std::vector<int32_t> make_trunk(std::mt19937_64& random) {
   return trunk;
 }
 
-// Returns the number of matches found, or -1 if one differs. The index reads the trunk in steps of
-// random length. It must also answer for a length inside the last step.
+// Returns the number of matches found, or -1 if the index finds a different one. The index reads
+// the trunk in steps of random length. It must also answer for a length inside the last step.
 int64_t compare(uint64_t seed, TrunkIndex& index) {
   std::mt19937_64 random(seed);
   const std::vector<int32_t> trunk = make_trunk(random);

@@ -60,8 +60,8 @@ Policy looking_up(Policy policy) {
   return policy;
 }
 
-// In order: draft_model, tree and lookup; pearl, specbranch and hedge with each answer to a miss;
-// three of these policies again, with look-ups.
+// In order: draft_model; tree; lookup; pearl; specbranch with two values of on_miss; hedge with
+// three values of on_miss; three policies with look-ups.
 const Policy kPolicies[] = {
     serial(4, 1),
     serial(3, 4),
@@ -93,7 +93,7 @@ int64_t rounds(Threads threads, int64_t enough) {
   Engine calm(models.first, models.second, config);
   config.backend = Backend::cpu;
   config.rejection = false;
-  config.draft_device = 1;  // a memory for each lane
+  config.draft_device = 1;  // each lane has its own memory
   Engine apart(models.first, models.second, config);
   int64_t done = 0;
   for (uint64_t seed = 0; done < enough; ++seed) {

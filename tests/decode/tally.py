@@ -150,8 +150,8 @@ def counted(s, sequences, first=0):
 def distance(counts, dist):
     """Return the distance of the counts from the expected counts, in standard deviations.
 
-    It is the chi-square, transformed by Wilson and Hilferty's formula. It is infinite if a cell of
-    probability 0 was counted.
+    It is the chi-square statistic, transformed by Wilson and Hilferty's formula. It is infinite if
+    a cell of probability 0 was counted.
     """
     counts, want = np.ravel(counts), np.ravel(dist) * np.sum(counts)
     if counts[want == 0].any():

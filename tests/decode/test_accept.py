@@ -20,7 +20,7 @@ from sbrt.reference.dist import normalised
 from sbrt.reference.toy import exp64
 
 CASES = 10_000
-RULES = {  # {number and name of a rule: (most draws of a node, most known tokens)}
+RULES = {  # {number and name of a rule: (most draws at a node, most known tokens)}
     "2: one draw": (1, 0),
     "3: known tokens": (0, 3),
     "3 and 4: known tokens, then draws": (3, 2),
@@ -59,7 +59,8 @@ def random_dist(rng: np.random.Generator, vocab: int) -> np.ndarray:
 
 
 def random_cases(seed: int, count: int, most: int = 1, known: int = 0) -> Iterator[Case]:
-    """Yield cases of up to `most` draws and `known` known tokens, degenerate ones included."""
+    """Yield random cases with up to `most` draws and `known` known tokens, degenerate ones
+    included."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         vocab = int(rng.integers(1, 6))
@@ -94,8 +95,8 @@ def chance(place: _probe.Place, token: int) -> float:
 
 
 def drawn(case: Case) -> np.ndarray:
-    """Return the token's distribution under the engine's rules (see RULES): rule 3 for known
-    tokens, then rule 4. With k = 1 rule 4 is rule 2."""
+    """Return the distribution of the token that the engine's rules give: rule 3 for known tokens,
+    then rule 4 for drawn ones (see RULES). With k = 1 rule 4 is rule 2."""
     out = np.zeros(len(case.p))
     _known(case, (), 1.0, out)
     return out
@@ -160,25 +161,26 @@ def ratio(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def top(q: np.ndarray, k: int) -> list[int]:
-    """Return the k most likely tokens, best first."""
+    """Return the k tokens with the largest q, the largest first."""
     return [int(i) for i in np.argsort(-q, kind="stable")[:k] if q[i] > 0]
 
 
 def ratio_on_a_deterministic_candidate(case: Case) -> np.ndarray:
-    """The draft's most likely token is accepted as if it had been drawn."""
+    """Wrong: the draft's most likely token is accepted as if it had been drawn from q."""
     [best] = top(case.q, 1)
     stands = ratio(case.p, case.q)[best]
     return stands * np.eye(len(case.p))[best] + (1 - stands) * part(case.p, case.q)
 
 
 def the_branch_the_target_likes_best(case: Case) -> np.ndarray:
-    """The branch takes, of the draft's k most likely tokens, the one with the largest p."""
+    """Wrong: of the draft's k most likely tokens, take the one to which the target gives the
+    largest p."""
     best = max(top(case.q, case.k), key=lambda token: case.p[token])
     return np.eye(len(case.p))[best]
 
 
 def _sequences(q: np.ndarray, k: int) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Yield each (k tokens drawn without replacement, the probability of these draws)."""
+    """Yield all sequences of k draws from q without replacement, as (tokens, probability)."""
 
     def go(taken: tuple[int, ...], weight: float) -> Iterator[tuple[tuple[int, ...], float]]:
         rest = q.copy()
@@ -208,17 +210,17 @@ def _verified(case: Case, order, renormalises: bool) -> np.ndarray:
 
 
 def sorted_before_verifying(case: Case) -> np.ndarray:
-    """Drawn candidates are tried in order of q, not of their draws."""
+    """Wrong: try the drawn candidates in order of q, and not in the order of their draws."""
     return _verified(case, lambda s: sorted(s, key=lambda token: -case.q[token]), True)
 
 
 def q_not_renormalised(case: Case) -> np.ndarray:
-    """After a draw the rest of q is not normalised."""
+    """Wrong: after a draw, do not normalise the rest of q."""
     return _verified(case, lambda s: s, False)
 
 
 def dropped_by_its_own_q(case: Case) -> np.ndarray:
-    """A drawn token of small q is dropped before it is tried."""
+    """Wrong: drop a drawn token of small q before the acceptance test."""
     dropped = case.q < case.q.mean()
     stands = np.where(dropped, 0, ratio(case.p, case.q))
     rejected = (case.q * (1 - stands))[~dropped].sum()
@@ -226,7 +228,7 @@ def dropped_by_its_own_q(case: Case) -> np.ndarray:
 
 
 def raw_q_of_a_truncated_draw(case: Case) -> np.ndarray:
-    """A token is drawn from the top of q, but verified with the whole q."""
+    """Wrong: draw a token from the largest values of q, but verify it with the whole q."""
     kept = np.zeros(len(case.q))
     best = top(case.q, max(1, len(case.q) // 2))
     kept[best] = case.q[best]
@@ -236,7 +238,7 @@ def raw_q_of_a_truncated_draw(case: Case) -> np.ndarray:
 
 
 def resampled_from_p(case: Case) -> np.ndarray:
-    """After a rejection the token is sampled from p, not from the residual."""
+    """Wrong: after a rejection, sample the token from p, and not from the residual."""
     stands = ratio(case.p, case.q)
     return case.q * stands + (case.q * (1 - stands)).sum() * case.p
 
@@ -256,7 +258,7 @@ WRONG = {
 
 
 def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
-    """Both tokens of a chain are accepted or rejected by the same random number (coin)."""
+    """Wrong: accept or reject both tokens of a chain by the same random number (coin)."""
     vocab = len(first.p)
     out = np.zeros((vocab, vocab))
     a = ratio(first.p, first.q)
@@ -264,9 +266,11 @@ def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
         b = ratio(case.p, case.q)
         both = np.minimum(a[x], b)  # probability that the coin accepts both tokens
         out[x] += first.q[x] * case.q * both
-        fell = (case.q * (a[x] - both)).sum()  # the coin accepts only the first token
+        # Probability that the coin accepts only the first token.
+        fell = (case.q * (a[x] - both)).sum()
         out[x] += first.q[x] * fell * part(case.p, case.q)
-        # After a rejection the next token is decided in its own round.
+        # If the first token is rejected, the next token is decided in another round, with its own
+        # coin.
         out[x] += (first.q * (1 - a)).sum() * part(first.p, first.q)[x] * case.p
     return out
 
@@ -309,8 +313,8 @@ def test_a_wrong_rule_is_caught(name):
 
 
 def chains(count):
-    """Yield (case of the first token, list of the next case for each first token, right joint
-    distribution of both tokens)."""
+    """Yield triples: the case of the first token, the next case after each first token, and the
+    right joint distribution of both tokens."""
     rng = np.random.default_rng(3)
     for _ in range(count):
         vocab = int(rng.integers(1, 5))
@@ -325,15 +329,16 @@ def test_two_tokens_have_the_joint_dist():
 
 
 def test_one_coin_for_two_tokens_is_caught():
-    """Each of the two tokens alone has the right distribution. Only their joint distribution shows
-    the fault."""
+    """With one coin for two tokens, each token alone has the right distribution. Only the joint
+    distribution shows the fault."""
     off = [variation(one_coin_for_two(f, t), joint) for f, t, joint in chains(2000)]
     assert np.mean(off) > 0.005
     assert max(off) > 1e-3
 
 
 def test_the_chi_square_catches_what_the_enumeration_does(tally):
-    """A million draws by each wrong rule fail the test that the engine's own tokens must pass."""
+    """The engine's tokens must pass a chi-square test. A million draws by each wrong rule fail
+    it."""
     rng = np.random.default_rng(5)
     p, q = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(6))
     assert abs(tally.distance(rng.multinomial(1_000_000, p), p)) < 5
@@ -361,7 +366,8 @@ def test_draws_follow_the_sums_of_the_dist():
 
 @pytest.mark.parametrize("vocab", [1, 31, 1024, 1025, 5000])
 def test_every_bit_is_the_references(vocab):
-    """Sums over the vocabulary have one order, and exp one formula, on every machine."""
+    """The engine's probabilities and residuals equal those of sbrt.reference bit for bit. Both sum
+    over the vocabulary in the same order, and use the same formula for exp."""
     rng = np.random.default_rng(vocab)
     dists = []
     for ids in ([], np.flatnonzero(rng.random(vocab) < 0.7).tolist() or [0]):

@@ -6,8 +6,8 @@ has a wrong seat, they report it."""
 import pytest
 
 ADMISSION = "decode/pump.cc"
-# All waits of the host that come before it fills a seat: {the wait: (file in csrc, its text, the
-# text without the wait)}.
+# All waits that the host makes before it fills a seat: {the wait: (file in csrc, its text, the text
+# without the wait)}.
 WAITS = {
     "target's pieces": (
         "decode/prompts.cc",
@@ -67,8 +67,9 @@ each_wait = pytest.mark.parametrize("wait", WAITS)
 
 @pytest.fixture
 def run(programs):
-    """run(change, *arguments, flags=...): runs the program. change: (file in csrc, its text, the
-    replacement), or None."""
+    """Return a function run(change, *arguments, flags=...). It compiles the program and runs it.
+
+    change: (file in csrc, a text in it, the text to compile instead), or None."""
 
     def run(change, *arguments, flags=programs.plain, **environment):
         replaced = {}

@@ -1,6 +1,7 @@
 """Contract under test: `auto`. Its tokens are those of plain decoding, whatever methods it uses and
 whenever it changes them. In virtual time, where costs are known, it is about as fast as its best
-candidate, and never slower than plain decoding. It does not run a draft that cannot pay."""
+candidate, and never slower than plain decoding. It does not run a draft that cannot make decoding
+faster."""
 
 import resource
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def test_a_prompt_that_repeats_itself_misleads_it_for_a_few_rounds_only():
 @pytest.mark.parametrize("shared", [1.0, 2.5], ids=["own devices", "one device"])
 def test_it_finds_out_that_a_draft_is_good_after_a_prompt_that_misled_it(shared):
     """The toy's text has nothing to do with its prompt, so the prompt misleads the draft's ranks
-    and look-ups."""
+    and look-ups. `auto` must still find out that the draft is good."""
     core = make(AGREES, costs=costs(8, shared=shared))
     rate = play(core, None)[1]
     assert rate >= 1.9 * play(core, POLICIES[0])[1]

@@ -1,7 +1,7 @@
-"""Contract under test: virtual time. A forward costs what its rows in use cost, everything else
-costs nothing. A round whose lanes overlap lasts as long as the longer lane. A serial round lasts as
-long as both lanes together. The host's cost is added once a round. The clock does not change the
-tokens."""
+"""Contract under test: virtual time. A forward takes the time that a table gives for its number of
+rows. A round whose lanes overlap takes as long as the longer lane. A serial round takes as long as
+both lanes together. The host's time is added once a round. Nothing else takes time. The clock does
+not change the tokens."""
 
 from itertools import pairwise
 
@@ -88,7 +88,8 @@ def test_overlapped_rounds_that_hit(slow):
 
 
 def test_overlapped_rounds_that_miss():
-    """The chain stays empty, and every round has a catch-up for the root."""
+    """Every round misses, so the chain stays empty. Every round has a catch-up for the root, and
+    the test checks its time."""
     assert total(make(NEVER), "one branch", 6) == (6, 0, 6 * max(T(1), 4 * t(1)))
     assert total(make(NEVER, **SLOW), "one branch", 6) == (6, 0, 6 * 40 * 4 * t(1))
 
@@ -100,7 +101,7 @@ def test_a_step_counts_the_rows_of_all_branches():
 
 def test_a_forward_without_rows_costs_nothing():
     """The chain is cut in every round. The draft has already processed the next root, so no round
-    after the first has a catch-up."""
+    after the first has a catch-up. A catch-up without rows takes no time."""
     assert total(make(**SLOW), "cut", 5) == (5, 4, 40 * (4 * t(1) + 4 * 3 * t(1)))
 
 

@@ -19,7 +19,7 @@ def run_crowd(deal):
 
 
 def check_seen(seen, sequences):
-    """Check that the random worlds covered every case that this test is for."""
+    """Check that the random worlds covered every case that these tests are for."""
     assert seen["sequences"] >= sequences
     assert seen["mismatches"] == 0
     assert seen["finished"] + seen["dropped"] == seen["sequences"]

@@ -1,7 +1,7 @@
-"""Contract under test: at every edge of prompt, budget, stop and abort a sequence has the exact
-length, tokens and finish reason. The expected values are computed from plain decoding without
-limits, for more than 10,000 combinations on the toy lane. Rounds are counted from 1, 2^31 - 10 and
-2^32 - 10, in turn."""
+"""Contract under test: a sequence has exactly the right length, tokens and finish reason, wherever
+its prompt, its budget, a stop token or an abort ends it. The expected values are computed from
+plain decoding without limits, for more than 10,000 combinations on the toy lane. Rounds are counted
+from 1, 2^31 - 10 and 2^32 - 10, in turn."""
 
 import itertools
 from collections import Counter
@@ -34,8 +34,8 @@ ran: Counter = Counter()  # number of combinations by test
 
 
 class Grid:
-    """Engine cores over one pair. Each starts at another round number. Successive sequences use
-    them in turn."""
+    """Engine cores over the same pair of toys. Each core begins with another round number.
+    Successive sequences use the cores in turn."""
 
     def __init__(self, name, gamma, *, noise=4, window=0, **sizes):
         self.name, self.gamma = name, gamma
@@ -86,8 +86,8 @@ def prompt_of(length):
 
 
 def expected(whole, budget, stops=()):
-    """Return the right (tokens, finish reason, stop token): the first stop token within the budget
-    ends the sequence, else the budget does."""
+    """Return the right (tokens, finish reason, stop token). The first stop token within the budget
+    ends the sequence. Without one, the budget ends it."""
     for i, token in enumerate(whole[:budget]):
         if token in stops:
             return whole[: i + 1], "stop", token
@@ -110,8 +110,8 @@ def test_prompts_and_budgets(grid):
 
 
 def test_an_end_at_every_offset_of_a_chain(grid):
-    """Each token of the output is the stop token once. The budget ends before, at and after that
-    token."""
+    """Makes each token of the output the stop token once, with budgets that end before, at and
+    after that token. The result must be the right one each time."""
     offsets = {method: set() for method in METHODS}
     for case, length in itertools.product(CASES, (1, 2, 5, 40)):
         prompt = prompt_of(length)
@@ -134,7 +134,8 @@ def test_an_end_at_every_offset_of_a_chain(grid):
 
 
 def test_a_drafted_end_that_is_rejected_ends_nothing(grid):
-    """The target never samples these stop tokens. The draft, which hardly resembles it, does."""
+    """Only the draft, which hardly resembles the target, proposes these stop tokens. The target
+    rejects them, so they must not end the sequence."""
     grid = Grid(grid.name, grid.gamma, noise=256)
     prompt = prompt_of(3)
     for case in CASES:
@@ -144,7 +145,7 @@ def test_a_drafted_end_that_is_rejected_ends_nothing(grid):
 
 
 def test_an_abort_at_every_round(grid):
-    """A call of end() after any round does not affect the next sequence."""
+    """A call of end() after any round must not affect the next sequence."""
     for case, length in itertools.product(CASES, (1, 2, grid.gamma, 40)):
         prompt, other = prompt_of(length), prompt_of(length + 1)
         whole, then = grid.whole(case, prompt), grid.whole(case, other)
@@ -166,7 +167,8 @@ def test_an_abort_at_every_round(grid):
 
 @pytest.mark.parametrize("window", [1, 2, 5, 64])
 def test_rings_that_wrap_end_with_the_context(grid, window):
-    """A small window's ring wraps many times; the sequence ends exactly at max_model_len."""
+    """With a small window the ring wraps many times. The sequence must end exactly at
+    max_model_len."""
     longest = 2 * CAPACITY
     grid = Grid(grid.name, grid.gamma, window=window, max_model_len=longest)
     ring = window + 64

@@ -178,8 +178,8 @@ def test_a_shaped_sequence_leaves_nothing_to_the_next():
 
 @pytest.mark.parametrize("limit", [129, 130, 131, 194])
 def test_a_serial_draft_that_stays_behind_at_its_limit(limit):
-    """With gamma 63 every node is accepted until the draft's context is full. Then the target
-    continues alone."""
+    """With gamma 63 every node is accepted until the draft's context is full. After that the target
+    must continue alone."""
     core = make(draft={"noise16": 0, "max_positions": limit}, max_model_len=400, max_gamma=63)
     for length in (1, 2, 3, 4, 66, 67):
         policy = _probe.policy(gamma=63, branches=1, serial=1)
@@ -249,7 +249,7 @@ def test_two_cores_share_models():
 
 
 def test_the_lanes_overlap_on_the_cpu_backend():
-    """In an overlapped round draft forwards run during the target's forward."""
+    """In an overlapped round the draft's forwards must run during the target's forward."""
     big = {"vocab": 1 << 16, "noise16": 0}  # rounds take much longer than the wake-up of a thread
     core = make("cpu", 2, target=big, draft=big, debug=False, max_gamma=20)
     policy = _probe.policy(gamma=20, branches=1)

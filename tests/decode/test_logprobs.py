@@ -83,15 +83,16 @@ def test_holes_are_no_tokens():
 
 
 def test_padding_at_the_end_of_the_vocabulary_is_no_token():
-    """The toy's logit of a token does not depend on the size of the vocabulary."""
+    """A target with 40 logits, of which 32 are tokens, has the results of a target with 32 logits.
+    The toy's logit of a token does not depend on the number of logits."""
     tokens, rows, prompt = answer(make(target={"vocab": 40}, vocab=32), "pearl", output=9, prompt=9)
     assert (tokens, rows, prompt) == answer(make(), "none", output=9, prompt=9)
 
 
 @pytest.mark.parametrize("method", ["none", "specbranch"])
 def test_a_row_of_the_prompt_that_is_not_a_number(method):
-    """A NaN row in the prompt ends a request for the prompt's log-probs. Other requests do not
-    read that row."""
+    """A NaN row in the prompt ends a request for the prompt's log-probs with an error. It does not
+    change other requests, which do not read that row."""
     core = make(target={"nan_at": 40})
     expected = answer(make(), method, output=1)
     assert answer(core, method, output=1) == expected
@@ -146,8 +147,9 @@ def test_who_does_not_ask_launches_no_op_for_it():
 
 
 def test_a_neighbour_that_asks_changes_nothing():
-    """Six requests share rounds. Each asks for the log-probs of a different number of top tokens.
-    The first asks for no log-probs of its output, the last for none of its prompt."""
+    """Six requests share rounds, and each has the results that it has alone. Each asks for the
+    log-probs of a different number of top tokens. The first asks for none of its output, the last
+    for none of its prompt."""
 
     def asked(i):
         return {"sampling": {"temperature": 0.9, "seed": i}, "output": i - 1, "prompt": 4 - i}

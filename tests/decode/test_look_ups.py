@@ -1,7 +1,6 @@
-"""Contract under test: with `lookup`, every chain gets tokens that followed the same tokens earlier
-in the text. They may be tokens that the draft cannot predict. Chains stay within the policy's
-number of rows. The output stays that of plain decoding. Look-ups find tokens only in the sequence's
-own text."""
+"""Contract under test: with `lookup`, every chain gets tokens that look-ups find. They may be
+tokens that the draft cannot predict. Chains stay within the policy's number of rows. The output
+stays that of plain decoding. Look-ups find tokens only in the sequence's own text."""
 
 import pytest
 
@@ -21,7 +20,7 @@ TOKENS = 80
 
 
 def core(**more):
-    """Return an engine core whose draft does not have token 7."""
+    """Return an engine core whose draft's vocabulary lacks token 7."""
     toys = _core.Toy(vocab=8, seed=3), _core.Toy(vocab=4, seed=3)
     sizes = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 4}
     return _core.EngineCore(*toys, backend="sim", rejection=True, **sizes, **more)
@@ -57,7 +56,7 @@ def test_chains_stay_within_the_rows_of_the_policy(name):
 
 @every_policy
 def test_a_sequence_learns_from_itself_alone(name):
-    """After other sequences, a sequence has the same counters as on a new core."""
+    """A sequence has the same counters after other sequences as on a new core."""
     policy = _probe.policy(**POLICIES[name], lookup=True)
     sampling = {"temperature": 1.0, "seed": 5}
     fresh = answer(core(), policy, _core.Shaping(), **sampling)

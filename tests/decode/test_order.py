@@ -19,7 +19,7 @@ POLICIES = toys.POLICIES | {
     | {"on_miss": 1, "burst": 2, "burst_width": 4, "lookup": True},
 }
 FENCES = ("verify_done", "chain_ready", "draft_ready")
-# {method: the fences that its streams wait for}
+# {method: the fences that the lanes wait for}
 WAITS = {
     "none": set(),
     "draft_model": {"verify_done", "chain_ready"},
@@ -62,7 +62,7 @@ def kept(name, shaped=False, rejection=False, sequences=3):
 
 
 def crowded(names, seats=5, sequences=30):
-    """Run sequences that take turns in the seats of a core on the dry backend. Return its
+    """Run several sequences at a time in the seats of a core on the dry backend. Return the core's
     OrderBook."""
     core = dry_engine(max_num_seqs=seats, max_piece=8, reuses_prefixes=True)
     rng, running = random.Random(1), []
@@ -97,7 +97,8 @@ def test_shaped_rows_and_rejection_are_in_order_too(name):
 
 @every_method
 def test_nothing_is_unordered_if_the_host_runs_ahead(name):
-    """The checker ignores the host's waits, as if all rounds were enqueued ahead."""
+    """The rounds of no method have a conflict, even if the checker ignores the host's waits. This
+    is as if all rounds were enqueued ahead."""
     assert kept(name, sequences=1).conflicts(host=False) == []
 
 

@@ -1,7 +1,7 @@
 """Contract under test: there is no data race between the lanes, and every wait is needed.
 ThreadSanitizer reports nothing in 50,000 rounds of every method. With rounds enqueued ahead, only
-the waits of round.cc keep order: each wait that is left out is reported. The same holds for an
-engine's rounds."""
+the waits of round.cc keep order, and each wait that is left out is reported. Both hold for rounds
+of an engine and for rounds of ops that only access memory."""
 
 import pytest
 
@@ -16,7 +16,7 @@ WAITS = (
 )
 
 exact = pytest.mark.exact
-sanitize = pytest.mark.sanitize  # tests/sanitize has fewer rounds of the program as it is
+sanitize = pytest.mark.sanitize  # tests/sanitize runs the unchanged program, too, for fewer rounds
 each_wait = pytest.mark.parametrize(
     "wait", WAITS, ids=lambda wait: wait.split("fences.")[1].split(",")[0]
 )
@@ -29,7 +29,8 @@ def text(programs):
 
 @pytest.fixture
 def run(programs, tsan, text):
-    """run(without, *arguments): runs race_main, compiled without the line `without` of round.cc."""
+    """Return a function run(without, *arguments). It compiles race_main without the line `without`
+    of round.cc, and runs it."""
 
     def run(without, *arguments):
         replaced = {ROUND: text.replace(without, "")} if without else {}
@@ -40,8 +41,8 @@ def run(programs, tsan, text):
 
 
 def check_reported(done):
-    """Check that ThreadSanitizer or the program reports a fault. The program reports different
-    tokens, and rows whose KV does not exist yet."""
+    """Check that the program fails, or that ThreadSanitizer reports a race. The program fails if it
+    gets different tokens, or if an op reads KV that does not exist yet."""
     assert done.returncode != 0, done.stdout
     told = ("other tokens", "toy lane: the row at position")
     assert "ThreadSanitizer: data race" in done.stderr or any(text in done.stdout for text in told)

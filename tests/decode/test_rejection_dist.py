@@ -20,8 +20,8 @@ BRANCHING = (*range(8, 24), 25, 27, 28, 30, 31)  # settings whose methods draft 
 
 @pytest.fixture
 def run_tally(run_all):
-    """run_tally(settings, sequences, shares=2): divides the settings among `shares` processes;
-    returns {setting: its results}."""
+    """Return a function run_tally(settings, sequences, shares=2). It divides the settings among
+    `shares` processes, and returns {setting: its results}."""
 
     def run(settings, sequences, shares=2):
         command = [sys.executable, SCRIPT, "--sequences", sequences]

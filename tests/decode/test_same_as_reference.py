@@ -1,5 +1,5 @@
 """Contract under test: engine and reference have the same tokens, finish reason, counters and
-log-probs. Every method has the tokens of plain decoding, unless they are accepted at random.
+log-probs. Every method has the tokens of plain decoding, except under `rejection`.
 
 Gamma, k, draft quality, sampling parameters, stops, penalties, masks and lengths are random, on
 both backends (fuzz.py).
@@ -25,8 +25,8 @@ def run_fuzz(deal):
 
 
 def check_seen(seen, sequences, each_by_chance=True):
-    """Check that the random worlds covered every case that this test is for. Under rejection each
-    method must cover them; if not `each_by_chance`, one of the methods must."""
+    """Check that the random worlds covered every case that this test is for. Under `rejection` each
+    method must cover every case or, if `each_by_chance` is false, at least one method must."""
     assert seen["sequences"] >= sequences
     assert seen["generations"] == 4 * seen["sequences"]
     assert seen["mismatches"] == 0
@@ -59,9 +59,10 @@ def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
 
 
 def test_drafts_whose_head_has_some_of_their_tokens(run_fuzz):
-    """A head has at least one of the draft's ids. Half of the drafts also lack target tokens.
+    """A draft's LM head has at least one of the draft's ids. Half of the drafts also lack target
+    tokens.
 
-    On the sim backend alone: crowds on the CPU backend have such drafts, too.
+    Runs on the sim backend. On the cpu backend, tests with crowd.py have such drafts.
     """
     seen = run_fuzz(64, 45, 0.0, "--trimmed", "1", "--small", "0.5")
     check_seen(seen, 64, each_by_chance=False)

@@ -1,8 +1,10 @@
-"""Contract under test: once the tuner of `auto` has decided to leave a policy, Tuner::stays()
-returns false until the policy changes. A caller whose time slices are shorter than a round asks
-several times. A trial is charged the loss of its own rounds, the last one included, and of no
-earlier round. A token that is not among the draft's candidates gets a rank after all of them
-(tuner_main.cc)."""
+"""Contract under test: the tuner of `auto` (tuner_main.cc).
+
+- Once the tuner has decided to leave a policy, Tuner::stays() returns false until the policy
+  changes, however often it is called.
+- A trial is charged the loss of its own rounds, the last one included, and of no other round.
+- A token that is not among the draft's candidates gets a rank after all of them.
+"""
 
 
 def test_policies_trials_and_ranks(programs):

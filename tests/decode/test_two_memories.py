@@ -10,8 +10,8 @@ import pytest
 from sbrt import InvalidInputError, _core, _probe
 from tests.decode.test_order import FENCES, POLICIES
 
-# {fence: mail that is sent before this fence is recorded}. With every method a verdict is also sent
-# before verify_done.
+# {fence: the mail that is sent before this fence is recorded}. A verdict is also sent before
+# verify_done is recorded, with every method.
 MAILS = {"chain_ready": "burst", "draft_ready": "offer", "verdict": "verdict"}
 SERIAL, OVERLAPPED = {"verdict", "burst"}, {"verdict", "offer"}
 NEEDED = {
@@ -54,7 +54,8 @@ def engine(apart, backend="dry", **fields):
 
 
 def answers(core, name, **rule):
-    """(tokens, counters) of each kind of request, one after the other."""
+    """Answer each kind of request, one after the other. Return the list of their (tokens,
+    counters)."""
     found = []
     for sampling, shaping in REQUESTS.values():
         how = _core.Sampling(**sampling), _probe.policy(**POLICIES[name], **rule), 40
@@ -71,7 +72,8 @@ def counters(seat):
 
 
 def crowd(apart, names, backend="dry", rule=None, **fields):
-    """Tokens by request of sequences that take turns in three seats, and the engine."""
+    """Run sequences that share three seats. Return their tokens, by number of the request, and the
+    engine core."""
     core = engine(apart, backend, max_num_seqs=3, max_piece=8, **fields)
     rule = rule or {}
     rng, running, found = random.Random(5), {}, {}
@@ -120,7 +122,9 @@ def test_three_seats_have_the_tokens_of_one_memory():
 
 @every_method
 def test_under_rejection_the_draft_sends_its_scores(name):
-    """Its requests may be greedy, and another request of the engine may accept as usual."""
+    """With two memories, `rejection` has the tokens and counters that it has with one. So have
+    greedy requests, and requests with the usual rule. The mails carry the draft's scores, which the
+    target needs."""
     core, rule = engine(True, rejection=True), {"rejection": True}
     found = answers(core, name, **rule)
     assert found == answers(engine(False, rejection=True), name, **rule)
@@ -129,7 +133,7 @@ def test_under_rejection_the_draft_sends_its_scores(name):
     drafts = NEEDED[name] - {"verdict"}
     assert any(kept["rollback_tokens"] for _, kept in found[1:]) or not drafts
     if drafts:
-        last = "offer" if "offer" in drafts else "burst"  # the later one of a round
+        last = "offer" if "offer" in drafts else "burst"  # the last mail of the draft in a round
         lost = core.order.conflicts(without=[last])
         assert any("draft_scores" in said for said in lost), lost
 
@@ -154,7 +158,8 @@ def test_each_mail_is_needed(name):
 
 @every_method
 def test_each_fence_is_needed(name):
-    """The checker ignores the host's waits, as if all rounds were enqueued ahead."""
+    """Without one fence the checker reports conflicts, if the method needs that fence. The checker
+    ignores the host's waits, as if all rounds were enqueued ahead."""
     core = engine(True)
     how = _core.Sampling(temperature=0.8, seed=1), _probe.policy(**POLICIES[name]), 40
     core.begin(PROMPT, *how)
@@ -169,7 +174,7 @@ def test_each_fence_is_needed(name):
 
 @every_method
 def test_only_mail_crosses(name):
-    """An op accesses the memory of its lane; mail accesses both."""
+    """An op accesses only the memory of its lane. Only mail accesses both memories."""
     core = engine(True)
     answers(core, name)
     second = "in the second memory"

@@ -1,5 +1,5 @@
-"""Contract under test: the right rules of `rejection` pass a chi-square test (tally.py). A core
-with one wrong rule fails it. Each wrong rule looks right."""
+"""Contract under test: the right rules of `rejection` pass a chi-square test (tally.py). An engine
+core with one wrong rule fails the test, though each wrong rule looks right."""
 
 import numpy as np
 import pytest
@@ -82,8 +82,9 @@ WRONG = {
 
 @pytest.fixture
 def run(programs, tally, tmp_path_factory):
-    """run(method, replaced): compiles a core with the replaced files; returns the distance of its
-    tokens from the right distribution, in standard deviations."""
+    """Return a function run(method, replaced). It compiles an engine core with the replaced files.
+    It returns the distance of the core's tokens from the right distribution, in standard
+    deviations."""
 
     def run(method, replaced):
         dist = (
@@ -100,7 +101,7 @@ def run(programs, tally, tmp_path_factory):
             (folder / part).parent.mkdir()
             (folder / part).write_text(replaced.pop(part))
             extra.append(f"-I{folder}")
-            replaced["round/ops.cc"] = programs.text("round/ops.cc")  # the only one that uses it
+            replaced["round/ops.cc"] = programs.text("round/ops.cc")  # only this file includes it
         program = programs.build("dist_main", programs.rounds, FLAGS, replaced, tuple(extra))
         done = programs.run(program, *toys, *dist.values(), *knobs)
         assert done.returncode == 0, done.stderr

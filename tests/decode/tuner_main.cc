@@ -1,7 +1,7 @@
 // Tests of the tuner of `auto`:
 // - Once Tuner::stays() has returned false, it returns false until next() is called. In this test
 //   the trunk begins to repeat itself under plain decoding, and look-up becomes the better policy.
-// - If a round is in flight while the tuner starts or ends a trial, its loss is charged correctly.
+// - A trial is charged the right loss, even if a round is in flight when the trial starts or ends.
 // - A token that is not a candidate of the draft gets a rank that no candidate has.
 #include <cstdint>
 #include <cstdio>
@@ -50,9 +50,9 @@ int leaves_for_good() {
   return 0;
 }
 
-// Returns the ns that trials may still lose, in steps of kStep. The function finds this allowance
-// by a search: the tuner lets the draft catch up only if that costs less. Call it only while the
-// policy is plain decoding.
+// Returns the time in ns that trials may still cost, rounded to kStep. Tuner::wants_to_look() is
+// true only if the draft's catch-up costs less than this time. So the function tries catch-ups of
+// growing length. Call it only while the policy is plain decoding.
 constexpr int64_t kStep = 300, kTargetNs = 1000;
 
 int64_t allowance(const Tuner& tuner, Sequence& c) {
@@ -66,7 +66,7 @@ int64_t allowance(const Tuner& tuner, Sequence& c) {
   return found;
 }
 
-// The token was always the draft's third choice (rank 2). So the draft is not the best policy, but
+// Every token has rank 2 in the draft's distribution. So the draft is not the best policy, but
 // worth a trial.
 int books_trials() {
   std::vector<int32_t> trunk(kTokens);
@@ -82,7 +82,7 @@ int books_trials() {
   c->rank = rank.data();
   c->head = c->draft_have = 100;
   tuner.begin(*c);
-  tuner.next(*c);  // draft_limit is still 0: no trial yet
+  tuner.next(*c);  // draft_limit is still 0, so no trial begins
   const auto rounds = [&](int64_t ns, int64_t last_ns) {
     for (; tuner.stays(*c, c->head); c->draft_have = ++c->head) tuner.saw({1, ns, 1, true});
     tuner.saw({1, last_ns, 1, true});

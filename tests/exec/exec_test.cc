@@ -36,8 +36,8 @@ bool canary = false;
 
 int times(int n) { return std::max(1, n * scale / 100); }
 
-// A team of any width gives the results of width 1. Its members share the work of an op, and wait
-// for each other after each op.
+// A team of any width must give the results of a team of one. Its members share the work of an op,
+// and wait for each other after each op.
 void team_results() {
   for (const int64_t n : {1, 3, 64, 1000}) {
     std::vector<double> want;
@@ -62,7 +62,7 @@ void team_results() {
   }
 }
 
-// Widths change from launch to launch, and may exceed the number of members.
+// The width may change from launch to launch, and may exceed the number of members.
 void changing_widths() {
   Event done("done");
   uint64_t value = 1, round = 0;
@@ -118,9 +118,9 @@ void exception_in_a_member() {
     }
 }
 
-// The fault of an op must end its own graph. When it occurs, another member of the team may still
-// be in the previous graph, asleep because the last op took long. That member must not assign the
-// fault to the previous graph.
+// If an op throws, only the op's own graph must end early. Another member of the team may still be
+// in the previous graph, asleep because the last op took long. That member must not end the
+// previous graph early.
 void exception_right_behind_a_slow_op() {
   for (int next_width = 1; next_width <= 3; ++next_width) {
     Event done("done");
@@ -141,7 +141,7 @@ void exception_right_behind_a_slow_op() {
   }
 }
 
-// An exception in one stream reaches the host through an event of another stream.
+// An exception in one stream must reach the host through an event of another stream.
 void exception_across_streams() {
   Event ready("ready"), done("done");
   uint64_t value = 0, round = 0;
@@ -161,7 +161,7 @@ void exception_across_streams() {
   check(round == 0, "an op ran that waited for one that failed");
 }
 
-// Two streams pass one value back and forth. A record promises that all work before it is visible.
+// Two streams pass one value back and forth. After a record, all earlier work must be visible.
 void order_across_streams(const std::function<std::unique_ptr<Exec>()>& make) {
   Event ping("ping"), pong("pong");
   uint64_t value = 1, rounds[2] = {0, 0}, want = 1;
@@ -185,7 +185,7 @@ void order_across_streams(const std::function<std::unique_ptr<Exec>()>& make) {
   check(value == want, "two streams did not take turns");
 }
 
-// The host enqueues far more commands than a queue holds. It waits, and nothing is lost or
+// The host enqueues far more commands than a queue holds. It must wait, and nothing may be lost or
 // reordered.
 void back_pressure() {
   Event done("done");
@@ -222,7 +222,7 @@ void ten_thousand_tiny_graphs(const std::function<std::unique_ptr<Exec>()>& make
   check(value == want, "tiny graphs ran out of order");
 }
 
-// The destructor of a stream runs the enqueued work first.
+// The destructor of a stream must first run the enqueued work.
 void destruction_drains() {
   for (int i = 0; i < times(50); ++i) {
     uint64_t value = 1, round = 0;
@@ -237,7 +237,7 @@ void destruction_drains() {
   }
 }
 
-// All members compute in the same floating-point mode, whatever mode the host has.
+// All members must compute in the same floating-point mode, whatever mode the host has.
 void float_environment() {
 #if defined(__x86_64__)
   const unsigned before = _mm_getcsr();
@@ -259,7 +259,7 @@ void float_environment() {
 #endif
 }
 
-// A stream's trace has its events in order, with names. Waits are marked.
+// A stream's trace must have its events in order, with names, and must mark waits.
 void trace() {
   Event ready("ready"), done("done");
   Graph graph("work");
@@ -285,7 +285,7 @@ void trace() {
   check(one->trace().events(Trace::now()).empty(), "trace: an event of the future");
 }
 
-// The sim backend runs as far as events allow, and says when an event will never fire.
+// The sim backend must run as far as events allow, and report an event that will never fire.
 void sim_backend() {
   Event ready("ready"), done("done");
   Graph fails("fails");
@@ -316,7 +316,7 @@ void check_virtual_trace(const std::vector<TraceEvent>& events,
   check_equal("the launch behind it", int64_t{500}, later[0].begin);
 }
 
-// In virtual time a launch costs the time that a table gives for its rows. The rows are counted
+// In virtual time a launch takes the time that a table gives for its rows. The rows are counted
 // when the launch's marked op runs. Two lanes in parallel take the time of the longer one. If one
 // lane waits for the other, the times add up. Nothing begins before it is enqueued.
 void virtual_time() {
@@ -336,7 +336,7 @@ void virtual_time() {
   one->launch(two_rows, 1);  // from 0 ns to 25 ns
   one->launch(nothing, 1);
   one->record(left, 1);
-  two->launch(three_rows, 1);  // from 0 ns to 10 ns with 1 row; its op sets 3 rows
+  two->launch(three_rows, 1);  // from 0 ns to 10 ns: it has 1 row; its op sets 3 rows
   two->launch(three_rows, 1);  // from 10 ns to 410 ns
   two->record(right, 1);
   one->wait(right, 1);  // from 25 ns to 410 ns

@@ -1,4 +1,5 @@
-// Teams of the cpu backend whose members are pinned to cores. They may share a core, so one is enough.
+// Tests teams of the cpu backend whose members are pinned to cores. Members may share a core, so
+// the test needs only one.
 #include <sched.h>
 
 #include <cstdio>
@@ -14,7 +15,7 @@ namespace {
 using namespace sbrt;
 
 struct Found {
-  std::vector<int>* cores;  // [team] the core of each member; -1 for one with several
+  std::vector<int>* cores;  // [rank] the core of each member; -1 if it may use several
 };
 
 std::vector<int> cores_of_thread() {
@@ -37,7 +38,8 @@ bool has_touched(Stream& stream) {
   return false;
 }
 
-// Members are on their cores, and the team of a memory touches it first.
+// Each member must run on its own core. A pinned team must be the first to touch the memory of its
+// place.
 void check_team() {
   const std::vector<int> allowed = cores_of_thread(), cores{allowed.front(), allowed.back()};
   const auto exec = make_cpu_exec();

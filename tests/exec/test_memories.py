@@ -1,6 +1,6 @@
 """Contract under test: a dry backend may have two memories. An op that accesses the memory of
-another stream faults, on dry_cuda, too. Mail copies from one memory to the other. The order checker
-reports mail that is missing, and mail that nothing orders."""
+another stream faults, also on dry_cuda. Mail copies from one memory to the other. The order checker
+reports a mail that is missing, and a mail that no event or wait orders."""
 
 import signal
 

@@ -1,6 +1,6 @@
-"""Contract under test: the order checker (csrc/exec/order.h). It reports a pair of accesses, at
-least one of them a write, exactly if no stream, event or wait of the host orders them. Seats have
-separate parts, except for parts that all seats share."""
+"""Contract under test: the order checker (csrc/exec/order.h). It reports two accesses if one of
+them is a write and no stream, event or wait of the host orders them. It reports no other pairs.
+Accesses of different seats conflict only in parts that all seats share."""
 
 import random
 
@@ -61,7 +61,8 @@ def test_a_part_of_another_seat_is_another_part(part, seats, reported):
 
 
 def test_an_event_of_one_seat_does_not_order_another():
-    """An event orders the accesses to the chain of seat 0, but not those to the chain of seat 1."""
+    """The event is recorded after the write to seat 0, and before the write to seat 1. So it orders
+    only the accesses to seat 0."""
     order, one, two, event = book()
     order.run(one, "a", [], ["chain"], seat=0)
     order.record(one, event, 1)

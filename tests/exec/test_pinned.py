@@ -1,5 +1,5 @@
-"""Contract under test: a team of the cpu backend may be pinned, a member to each core. It is the
-first to touch the memory of its place. Cores that the process may not use are refused."""
+"""Contract under test: a team of the cpu backend may be pinned, each member to one core. The team
+is the first to touch the memory of its place. Cores that the process may not use are refused."""
 
 import sys
 

@@ -11,12 +11,13 @@ namespace {
 
 // Ranks are read from at most this number of tokens before the head.
 constexpr int64_t kFarthest = 512;
-// The last sequence's acceptance rate counts as much as this number of tokens.
+// The acceptance rate of the last sequence has the weight of this number of observed tokens.
 constexpr double kThin = 16;
 constexpr int64_t kOfPrompt = 12;  // ranks of at most this number of prompt tokens are used
-// Rounds that were replayed on the prompt count at most as much as this number of rounds.
+// Rounds that were replayed on the prompt together have at most the weight of this number of
+// rounds.
 constexpr double kCarried = 12;
-// Each later round multiplies the weight of a look-up round by this factor.
+// Each new round multiplies the weights of the rounds before it by this factor.
 constexpr double kFading = 0.985;
 
 }  // namespace
@@ -39,8 +40,8 @@ void PathReplay::read(const uint8_t* rank, int64_t head) {
       while (at < last && rank_[at] == 0) ++at;
       ++at;  // a round also commits the target's own token, so one more rank is used
     }
-    // Expected number of tokens of a round if each node were accepted independently. It enters the
-    // estimate with the weight of kThin tokens.
+    // Expected number of tokens of a round if each node were accepted independently. This number
+    // enters the estimate with the weight of kThin tokens.
     const double apart = alpha < 1 ? (1 - std::pow(alpha, depth + 1)) / (1 - alpha) : depth + 1;
     tokens_[depth] = (n_ + kThin) / (rounds + kThin / apart);
   }

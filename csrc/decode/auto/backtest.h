@@ -1,5 +1,5 @@
-// Replays chains on the committed tokens. So `auto` learns how well methods would have worked,
-// without running any forward.
+// Tells `auto` how well other methods would have worked, without running any forward. It compares
+// the chains that they would have proposed with the tokens that were committed.
 #pragma once
 
 #include <array>
@@ -18,14 +18,14 @@ class PathReplay {
   static constexpr int kWindow = 128;  // ranks of at most this number of the newest tokens are used
   static constexpr int kDepth = 16;    // depth of the deepest path
 
-  // Begins a sequence whose root is at `head`. The acceptance rate of the last sequence is the
-  // first guess.
+  // Begins a sequence whose root is at `head`. Its acceptance rate is first assumed to be that of
+  // the last sequence.
   void begin(int64_t head) {
     first_ = acceptance_;
     first_output_ = head + 1;
   }
-  // Reads the known ranks of the tokens up to `head`. Null means that no rank is known. Lanes may
-  // write ranks meanwhile.
+  // Reads the ranks of the tokens up to `head`. rank: as Sequence::rank; if null, no rank is known.
+  // The lanes may write other ranks during the call.
   void read(const uint8_t* rank, int64_t head);
   // Returns the expected number of tokens that a round commits if its path has `depth` nodes, the
   // target's own token included.
@@ -47,7 +47,7 @@ class LookupReplay {
  public:
   explicit LookupReplay(int gamma) : gamma_(gamma) {}
 
-  // Begins a sequence whose root is at `head`.
+  // Begins a sequence whose root is at `head`, and replays rounds on the end of its prompt.
   void begin(const int32_t* trunk, const TrunkIndex& index, int64_t head);
   // Replays all rounds whose tokens are committed when the root is at `head`.
   void read(const int32_t* trunk, const TrunkIndex& index, int64_t head);

@@ -1,6 +1,6 @@
 // Finds the earlier place in the trunk whose tokens best match the trunk's end. after_match() of
 // round/lookup_op.h gives the same result, but reads the whole trunk. This class follows a linked
-// list of the earlier places with the same last two tokens. It runs on the host.
+// list of the earlier places whose last two tokens have the same hash. It runs on the host.
 #pragma once
 
 #include <array>
@@ -19,17 +19,17 @@ class TrunkIndex {
   // Reads the new tokens of a trunk of `length` tokens. The tokens that were read earlier must not
   // have changed.
   void read(const int32_t* trunk, int64_t length);
-  // Returns the same as after_match() for the first `length` tokens. read() must have read all of
-  // them.
+  // Returns the same as after_match() of round/lookup_op.h for the first `length` tokens. The call
+  // read(trunk, length) must come before.
   int64_t after_match(const int32_t* trunk, int64_t length) const;
 
  private:
   static constexpr uint32_t kBits = 12;
   static uint32_t place(int32_t first, int32_t second);
 
-  // Newest position of each pair of tokens, -1: none.
+  // [hash] newest position at which a pair of tokens with this hash ends; -1: none.
   std::array<int64_t, size_t{1} << kBits> last_{};
-  // [position]: the previous position with the same pair of tokens.
+  // [position] the previous position at which a pair with the same hash ends; -1: none.
   Buffer<int64_t> before_;
   int64_t length_ = 0;
 };

@@ -12,20 +12,21 @@ namespace {
 constexpr double kShare = 0.01;  // share of decoding time that trials may take
 // Allowance for trials at the start; the unit is the time of one round of plain decoding.
 constexpr double kStart = 16;
-constexpr double kMost = 400;     // largest allowance for trials, in the same unit
-constexpr double kHope = 0.3;     // an untried policy may exceed its forecast by this share
-constexpr double kEnough = 12;    // a policy counts as tried after this number of rounds
-constexpr double kMargin = 1.02;  // another policy must be better by more than this factor
-// Each later round multiplies the weight of a round in `recent` by this factor.
+constexpr double kMost = 400;   // largest allowance for trials, in the unit of kStart
+constexpr double kHope = 0.3;   // an untried policy may exceed its forecast by this share
+constexpr double kEnough = 12;  // a policy counts as tried after this number of rounds
+// Another policy replaces the running one only if it is better by more than this factor.
+constexpr double kMargin = 1.02;
+// Each new round multiplies the weights of the earlier rounds in Arm::recent by this factor.
 constexpr double kFading = 0.95;
-// Weight of a forecast against `recent`, as a number of rounds.
+// A forecast has the weight of this number of measured rounds.
 constexpr double kForecastWeight = 12;
 constexpr int kTrial = 6;       // number of rounds of a trial
 constexpr int kStay = 4;        // number of rounds between two comparisons of policies
-constexpr int kAloneStay = 12;  // the same number while the policy does not draft
-// The target's pace is measured again after this number of rounds.
+constexpr int kAloneStay = 12;  // kStay while the running policy does not draft
+// After this number of rounds without a measurement of the target's pace, a trial measures it.
 constexpr int64_t kStale = 512;
-// A larger relative change of the rate changes the prices of nodes.
+// If the expected rate changes by more than this share, `Sequence::prices` are set again.
 constexpr double kRepriced = 0.1;
 constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // bounds of look_after_, in tokens
 
@@ -60,17 +61,19 @@ Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t lo
   allowance_ = kStart * plain_ns();
 }
 
-// Returns the number of rows of a forward, `most` at most. Each of the `alike_` sequences has
-// `rows` rows, and each of the `others_` has one.
+// Returns the number of rows of a forward over all sequences, but at most `most`. Each of the
+// `alike_` sequences has `rows` rows, and each of the `others_` has one.
 int Tuner::shared(int rows, int most) const { return std::min(alike_ * rows + others_, most); }
 
-// Returns the time in ns of a round without a draft.
+// Returns the predicted time in ns of a round without a draft. Each sequence with this policy has
+// `rows` rows.
 double Tuner::alone_ns(int rows) const {
   const int all = shared(rows, kMaxRows);
   return pace_.of(all) * static_cast<double>(costs_.alone.target[all] + costs_.round);
 }
 
-// Returns the time in ns of a draft step. Sequences with other policies have no rows in that step.
+// Returns the time in ns of a draft step. Each sequence with this policy has `rows` rows in that
+// step, and the others have none.
 double Tuner::draft_ns(const LaneCosts& costs, int rows) const {
   return static_cast<double>(costs.draft[std::min(alike_ * rows, kCostRows)]);
 }
@@ -115,15 +118,16 @@ int Tuner::best_depth(const Policy& p) const {
   return best;
 }
 
-// Returns the predicted share of hits, if the branches are spread evenly over the nodes of the
-// chain.
+// Returns the predicted hit rate. It assumes that the branches are spread evenly over the nodes of
+// the chain.
 double Tuner::foreseen(const Policy& p) const {
   const int depth = std::min(p.gamma, PathReplay::kDepth);
   return path_.coverage(1 + std::max(1, p.branches / (depth + 1)));
 }
 
-// Returns the forecast for rounds in which the draft runs during the target's forward. A tree is
-// also credited with the draft's second choices. After a miss the next chain is short or empty.
+// Returns the forecast for rounds in which the draft runs during the target's forward. For a tree,
+// the draft's second most probable tokens count, too. After a miss the next chain is short or
+// empty.
 Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const Policy& p = arm.policy;
   const int depth = std::min(p.gamma, PathReplay::kDepth);
@@ -140,8 +144,8 @@ Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const double after = p.on_miss == kLookup ? played(arm).tokens() : path_.tokens(burst);
   const auto more = static_cast<double>(costs_.overhead(false, true));
   const auto turns = static_cast<double>(burst > 0 ? costs_.turns : 0);
-  // All sequences share the serial burst, which runs only if all of them missed. If one did not, a
-  // sequence that missed verifies only its root.
+  // All sequences share the serial burst, which runs only if all of them missed. If one sequence
+  // hit, a sequence that missed verifies only its root.
   const double bursts = burst > 0 ? std::pow(1 - ready, alike_ - 1) : 1;
   const double missed = bursts * after + (1 - bursts);
   return {ready * hit + (1 - ready) * missed,
@@ -161,11 +165,12 @@ Yield Tuner::forecast(const Arm& arm) const {
   return arm.policy.lookup ? joined(arm, drafted) : drafted;
 }
 
-// Returns the forecast of a drafted round whose chain also gets look-ups. They yield about half of
-// what look-ups yield alone, because the draft itself predicts the other half.
+// Returns the forecast of a drafted round whose chain also gets look-ups. The look-ups are assumed
+// to add about half of the tokens that they give without a draft. The draft itself predicts the
+// other half.
 Yield Tuner::joined(const Arm& arm, const Yield& drafted) const {
-  constexpr double kOwn = 0.5;  // a guess, as kRows is; measured rounds correct the forecasts
-  constexpr int kRows = 4;      // assumed number of rows that look-ups add to a chain
+  constexpr double kOwn = 0.5;  // share of look-up tokens that the draft misses; a guess
+  constexpr int kRows = 4;      // number of rows that look-ups add to a chain; a guess
   const LookupReplay& alone = played(arm);
   return {drafted.tokens + kOwn * (alone.tokens() - 1),
           drafted.ns + alone.share() * (alone_ns(1 + kRows) - alone_ns(1))};
@@ -186,8 +191,9 @@ bool Tuner::is_hopeless(const Arm& arm) const {
   return true;
 }
 
-// Returns the tokens per ns that a policy should reach. more_ns: time added to every round. A
-// policy that does not draft gets its tokens from the replay, so its measured rounds are not used.
+// Returns the tokens per ns that a policy should reach. more_ns: time added to every round. For a
+// policy that does not draft, the replay tells the tokens per round. So its measured rounds are not
+// used.
 double Tuner::expected_rate(const Arm& arm, double more_ns) const {
   const Yield ahead = forecast(arm);
   if (arm.kind < ArmKind::serial) return ahead.rate();
@@ -213,9 +219,9 @@ void Tuner::learn() {
   fit = std::clamp(fit * std::pow(miss, rate), kLeast, kLimit);
 }
 
-// Returns the policy with the best rate. Small differences should not change the policy. So the
-// rate of the running policy is multiplied by kMargin. The rate of a policy that drafts is divided
-// by kMargin.
+// Returns the index of the policy with the best rate. Small differences should not change the
+// policy. So the rate of the running policy is multiplied by kMargin. The rate of a policy that
+// drafts is divided by kMargin.
 int Tuner::best_of(bool in_reach) const {
   const auto claim = [this](int i) {
     const bool dear = arms_[i].kind >= ArmKind::serial;
@@ -235,8 +241,8 @@ void Tuner::look(const Sequence& c, int64_t head) {
   for (size_t i = 0; i < arms_.size(); ++i)
     if (looked_up(arms_[i].policy) > 0) lookups_[i].read(c.trunk, index_, head);
   learn();
-  // A draft must first process the tokens that it lacks. The time for that is spread over the next
-  // rounds.
+  // If the draft was idle, it must first process the tokens that it lacks. The time for that is
+  // spread over the next kRounds rounds.
   constexpr double kRounds = 12;
   const double missed = idle ? catch_up_ns(head - c.draft_have) / kRounds : 0;
   for (Arm& arm : arms_) arm.rate = expected_rate(arm, arm.kind < ArmKind::serial ? 0 : missed);
@@ -277,8 +283,8 @@ int Tuner::worth_trying(int best, bool in_reach) const {
   return found;
 }
 
-// Sets the number of sequences that share rounds. If it changes, the measured rounds no longer
-// apply and are dropped.
+// Sets the number of sequences that share rounds. If a number changes, the measured rounds no
+// longer apply and are dropped.
 void Tuner::share(int alike, int others) {
   if (alike == alike_ && others == others_) return;
   alike_ = alike;
@@ -319,10 +325,10 @@ bool Tuner::stays(const Sequence& c, int64_t head) {
   return !leaves_;
 }
 
-// Sets the prices by which a draft grows trees. They are the time of a round by its number of rows,
-// and the least probability at which a node is worth its time. A node costs the time of one row in
-// a draft step and in the verification. The node must add as many tokens as the expected rate gives
-// in that time.
+// Sets Sequence::prices, by which a draft decides how far to grow a tree. `round` is the time of a
+// round by its number of rows. `least` is the smallest log-probability at which a node is worth its
+// time. A node takes the time of one row in a draft step and in the verification. The node is worth
+// this time if it adds more tokens than the expected rate gives in the same time.
 void Tuner::price(Sequence& c) {
   const Arm& arm = arms_[running_];
   priced_ = arm.rate;
@@ -365,7 +371,8 @@ void Tuner::saw(const Brought& round) {
   arm.recent.tokens = arm.recent.tokens * kFading + got;
   arm.recent.ns = arm.recent.ns * kFading + took;
   arm.weight = arm.weight * kFading + 1;
-  // Each round lets the observations of other policies fade.
+  // With each token, older observations of all policies lose weight. The corrections of the
+  // policies that did not run move back towards 1.
   for (Arm& other : arms_) {
     other.known[dist_] *= 1 - kFade * got;
     if (&other != &arm) other.fit[dist_] = std::pow(other.fit[dist_], 1 - kFade * got);

@@ -1,12 +1,12 @@
 // `auto`: selects the policy of the next rounds by expected tokens per time.
 //
-// It predicts a policy's tokens per round from the recent past. The signal is how many committed
-// tokens the draft's most probable tokens, or a look-up, would have predicted (backtest.h). It
-// predicts the time of a round from the measured times of forwards and the present speed of the
+// To predict a policy's tokens per round, it replays the newest committed tokens. It counts how
+// many of them the draft's most probable tokens, or a look-up, would have predicted (backtest.h).
+// It predicts the time of a round from the measured times of forwards and the present speed of the
 // machine (pace.h). For policies that draft, measured rounds correct both forecasts. A policy that
 // might be the best is tried for a few rounds. Trials may take a fixed share of all decoding time.
-// The choice of a policy changes no token. This is host code: it computes while a round is in
-// flight, and changes policies between rounds.
+// The selected policy changes no token. The code runs on the host while a round is in flight, and
+// changes policies between rounds.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@
 
 namespace sbrt {
 
-// The kinds of policy, by how a round gets its chain.
+// How a policy gets the chain of a round: no chain, a look-up, a serial burst, or a burst that runs
+// during the target's forward.
 enum class ArmKind { plain, lookup, serial, overlapped };
 
 ArmKind kind_of(const Policy& policy);
@@ -40,7 +41,7 @@ struct Yield {
   double rate() const { return ns > 0 ? tokens / ns : 0; }
 };
 
-// Measures the number of hits divided by the predicted number of hits.
+// Tracks the ratio of measured hits to predicted hits.
 class Readiness {
  public:
   double fit() const { return (hits_ + kPrior * kWeight) / (foreseen_ + kWeight); }
@@ -65,17 +66,18 @@ class Tuner {
     // True: no faster than plain decoding, even if every token were accepted.
     bool hopeless = false;
     double fit[2] = {1, 1};  // [0: greedy, 1: sampled] measured rate / predicted rate
-    // Weight of the rounds that `fit` is based on, as a number of rounds; old ones fade.
+    // The weight of the rounds from which `fit` was computed, as a number of rounds. Older rounds
+    // count less.
     double known[2] = {0, 0};
     // Tokens and time in this sequence; the newest rounds have most weight.
     Yield recent;
-    double weight = 0;   // weight of the rounds in `recent`
+    double weight = 0;   // weight of the rounds in `recent`, as a number of rounds
     double rate = 0;     // expected tokens per ns, at the last comparison
     int64_t rounds = 0;  // number of rounds of this sequence under this policy
   };
 
-  // policies: the candidates, plain decoding first. costs: times of forwards in ns. Both stay
-  // unchanged later. longest: length of the longest trunk, in tokens.
+  // policies: the candidates, plain decoding first. costs: times of forwards in ns. longest: length
+  // of the longest trunk, in tokens.
   Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t longest);
 
   // Begins a sequence whose prompt is in the trunk.
@@ -90,7 +92,8 @@ class Tuner {
   // Arm::rate. follow() sets the policy of the next rounds.
   void look(const Sequence& c, int64_t head);
   void follow(Sequence& c, int arm);
-  // Sets the policy and the prices of nodes. Called before a round, with none in flight.
+  // Sets the policy of the next rounds, and the prices by which the draft grows trees
+  // (Sequence::prices). Called before a round, with none in flight.
   void next(Sequence& c);
   // Called instead of next() while a round is in flight whose root is at `head`. Returns true if
   // another round may be enqueued with the same policy. After it has returned false, it returns
@@ -98,9 +101,9 @@ class Tuner {
   bool stays(const Sequence& c, int64_t head);
   // Reports the result of a round under the policy that next() set last.
   void saw(const Brought& round);
-  // Returns true if the draft should process the tokens up to `head` that it lacks. Their ranks
-  // tell how well policies that draft would work. The caller then calls looked() with the time that
-  // this took, in ns.
+  // Returns true if the draft should process the tokens up to `head` that it lacks. The ranks of
+  // these tokens tell how well policies that draft would work. The caller then lets the draft
+  // process them, and calls looked() with the time that this took, in ns.
   bool wants_to_look(const Sequence& c, int64_t head) const;
   void looked(int64_t ns);
 
@@ -145,17 +148,17 @@ class Tuner {
   int running_ = 0;             // index of the policy that the last call of next() set
   int current_ = 0;             // index of the policy that the next call of next() will set
   int stay_ = 0;                // number of rounds until the next comparison
-  double priced_ = 0;           // the expected rate for which the prices of nodes were set
+  double priced_ = 0;           // the expected rate for which Sequence::prices were set
   bool trying_ = false;         // true: the next round reported to saw() belongs to a trial
   bool tries_ = false;          // true: the rounds after the next one belong to a trial
   bool leaves_ = false;         // true: stays() has returned false
-  bool has_news_ = true;        // true: the draft has computed new distributions
+  bool has_news_ = true;        // true: the draft has stored ranks that `path_` has not read
   // Index into `fit` and `known`; 0: greedy, 1: sampled, which takes longer.
   int dist_ = 0;
   double allowance_ = 0;  // time in ns that trials may still cost
   // While no policy drafts, the draft lacks tokens. Once it lacks this number of tokens, it
-  // processes them. Then their ranks show how good the draft is. The number doubles each time,
-  // until a policy that drafts runs.
+  // processes them. Their ranks then show how good the draft is. The number doubles each time. When
+  // a policy that drafts runs, the number is reset.
   int64_t look_after_ = 0;
 };
 

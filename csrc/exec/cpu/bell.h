@@ -1,5 +1,5 @@
 // Wakes the host when an event is reached or a time limit is over. A wait on an atomic cannot have
-// a time limit, so this uses a condition variable.
+// a time limit, so the bell uses a condition variable.
 #pragma once
 
 #include <atomic>

@@ -80,7 +80,8 @@ void CpuStream::wait_for(const Command& c) {
   }
 }
 
-// Mail of a stream whose work was skipped could be half written, so a device does not get it.
+// If the stream's work was skipped, its mail could be half written. So a device does not get the
+// mail.
 void CpuStream::send(const Command& c) {
   if (!link_) {
     deliver(*c.mail, c.seats);

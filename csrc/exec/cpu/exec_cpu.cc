@@ -49,7 +49,7 @@ class CpuExec final : public Exec {
     return stream;
   }
 
-  // A pinned team is the first that touches the memory of its place.
+  // If the place has a pinned team, that team is the first to touch the memory.
   Block allocate(size_t bytes, Where where, int place) override {
     const Block block = Exec::allocate(bytes, where, place);
     const auto team = std::find_if(streams_.begin(), streams_.end(), [place](const Made& made) {

@@ -32,8 +32,8 @@ void Team::run(const Graph& graph, int width) {
   if (width > 1) {
     graph_ = &graph;
     take_along(width);
-    // The job's word contains the width. Only the members of the job read the job's other fields,
-    // and the job cannot end without them. So no thread reads the fields of another job.
+    // The word job_ contains the width. So a helper that is no member of the job reads no other
+    // field. The job cannot end without its members, so no member reads the fields of a later job.
     ++serial_;
     publish(job_, serial_ << kWidthBits | static_cast<uint32_t>(width));
   }
@@ -64,7 +64,7 @@ void Team::work(const Graph& graph, int rank, int width, uint32_t job) {
       }
     }
     meet(rank, width);
-    // If an op throws, all members stop at that op. The second meeting makes sure that all members
+    // If an op throws, all members stop at that op. A second barrier makes sure that all members
     // have read failed_at_ before the next job can change it.
     if (width > 1 && has_failed(job, i)) [[unlikely]] {
       meet(rank, width);
@@ -87,8 +87,8 @@ bool Team::has_failed(uint32_t job, int op) const {
   return at >> 32 == job && static_cast<uint32_t>(at) <= static_cast<uint32_t>(op);
 }
 
-// Some members did not take part in the last jobs. Sets their arrival counts to the count of the
-// others. No member of the last job still writes its count.
+// Some members did not take part in the last jobs. Sets their counts of barriers to the count of
+// the members that did. No member of the last job still writes its count.
 void Team::take_along(int width) {
   const uint32_t met = members_[0].arrived.load(std::memory_order_relaxed);
   for (int rank = 1; rank < width; ++rank) {
@@ -102,7 +102,7 @@ void Team::meet(int rank, int width) {
   if (width == 1) return;
   const uint32_t mine = members_[rank].arrived.load(std::memory_order_relaxed) + 1;
   publish(members_[rank].arrived, mine);
-  // Counts are compared with >=, because another member may already be one meeting ahead.
+  // Counts are compared with >=, because another member may already be one barrier ahead.
   const auto there = [mine](uint32_t arrived) { return static_cast<int32_t>(arrived - mine) >= 0; };
   for (int other = 0; other < width; ++other)
     if (other != rank) wait_until(members_[other].arrived, there, kYields);

@@ -21,7 +21,7 @@ class Team {
   // Runs `graph` with `width` members, and returns when all of them are done. If ops
   // throw, the Failure object keeps the first exception, and `run` does not throw it.
   void run(const Graph& graph, int width);
-  // Called by rank 0, the thread that will call run().
+  // Moves the calling thread to the core of rank 0. Called by the thread that will call run().
   void take_core() const { cores_.take(0, static_cast<int>(members_.size())); }
 
  private:
@@ -36,8 +36,8 @@ class Team {
   void take_along(int width);
   void meet(int rank, int width);
 
-  // The number of meetings (barriers) at which a member has arrived. Each count has its own cache
-  // line, so that a meeting of two members takes only two transfers of a line.
+  // The number of barriers at which a member has arrived. Each count has its own cache line, so
+  // that a barrier of two members takes only two transfers of a line.
   struct alignas(64) Member {
     std::atomic<uint32_t> arrived{0};
   };

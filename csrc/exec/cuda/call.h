@@ -26,8 +26,8 @@ inline void checked(cudaError_t error, const char* call,
   throw Error(sentence(file_of(at), ":", at.line(), " ", call, ": ", cudaGetErrorString(error)));
 }
 
-// Returns true if a queried operation is done. The result "not ready" is no error. It is cleared,
-// so that no later CUDA call reports it.
+// Returns true if a queried operation is done. The result "not ready" is no error. This function
+// clears that result, so that no later CUDA call reports it.
 inline bool is_done(cudaError_t state, const char* call,
                     const std::source_location& at = std::source_location::current()) {
   if (state == cudaErrorNotReady) {

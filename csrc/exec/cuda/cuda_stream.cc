@@ -97,8 +97,9 @@ bool CudaStream::hand_over(const Command& c) {
   return true;
 }
 
-// A wait that the host holds back counts from the point that the stream has reached. The device waits
-// for a record of the host's only once that is enqueued, so nothing else can keep it waiting.
+// If the host holds this wait back, the wait's slice in the trace still begins where the stream's
+// last work ends. If a stream of the host records the event, the device polls for the record
+// (await_on), but only once the record is enqueued. So only the host's earlier work can delay it.
 bool CudaStream::wait_for(Event& event, int64_t value) {
   begin_slice();
   const EventBody& body = body_of(event, world_.device());

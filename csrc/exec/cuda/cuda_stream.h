@@ -1,6 +1,7 @@
 // A stream of a device. In CUDA a stream cannot wait for an event that is not recorded yet. But a
 // round's target waits for a burst that is enqueued after it. So each stream keeps a queue on the
-// host. Commands after such a wait are handed over as soon as the record is.
+// host. The host hands such a wait, and the commands after it, to CUDA as soon as it has handed
+// over the record.
 #pragma once
 
 #include <unordered_map>
@@ -25,13 +26,13 @@ class CudaStream final : public CommandStream {
   bool is_fused(const Graph& graph) const override { return fused_.find(graph) != nullptr; }
   int fused() const override { return fused_.size(); }
 
-  // Hands over as many commands as possible. Returns true if there were any.
+  // Hands over as many commands as possible to the device. Returns true if there was at least one.
   bool advance();
-  // Starts to keep times if its place has a clock, else stops. The caller ensures that nothing is
-  // in flight.
+  // Starts to keep times if the stream's Place has a clock, and stops otherwise. Nothing may be in
+  // flight.
   void keep_times();
   void collect();
-  // Throws the error that broke the device. Any thread may call it.
+  // Throws the device's error, if there is one. Any thread may call it.
   void look() const;
 
  private:
@@ -57,7 +58,7 @@ class CudaStream final : public CommandStream {
   FusedGraphs<MadeGraph> fused_;
   CommandQueue<> queue_;
   Trace trace_{1};
-  std::unique_ptr<Timings> timings_;  // only while a trace is kept
+  std::unique_ptr<Timings> timings_;  // null unless a trace is kept
 };
 
 }  // namespace sbrt

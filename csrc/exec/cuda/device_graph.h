@@ -34,7 +34,8 @@ class DeviceGraph {
 
  private:
   struct Part {
-    // Null: the part consists of kernels, and `made` has one graph.
+    // Null: the part is a series of kernels, and `made` has one cudaGraph. Otherwise `made` has a
+    // cudaGraph for each of the captured graphs.
     const Captured* captured = nullptr;
     std::vector<MadeGraph> made;
   };

@@ -1,6 +1,7 @@
-// The cuda backend: a stream is a cudaStream_t, an event a cudaEvent_t with a word of pinned memory
-// that the host reads, a graph a cudaGraphExec_t. Each memory is a device's; mail is a copy between
-// devices. The second memory may be the host's: then threads of the host run the ops of its streams.
+// The cuda backend. A stream is a cudaStream_t. An event is a cudaEvent_t with a word of pinned
+// memory that the host reads. A graph is one or more cudaGraphExec_t. Each memory belongs to a
+// device, and mail is a copy between devices. The second memory may be the host's. Then threads of
+// the host run the ops that use this memory.
 #include "core/check.h"
 #if defined(SBRT_WITH_CUDA) && SBRT_WITH_CUDA
 #include <cuda_profiler_api.h>
@@ -51,7 +52,7 @@ class CudaExec final : public Exec {
     for (const HostStream* stream : host_streams_) stream->drain();
     world_.host.failure.rethrow();
   }
-  void forget() override { world_.host.failure.forget(); }  // a device does not recover
+  void forget() override { world_.host.failure.forget(); }  // an error of a device stays
 
   Capabilities can() const override { return can_at(0); }
   Capabilities can_at(int place) const override {
@@ -67,12 +68,12 @@ class CudaExec final : public Exec {
             "cudaMemcpyAsync");
     checked(cudaStreamSynchronize(place.copies), "cudaStreamSynchronize");
     collect();
-    // Set again, because the device's clock and the host's clock drift apart.
+    // The clock is set again, because the device's clock and the host's clock drift apart.
     if (place.clock) place.clock->set(place.copies);
   }
 
   void keep_trace(bool is_on) override {
-    // Kept until the end of this function, because streams still use the old clocks.
+    // Keeps the old clocks until the end of this function, because streams still use them.
     std::vector<std::unique_ptr<DeviceClock>> old;
     for (Place& place : world_.places) {
       if (place.is_host()) continue;
@@ -112,7 +113,7 @@ class CudaExec final : public Exec {
     Block made = is_pinned                 ? pinned_block(bytes, device)
                  : where == Where::scratch ? scratch_block(bytes, device, at.copies)
                                            : device_block(bytes, device, at.copies);
-    if (at.is_host()) made.device = made.host;  // its ops are the host's
+    if (at.is_host()) made.device = made.host;  // ops in this memory run on the host
     made.place = place;
     return made;
   }

@@ -9,7 +9,7 @@ namespace sbrt {
 namespace {
 
 constexpr int64_t kNap = 20'000;  // ns
-constexpr int kNaps = 64;         // from one look for errors to the next
+constexpr int kNaps = 64;         // number of naps between two checks for errors
 
 }  // namespace
 
@@ -61,7 +61,8 @@ HostStream::HostStream(World& world, int threads, const StreamKind& kind)
       link_(world),
       stream_(threads, TeamCores{kind.cores}, kind.nvtx, world.host, &link_) {}
 
-// The host's thread makes the bodies of events, so that the worker finds their final words.
+// The calling thread makes the event's EventBody before the worker gets the command. So the worker
+// finds the final address of the event's word.
 void HostStream::push(const Command& c) {
   EventBody* body = c.event ? &body_of(*c.event, world_.device()) : nullptr;
   stream_.push(c);

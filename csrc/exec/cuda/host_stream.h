@@ -1,5 +1,5 @@
-// A stream of the host, for an engine whose target is on a device. Worker threads run its ops on
-// pinned memory.
+// A stream of the host, for an engine whose target is on a device. Worker threads run the stream's
+// ops on pinned memory.
 #pragma once
 
 #include "exec/command.h"
@@ -38,7 +38,7 @@ class HostStream final : public CommandStream {
 
   World& world_;
   Courier link_;
-  CpuStream stream_;  // last: its thread uses the others
+  CpuStream stream_;  // declared last: its thread uses the other members
 };
 
 }  // namespace sbrt

@@ -26,8 +26,8 @@ class Patience {
     const int64_t sleep = std::min(least_ - least_ / 4, until - begun_);
     if (least_ > kShort && sleep > 0) nap(sleep);
   }
-  // Called each time a poll has found the event not reached. From time to time it returns true.
-  // Then the caller should check for errors.
+  // Called each time a poll has found that the event is not reached. From time to time it returns
+  // true. Then the caller should check for errors.
   bool wait() {
     if (Trace::now() - begun_ < least_ + least_ / 4 + kShort) return false;
     nap(kNap);

@@ -8,7 +8,7 @@ __global__ void publish(int64_t* word, int64_t value) {
   *const_cast<volatile int64_t*>(word) = value;
 }
 
-constexpr unsigned kPoll = 500;  // ns between two looks over the bus
+constexpr unsigned kPoll = 500;  // ns between two polls over the bus
 
 __global__ void await(const int64_t* word, int64_t value) {
   while (*const_cast<const volatile int64_t*>(word) < value) __nanosleep(kPoll);

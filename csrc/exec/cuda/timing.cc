@@ -10,19 +10,19 @@ namespace sbrt {
 namespace {
 
 // The number of commands in flight that can be timed. This is enough for two rounds of the longest
-// bursts. While forwards are measured, more commands may be in flight. Then the trace lacks those
-// without a free slice.
+// bursts. If more commands are in flight, the trace lacks some of them. This can happen while
+// forwards are measured.
 constexpr size_t kSlices = 512;
 
 // In milliseconds. CUDA gives an elapsed time as a float of milliseconds, whose resolution is 61 ns
-// after one second. So after this time read() replaces the known event by a newer one.
+// after one second. So after this time read() replaces the known event (timing.h) by a newer one.
 constexpr float kFar = 1000;
 
 }  // namespace
 
-// Records the known event several times, and keeps the try that took the shortest time, because it
-// is the most exact. The device is assumed to pass the event in the middle of a try. So the error
-// is at most half of the time of a try.
+// Records the known event several times, and keeps the attempt that took the shortest time, which
+// is the most exact. The device is assumed to pass the event in the middle of the attempt. So the
+// error is at most half of the attempt's time.
 void DeviceClock::set(cudaStream_t idle) {
   constexpr int kTries = 5;
   int64_t least = std::numeric_limits<int64_t>::max();

@@ -52,7 +52,7 @@ class Timings {
  public:
   Timings(DeviceClock& clock, Trace& trace);
 
-  // Call begin() before a command, and end() after it. A second begin() in a row has no effect.
+  // Call begin() before a command, and end() after it. A begin() after a begin() has no effect.
   void begin(cudaStream_t stream);
   void end(cudaStream_t stream, const char* name, bool is_wait);
   // Moves the times of finished commands into the trace, in order.

@@ -22,30 +22,31 @@ struct Place {
   bool is_host() const { return device == kHostMemory; }
 
   int device;                          // its number, or kHostMemory
-  cudaStream_t copies = nullptr;       // for copies from the host, on a device
-  std::unique_ptr<DeviceClock> clock;  // on a device, while a trace is kept
+  cudaStream_t copies = nullptr;       // copies from the host; null if this is the host's memory
+  std::unique_ptr<DeviceClock> clock;  // null unless a trace is kept on a device
 };
 
 struct World {
   std::vector<Place> places;
-  std::vector<CudaStream*> streams;  // of devices; they outlive the host's
-  Failure lost;                      // it stays: a device that failed once runs nothing more
+  std::vector<CudaStream*> streams;  // streams of devices; they outlive the host's streams
+  Failure lost;                      // error of a device, after which no device runs anything
   CpuStream::Shared host;            // of the host's streams
 
   int device() const { return places[0].device; }
   void fail() { lost.raise(std::current_exception()); }
-  // Hands over to the devices all commands that can go on (cuda_stream.cc).
+  // Hands over to the devices all commands whose waits allow it (cuda_stream.cc).
   void advance();
-  void look() const;  // throws the error that broke a device
+  void look() const;  // throws the error of a device, if there is one
 };
 
 // State that the backend keeps for an Event, from the first command that names it.
 struct EventBody {
-  cudaEvent_t event = nullptr;  // of the device that records it
-  bool is_hosts = false;        // a stream of the host records it: there is no cudaEvent_t
-  Block word;                   // an int64, pinned: every device and the host reach it
+  cudaEvent_t event = nullptr;  // null until a stream of a device records it
+  bool is_hosts = false;        // true: a stream of the host records the event
+  Block word;                   // an int64 in pinned memory, for the host and every device
   int64_t enqueued = 0;         // the last value whose record was handed over
-  Patience patience;            // one per event: rounds and pieces of a prompt take different times
+  // A Patience for each event, because rounds and prompt pieces take different times.
+  Patience patience;
 
   explicit EventBody(int device);
   ~EventBody();

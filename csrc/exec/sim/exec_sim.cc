@@ -40,7 +40,7 @@ class Keeper {
     seen_.push_back(event.reached());
     return order.event(event.name(), event.reached());
   }
-  // Records that the host waited for an event, or saw that the event was reached.
+  // Records that the host waited until an event was reached, or saw that it was reached.
   void see(Event& of, int64_t value) {
     const int number = event(of);
     order.wait(OrderBook::kHost, number, value);
@@ -54,7 +54,8 @@ class Keeper {
     return is_early_;
   }
 
-  // Records an access by the host. The access is to the parts in all memories.
+  // Records that the host accesses parts of the state. The access is to these parts in all
+  // memories.
   void note(const char* what, const Effects& effects, SeatSet seats) {
     Effects all = effects;
     const Effects second = of_memory(effects, has_two_ ? 1 : 0);
@@ -134,9 +135,9 @@ class Keeper {
 // seen was reached at this time or earlier.
 struct World {
   bool timed;
-  std::array<bool, kMemories> is_device;  // of each memory: imitates one
-  std::unique_ptr<Keeper> book;           // only of the dry backends
-  std::unique_ptr<OwnMemory> own;         // of a device, and of two memories
+  std::array<bool, kMemories> is_device;  // [memory] true: the memory imitates a device's
+  std::unique_ptr<Keeper> book;           // null unless the backend is dry
+  std::unique_ptr<OwnMemory> own;  // null unless a device is imitated or there are two memories
   int64_t host = 0;
   Failure failure;
 };

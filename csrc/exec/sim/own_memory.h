@@ -1,6 +1,6 @@
-// Memories that fault for each other: while an op of one runs, an access to another faults. Imitates
-// devices, too: then the host has a copy to write, and an access to a device's memory faults except
-// while an op runs.
+// Memories that protect each other: while an op of one memory runs, an access to another memory
+// faults. A memory may also imitate a device's. Then the host writes a copy of it, and an access to
+// the memory itself faults except while an op runs.
 #pragma once
 
 #include <sys/mman.h>
@@ -18,10 +18,11 @@ namespace sbrt {
 
 class OwnMemory {
  public:
-  // `of_device`: of each memory, the host has copies.
+  // of_device: [memory] true: the memory imitates a device's.
   explicit OwnMemory(const std::array<bool, kMemories>& of_device) : of_device_(of_device) {}
 
-  // `has_copy`: the host has a copy if the memory is a device's.
+  // Returns a block of memory number `place`. If that memory imitates a device's and `has_copy` is
+  // true, the block has a copy for the host.
   Block allocate(size_t bytes, int place, bool has_copy) {
     const bool is_device = of_device_[place];
     const auto both = std::make_shared<Both>(bytes ? bytes : 1, is_device && has_copy);
@@ -56,7 +57,7 @@ class OwnMemory {
       for (const Placed& block : memory_->blocks_) f(block.both->device, block.place);
     }
 
-    const OwnMemory* memory_;  // null: there is nothing to open
+    const OwnMemory* memory_;  // null: no memory is opened or closed
   };
 
  private:

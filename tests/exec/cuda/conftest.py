@@ -1,4 +1,5 @@
-"""Programs with the cuda backend, over the runtime of fake_cuda.cc."""
+"""Fixture for programs that use the cuda backend with a CUDA runtime without a device
+(fake_cuda.cc)."""
 
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def fake(nvcc, programs):
-    """fake(name, flags, replaced): a program, with other texts for files of csrc."""
+    """Return a function fake(name, flags, replaced). It compiles a program with fake_cuda.cc and
+    csrc, in which `replaced` gives other texts for some files. It returns the program's path."""
 
     def built(name, flags=programs.plain, replaced=None):
         sources = [Path(__file__).parent / "fake_cuda.cc", "core", "round/round.cc"]

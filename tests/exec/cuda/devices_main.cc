@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kVerify = 1'000'000, kStep = 500'000;  // duration in ns
 
-// A target and a draft on devices of their own, and cells that they send each other.
+// A target and a draft, each on its own device, and cells whose values they send each other.
 struct Scene {
   std::unique_ptr<Exec> exec = make_cuda_exec(0, 1);
   Graph verify = graph_of("verify", kVerify), step = graph_of("step", kStep);
@@ -32,7 +32,7 @@ struct Scene {
       offer.copies.push_back({there.device() + seat, here.device() + seat, 8, seat});
     }
   }
-  // The host enqueues the target's wait before the offer for which it waits.
+  // The host enqueues the target's wait first, and then the offer for which the target waits.
   void round(int64_t r, SeatSet seats) {
     target->launch(verify, 1);
     target->wait(draft_ready, r);

@@ -46,7 +46,7 @@ class Thread {
     queue_.push_back(std::move(work));
     changed_.notify_all();
   }
-  // Returns once nothing is left.
+  // Returns once the stream has no work left.
   void finish() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return queue_.empty(); });
@@ -329,7 +329,7 @@ cudaError_t publish_on(cudaStream_t stream, int64_t* word, int64_t value) {
   return cudaSuccess;
 }
 
-// Only where streams have threads.
+// Works only if streams have threads.
 cudaError_t await_on(cudaStream_t stream, const int64_t* word, int64_t value) {
   fake::enqueue(stream->thread.get(), [word = const_cast<int64_t*>(word), value] {
     while (std::atomic_ref(*word).load() < value) std::this_thread::yield();

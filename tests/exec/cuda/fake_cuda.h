@@ -1,8 +1,9 @@
 // A CUDA runtime without a device, in virtual time, for the backend in csrc/exec/cuda.
 //
-// The address of a kernel is the number of ns that it takes. Enqueued work has run at once, unless
-// the device is held. Then the host sees nothing of it until the device is released. Or each stream
-// runs its work in a thread of its own, so that a sanitizer sees what nothing orders.
+// The address of a kernel is the number of ns that it takes. Work runs as soon as it is enqueued,
+// unless the device is held (hold()). Then the host sees no result until the device is released.
+// After use_threads() each stream runs its work in its own thread. Then a sanitizer can report
+// accesses that nothing orders.
 #pragma once
 
 #include <atomic>
@@ -24,18 +25,19 @@ struct Counts {
 };
 
 extern Counts counts;
-extern int64_t now;               // ns of the device's clock; nothing begins earlier
+extern int64_t now;               // ns of the device's clock; work begins now or later
 extern std::atomic<bool> broken;  // every query fails
-extern thread_local int current;  // the device that is selected; there are two
+extern thread_local int current;  // number of the selected device, 0 or 1
 constexpr int64_t kCopy = 7'000;  // ns of a copy between devices
 
 void hold();
 void let_go();
 void let_go_after(int naps);  // holds the device until the host has slept `naps` times
 
-// Streams made from now on have threads. Then nothing is counted, except what is made and destroyed.
+// Streams that are made from now on have threads. From now on only objects that are made or
+// destroyed are counted.
 void use_threads();
-// Each run of `kernel` calls `does` with the address of its arguments.
+// Makes each run of `kernel` call `does` with the address of the kernel's arguments.
 void set_work(const void* kernel, void (*does)(const void* args));
 
 }  // namespace fake

@@ -7,7 +7,7 @@ namespace sbrt {
 
 inline void nothing(const int&, Worker) {}
 
-// A graph of one kernel that takes `ns`.
+// Returns a graph of one kernel that takes `ns`.
 inline Graph graph_of(const char* name, const int64_t& ns) {
   Graph graph(name);
   graph.add(nothing, 0).on_device(&ns, 1);

@@ -1,7 +1,8 @@
-// The cuda backend with a draft on the CPU, on a runtime without a device whose streams are threads
-// (fake_cuda.h). Rounds of ops that only fold values, enqueued ahead, must give what one thread gives.
+// Tests the cuda backend with the draft on the CPU. fake_cuda.h replaces the CUDA runtime, and its
+// streams are threads. The ops of the rounds only compute hashes. Rounds that are enqueued ahead
+// must give the same values as rounds on one thread.
 //
-//   host_lane_main rounds COUNT [MAIL]    MAIL: one that is left out
+//   host_lane_main rounds COUNT [MAIL]    MAIL: name of a mail that is left out
 //   host_lane_main throws | breaks        an op of the draft throws; the device breaks
 #include <unistd.h>
 
@@ -21,15 +22,16 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kFold = 1;  // the kernel, and the ns that it takes
+constexpr int64_t kFold = 1;  // its address stands for a kernel that takes this number of ns
 std::atomic<bool> throws = false;
 
-// The values of a memory: those that one lane writes and the other reads, and the lane's own.
+// The values in one memory. `kv` belongs to the lane of that memory. The others are written by one
+// lane and read by the other.
 struct Values {
   int64_t outcome, chain, branches, kv;
 };
 
-// *to = a hash of *to and *from.
+// The arguments of the op `fold`, which sets *to to a hash of *to and *from.
 struct Fold {
   int64_t* to;
   const int64_t* from;
@@ -60,7 +62,7 @@ Graph drafting(const char* name, const Fold& one) {
   return graph;
 }
 
-// The lanes' accesses in csrc/README.md, "Who writes what", by ops that do nothing else.
+// Two lanes whose ops only make the accesses that csrc/README.md lists in "Who writes what".
 struct Lanes {
   explicit Lanes(std::unique_ptr<Exec> on) : exec(std::move(on)) {
     for (const Graph* graph : {&settle_target, &forward, &select}) target->prepare(*graph);
@@ -76,7 +78,7 @@ struct Lanes {
     return {name, from, 1 - from, {}, {{one + begin, two + begin, end - begin}}};
   }
 
-  // Enqueues rounds, and waits for none. `without`: a mail.
+  // Enqueues rounds without waiting for any. without: name of a mail that is left out.
   void enqueue(int64_t first, int64_t last, const std::string& without = {}) {
     const auto given = [&without](const Mail& mail) {
       return without == mail.name ? nullptr : &mail;
@@ -90,13 +92,14 @@ struct Lanes {
   }
 
   static RoundShape shape_of(int64_t round) {
-    // (burst before the target, steps during the target): overlapped, serial, both, neither
+    // {draft steps before the target's forward, draft steps during it} of four kinds of rounds:
+    // overlapped, serial, both, neither
     constexpr int kShapes[][2] = {{0, 2}, {2, 0}, {2, 2}, {0, 0}};
     const auto& [burst, gamma] = kShapes[mix64(1, static_cast<uint64_t>(round)) % 4];
     return {burst, gamma, 1, 1, 1};
   }
 
-  Fences fences;  // first: threads may record them until they end
+  Fences fences;  // first, so destroyed last: threads may record fences until they end
   std::unique_ptr<Exec> exec;
   Cells<Values> here = exec->cells<Values>(1, Where::device),
                 there = exec->cells<Values>(1, Where::device, 1);
@@ -137,7 +140,8 @@ void check_rounds(int64_t rounds, const std::string& without) {
   check_equal("rounds: the chain", want.chain, got.chain);
 }
 
-// The host gets the exception, the device no mail, every event is reached, and rounds run afterwards.
+// An op of the draft throws. The host must get the exception, and the device must get no mail.
+// Every event must still be reached, and later rounds must run.
 void check_throws() {
   constexpr int64_t kRounds = 20;
   Lanes lanes(make_threads());
@@ -163,7 +167,8 @@ void check_throws() {
   lanes.exec->wait(lanes.fences.verify_done, kRounds);
 }
 
-// A worker that waits for a device which is lost goes on, without the host.
+// The device breaks while a worker thread waits for it. The worker must stop waiting without the
+// host's help.
 void check_breaks() {
   Lanes lanes(make_threads());
   Event never("never");

@@ -9,8 +9,8 @@
 
 namespace sbrt {
 
-// Runs the part that argv[1] names. Returns the exit code: 1 if the part throws, 2 if no part has
-// that name.
+// Runs the part that argv[1] names. Returns the exit code: 0 if the part succeeds, 1 if it throws,
+// 2 if no part has that name.
 inline int run_part(const std::map<std::string, std::function<void()>>& parts, int argc,
                     char** argv) {
   const auto part = parts.find(argc > 1 ? argv[1] : "");

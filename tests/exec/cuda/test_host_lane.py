@@ -1,14 +1,19 @@
-"""Contract under test: the cuda backend with the draft's lane in the host's memory, over a CUDA
-runtime without a device whose streams are threads. Rounds enqueued ahead give what one thread
-gives. Each mail is needed, and each wait: of round.cc, of the device for the host, of the host for
-the device, and for a copy before the record that promises it. An exception of the draft reaches the
-host. A device that breaks keeps no worker waiting."""
+"""Contract under test: the cuda backend with the draft's lane in the host's memory. The CUDA
+runtime is fake_cuda.cc, whose streams are threads.
+
+- Rounds that are enqueued ahead give the values that one thread gives.
+- Each mail is needed.
+- Each wait is needed: the waits of round.cc, of the device for the host, of the host for the
+  device, and of a record for the copies before it.
+- An exception of the draft reaches the host.
+- If the device breaks, no worker waits for ever.
+"""
 
 import pytest
 
 ROUND, DEVICE, HOST = "round/round.cc", "exec/cuda/cuda_stream.cc", "exec/cuda/host_stream.cc"
 MAILS = ("verdict", "burst", "offer")
-# Each is the text of a file that keeps an order, and a text without it.
+# {wait: (file, a text of the file that makes the wait, the text without it)}
 WAITS = {
     "chain_ready": (ROUND, "  if (shape.burst > 0) t.wait(fences.chain_ready, r);\n", ""),
     "draft_ready": (ROUND, "  if (shape.gamma > 0) t.wait(fences.draft_ready, r);\n", ""),

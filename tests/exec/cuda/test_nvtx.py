@@ -1,6 +1,6 @@
 """Contract under test: an engine with the option nvtx makes NVTX ranges in the domain `sbrt`, for
-rounds, graphs and prefill. Other engines make none. A build without the headers refuses the option.
-"""
+rounds, graphs and prefill. Other engines make none. A build without the NVTX headers refuses the
+option."""
 
 import os
 import subprocess
@@ -23,7 +23,8 @@ needs_headers = pytest.mark.skipif(not build_info()["cuda"], reason="built witho
 
 @pytest.fixture(scope="module")
 def said(nvtx_log):
-    """said(nvtx): runs a sequence; returns the lines that a stand-in for a profiler writes."""
+    """Return a function said(nvtx) that runs a sequence in an engine. It returns the lines that a
+    stand-in for a profiler writes."""
 
     def run(nvtx):
         command = [sys.executable, "-c", RUN.format(nvtx=nvtx)]

@@ -9,8 +9,8 @@ device.
 - A fused graph is one launch, as long as its captured ops pick the graphs that they picked when it
   was fused.
 - A graph with players (functions that the host calls instead of captured graphs) is never fused.
-- With two devices, every call is made with the device of its stream selected. Mail is copied from
-  one device to the other, for the seats that take part.
+- With two devices, the stream's device is selected at every call. Mail is copied from one device to
+  the other, only for the seats that take part.
 """
 
 import pytest

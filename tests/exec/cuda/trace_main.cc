@@ -1,6 +1,6 @@
 // Tests trace and launches of the cuda backend, on a CUDA runtime without a device (fake_cuda.h).
 //
-//   trace_main slices | late | quiet | held | far | clock | broken | profile | naps | fused | played
+//   trace_main PART   slices, late, quiet, held, far, clock, broken, profile, naps, fused or played
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -35,7 +35,7 @@ struct Scene {
     for (const Graph* graph : {&verify, &select}) target->prepare(*graph);
     draft->prepare(step);
   }
-  // late: ns from the target's commands to the draft's.
+  // late: ns between the target's commands and the draft's commands.
   void enqueue(int64_t late = 0) {
     const int64_t r = ++rounds;
     target->launch(verify, 1);
@@ -134,7 +134,7 @@ void stay_quiet() {
   check_equal("no more: slices", size_t{600}, scene.target->trace().events(0).size());
 }
 
-// A slice is in the trace once it is over. No caller waits for slices in flight.
+// A slice must be in the trace once it is over. The host must not wait for slices in flight.
 void hold_back() {
   Scene scene;
   scene.exec->keep_trace(true);
@@ -157,7 +157,8 @@ void hold_back() {
   check_equal("room: waits of the host", waits, fake::counts.waits);
 }
 
-// A sequence takes an hour. CUDA gives elapsed times as floats, which get coarser as they grow.
+// A sequence takes an hour. Times must stay exact, although CUDA gives elapsed times as floats,
+// which get coarser as they grow.
 void go_far() {
   Scene scene;
   scene.exec->keep_trace(true);
@@ -170,8 +171,8 @@ void go_far() {
     scene.round();
   }
   const std::vector<TraceEvent> events = scene.target->trace().events(0);
-  // The rounding error of a float below 2048 ms is at most 61 ns. It occurs at each end of a slice,
-  // and at each step in between.
+  // CUDA's elapsed time is a float. Below 2048 ms its rounding error is at most 61 ns. The error
+  // occurs at each end of a slice, and at each step in between.
   for (const TraceEvent& e : events) {
     const int64_t lasts =
         e.wait ? kSteps * kStep - kVerify : (std::string(e.name) == "verify" ? kVerify : kSelect);
@@ -219,8 +220,8 @@ void profile() {
   check_equal("profilers left", 0, fake::counts.captures);
 }
 
-// The host checks an event before it sleeps, and remembers the waiting times of each event
-// separately.
+// The host must not sleep for an event that is reached. It must remember the waiting times of each
+// event separately.
 void nap_rarely() {
   Scene scene;
   const auto wait = [&](Event& event, int64_t value, int naps) {
@@ -322,8 +323,8 @@ struct Timed {
   }
 };
 
-// A burst is one launch, as long as its captured ops pick the graphs that they picked when it was
-// fused.
+// A burst must be one launch, as long as its captured ops pick the graphs that they picked when it
+// was fused.
 void fuse() {
   static constexpr int64_t kShort = 200 * kUs, kLong = 700 * kUs;
   Choice forward(kShort, kLong);
@@ -340,7 +341,7 @@ void fuse() {
   check_equal("step: graphs", 3, parts);
   for (const int at : {0, 1, 0}) {
     forward.at = at;
-    const bool is_known = timed.turns == 4;  // this turn picks the first graph again
+    const bool is_known = timed.turns == 4;  // this turn picks the same graph as the first turn
     check(stream->is_fused(burst) == is_known, "fused: turn ", timed.turns);
     stream->fuse(burst);
     stream->fuse(burst);  // no effect: fused already
@@ -374,7 +375,8 @@ Captured players_at(Player (&players)[2], const int& at) {
   return calls;
 }
 
-// Without graphs, a launch calls the picked player with the stream. Nothing is fused.
+// If a captured op has players and no graphs, a launch must call the picked player with the stream.
+// Such a graph must not be fused.
 void play() {
   Player players[2];
   int at = 0;
