@@ -80,13 +80,13 @@ class AsyncEngine:
         method: str | Method | None = None,
         completion: int = 0,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """Yield the outputs of one prompt. Leaving the loop early, or cancelling the task, aborts
-        the request.
+        """Yield the outputs of one prompt. If the caller closes the generator or cancels the task,
+        the request is aborted.
 
         output_kind: CUMULATIVE outputs hold everything so far, DELTA outputs hold what is new,
-        FINAL_ONLY gives one output. A slow reader gets fewer, larger outputs. completion: index of
-        this answer, if one prompt gets several answers with the same seed. request_id None: the
-        engine makes an id. Raises InvalidInputError on a bad request.
+        FINAL_ONLY gives one output. A slow reader gets fewer, larger outputs.
+        completion: index of this answer, if one prompt gets several answers with the same seed.
+        request_id None: the engine makes an id. Raises InvalidInputError on a bad request.
         """
         order = Order(sampling_params, method, completion)
         stream = await self.add_request(prompt, order, request_id, output_kind=output_kind)

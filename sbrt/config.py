@@ -431,8 +431,8 @@ def _index(device: str) -> int:
 
 
 def build(kind: type, given: dict[str, Any]) -> Any:
-    """Return `kind(**given)`. Raises InvalidInputError, naming the field, if `kind` lacks a
-    field."""
+    """Return `kind(**given)`. If `given` has a name that is no field of `kind`, raises
+    InvalidInputError with that name."""
     known = [f.name for f in fields(kind)]
     for name in given:
         if name not in known:

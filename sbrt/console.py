@@ -33,8 +33,8 @@ class Shown:
 
     @property
     def closed(self) -> bool:
-        """True if the stream is closed. This is the usual name for `not is_open`: if one command
-        calls another, `Shown` wraps this stream again."""
+        """True if the stream is closed; the opposite of `is_open`. Python's streams have this
+        property too, and `Shown` reads it when it wraps a `Shown`."""
         return not self.is_open
 
     @property

@@ -197,7 +197,7 @@ class Engine:
         """Run one round of all requests that have a seat; returns their outputs, [] if there are
         none."""
         while (found := self._scheduler.step(self._inbox)) is None:
-            pass  # a long round: Ctrl-C can interrupt it between two calls
+            pass  # the round goes on; Python handles Ctrl-C between two calls
         return found
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
@@ -273,12 +273,12 @@ class Engine:
         return self._scheduler.rounds()
 
     def features(self) -> NDArray[np.float32]:
-        """Return the H-RAD classifier's inputs after the last round, [hrad.inputs(hidden)].
+        """Return the H-RAD classifier's inputs after the last round, f32 [hrad.inputs(hidden)].
 
-        An engine keeps them with `keep_features`, and on a CPU also with a method that uses H-RAD.
-        In the second case they are available only after an answer that ended by length. After any
-        other end, the next round has already begun. Raises InvalidInputError if they are not
-        available.
+        The engine keeps these inputs if it was made with `keep_features`. On a CPU it also keeps
+        them if a method uses H-RAD. Then they are available only after an answer that ended by
+        length, because after any other end the next round has already begun. Raises
+        InvalidInputError if they are not available.
         """
         return self._scheduler.features()
 

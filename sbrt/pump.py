@@ -57,7 +57,8 @@ class Stream:
         # Monotonic times of those outputs that were joined into the output that the event loop took
         # last.
         self.times: list[float] = []
-        self._pump = pump  # keeps the pump alive until the request ends, even without AsyncEngine
+        # Keeps the pump alive until the request ends, even if AsyncEngine is gone.
+        self._pump = pump
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._lock = threading.Lock()
@@ -139,7 +140,7 @@ class Stream:
 
         The caller must hold the lock.
         """
-        if self._is_told:  # the loop may have been closed before it took the output
+        if self._is_told:  # already woken; the loop may have been closed since then
             return not self._loop.is_closed()
         try:
             self._loop.call_soon_threadsafe(self._ready.set)

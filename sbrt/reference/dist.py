@@ -30,7 +30,8 @@ NOTHING = np.zeros(())  # no noise
 # Number of candidates of a Dist, of partial sums of a softmax, and of positions in a block of
 # noise.
 CANDIDATES, LANES, BLOCK = 16, 16, 16
-SUM_LANES, SUM_GROUP = 1024, 32  # of a sum over the vocabulary in double
+# Number of partial sums, and of partial sums in a group, when a vocabulary is summed in double.
+SUM_LANES, SUM_GROUP = 1024, 32
 
 # Parameters that change logits before the temperature. logit_bias: pairs (token, bias). bad_words:
 # tuples of tokens.
@@ -172,24 +173,26 @@ def raw_softmax(logits: np.ndarray, token: int) -> np.float32:
 
 
 def lanes_of(x: np.ndarray) -> np.ndarray:
-    """Sums [SUM_LANES] of x [vocab] in double: lane l has x[l], x[l + SUM_LANES], ... ascending."""
+    """Return SUM_LANES partial sums of x [vocab] in double. Partial sum l adds x[l], x[l +
+    SUM_LANES], x[l + 2 SUM_LANES], ... in this order."""
     padded = np.zeros((-(-len(x) // SUM_LANES), SUM_LANES))
     padded.ravel()[: len(x)] = x
     return padded.cumsum(axis=0)[-1]
 
 
 def groups_of(lanes: np.ndarray) -> np.ndarray:
-    """Sums of SUM_GROUP lanes each."""
+    """Return the sums of groups of SUM_GROUP neighbouring partial sums."""
     return in_order(lanes.reshape(-1, SUM_GROUP))
 
 
 def sum_of(x: np.ndarray) -> float:
-    """The sum of x [vocab] in double, in the order of csrc/round/accept_op.h."""
+    """Return the sum of x [vocab] in double. The order of the additions is that of
+    csrc/round/accept_op.h."""
     return float(groups_of(lanes_of(x)).cumsum()[-1])
 
 
 def normalised(x: np.ndarray) -> np.ndarray:
-    """x [vocab] in double, divided by its sum unless that is 0."""
+    """Return x [vocab] in double, divided by its sum. If the sum is 0, return x unchanged."""
     total = sum_of(x)
     return x / total if total > 0 else x
 
@@ -358,7 +361,8 @@ class Lane:
     def shaped(self, prefixes: list[Prefix], logits: np.ndarray | None = None) -> np.ndarray:
         """Return the logits after masks, bias and penalties, which precede the temperature."""
         logits = self.logits(prefixes) if logits is None else logits
-        if self.shaper:  # a NaN is an error even at a masked token
+        # Rows with a NaN are left unchanged, because a NaN is an error even at a masked token.
+        if self.shaper:
             fine = logits.max(axis=1, keepdims=True) < np.inf
             logits = np.where(fine, self.shaper.shaped(logits, prefixes), logits)
         return logits

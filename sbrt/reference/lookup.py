@@ -12,7 +12,7 @@ from .toy import TARGET, exp32, f32, noise_word
 from .tree import NOUGHT, Draft, Match, Node, Tree, attach, clamp, makes_paths
 
 SHORTEST, LONGEST = 2, 16  # minimum and maximum number of tokens of a match
-MOST, SEARCHES = 16, 6  # maximum number of looked-up nodes in a chain; of searches in a round
+MOST, SEARCHES = 16, 6  # maximum number of looked-up nodes in a chain, and of searches in a round
 LEAST, NO_GAIN = f32(-1.9), f32(-1e30)
 BEFORE, WEIGHT = [f32(p) for p in (0.59, 0.72, 0.77, 0.80)], f32(8)
 FADING, ONE = f32(0.98), f32(1)
@@ -20,7 +20,8 @@ GOOD, SURE = 2, f32(0.65)  # minimum length and probability of a match that repl
 
 
 def going_on(match: Match) -> Match:
-    """Return the match of the next node, after the looked-up token was right."""
+    """Return the match for the child of a node, if the child holds the token that `match` predicts.
+    The new match is one token longer."""
     return Match(match.after + 1, min(match.length + 1, LONGEST))
 
 
@@ -74,8 +75,11 @@ class Hindsight:
                 self.seen[k] = self.seen[k] * FADING + ONE
 
     def at(self, lane: Lane, node: Node) -> np.float32:
-        """Return the probability that the token looked up after a node is right. The sampling noise
-        of this token is known, and is taken into account."""
+        """Return the probability that the token looked up after a node is right.
+
+        If the target samples with shared noise, the noise of this token is known. The probability
+        is then conditional on this noise.
+        """
         assert node.match is not None
         assert node.next is not None
         p = self.chance(node.match)
@@ -158,7 +162,8 @@ class Join:
         self.say(node, match)
 
     def say(self, node: Node, match: Match | None) -> None:
-        """Store at a node a match, or None, and the token that the match gives."""
+        """Store `match` at a node, and the token that follows the match. If `match` is None, the
+        node has no such token."""
         node.match = match
         node.next = node.prefix.tokens[match.after] if match else None
 

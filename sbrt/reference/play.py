@@ -157,8 +157,8 @@ class Play:
         return size - self.join()
 
     def held_back(self) -> int:
-        """Skip the serial burst. A serial draft with more than `LAG` unprocessed tokens processes
-        them now.
+        """Skip the serial burst. If the method only drafts serially, and the draft has more than
+        `LAG` unprocessed tokens, the draft processes them now.
 
         Returns 0: no drafted node is lost.
         """
@@ -210,7 +210,8 @@ class Play:
         return self.draft.path_sizes(tails, self.policy.gamma)
 
     def settle(self, path: list[int], new: list[int], adopted: Branch | None) -> None:
-        """Commit the new tokens. The next chain is made of the adopted tail."""
+        """Commit the new tokens, and make the next chain. On a hit, the chain is made from the tail
+        of the branch for the outcome."""
         drafted = 0
         while drafted < len(path) and self.chain[path[drafted]].drafted:
             drafted += 1
@@ -270,8 +271,8 @@ def generate(
 
     Returns the sequence's tokens, its finish reason ("stop", "length" or "error") and its counters.
 
-    The vocabulary is that of the target; a draft that has fewer tokens, or logits of fewer tokens,
-    never drafts the others. `draft` may be None if the policy drafts nothing.
+    The vocabulary is that of the target. A draft never drafts a token that it does not have or has
+    no logit for. `draft` may be None if the policy drafts nothing.
     """
     if policy.serial:
         burst = {"burst": policy.gamma, "burst_width": policy.width}

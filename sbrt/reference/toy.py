@@ -102,7 +102,7 @@ def uniform(s: Sampling, use: int, where: int, item: int) -> float:
 
 
 def exp64(x: np.ndarray) -> np.ndarray:
-    """e^x of x <= 0 in double, as in csrc/ops/exp64.h."""
+    """Return e^x for x <= 0 in double, as csrc/ops/exp64.h does."""
     clamped = np.maximum(x, -700.0)
     n = (clamped * 1.4426950408889634 + MAGIC64) - MAGIC64
     r = clamped - n * 6.93145751953125e-1

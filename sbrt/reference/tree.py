@@ -90,7 +90,7 @@ class Branch(NamedTuple):
 
 
 class Draft:
-    """The draft lane, as far as one sequence uses it."""
+    """The state of the draft lane for one sequence, and the operations of the draft on it."""
 
     def __init__(self, lane: Lane, policy: Policy, room: Room) -> None:
         self.lane, self.policy, self.room = lane, policy, room
@@ -99,7 +99,7 @@ class Draft:
         self.sharpness = f32(2.5 if lane.greedy else 1)
 
     def feed(self, nodes: Sequence[Node]) -> None:
-        """Let the draft process these nodes."""
+        """Let the draft process `nodes`."""
         for node in nodes:
             node.drafted = True
         if self.ranks and nodes:
@@ -213,15 +213,16 @@ class Draft:
     def confidence(self, above: Node, node: Node, tokens: list[int]) -> np.float32:
         """Return the log probability that a node is accepted, given that its parent `above` is."""
         own = node.score - above.score
-        blind = self.lane.draws and node.known  # a draw of the same token must not matter
+        # The draft's sampled candidates must not change a looked-up node's score.
+        blind = self.lane.draws and node.known
         if self.policy.lookup and (blind or not tokens):
             return own
         if not tokens:
             return NOUGHT
         if blind:
             return above.lp[0]
-        # A looked-up token may not be among the candidates. Then it gets the rank of the least
-        # likely one.
+        # A looked-up token may not be among the candidates. Then the log-prob of the least likely
+        # candidate is used.
         rank = tokens.index(node.token) if node.token in tokens else len(tokens) - 1
         return max(own, above.lp[rank]) if self.policy.lookup else above.lp[rank]
 
@@ -237,8 +238,12 @@ class Draft:
 
 
 def sharpened(sharpness: np.float32, lp: np.ndarray, rank: int) -> np.float32:
-    """Return the new sharpness after an outcome. rank: the rank of the right token among the
-    candidates, or that of the last candidate."""
+    """Return the new sharpness after an outcome. Sharpness is the exponent that calibrates the
+    draft's confidences.
+
+    lp: calibrated log-probs of the candidates. rank: the index of the right token among the
+    candidates; the last index if it is none of them.
+    """
     mean = in_order((exp32(lp) * lp)[None])[0]
     step = f32(0.05) * (lp[rank] - mean) / sharpness
     return clamp(sharpness + clamp(step, f32(-0.1), f32(0.1)), f32(0.25), f32(4))

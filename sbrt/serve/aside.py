@@ -57,8 +57,8 @@ class Job(Generic[Found]):
 
     def __init__(self, call: Callable[[Job[Found]], Found]) -> None:
         self._call = call
-        # There is one claim, and two threads compete for it. The thread that takes it decides
-        # whether the call is made.
+        # The list holds one claim. The main thread and the thread aside both try to take it. The
+        # thread aside makes the call only if it gets the claim.
         self._claims = [True]
         self._ended = _thread.allocate_lock()
         self._ended.acquire()

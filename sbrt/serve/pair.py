@@ -48,8 +48,8 @@ class Pair:
 
     @property
     def defaults(self) -> SamplingParams:
-        """The parameters of a request that gives none. Raises InvalidInputError, naming the
-        field."""
+        """The sampling parameters of a request whose caller gives none. Raises InvalidInputError,
+        naming the field."""
         return self.generation.params()
 
 
@@ -98,7 +98,7 @@ def load_pair(
 
 
 def _of_draft(config: EngineConfig) -> EngineConfig:
-    """The config with the draft's dtype."""
+    """Return the config with the draft's dtype and activation_dtype."""
     # The caller asks for int8 for the target. A quantised draft uses int8, too; a draft with float
     # weights cannot.
     activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
@@ -199,7 +199,8 @@ def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
     A tokenizer's eos_token is ignored: as in transformers, it ends no answer.
     """
     if is_gguf(target.folder):
-        from ..model.gguf.tokenizer import end_ids  # here, so that `import sbrt` stays fast
+        # Imported here, so that `import sbrt` stays fast.
+        from ..model.gguf.tokenizer import end_ids
 
         named = end_ids(target.files[0], target.config.vocab)
     else:

@@ -1,4 +1,4 @@
-"""The queue in front of the C++ core. Requests get a seat in order of arrival; the others wait."""
+"""The queue in front of the C++ core, where requests wait for seats in order of arrival."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Scheduler:
 
     @property
     def core(self) -> EngineCore:
-        """The C++ core. Raises EngineError once closed."""
+        """The C++ core. Raises EngineError once the scheduler is closed."""
         if self._engine_core is None:
             raise EngineError("engine: expected an open one, this one has been closed")
         return self._engine_core
@@ -86,7 +86,7 @@ class Scheduler:
             self.core.check_usable()
 
     def check_open(self) -> None:
-        """Raises EngineError once closed, and in a fork."""
+        """Raises EngineError in a fork, and once the scheduler is closed."""
         self.check_process()
         _ = self.core
 
@@ -124,7 +124,7 @@ class Scheduler:
     def abort(self, ids: Iterable[str], inbox: Sink) -> None:
         """Drop unfinished requests. `inbox` loses their outputs; other sinks get a last output.
 
-        An id means a request that its caller named, else one whose id the engine made.
+        If a caller's id equals an id that the engine made, only the caller's request is dropped.
         """
         _ = self.core
         wanted, live = set(ids), self._live()
@@ -404,7 +404,7 @@ class Scheduler:
             request.queue_seconds, stats.prefill_ns / 1e9, stats.decode_ns / 1e9
         )
         times = LaneTimes()
-        if request.method.drafts and not request.had_company:  # else the spans show other requests
+        if request.method.drafts and not request.had_company:  # spans of shared rounds mix requests
             times = lane_times(self._recorder.spans(request.begun_ns))
         tokens, gamma = len(request.token_ids), request.method.gamma
         spec = spec_decode_metrics(stats, times, tokens, gamma)

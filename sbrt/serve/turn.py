@@ -47,8 +47,8 @@ class Turns:
 
     @property
     def is_lost(self) -> bool:
-        """True if the lock is held by a thread that the interpreter has stopped because it is
-        ending."""
+        """True if the lock is held by a thread that the interpreter has stopped. The interpreter
+        stops threads when the process ends."""
         if not sys.is_finalizing() or self.is_inside:
             return False
         if not self.lock.acquire(blocking=False):
