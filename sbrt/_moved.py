@@ -38,7 +38,8 @@ class _Loader:
 
 
 class Finder:
-    """Finds modules by their former names. Python asks it last, after it has found no real file."""
+    """Finds modules by their former names. Python asks this finder last, after the usual finders
+    have found no module."""
 
     @staticmethod
     def find_spec(

@@ -1,7 +1,8 @@
 """AsyncEngine: an engine for event loops, with the interface of vLLM's AsyncLLM.
 
-One thread, the pump, makes every call to the engine. Event loops hand calls to it through a queue,
-so no loop ever waits for a round. The pump hands each output to the loop that made the request.
+One thread, the pump, makes every call to the engine. Event loops hand calls to the pump through a
+queue, so no loop ever waits for a round. The pump hands each output to the loop that made the
+request.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ T = TypeVar("T")
 class AsyncEngine:
     """Answers requests of one or several event loops.
 
-    It takes over `engine`: no other code may call the engine's `step`, and `close` closes it. Every
-    method raises EngineError in a fork, and once the engine has failed or was closed.
+    An AsyncEngine takes over `engine`: no other code may call the engine's `step`, and `close`
+    closes the engine. Every method raises EngineError in a fork, and once the engine has failed or
+    was closed.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -126,10 +128,10 @@ class AsyncEngine:
         return stream
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
-        """End requests, running or queued. Their seats are free when this returns.
+        """End requests that are running or queued. When the call returns, their seats are free.
 
-        Each request gets a last output with finish_reason "abort". The id of a finished request is
-        no error.
+        Each request gets a last output with finish_reason "abort". Ids of finished requests are
+        ignored.
         """
         wanted = [request_id] if isinstance(request_id, str) else list(request_id)
         await self._ask(partial(self._pump.abort, wanted))
@@ -174,8 +176,8 @@ class AsyncEngine:
     async def _encoded(self, prompt: Any) -> tuple[str | None, Any]:
         """Return (text, token ids) of a prompt.
 
-        The text is None if the prompt is not text. A bad prompt is returned in place of the ids;
-        the engine will refuse it.
+        The text is None if the prompt is not text. If the prompt is bad, it is returned in place of
+        the ids, and the engine refuses it later.
         """
         if isinstance(prompt, Mapping) and set(prompt) == {"prompt_token_ids"}:
             return None, prompt["prompt_token_ids"]

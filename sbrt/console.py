@@ -17,8 +17,8 @@ from .errors import InvalidInputError
 
 
 class Shown:
-    """A text stream that writes to `stream` and can write every character. If `stream` is None,
-    this is a closed stream."""
+    """A text stream that writes to `stream`. Characters that the encoding lacks are written as
+    escapes. If `stream` is None, this is a closed stream."""
 
     def __init__(self, stream: TextIO | None, *, is_needed: bool) -> None:
         """is_needed: writing raises OSError if the stream cannot take the text."""

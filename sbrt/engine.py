@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 class Engine:
     """Generates text with a target model and an optional draft model that runs ahead.
 
-    methods: further presets that requests may name. The engine is sized for the largest of them.
-    pair: models that are already loaded. costs: the engine computes on one thread and reports
-    virtual time, the sum of these costs (`sbrt.tools.costs`). tuning: the costs by which `auto`
-    chooses; None: they are measured. keep_features: the engine keeps the values that `features`
-    returns. draft_first: on a CUDA device the draft's work has priority when both lanes have work.
+    methods: further presets that requests may name. The engine's buffers fit the largest preset.
+    pair: models that are already loaded.
+    costs: the engine computes on one thread and reports virtual time, the sum of these costs
+    (`sbrt.tools.costs`).
+    tuning: the costs by which `auto` chooses; None: they are measured.
+    keep_features: the engine keeps the values that `features` returns.
+    draft_first: on a CUDA device the draft's work has priority when both lanes have work.
     Raises InvalidInputError on bad arguments; every method raises EngineError after `close`.
     Several threads may use one engine; their requests queue.
     """
@@ -201,10 +203,10 @@ class Engine:
         return found
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
-        """Drop requests, running or queued; `step` returns no further output of them.
+        """Drop requests that are running or queued; `step` returns no further output of them.
 
-        A request that `generate` or `stream` waits for ends with finish_reason "abort". The id of a
-        finished request is no error. The engine itself makes the ids of requests of `generate` and
+        A request that `generate` or `stream` waits for ends with finish_reason "abort". Ids of
+        finished requests are ignored. The engine itself makes the ids of requests of `generate` and
         `stream`. If a caller of `add_request` used the same id, the request of `add_request` is
         aborted.
         """
@@ -316,7 +318,7 @@ class Engine:
         sink: Sink,
         outputs: Outputs = Outputs.LAST,
     ) -> list[Request]:
-        self._scheduler.check_open()  # raises if the engine is closed, even for no prompts
+        self._scheduler.check_open()  # raises if the engine is closed, even without prompts
         many = split_prompts(prompts)
         if not many:
             return []

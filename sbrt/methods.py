@@ -111,7 +111,8 @@ class Method:
 
     @property
     def drafts(self) -> bool:
-        """True if the method uses a draft model. All such methods except `auto` require one."""
+        """True if the method uses a draft model. All methods that use one also require one, except
+        `auto`."""
         return self.name not in DRAFTLESS
 
     @property

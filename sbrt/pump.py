@@ -168,15 +168,15 @@ class Stream:
 
 
 class Pump:
-    """The thread that runs rounds, and makes queued calls between them. It sleeps on its queue
-    while every request is finished."""
+    """The thread that runs rounds, and makes queued calls between two rounds. While no request is
+    unfinished, the thread sleeps until a call is queued."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         # The streams of unfinished requests, by request id. Only the pump uses them.
         self._streams: dict[str, Stream] = {}
-        self._lock = threading.Lock()  # orders `post` before or after the end of the pump
+        self._lock = threading.Lock()  # a call is either queued before the pump ends, or refused
         self._has_ended = False
         self._failures = 0  # number of failures since a request last finished
         self.error: BaseException | None = None

@@ -79,10 +79,9 @@ def verified_by_chance(
 ) -> tuple[list[int], list[int], bool]:
     """Verify a chain by the rule `rejection`. Returns (path, tokens, empty).
 
-    path: the accepted nodes, beginning with the root. tokens: the committed tokens, one more than
-    the accepted nodes below the root. The last token is missing if the logits of its row are
-    invalid. empty: True if a residual distribution was empty. said: the draft lane, the chain and
-    the branches.
+    path: the accepted nodes, beginning with the root. tokens: the committed tokens, one for each
+    node of the path. The last token is missing if the logits of its row are invalid. empty: True if
+    a residual distribution was empty. said: the draft lane, the chain and the branches.
     """
     path, new = [0], list[int]()
     while target.choice(at) is not None:

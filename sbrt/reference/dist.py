@@ -1,6 +1,6 @@
 """Computes the distribution of a lane after a prefix: shaping, sampling and confidence, as in
 csrc/ops/{shaping,choose}.cc. Functions take many rows together, because a draft step of trees has
-hundreds."""
+hundreds of rows."""
 
 from __future__ import annotations
 
@@ -234,7 +234,8 @@ class Dist:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A sequence of tokens, the hash that stands for a lane's state after them, and their own hash.
+    """A sequence of tokens. state: the hash that is the toy model's state after the tokens. hash: a
+    hash of the tokens themselves.
 
     known: number of ids that the lane can read. The lane reads any other token as 0.
     """

@@ -26,8 +26,8 @@ def going_on(match: Match) -> Match:
 
 
 def best_match(tokens: tuple[int, ...], newest: int, shortest: int) -> Match | None:
-    """Return the longest earlier match of the end of `tokens`. It ends at position `newest` or
-    before; among matches of equal length the latest is taken."""
+    """Return the longest earlier match of the end of `tokens`, which ends at position `newest` or
+    before. Among matches of equal length the latest is taken."""
     best, size = None, shortest - 1
     for last in range(newest, -1, -1):
         n = 0

@@ -37,11 +37,10 @@ class Stats:
 
 
 def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int]]:
-    """Verify a chain by the rule `coupled`. Returns (path, tokens): the accepted nodes, beginning
-    with the root, and the target's tokens.
+    """Verify a chain by the rule `coupled`. Returns (path, tokens).
 
-    The tokens are one more than the accepted nodes below the root. The last token is missing if its
-    logits are invalid.
+    path: the accepted nodes, beginning with the root. tokens: the target's tokens, one for each
+    node of the path. The last token is missing if its logits are invalid.
     """
     child = {(node.parent, node.token): i for i, node in enumerate(chain)}
     path, new = [0], list[int]()
@@ -187,8 +186,8 @@ class Play:
         return Join(self.draft, self.hindsight, self.chain, len(self.at), self.room).run()
 
     def prepared(self) -> list[Branch]:
-        """Return the branches for outcomes of the chain. Only tails that are trees are drafted
-        here."""
+        """Return the branches for outcomes of the chain. Tails that are trees are drafted here;
+        tails that are paths are drafted later."""
         p, d = self.policy, self.draft
         near = self.near
         if near and len(self.at) + self.depth <= self.draft_limit:

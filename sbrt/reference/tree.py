@@ -255,8 +255,8 @@ def clamp(x: np.float32, low: np.float32, high: np.float32) -> np.float32:
 
 
 class Shape(NamedTuple):
-    """Limits of a draft step: maximum number of nodes added to all trees, and to one tree. slots:
-    maximum slots of one tree."""
+    """Limits of a draft step. budget: maximum number of nodes added to all trees. most: maximum
+    number of nodes added to one tree. slots: maximum slots of one tree."""
 
     budget: int
     most: int

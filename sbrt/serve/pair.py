@@ -30,10 +30,10 @@ class Pair:
     never changes.
 
     vocab: number of ids in use: the target's number of logits, or the tokenizer's size if that is
-    smaller. A draft may have logits of fewer ids; it never drafts the others. holes: ids below
-    vocab that no token of the tokenizer has. The logits of these ids are masked in every row.
-    dtype: storage of the target's weights. activation_dtype: dtype of the inputs of its matrix
-    products. generation: the sampling defaults in the model's files.
+    smaller. A draft may have logits of fewer ids; it never drafts an id without a logit. holes: ids
+    below vocab that no token of the tokenizer has. The logits of these ids are masked in every row.
+    dtype: storage of the target's weights. activation_dtype: dtype of the inputs of the target's
+    matrix products. generation: the sampling defaults in the model's files.
     """
 
     target: Model

@@ -128,8 +128,8 @@ class Presets:
         return self._fitted(found)
 
     def _fitted(self, method: Method) -> Method:
-        """Return the method. If it uses a classifier and no gamma was given, its gamma becomes the
-        classifier's."""
+        """Return the method. If the method uses a classifier and no gamma was given, the method
+        gets the classifier's gamma."""
         gamma = None if self._given is None else self._given.num_speculative_tokens
         return hrad.fitted(method, gamma, self._draft_folder)
 

@@ -262,7 +262,7 @@ class Request:
 
 
 def first_of(sink: Sink) -> RequestOutput:
-    """Take the first item of a sink that is not empty. If the item is an exception, raise it;
+    """Take the first item of `sink`, which must have one. If the item is an exception, raise it;
     otherwise return it."""
     item = sink.popleft()
     if isinstance(item, BaseException):

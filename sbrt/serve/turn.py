@@ -77,7 +77,8 @@ class Turns:
         if not may_be_interrupted():
             return self._locked(call)
         if self._aside is None:
-            self._aside = Aside()  # a signal handler may make another one here, which does no harm
+            # A signal handler may make a second Aside here, which does no harm.
+            self._aside = Aside()
         return self._aside.run(lambda job: self._locked(call, job))
 
     @property
@@ -90,7 +91,9 @@ class Turns:
         thread = threading.get_ident()
         self.waiting.add(thread)
         try:
-            with self.lock:  # in C: Ctrl-C cannot come between taking the lock and the block
+            # Taking the lock is one call of C code: no signal handler runs between it and the
+            # block.
+            with self.lock:
                 self.waiting.discard(thread)
                 self._job = job
                 try:

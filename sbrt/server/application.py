@@ -163,7 +163,7 @@ async def detokenize(request: Request) -> Response:
 
 
 async def tokenizer_info(request: Request) -> Response:
-    """Answer with special tokens and chat template, for clients that tokenise by these routes."""
+    """Answer with special tokens and chat template, for clients that let this server tokenise."""
     return json_response(_service(request).tokenizer_info())
 
 
@@ -207,7 +207,8 @@ def _service(request: Request) -> Service:
 
 
 async def _given(request: Request, read: Any) -> tuple[Service, dict[str, Any]]:
-    """Return the service, once it is ready, and the checked fields of the request body."""
+    """Return the service and the checked fields of the request body. Raises ApiError if the service
+    is not ready, or on a bad body."""
     service = _service(request)
     _ = service.engine
     return service, read(parse_body(await read_body(request, service.settings.limits)))

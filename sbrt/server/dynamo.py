@@ -25,7 +25,7 @@ from .tokens import chunks
 
 
 class Backend(LLMEngine):
-    """One engine under the lifecycle of a Dynamo worker."""
+    """An engine that Dynamo starts, calls and stops as a worker."""
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options

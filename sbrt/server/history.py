@@ -42,7 +42,9 @@ def token_texts(choice: Choice, tokenizer: Tokenizer, skip_special: bool) -> lis
     texts = [decoder.push(token) for token in choice.ids]
     if texts:
         texts[-1] += decoder.flush()
-    left = sum(map(len, choice.text))  # a stop string may have been cut off the answer
+    # Number of characters of the answer. `texts` may have more, because the answer ends before a
+    # stop string.
+    left = sum(map(len, choice.text))
     found = []
     for text in texts:
         found.append(text[:left])

@@ -1,4 +1,5 @@
-"""Converts log-probs to the forms of the two routes, and to vLLM's field `prompt_logprobs`."""
+"""Converts log-probs to the forms of the routes for chats and completions, and to vLLM's field
+`prompt_logprobs`."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class Offsets:
     """Computes where each token's text begins in the text of an answer, in characters."""
 
     def __init__(self, tokenizer: Tokenizer | None, before: Sequence[int], skips: bool) -> None:
-        """before: the tokens that precede the text. skips: True if special tokens have no text."""
+        """before: the tokens that precede the answer's text. skips: True if special tokens have no
+        text."""
         self._text = None
         if tokenizer is not None:
             self._text = Detokenizer(tokenizer, before, skip_special=skips)

@@ -1,4 +1,4 @@
-"""Makes response bodies for both routes, whole or as chunks of a stream."""
+"""Makes the response bodies of chats and completions, whole or as chunks of a stream."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def event(value: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a request. The two routes differ only in the form of their choices.
+    """The answer to a request. Chats and completions differ only in the form of their choices.
 
     tokenizer: gives the token texts in traces and log-probs.
     """

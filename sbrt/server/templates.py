@@ -2,8 +2,8 @@
 was trained on.
 
 A template comes with the model, so it is untrusted code. It runs in jinja2's sandbox, where it
-cannot change objects or read internal attributes of Python. The number of its steps is limited. It
-may call the same helper functions as in transformers, so it gives the same text.
+cannot change objects or read internal attributes of Python. The number of its steps is limited. A
+template may call the same helper functions as in transformers, so the text is the same as there.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ class Conversation:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A model's template and the special tokens that it may name.
+    """A model's template and the special tokens that the template may name.
 
-    text: the template, None if the model has none. where: its file, for messages.
+    text: the template; None if the model has none. where: the origin of the template, for error
+    messages.
     """
 
     text: str | None = None
@@ -60,7 +61,7 @@ class ChatTemplate:
     tokens: Mapping[str, str] = field(default_factory=dict)
 
     def having(self, text: str, where: str) -> ChatTemplate:
-        """Return another template with the same special tokens."""
+        """Return a ChatTemplate with the template `text` and the same special tokens."""
         return ChatTemplate(text, where, self.tokens)
 
     def render(self, chat: Conversation) -> str:

@@ -51,7 +51,8 @@ def difference(clock: Report, simulated: Report) -> str:
     others = [pair for pair in pairs if pair[0].method.name != "none" and pair[0].rate]
     if not others or not simulated.plain.rate or not clock.plain.rate:
         return "Nothing to compare: no method but plain decoding generated anything."
-    # In the two reports `auto` may have chosen different methods.
+    # The two reports may have different choices of `auto`. So `auto` is used only if there is no
+    # other method.
     alike = [pair for pair in others if pair[0].method.name != AUTO]
     best, earlier = max(alike or others, key=lambda pair: pair[0].rate)
     name, tokens, one = best.method.text, _tokens(earlier), "a pass of plain decoding"

@@ -83,7 +83,8 @@ class Work:
 def run(args: argparse.Namespace, placement: str = "shared") -> int:
     """Run a comparison; returns the exit code.
 
-    It is 0, or 1 if a method's tokens differ from those of plain decoding, which is a defect.
+    The exit code is 1 if a method's tokens differ from those of plain decoding, which is a defect.
+    Otherwise it is 0.
     """
     check_outputs(args)
     given = flags.read_methods(args, method_names(args))
@@ -166,7 +167,7 @@ def _json_of(lines: list[dict[str, Any]], ensure_ascii: bool = False) -> str:
 
 
 def verdict(report: Report) -> int:
-    """Return the exit code: 0, or 1 if tokens differ. In the second case a line on stderr names the
+    """Return the exit code: 0, or 1 if tokens differ. If tokens differ, a line on stderr names the
     methods."""
     wrong = [tally.method.text for tally in report.wrong]
     if wrong:

@@ -26,12 +26,13 @@ from .costs import SECOND, CostModel
 WARM_TOKENS = 16
 PLACEMENTS = ("shared", "split")
 
-Progress = Callable[[str, int, int, str], None]  # (phase, answers done, total answers, next)
+# Arguments: phase, answers done, total answers, current method.
+Progress = Callable[[str, int, int, str], None]
 
 
 @dataclass
 class Tally:
-    """The sums over all answers of one method. spans, rounds: those of the longest answer."""
+    """The sums over all answers of one method. spans, rounds: the trace of the longest answer."""
 
     method: Method
     threads: int
@@ -98,10 +99,10 @@ class Tally:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option with its value.
+        """Return every option of the method with its value, and two further items.
 
-        sweep: the settings that were tried. rounds: for `auto`, the number of rounds by chosen
-        method.
+        sweep: the settings that were tried, if options were swept. rounds: for `auto`, the number
+        of rounds of each chosen method.
         """
         found: dict[str, Any] = dict(self.method.options)
         found |= {"rounds": self.chosen} if self.chosen else {}
@@ -212,8 +213,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Bench:
-    """The engines for one pair of models: `main` runs methods that draft, `plain` those that do
-    not.
+    """The engines for one pair of models. `main` runs methods that draft, `plain` runs methods that
+    do not.
 
     With placement `shared` both are the same engine. With placement `split`, the engine `plain` has
     only the target's threads.

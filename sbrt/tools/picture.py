@@ -40,10 +40,13 @@ COLORS = {
     "verify": VERIFY, "step": STEP, "catch_up": CATCH_UP,
     "burst": STEP, "serial_burst": STEP,  # on a device one span covers all steps of a burst
 }  # fmt: skip
-LANES = {TARGET: 1.0, DRAFT: 2.0}  # y of a lane's middle; tokens are written above, around 0.2
-NARROW = 0.004  # share of the strip's width; a narrower span has neither edge nor line
+LANES = {TARGET: 1.0, DRAFT: 2.0}  # y of the middle of each lane; y grows downwards
+# Share of a strip's width. A narrower bar is drawn without an edge, and a narrower round without a
+# line at its end.
+NARROW = 0.004
 HALF = 0.36  # half the height of a lane
-TOKENS_Y, CELL = 0.22, 0.0062  # y of a round's tokens; width of a token divided by that of a strip
+# The y of a round's tokens; width of a token divided by the width of a strip.
+TOKENS_Y, CELL = 0.22, 0.0062
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def figure_of(report: Report) -> Figure:
         _strip(axis, strip, report)
     axes[-1].tick_params(axis="x", labelbottom=True, length=3, colors=INK)
     name = "milliseconds"
-    if report.unit != SECOND:  # virtual time has its own unit, which the trace calls a second
+    # Simulated time has another unit than seconds. One unit is one second of the trace.
+    if report.unit != SECOND:
         name = f"{report.unit}s"
         axes[-1].xaxis.set_major_formatter(lambda ms, _: f"{ms / 1e3:g}")
     axes[-1].set_xlabel(name, fontsize=9, color=INK)
@@ -141,7 +145,8 @@ def first_token(methods: Sequence[Sequence[TimedRound]], length_ms: float) -> in
     """Return the token at which strips begin.
 
     The token is chosen so that other work of the machine disturbs the methods least: strips that
-    begin there hold the most rounds. A round counts with its method's typical length.
+    begin there hold the most rounds. Each round is weighted with the typical length of its method's
+    rounds.
     """
     best, most = 0, 0.0
     starts = {r.first_token for rounds in methods for r in rounds}

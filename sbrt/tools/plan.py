@@ -99,10 +99,11 @@ def run(args: argparse.Namespace) -> int:
 def measured_costs(
     engine: Engine, seconds: float = SECONDS, temperature: float = 0.0
 ) -> dict[str, Any]:
-    """Measure this machine's costs, and return the JSON object of a cost file. It has the
-    microseconds of forwards by rows, alone and overlapped, and the costs of a round.
+    """Measure this machine's costs, and return the JSON object of a cost file. It has the times of
+    forwards by number of rows, measured with one lane and with both lanes at work. It also has the
+    costs of a round. All times are in microseconds.
 
-    Without a draft, t equals T: the draft is taken to be as slow as the target.
+    Without a draft, the draft is assumed to be as slow as the target: t equals T.
     """
     found = engine.measure_costs(seconds, temperature)
     has_draft = found.draft[0] > 0

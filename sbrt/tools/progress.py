@@ -13,7 +13,7 @@ WIDTH = 24  # characters of the bar
 
 
 class Progress:
-    """Call `update(done, total)` at any rate, then `close()`. Short work shows nothing.
+    """Call `update(done, total)` as often as you like, then `close()`. Short work shows nothing.
 
     On a terminal one line is redrawn. Elsewhere (a file, TERM=dumb) a new line is written every ten
     seconds. There are no colours. If there is no update for two seconds, a timer shows the bar

@@ -63,8 +63,8 @@ class Sweep:
         return {k: values for k, values in SWEPT.get(method.name, {}).items() if k not in taken}
 
     def widest(self, methods: Sequence[Method]) -> list[Method]:
-        """Return each method at its largest setting. The engine must be built for these
-        settings."""
+        """Return each method with its largest gamma, and with the largest F to try. The engine must
+        be built for these methods."""
         return [self._widest(method) for method in methods]
 
     def _widest(self, method: Method) -> Method:

@@ -162,7 +162,8 @@ def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
 
 
 def _label(tally: Tally) -> str:
-    """Return the method's preset; after a sweep, with the best options."""
+    """Return the method's preset, as a label. If options were swept, the label has their best
+    values."""
     if not tally.sweep:
         return tally.method.text
     options = tally.method.options

@@ -12,8 +12,8 @@ DRAFT, TARGET = "draft", "target"  # names of the lanes' streams
 
 @dataclass(frozen=True)
 class Span:
-    """A stream ran the op `name`, or waited for it, from begin_ns to end_ns. Times are ns of the
-    steady clock."""
+    """The time from begin_ns to end_ns in which a stream ran the op `name`. is_wait: the stream
+    waited for the op instead. Times are ns of the steady clock."""
 
     stream: str
     name: str

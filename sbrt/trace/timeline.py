@@ -14,8 +14,8 @@ PREFILL = "prefill"  # spans whose names begin with this belong to no round
 
 @dataclass(frozen=True)
 class TimedRound:
-    """A round with its times in ns. It lasts from the end of the previous round to the end of its
-    own `select`.
+    """A round with its times in ns. A round lasts from the end of the previous round's op `select`
+    to the end of its own.
 
     first_token: index in the output of the first token that the round committed. burst: the draft's
     spans. kept: number of nodes of the adopted tail that are in the next chain; None if there was

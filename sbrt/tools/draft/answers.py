@@ -16,7 +16,8 @@ from .chat import Chat
 from .labels import LONGEST_PROMPT
 
 HELD_OUT = 8  # every 8th prompt is held out: it is not used for training
-ANSWER, HELD_ANSWER = 192, 128  # maximum tokens of an answer for training; of a held-out answer
+# Maximum tokens of an answer for training, and of a held-out answer.
+ANSWER, HELD_ANSWER = 192, 128
 SAMPLED = 0.7  # temperature at which the second answer to a prompt is sampled
 INVENTED = 120  # maximum tokens of an invented prompt
 SHORTEST = 12  # minimum characters of an invented prompt

@@ -58,7 +58,7 @@ class Examples:
         return [batches[i] for i in chance.permutation(len(batches))]
 
     def batch(self, picked: Sequence[int], device: torch.device) -> Batch:
-        """Return the answers with these indices as a Batch."""
+        """Return the answers with the indices `picked` as a Batch."""
         width = int(self.lengths[list(picked)].max())
         tokens = np.zeros((len(picked), width), np.int64)
         rows, ids, logs, sources = [], [], [], []

@@ -96,7 +96,7 @@ def _make(args: argparse.Namespace) -> int:
     target = open_checkpoint(_target(args))
     vocab = min(args.vocab, target.config.vocab)
     prompts = None if args.prompts is None else read_prompts(args.prompts)
-    layers, width = make.kept_shape(args.out)  # keep the sizes of the work that is in the folder
+    layers, width = make.kept_shape(args.out)  # a resumed run keeps its sizes
     layers = layers if args.layers is None else args.layers
     width = width if args.width is None else args.width
     sizes = outlook.candidates(target.config, layers, width)

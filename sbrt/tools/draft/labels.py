@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 32  # number of most likely tokens that are kept for a position
-NEVER = 30.0  # nats; logits of unused ids are below all other logits by this
-DEEPEST = 12.0  # nats; tokens less likely than the best one by more are not kept
+NEVER = 30.0  # nats; logits of unused ids are this far below all other logits
+# In nats. A token is kept only if its log-prob is at most this far below the best log-prob.
+DEEPEST = 12.0
 ROWS = 64  # maximum rows of one forward
 BLOCK = 64  # number of answers per file of labels
 LONGEST_PROMPT = 400  # tokens; answers to longer prompts are left out
@@ -134,7 +135,8 @@ def labelled(
 ) -> list[Labels]:
     """Return the labels of all answers. Labels that are in `folder` already are read from there.
 
-    A block is made again if its answers have changed. `reader` is called only if logits are needed.
+    A block of answers is labelled again if its answers have changed. `reader` is called only if
+    logits are needed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found: list[Labels] = []

@@ -75,7 +75,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Data:
-    """Answers with their labels, and the ids of the draft's head, ascending."""
+    """Answers with their labels. ids: for each row of the draft's LM head, the token's id in the
+    target; ascending."""
 
     answers: list[Answer]
     labels: list[Labels]
@@ -187,8 +188,8 @@ def take_answers(plan: Plan, path: Path) -> None:
 
 
 def answers_to(jobs: Sequence[Job], target: Path, threads: int) -> list[Answer]:
-    """Return the target's answers to the prompts of these jobs. Raises InvalidInputError if no
-    prompt fits."""
+    """Return the target's answers to the prompts of `jobs`. Raises InvalidInputError if no prompt
+    fits."""
     chat = Chat(target)
     with _engine(target, threads) as engine, closing(Progress("the target answers")) as bar:
         writer, found = Writer(engine, chat), []
@@ -253,7 +254,8 @@ def train(plan: Plan, pair: Pair, data: Data) -> None:
 
     torch.set_num_threads(plan.threads)
     device = torch.device(plan.device)
-    config = replace(plan.config, draft_vocab=len(data.ids))  # fewer ids if the tokenizer is small
+    # There are fewer ids than the plan asks for if the tokenizer is small.
+    config = replace(plan.config, draft_vocab=len(data.ids))
     start = first_layers(plan.target, config)
     weights = {name: torch.from_numpy(values).to(device) for name, values in start.items()}
     network = Network(config, weights, min(LONGEST, plan.config.max_positions))

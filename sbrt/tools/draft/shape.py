@@ -25,8 +25,8 @@ def draft_config(target: ModelConfig, layers: int, width: int, vocab: int) -> Mo
     """Return a config of the target's family, with `layers` layers of width `width`. The draft has
     its own LM head, with `vocab` ids.
 
-    Raises InvalidInputError on more layers than the target has, or a width that does not fit its
-    heads.
+    Raises InvalidInputError on more layers than the target has, or a width that does not fit the
+    target's heads.
     """
     if not 1 <= layers <= target.layers:
         raise InvalidInputError(

@@ -185,7 +185,7 @@ class Trainer:
         return loss.item()
 
     def save(self) -> None:
-        """Write the state to `path`, whole or not at all."""
+        """Write the state of the training to `path`, whole or not at all."""
         state = {
             "weights": {n: w for n, w in self.network.weights.items() if n != EMBED},
             "optimizer": self.optimizer.state_dict(),

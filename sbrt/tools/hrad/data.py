@@ -97,11 +97,11 @@ def load_samples(path: Path) -> Samples:
 
 
 def joined(parts: Sequence[Samples]) -> Samples:
-    """Join samples of one pair of models and one gamma, at any temperatures. Equal prompts become
-    one prompt.
+    """Join samples of one pair of models and one gamma. Their temperatures may differ. Equal
+    prompts become one prompt.
 
-    The origin of the result has the highest temperature. Raises InvalidInputError if the pairs
-    differ.
+    The result's `origin` has the highest temperature of the parts. Raises InvalidInputError if the
+    pairs differ.
     """
     import numpy as np
 

@@ -164,7 +164,7 @@ def settings(classifier: Classifier) -> list[Method]:
     alone = [confidence(gamma, epsilon) for epsilon in (0.0, *EPSILONS)]
     both = [
         replace(m.having("hrad", path), text=f"{m.text},hrad=H")
-        for m in alone  # also epsilon 0, with which the class "some" keeps the whole tail
+        for m in alone  # includes epsilon 0: there the class "some" keeps the whole tail
     ]
     return [methods.parse(f"pearl:gamma={gamma}"), *alone, *both]
 
@@ -193,7 +193,7 @@ def weigh(simulator: Simulator, classifier: Classifier, prompts: Sequence[str]) 
 def of_equal_rollback(alone: Any, wanted: float) -> Tally:
     """Return the tally of `alone(epsilon)` whose rollback rate is nearest to `wanted`.
 
-    The rollback rate falls as epsilon rises.
+    The search is a bisection: the rollback rate falls as epsilon rises.
     """
     low, high, tried = 0.0, 1.0, [alone(0.0)]
     for _ in range(HALVINGS):
