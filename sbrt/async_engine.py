@@ -27,7 +27,7 @@ from .sampling import SamplingParams
 
 __all__ = ["AsyncEngine", "Order", "RequestOutputKind", "Stream"]
 
-SHORT = 2**14  # maximum characters of a prompt that the event loop's own thread encodes
+SHORT = 2**14  # maximum characters of a prompt that the event loop's thread encodes itself
 
 T = TypeVar("T")
 
@@ -164,7 +164,7 @@ class AsyncEngine:
 
     def _check(self) -> None:
         if os.getpid() != self._process:
-            self.engine.has_unfinished_requests()  # raises with the reason
+            self.engine.has_unfinished_requests()  # raises the engine's error for a fork
             raise EngineError("AsyncEngine: expected the process that made it, got a fork")
         self._pump.check()
 

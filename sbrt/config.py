@@ -22,7 +22,8 @@ MAX_THREADS = 1024
 DEFAULT_SEATS = 8  # for a CPU: a forward of 8 rows costs little more than a forward of 1 row
 CPU_DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 ACTIVATION_DTYPES = ("auto", "float32", "int8")
-BACKENDS = ("auto", "torch", "flash-attn", "triton")  # attention of prompts on a CUDA device
+# Backends for the attention of prompts on a CUDA device.
+BACKENDS = ("auto", "torch", "flash-attn", "triton")
 MODES = ("exact", "fast")
 CUDA_DTYPES = (*CPU_DTYPES, "float16")
 MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring has SLOTS more positions, for uncommitted tokens
@@ -49,7 +50,7 @@ class SpeculativeConfig:
     draft probability q is at most epsilon.
     acceptance: with `coupled`, sampled tokens equal those of plain decoding with the same seed.
     With `rejection` sampled tokens only have the same distribution.
-    hrad: the file of an H-RAD classifier, which decides how much of that tail is verified. Without
+    hrad: the file of an H-RAD classifier, which decides how much of a tail is verified. Without
     num_speculative_tokens, the file sets gamma. Raises InvalidInputError on a bad value.
     """
 
@@ -332,7 +333,7 @@ class EngineConfig:
         if target_cores or draft_cores:
             return len(target_cores) + len(draft_cores), len(draft_cores) or 1
         total = int(self.num_threads or usable_cores())
-        if self.on_cuda and self.drafts_on_cpu:  # the target needs none
+        if self.on_cuda and self.drafts_on_cpu:  # the target needs no CPU threads
             default = most = total
         else:
             # With one thread the lanes take turns. Otherwise the target keeps at least one thread.

@@ -15,8 +15,8 @@ class Logprob:
     """The log probability of a token at a position, and its rank among all tokens at that position.
 
     rank: 1 for the most likely; equally likely tokens rank by id, lowest first. decoded_token: the
-    text of the token after other tokens, with U+FFFD for bytes that are no whole character. It is
-    None without a tokenizer.
+    token's text as it appears after other tokens, with U+FFFD for bytes that are no whole
+    character. decoded_token is None without a tokenizer.
     """
 
     logprob: float

@@ -1,4 +1,4 @@
-"""The pump is the only thread that calls an engine. Event loops hand their calls to it."""
+"""The pump is the only thread that calls an engine. Event loops hand their calls to the pump."""
 
 from __future__ import annotations
 

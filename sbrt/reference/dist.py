@@ -26,7 +26,7 @@ from .toy import (
     toy_logits,
 )
 
-NOTHING = np.zeros(())  # no noise
+NOTHING = np.zeros(())  # in place of noise, if there is none
 # Number of candidates of a Dist, of partial sums of a softmax, and of positions in a block of
 # noise.
 CANDIDATES, LANES, BLOCK = 16, 16, 16

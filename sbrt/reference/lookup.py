@@ -90,8 +90,8 @@ class Hindsight:
         return clamp(exp_of(-(wait * (ONE - p) / p)), f32(1e-6), f32(0.98))
 
     def fills(self, lane: Lane, chain: Tree) -> bool:
-        """True if the chain needs no serial burst, because it was looked up after a miss with a
-        good match."""
+        """True if the chain needs no serial burst, because after a miss a look-up with a good match
+        filled it."""
         match = chain[0].match
         if len(chain) == 1 or not match or match.length < GOOD:
             return False
@@ -178,7 +178,8 @@ class Join:
         return len(self.chain) - 1
 
     def child(self, i: int) -> int:
-        """Return the child of node i that holds the looked-up token; 0 if there is none."""
+        """Return the child of node i that holds the token looked up after node i; 0 if there is
+        none."""
         want = (i, self.chain[i].next)
         found = (j for j, c in enumerate(self.chain) if j and (c.parent, c.token) == want)
         return next(found, 0)

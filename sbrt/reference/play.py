@@ -28,7 +28,7 @@ class Stats:
     discarded_branch_tokens: int = 0  # number of drafted nodes that can never be verified
     empty_residuals: int = 0  # rounds in which the residual distribution was empty
     draft_limit_rounds: int = 0  # rounds in which the draft had no free positions
-    histogram: list[int] = field(default_factory=lambda: [0] * SLOTS)  # rounds by accepted nodes
+    histogram: list[int] = field(default_factory=lambda: [0] * SLOTS)  # [accepted nodes]: rounds
 
     @property
     def rollback_tokens(self) -> int:
@@ -54,8 +54,8 @@ def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int
 
 
 def examined(new: list[int], stops: Sequence[int], room: int) -> tuple[list[int], str | None]:
-    """Return the new tokens up to the end of the sequence, and the finish reason, or None if the
-    sequence goes on."""
+    """Return (tokens, reason). tokens: the new tokens up to the end of the sequence. reason: the
+    finish reason; None if the sequence goes on."""
     for i, token in enumerate(new, 1):
         if token in stops or i == room:
             return new[:i], "stop" if token in stops else "length"
@@ -92,8 +92,8 @@ class Play:
         return max(node.level for node in self.chain)
 
     def round(self, stops: Sequence[int]) -> tuple[list[int], str | None]:
-        """Run one round. Returns its committed tokens, and the finish reason, or None if the
-        sequence goes on."""
+        """Run one round. Returns (tokens, reason). tokens: the tokens that the round committed.
+        reason: the finish reason; None if the sequence goes on."""
         p, s = self.policy, self.stats
         self.idle = False
         lost = 0

@@ -13,10 +13,10 @@ import numpy as np
 f32 = np.float32
 WORD, HALF = (1 << 64) - 1, (1 << 32) - 1
 
-TARGET, DRAFT, COIN, RESIDUAL = range(4)  # uses of noise
+TARGET, DRAFT, COIN, RESIDUAL = range(4)  # uses of random numbers
 
-LEAST, MAGIC = f32(-87), f32(12582912)  # of exp32
-MAGIC64 = 1.5 * 2.0**52  # of exp64
+LEAST, MAGIC = f32(-87), f32(12582912)  # constants of exp32
+MAGIC64 = 1.5 * 2.0**52  # constant of exp64
 TAYLOR = [
     f32(c)
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)

@@ -264,7 +264,7 @@ class Shape(NamedTuple):
 
 
 def can_grow(tail: Tree, tries: list) -> bool:
-    """True if the tree has a candidate to append and a free slot."""
+    """Return a branch for the outcome (node, token), with only the first node of its tail."""
     return bool(tries) and len(tail) < SLOTS
 
 

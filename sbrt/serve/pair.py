@@ -76,7 +76,8 @@ def load_pair(
         target_model = _model(config, target, progress)
     draft_model: Model | None = None
     if draft is not None:
-        of_draft = _of_draft(config)  # a config checks its cores, so not while they are fewer
+        # Made outside `on_cores`: a config checks that this process may use the config's cores.
+        of_draft = _of_draft(config)
         with on_cores(draft_cores):
             draft_model = _model(of_draft, draft, progress, target_model, config.draft_index)
     elif make_draft is not None:

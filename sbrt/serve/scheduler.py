@@ -63,7 +63,7 @@ class Scheduler:
         self._max_model_len = max_model_len
         self.turns = Turns()
         self._late: deque[Request] = deque()  # requests that the next holder of the lock drops
-        self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
+        self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # keys: Request.key
         self._running: dict[tuple[bool, str], Request] = {}  # requests with a seat, oldest first
         self._newest: Seat | None = None  # seat of the request that was admitted last
         self._begun_ns = core.now_ns  # trace() leaves out earlier spans, which belong to no request
@@ -289,7 +289,7 @@ class Scheduler:
         return [Round(*entry) for entry in self._newest.rounds()] if self._newest else []
 
     def _advance(self) -> bool:
-        """Admit requests to free seats. Run a round, or a slice of one, for all that have a seat.
+        """Admit requests to free seats. For all requests with a seat, run a round or a slice of it.
 
         Returns False if the prefill or the round takes longer than the slice.
         """

@@ -251,8 +251,8 @@ class CompletionReply(Reply):
     def logprobs(
         self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
     ) -> dict[str, Any]:
-        """Return the object `logprobs`, lists with an item for each token. With echo, the prompt's
-        tokens come first."""
+        """Return the object `logprobs`, whose lists have an item for each token. With echo, the
+        prompt's tokens come first."""
         tokens, positions = answer.token_ids, list[Any](answer.logprobs or ())
         if self.delays_opening and of_prompt is not None:
             tokens, positions = choice.prompt_ids + tokens, [*of_prompt, *positions]

@@ -120,7 +120,8 @@ def figure_of(report: Report) -> Figure:
 
 
 def strips_of(tallies: Sequence[Tally]) -> list[Strip]:
-    """Return strips of equal length. All begin at the same token, or at the next round after it."""
+    """Return strips of equal length. All strips begin at the same token, or at the next round after
+    it."""
     timed = [timed_rounds(tally.spans, tally.rounds) for tally in tallies]
     there = [rounds for rounds in timed if rounds]
     length = window_ms(there)
@@ -132,8 +133,11 @@ def strips_of(tallies: Sequence[Tally]) -> list[Strip]:
 
 
 def window_ms(methods: Sequence[Sequence[TimedRound]]) -> float:
-    """Return the length of a strip in ms: the time of ROUNDS rounds of the slowest method, or of
-    the whole answer."""
+    """Return the length of a strip in ms: the time of ROUNDS rounds of the slowest method.
+
+    A strip is shorter if the longest answer is, or MOST_ROUNDS rounds of the fastest drafting
+    method.
+    """
     typical = [_typical_ns(rounds) for rounds in methods] or [1e6]
     drafting = [_typical_ns(rounds) for rounds in methods if any(r.burst for r in rounds)]
     wanted = min(max(typical) * ROUNDS, min(drafting or typical) * MOST_ROUNDS)

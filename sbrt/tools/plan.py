@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Curves = Callable[[Axes, Sequence[Report]], None]
 
 SECONDS = 2.0  # seconds for measuring costs
-ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # rows that are measured
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # numbers of rows that are measured
 MORE_ROWS = (*ROWS, 128, 256, 512)  # numbers of rows that are measured on the draft
 TOY_VOCAB, TOY_TOKENS, TOY_PROMPTS = 512, 400, 4
 MEASURED = "measured here"

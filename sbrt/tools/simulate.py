@@ -19,7 +19,8 @@ from .closed_loop import ClosedLoop, count
 from .costs import CostModel
 from .measure import Bench, Progress, Report, Tally, fitting, run_one, silent
 
-# The values that are tried once the best gamma is known, one option after the other.
+# For each method, the values of other options that are tried once the best gamma is known. One
+# option is tried after the other.
 SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {
     "adaedl": {"theta": (0.0, 0.2, 0.4, 0.6)},
     "specbranch": {"epsilon": (0.0, 0.1, 0.3, 0.5)},

@@ -53,8 +53,8 @@ def render(report: Report) -> str:
 
 
 def render_next_to(clock: Report, simulated: Report) -> str:
-    """Return a short table of the same methods in simulated time, and why it differs from real
-    time.
+    """Return a short table of the same methods in simulated time, and the reason why speedups
+    differ between simulated and real time.
 
     Both reports must have the same methods in the same order. A line has at most 100 characters.
     """
@@ -148,7 +148,8 @@ def _pieces(name: str) -> list[str]:
 def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
     drafts = line["draft_tokens"] > 0
     rounds = line["branch_rounds"]
-    has_times = tally.method.drafts and tally.load is None  # else sequences share them
+    # In a closed loop, the lanes' times belong to all sequences together.
+    has_times = tally.method.drafts and tally.load is None
     return (
         _rate(line["tokens_per_second"]),
         f"{line['speedup']:.2f}x",

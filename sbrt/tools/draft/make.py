@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 SEATS = 16  # number of answers that are generated together
 LONGEST = 1024  # maximum tokens of a prompt and its answer together
-ANSWERING = 0.4  # time limit for answers, as a share of the minutes of training
+ANSWERING = 0.4  # time limit for answers, divided by the time of training
 MEASURES = 12  # number of measurements on held-out answers in a training run
 PAUSE = 30.0  # seconds between two printed lines of a training run
 MOST_BYTES = 2**32  # maximum bytes of a file of answers

@@ -31,7 +31,7 @@ LEAST = 0.02  # final learning rate, divided by PEAK
 WARM_UP = 20  # number of steps in which the learning rate rises
 ROUNDED_FROM = 0.6  # share of the schedule after which matrices are rounded to 4 bits
 SAVE_EVERY = 120.0  # seconds between two saves of the state
-TOP = 4  # number of the draft's most likely tokens that count for `among`
+TOP = 4  # number of the draft's most likely tokens for Agreement.among
 RIDGE = 1e-3  # strength of the ridge, divided by the mean variance of a hidden element
 REGRESSED = 20_000  # number of positions that the head is fitted on
 
