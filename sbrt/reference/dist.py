@@ -136,7 +136,8 @@ def ranked(rows: np.ndarray, s: Sampling, noise: np.ndarray | None) -> tuple[np.
 
 
 def top_tokens(logits: np.ndarray, s: Sampling, noise: np.ndarray | None, want: int) -> list[int]:
-    """Return the `want` best tokens of one row [vocab] f32, given Gumbel noise [vocab]."""
+    """Return the `want` best tokens of one row of logits [vocab] f32. noise: Gumbel noise [vocab]
+    of the row's position; None: greedy."""
     noise = None if noise is None or is_greedy(s) else noise[None]
     tokens, _, count = ranked(logits[None], s, noise)
     return tokens[0, : min(want, count[0])].tolist()
@@ -146,8 +147,8 @@ def top_tokens(logits: np.ndarray, s: Sampling, noise: np.ndarray | None, want: 
 
 
 def lane_sum(x: np.ndarray) -> np.ndarray:
-    """Return the sums [rows, 1] of rows [rows, vocab] f32. Each row is added into 16 partial sums,
-    and these are added in pairs."""
+    """Return the sum of each row of x [rows, vocab] f32, as [rows, 1]. A row is first added into 16
+    partial sums, then the partial sums are added in pairs."""
     lane = np.zeros((len(x), LANES), f32)
     for first in range(0, x.shape[1], LANES):
         part = x[:, first : first + LANES]
@@ -203,10 +204,11 @@ def in_order(x: np.ndarray) -> np.ndarray:
 
 
 def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
-    """Raise each confidence p to p^sharpness, and normalise. Takes and returns logarithms [rows,
-    candidates].
+    """Raise each candidate's confidence p to p^sharpness, then normalise. Takes and returns
+    logarithms [rows, candidates].
 
-    The probability that is left for all other tokens enters the normalisation unchanged.
+    The normalisation includes the probability of all tokens that are no candidates. Sharpness does
+    not change this probability.
     """
     if sharpness == 1:
         return lp
@@ -218,12 +220,12 @@ def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
 
 @dataclass(slots=True)
 class Dist:
-    """The candidates for the token after a prefix, best first, and the lane's confidence. There are
-    no candidates if the logits are invalid.
+    """The candidates for the token after a prefix, best first, and the lane's confidence in them.
+    There are no candidates if the logits are invalid.
 
-    q: probability of the first candidate in the softmax of the raw logits.
-    entropy: entropy of that softmax, nats.
-    lp: [CANDIDATES] f32, logarithms of the candidates' confidence; -inf after the last candidate.
+    q: probability of the first candidate in the softmax of the raw logits. entropy: entropy of that
+    softmax, nats. lp: [CANDIDATES] f32, logarithms of the candidates' confidence; -inf after the
+    last candidate.
     """
 
     tokens: list[int]
@@ -302,7 +304,7 @@ class Lane:
         return self.known.get(prefix.hash) or self.dists([prefix])[0]
 
     def dists(self, prefixes: Sequence[Prefix]) -> list[Dist]:
-        """Return the distributions of the tokens after these prefixes."""
+        """Return the distributions of the tokens after each of `prefixes`."""
         new = {p.hash: p for p in prefixes if p.hash not in self.known}
         if new:
             self.known.update(zip(new, self.compute(list(new.values())), strict=True))

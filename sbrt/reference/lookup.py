@@ -66,8 +66,8 @@ class Hindsight:
         return clamp(right / (self.seen[k] + WEIGHT), f32(0.02), f32(0.98))
 
     def recall(self, chain: Tree, path: list[int], new: list[int]) -> None:
-        """After a round, count the look-ups at the nodes of the accepted path, and those that were
-        right."""
+        """After a round, count the look-ups at the nodes of the accepted path, and how many of them
+        were right."""
         for node, y in zip((chain[i] for i in path), new, strict=False):
             if node.match:
                 k = min(node.match.length, 4) - 1

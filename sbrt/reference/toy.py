@@ -50,7 +50,7 @@ def state_after(state: int, tokens: Iterable[int]) -> int:
 
 
 def toy_logits(toy: Toy, states: list[int], vocab: int) -> np.ndarray:
-    """Return the logits [states, vocab] f32 after the prefixes that have these hashes."""
+    """Return the logits [states, vocab] f32 after prefixes whose hashes are `states`."""
     state = np.array(states, np.uint64)[:, None]
     token = np.arange(vocab, dtype=np.uint64)
     h = mix(state, token + 65536)
@@ -89,7 +89,7 @@ def gumbels(s: Sampling, use: int, where: np.ndarray, vocab: int) -> np.ndarray:
 
 
 def noise_word(s: Sampling, use: int, where: int, token: int) -> int:
-    """Return the 32 bits that a token's noise is made from."""
+    """Return the 32 random bits from which the noise of a token is made."""
     counter = (token // 4 | use << 30, where & HALF, where >> 32, s.completion)
     return philox(*counter, s.seed & HALF, s.seed >> 32)[token % 4]
 

@@ -1,8 +1,8 @@
 """Chains and tails, and how the draft makes them, as in csrc/round/{plan,grow}.cc.
 
-Paths are drafted late: only when their branch is adopted, and only as far as they may be kept. For
-other branches only the length of the path matters. This length is the number of steps, unless the
-draft can stop early.
+Paths are drafted late: only when their branch is adopted after a hit, and only as far as they may
+be kept. For branches that are not adopted, only the length of the path matters. This length is the
+number of draft steps, unless the draft can stop early.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def makes_paths(policy: Policy) -> bool:
 
 
 def room_of(gamma: int, branches: int, width: int) -> Room:
-    """Return the Room of an engine whose methods have at most this gamma, these branches and this
-    width."""
+    """Return the Room that an engine needs for methods of at most `gamma` draft steps, `branches`
+    branches and width `width`."""
     slots = 1 + width * (gamma - 1) * (2 if width > 1 else 1)
     return Room(min(max(branches * width, 64), 512), min(max(slots, 1), SLOTS))
 
@@ -58,9 +58,10 @@ class Node:
     outcome's token.
 
     score: the draft's log probability that the node is accepted. drafted: True if the draft has
-    processed the node. lp: calibrated log-probs of the candidates for its child. They are set when
-    the node is processed, and only if outcomes are ranked. known: True if the node was looked up.
-    next: the token looked up after the node, by `match`.
+    processed the node. lp: calibrated log-probs of the candidates for the node's child. They are
+    set when the draft processes the node, and only if outcomes are ranked. known: True if the node
+    was looked up. match: the match for a look-up after the node. next: the token that this look-up
+    gives.
     """
 
     prefix: Prefix
@@ -109,15 +110,15 @@ class Draft:
                 node.lp = lp
 
     def goes_on(self, dist: Dist) -> bool:
-        """True if a path continues after a node with this distribution. The test is AdaEDL's
-        bound."""
+        """True if a path continues after a node whose next token has the distribution `dist`. The
+        test is AdaEDL's bound."""
         p = self.policy
         if p.lambda_ and dist.tokens:
             return not f32(1) - np.sqrt(f32(p.lambda_) * dist.entropy) < f32(p.theta)
         return bool(dist.tokens)
 
     def path_sizes(self, tails: Sequence[Tree], steps: int) -> int:
-        """Return the total number of nodes that the paths of these tails have after `steps`
+        """Return the total number of nodes that the paths `tails` have after `steps` draft
         steps."""
         if not self.lane.can_fail and not self.policy.lambda_:
             return steps * len(tails)
@@ -227,8 +228,8 @@ class Draft:
         return max(own, above.lp[rank]) if self.policy.lookup else above.lp[rank]
 
     def sharpen(self, chain: Tree, path: list[int], new: list[int]) -> None:
-        """At each node of the path, adjust `sharpness` so that the target's token becomes more
-        likely."""
+        """At each node of the accepted path, adjust `sharpness` so that the target's token gets a
+        higher confidence."""
         for node, y in zip((chain[i] for i in path), new, strict=False):
             tokens = self.lane.dist(node.prefix).tokens if node.drafted else []
             if len(tokens) < 2:

@@ -1,10 +1,10 @@
-"""`sbrt plan`: predicts each method's speed for given costs, and recommends one.
+"""`sbrt plan`: predicts each method's speed for given costs, and recommends a method.
 
 The command runs real rounds in simulated time, and tries every gamma if none is given. It uses a
 real pair of models with prompts or, with --acceptance, a toy pair. The toy draft's first choice is
 right at the given rate, and its confidence is accurate (csrc/model/toy.h). The text of toy models
-does not repeat, so look-ups find nothing in it. With --concurrency each method runs once for every
-number of sequences in flight.
+does not repeat, so look-ups find nothing in that text. With --concurrency each method runs once for
+every number of sequences in flight.
 """
 
 from __future__ import annotations

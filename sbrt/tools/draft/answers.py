@@ -37,10 +37,11 @@ class Job:
 
 
 def jobs_of(prompts: Sequence[str] | None, count: int) -> tuple[list[Job], list[Job]]:
-    """Return (jobs for training, held-out jobs) for given prompts, or for `count` invented ones.
+    """Return (jobs for training, held-out jobs). The prompts are the given ones, or `count`
+    invented prompts.
 
     A given prompt for training is answered twice, greedily and sampled. Invented prompts are
-    answered only greedily, because there is no limit to their number.
+    answered only greedily, because the target can invent any number of prompts.
     """
     texts: Sequence[str | None] = [None] * count if prompts is None else prompts
     name = "invented" if prompts is None else "prompts"

@@ -175,8 +175,8 @@ def _judged(
 
 
 def _held_out(args: argparse.Namespace, target: Path, draft: Path) -> list[Answer]:
-    """Return answers to --prompts if given, else the held-out answers of `make`, else answers to
-    built-in prompts."""
+    """Return answers to the prompts of --prompts, if given. Otherwise return the held-out answers
+    of `make`; if there are none, answers to the built-in prompts."""
     kept = draft / "work" / "held-out.jsonl"
     if args.prompts is None and kept.is_file() and make.is_work_of(draft, open_checkpoint(target)):
         return read_answers(kept)

@@ -50,10 +50,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of an answer of n tokens. ids: the most likely tokens, best first. Their
-    log-probabilities have the same shape, [n, KEPT].
+    """Labels of an answer of n tokens.
 
-    Row j is the distribution from which token j was sampled. Unused entries have id -1.
+    ids: [n, KEPT], the target's most likely tokens, best first; -1 in unused entries. logs: [n,
+    KEPT], their log-probabilities. Row j is the distribution from which token j of the answer was
+    sampled.
     """
 
     ids: NDArray[np.int32]

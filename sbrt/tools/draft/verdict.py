@@ -167,7 +167,8 @@ def agreement(
 
 
 def _hits(lane: LogitReader, answer: Answer, head: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return bool [tokens, TOP]: True if the draft's k-th choice equals the answer's token."""
+    """Return bool [tokens, TOP]: True if the draft's k-th choice equals the answer's token. k is
+    the column, from 0."""
     tokens, first = answer.prompt + answer.ids[:-1], len(answer.prompt) - 1
     found = []
     for at in range(0, len(tokens), ROWS):

@@ -80,7 +80,8 @@ class Judgement:
 
 
 def judge(classifier: Classifier, samples: Samples) -> Judgement:
-    """Judge the held-out samples if the classifier was trained on the same file, else all samples.
+    """Judge the classifier on the held-out samples if it was trained on the same file. Otherwise
+    judge it on all samples.
 
     Raises InvalidInputError if the samples were collected with another gamma or other models.
     """
