@@ -236,8 +236,8 @@ async def _answer(
 
 @contextmanager
 def _as_bad_request() -> Iterator[None]:
-    """Turn an EngineError into status 400. The engine is healthy, but a profile call came in the
-    wrong order."""
+    """Turn an EngineError of a profile call into status 400. Such an error means that the calls
+    came in the wrong order, not that the engine is broken."""
     try:
         yield
     except EngineError as error:
@@ -291,7 +291,8 @@ async def _engine_error(_: Request, error: Exception) -> Response:
 
 
 async def _client_gone(_: Request, error: Exception) -> Response:
-    """Return a response, so that the access log has a status. No client reads it."""
+    """Return a response for the status in the access log. The client has disconnected and reads
+    nothing."""
     return Response(status_code=499)
 
 

@@ -12,7 +12,7 @@ from ..trace.spans import DRAFT, TARGET, Span
 from ..trace.timeline import lane_work
 from .answers import Choice
 
-MOST_SPANS = 4000  # maximum number of spans of a lane in a trace; the last ones are kept
+MOST_SPANS = 4000  # maximum number of spans of a lane in a trace; the latest are kept
 
 
 def trace_of(

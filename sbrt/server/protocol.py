@@ -29,7 +29,7 @@ from .fields import (
     top_k,
 )
 
-COMPLETION_TOKENS = 16  # max_tokens of a completion that gives none, as in OpenAI's API
+COMPLETION_TOKENS = 16  # max_tokens of a completion request that gives none, as in OpenAI's API
 
 
 @dataclass(frozen=True)

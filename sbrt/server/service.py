@@ -24,7 +24,7 @@ from .templates import ChatTemplate, Conversation, read_file, read_template
 
 LOG = logging.getLogger("sbrt.server")
 
-# Names of fields in requests, by the engine's names. The fields of SamplingParams are checked
+# {the engine's name of a field: its name in requests}. The fields of SamplingParams are checked
 # earlier.
 FIELDS = {
     "prompt": "prompt", "method": "speculative", "acceptance": "speculative", "stop": "stop",

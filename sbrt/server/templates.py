@@ -29,8 +29,8 @@ from .sandbox import Environment
 LONGEST = 2**20  # characters of a template
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
 REASONING = ("reasoning_content", "thinking", "reasoning")  # names of the field with the reasoning
-MARK = "\ue000sbrt ends here\ue001"  # marks the place in the text where the last message goes on
-SPACE = " "  # stands after MARK, to find out if the template trims messages
+MARK = "\ue000sbrt ends here\ue001"  # appended to the last message: marks where its text ends
+SPACE = " "  # appended after MARK; a template that trims messages removes it
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _content(token: Any) -> str | None:
-    """Return a special token's text. The token is a str, or an object with flags."""
+    """Return a special token's text. token: the text, or an object whose field `content` is the
+    text."""
     found = token.get("content") if isinstance(token, Mapping) else token
     return found if isinstance(found, str) else None
 
@@ -163,7 +164,8 @@ def _marked(messages: list[dict[str, Any]], template: str) -> list[dict[str, Any
 
 
 def _cut(text: str, content: str) -> str:
-    """Return the text before MARK. Trailing space is removed if the template trims messages."""
+    """Return the text before MARK. If the template trims messages, trailing space is removed,
+    too."""
     at = text.rfind(MARK)
     if at < 0 or content.strip() not in text:
         raise InvalidInputError(

@@ -9,7 +9,7 @@ from .costs import SECOND, TARGET_ROWS
 from .measure import Report, Tally
 
 NOTHING = 0.02  # smaller relative differences count as no difference
-BUSY = 0.25  # share of a round; a longer time in which no lane works is reported
+BUSY = 0.25  # maximum share of a round without work of any lane; more is reported
 
 
 def conclusion(report: Report) -> str:

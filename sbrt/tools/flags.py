@@ -129,7 +129,7 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_method_flag(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that selects a command's method, for commands that run only one."""
+    """Add the flag that selects the method, for commands that run only one method."""
     parser.add_argument(
         "--method",
         metavar="NAME[:key=value,...]",

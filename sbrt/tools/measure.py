@@ -63,8 +63,8 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        """Generated tokens per second. In a closed loop, this is the total of all sequences, in
-        rounds in which all of them decode."""
+        """Generated tokens per second. In a closed loop, this is the total of all sequences during
+        the rounds in which all of them decode."""
         if self.load is not None:
             return ratio(self.load.tokens, self.load.seconds)
         return ratio(self.tokens, self.seconds)
@@ -111,13 +111,13 @@ class Tally:
     def line(
         self, plain_rate: float, placement: str, dtypes: tuple[str, str], device: str
     ) -> dict[str, Any]:
-        """Return the JSON object of this method. dtypes: the dtype of weights and that of
-        activations.
+        """Return the JSON object of this method. dtypes: the dtype of the weights and the dtype of
+        the activations.
 
         target_passes: number of rounds. tokens_per_pass: tokens / target_passes. draft_tokens: sum
         of the depths of the verified chains. acceptance_rate: accepted / draft_tokens.
         rollback_rate: rollback_tokens / tokens. branch_rounds: rounds with a prepared branch after
-        which the sequence went on. branch_hits: number of these rounds whose outcome had a branch.
+        which the sequence went on. branch_hits: number of branch_rounds whose outcome had a branch.
         seconds: from the end of both prefills to the last token. A ratio with denominator 0 is 0.0.
         If the device is sim, seconds are seconds of simulated time or, with c=N, draft forwards;
         tokens_per_second are tokens per such unit.
@@ -173,8 +173,7 @@ class Report:
 
     @property
     def wrong(self) -> list[Tally]:
-        """The tallies whose tokens differ from those of plain decoding, although they should be
-        equal."""
+        """The tallies whose tokens differ from plain decoding, although they should be equal."""
         exempt = [t for t in self.tallies if self.sampled and t.method.rejection]
         return [t for t in self.tallies if not t.is_identical and t not in exempt]
 
@@ -319,7 +318,7 @@ def measure(
 def run_one(
     bench: Bench, tally: Tally, ids: list[int], params: SamplingParams, keep_spans: bool
 ) -> RequestOutput:
-    """Answer one prompt. The tally keeps the trace if this is its longest answer. The answer is not
+    """Answer one prompt. The tally keeps the trace if this answer is its longest. The answer is not
     counted yet."""
     output = bench.run(tally.method, ids, params)
     tokens = len(output.outputs[0].token_ids)

@@ -167,8 +167,8 @@ def first_token(methods: Sequence[Sequence[TimedRound]], length_ms: float) -> in
 
 
 def _first_round(rounds: Sequence[TimedRound], token: int) -> int:
-    """Return the index of the first round that begins at `token` or later; if there is none, the
-    last index."""
+    """Return the index of the first round that begins at `token` or later. If there is no such
+    round, return the last index."""
     return min(bisect_left(rounds, token, key=lambda r: r.first_token), len(rounds) - 1)
 
 

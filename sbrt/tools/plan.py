@@ -244,7 +244,7 @@ def _draw(path: Path, reports: dict[str, list[Report]], curves: Curves) -> None:
 
 def _lines(axis: Axes, reports: Sequence[Report]) -> None:
     """Plot the rate of each method against the number of sequences. Each rate is divided by the
-    rate of plain decoding with as many sequences."""
+    rate of plain decoding with the same number of sequences."""
     numbers = [report.concurrency or 0 for report in reports]
     axis.axhline(1.0, color=picture.FAINT, linewidth=0.8)
     for i, tallies in enumerate(zip(*(report.shown() for report in reports), strict=True)):

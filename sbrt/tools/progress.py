@@ -96,7 +96,7 @@ class Phases:
 
 
 def _columns() -> int:
-    """Return the number of columns of stderr's terminal; 80 if it is unknown."""
+    """Return the width of stderr's terminal in characters; 80 if it is unknown."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):

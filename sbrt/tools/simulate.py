@@ -30,7 +30,7 @@ SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """Chooses the settings of a method that are tried.
+    """Chooses which settings of a method are tried.
 
     c: time of a target forward divided by the time of a draft forward. fixed: options that flags
     have set for all methods. A method whose gamma is set is not swept at all.

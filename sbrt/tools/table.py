@@ -129,7 +129,8 @@ def _threads(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _rows(label: str, figures: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return one row of the table, and further rows for the rest of a long name."""
+    """Return one row of the table, and further rows for the rest of a name that is too long for a
+    line."""
     first, *others = _pieces(label)
     blank = ("",) * len(figures)
     return [(first, *figures), *((f"  {other}", *blank) for other in others)]

@@ -26,10 +26,10 @@ class Span:
 class Round:
     """The result of one round.
 
-    number: number of the round since the engine was made. depth: depth of the verified chain.
-    n: depth of the last accepted node. branches: number of branches prepared in this round; 0 in a
+    number: number of the round since the engine was made. depth: depth of the verified chain. n:
+    depth of the last accepted node. branches: number of branches prepared in this round; 0 in a
     serial round.
-    is_hit: True if the outcome had a branch and the sequence did not end.
+    is_hit: True if a branch for the outcome was prepared and the sequence did not end.
     tokens: number of committed tokens: n + 1, or fewer in the round that ends the sequence.
     """
 

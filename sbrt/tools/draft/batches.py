@@ -36,8 +36,8 @@ class Batch:
 
 
 class Examples:
-    """The training examples. to_draft: the draft's id for each id of the target; -1 if the draft
-    lacks the token."""
+    """The training examples. to_draft: [target's vocabulary], the draft's id of each id of the
+    target; -1 if the draft lacks the token."""
 
     def __init__(
         self, answers: Sequence[Answer], labels: Sequence[Labels], to_draft: NDArray[np.int64]

@@ -1,5 +1,5 @@
-"""Predicts from measured costs, before training, which size of draft would make decoding on this
-machine faster."""
+"""Predicts which size of draft would make decoding on this machine faster. The prediction uses
+measured costs, and is made before training."""
 
 from __future__ import annotations
 

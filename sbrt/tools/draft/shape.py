@@ -90,8 +90,8 @@ def _narrowed(
 ) -> NDArray[np.float32]:
     """Return a weight reduced to `shape`.
 
-    The side that faces the residual stream is projected on the basis. Surplus heads and inner
-    elements are cut off.
+    The dimension of the residual stream is projected onto the basis. Surplus heads are cut off, and
+    so is the surplus of the MLP's inner dimension.
     """
     if len(shape) == 1:
         return np.ascontiguousarray(values[: shape[0]])

@@ -40,8 +40,9 @@ REGRESSED = 20_000  # number of positions that the head is fitted on
 class Agreement:
     """The agreement of draft and target, and the loss.
 
-    first, among: share of positions whose target token is the draft's first choice, or among its
-    TOP first choices. loss: the mean loss. count: number of positions.
+    first: share of positions at which the target's token is the draft's first choice. among: share
+    of positions at which it is among the draft's TOP first choices. loss: the mean loss. count:
+    number of positions.
     """
 
     first: float
@@ -90,11 +91,13 @@ def fit_head(
     ids: NDArray[np.int64],
     tell: Callable[[int, int], None],
 ) -> None:
-    """Set the head to the ridge regression from hidden states to the target's logits.
+    """Fit the draft's LM head by ridge regression: from the draft's hidden states to the target's
+    logits.
 
-    The target's logits are its last hidden state times its head. So the regression finds a linear
-    map from the draft's to the target's hidden states. The product of this map and rows of the
-    target's head is the draft's head. ids: the draft's vocabulary, as ids of the target.
+    The target's logits are its last hidden state times its LM head. So the regression in effect
+    finds a linear map from the draft's to the target's hidden states. The draft's LM head becomes
+    the product of this map and rows of the target's LM head. ids: the draft's vocabulary, as ids of
+    the target.
     """
     device = network.weights[EMBED].device
     width = network.config.hidden

@@ -45,8 +45,8 @@ Tell = Callable[[int, int], None]
 class Agreement:
     """The agreement of draft and target on `tokens` tokens.
 
-    first, among: share of positions whose target token is the draft's first choice, or among its
-    TOP first choices.
+    first: share of positions at which the target's token is the draft's first choice. among: share
+    of positions at which it is among the draft's TOP first choices.
     """
 
     first: float

@@ -124,8 +124,8 @@ def unseen(prompts: Sequence[str], classifier: Classifier, samples: Samples) -> 
 class Worth:
     """The rollback rate and speed of several settings in simulated time.
 
-    best: the fastest setting with the classifier. equal: the setting without the classifier, with a
-    confidence threshold alone, that has about the same rollback rate as `best`.
+    best: the fastest setting with the classifier. equal: the setting without the classifier whose
+    rollback rate is about that of `best`. It has only a confidence threshold.
     """
 
     report: Report
@@ -159,8 +159,8 @@ class Worth:
 
 
 def settings(classifier: Classifier) -> list[Method]:
-    """Return the settings to compare: PEARL; each confidence threshold alone, where 0 leaves chains
-    uncut; each threshold together with the classifier."""
+    """Return the settings to compare: PEARL, each confidence threshold without the classifier, and
+    each threshold with the classifier. Threshold 0 leaves chains uncut."""
     gamma, path = classifier.origin.gamma, str(classifier.path)
     alone = [confidence(gamma, epsilon) for epsilon in (0.0, *EPSILONS)]
     both = [
@@ -176,8 +176,8 @@ def confidence(gamma: int, epsilon: float) -> Method:
 
 
 def weigh(simulator: Simulator, classifier: Classifier, prompts: Sequence[str]) -> Worth:
-    """Run every setting. Then find the confidence threshold that alone gives the rollback rate of
-    the best setting with the classifier."""
+    """Run every setting. Then find the confidence threshold that has the same rollback rate without
+    the classifier as the best setting with the classifier."""
     none = methods.parse("none")
     report = simulator.report(settings(classifier), none, prompts)
     on = [t for t in report.tallies if t.method.options.get("hrad", "off") != "off"]
