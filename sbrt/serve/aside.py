@@ -26,7 +26,7 @@ from typing import Any, Generic, TypeVar
 Found = TypeVar("Found")
 
 # Maximum time of one wait, in seconds. A signal that arrives just before a wait begins does not end
-# that wait. Its handler runs when this time is over.
+# that wait. Then the signal's handler runs only after the wait.
 LOOK = 0.05
 _OTHERS = tuple(sorted(set(signal.valid_signals()) - {signal.SIGINT}))
 
@@ -114,7 +114,8 @@ class Aside:
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
-        # Thread.start takes a lock of `threading`, which an interrupted start would never release.
+        # Not Thread.start: that function takes a lock of `threading`, and would never release the
+        # lock if a handler interrupted it.
         _thread.start_new_thread(_work, (self._jobs,))
         ends = weakref.finalize(self, self._jobs.put, None)
         ends.atexit = False  # functions registered with atexit may still call the engine

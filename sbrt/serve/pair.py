@@ -100,8 +100,8 @@ def load_pair(
 
 def _of_draft(config: EngineConfig) -> EngineConfig:
     """Return the config with the draft's dtype and activation_dtype."""
-    # The caller asks for int8 for the target. A quantised draft uses int8, too; a draft with float
-    # weights cannot.
+    # A caller who asks for int8 means the target. A draft with quantised weights uses int8, too; a
+    # draft with float weights cannot.
     activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
     return replace(config, dtype=config.draft_dtype, activation_dtype=activations)
 
@@ -197,7 +197,7 @@ def _defaults(target: Checkpoint) -> Defaults:
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
     """Return the end-of-sequence ids that the folder or the file gives.
 
-    A tokenizer's eos_token is ignored: as in transformers, it ends no answer.
+    A tokenizer's eos_token is ignored: as in transformers, that token ends no answer.
     """
     if is_gguf(target.folder):
         # Imported here, so that `import sbrt` stays fast.

@@ -174,7 +174,7 @@ class Request:
         self.finish_reason, self.stop_reason = reason, why
 
     def settle(self) -> None:
-        """Move text that no stop string can cut any more to the pieces, so that `text` stays
+        """Move text that no stop string can cut any more to `pieces`, so that `text` stays
         short."""
         end = len(self.text) - (0 if self.finish_reason is not None else self._held())
         if end > self.visible:

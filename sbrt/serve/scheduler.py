@@ -45,7 +45,7 @@ class Scheduler:
     A caller that waits for an output runs the rounds of all requests that have a seat. So several
     threads can wait at the same time. Any thread and any signal handler may call every method. In a
     destructor that runs inside another call of the same thread, every method raises EngineError.
-    Only `drop` does not raise: it takes effect at the next call.
+    There `drop` does not raise, but takes effect at the next call.
     """
 
     def __init__(
@@ -261,7 +261,7 @@ class Scheduler:
         finally:
             if self._engine_core is not None:
                 wait_until_idle(self._engine_core)
-                self._engine_core.close()  # closed here, as a traceback may keep the core alive
+                self._engine_core.close()  # closed here: a traceback may keep the core alive
             self._engine_core = None
 
     def _live(self) -> list[Request]:

@@ -22,10 +22,9 @@ class InnerCallError(EngineError):
 class Turns:
     """The lock of an engine, and the threads that wait for it.
 
-    A lock that one thread may take twice would exclude nothing within that thread. So a call by a
-    thread that holds the lock is refused. Only a destructor can make such a call. A signal handler
-    cannot make one: where a handler may run, calls of the main thread go to another thread
-    (aside.py).
+    A reentrant lock would not exclude a second call of the same thread. So a call by a thread that
+    already holds the lock is refused. Only a destructor can make such a call. A signal handler
+    cannot: where a handler may run, calls of the main thread go to another thread (aside.py).
     """
 
     def __init__(self) -> None:
@@ -128,8 +127,8 @@ def in_turn(
     """Make a method run under the engine's lock.
 
     Inside another call of the same thread, and in a forked child, the method raises EngineError
-    without waiting. The same happens if the interpreter is ending and has stopped the thread that
-    holds the lock.
+    without waiting. It also raises EngineError if the interpreter is ending and has stopped the
+    thread that holds the lock.
     """
 
     def under_lock(self: Self, *args: Given.args, **kwargs: Given.kwargs) -> Found:

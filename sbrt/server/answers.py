@@ -91,8 +91,8 @@ def usage(choices: Sequence[Choice], n: int) -> dict[str, Any]:
 
 
 def metrics(choices: Sequence[Choice]) -> dict[str, Any]:
-    """Return times in ms, and the figures of speculative decoding, as sums over a request's
-    answers."""
+    """Return the field `metrics` of a request: times in ms, tokens per second, and the figures of
+    speculative decoding. The values describe all answers of the request together."""
     generation = sum(choice.last_at - choice.first_at for choice in choices)
     gaps = sum(max(0, choice.tokens - 1) for choice in choices)
     tokens = sum(choice.tokens for choice in choices)

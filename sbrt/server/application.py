@@ -182,7 +182,7 @@ async def stop_profile(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """Answer 200 while requests are accepted, 503 before and after."""
+    """Answer 200 while the server accepts requests, 503 before and after that."""
     await _service(request).engine.check_health()
     return Response(status_code=200)
 

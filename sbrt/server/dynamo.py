@@ -2,7 +2,7 @@
 
 python -m sbrt.server.dynamo --target org/model --draft org/small-model --discovery-backend etcd
 
-It needs ai-dynamo and the extra `serve`.
+The worker needs ai-dynamo and the extra `serve`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from ..errors import InvalidInputError
 from .errors import ApiError, bad_field
 
 LOG = logging.getLogger("sbrt.server")
-MOST_LOGGED = 256  # maximum number of unknown names kept; it bounds the memory used
+MOST_LOGGED = 256  # maximum number of unknown field names kept; it bounds the memory used
 
 Check = Callable[[str, Any], Any]
 
@@ -148,8 +148,8 @@ def only(*allowed: Any) -> Check:
 
 
 def prompts(name: str, value: Any) -> Sequence[str | list[int]]:
-    """Accept a str, a list of str, a list of token ids, or a list of such lists; returns the
-    prompts."""
+    """Accept a str, a list of str, a list of token ids, or a list of lists of token ids. Returns
+    the prompts."""
     if isinstance(value, str):
         return [value]
     many = check.items(name, value, "text, token ids, or a list of these")

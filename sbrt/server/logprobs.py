@@ -32,8 +32,8 @@ class Spelling:
         return None if self._tokenizer is None else self._tokenizer.text_of(token)
 
     def entry(self, token: int, found: Logprob) -> dict[str, Any]:
-        """Return a token's entry for a chat. bytes: the bytes of the token, even if they are a part
-        of a character."""
+        """Return a token's entry for a chat. bytes: the bytes of the token, even if they are only a
+        part of a character."""
         data = None if self._tokenizer is None else list(self._tokenizer.bytes_of(token))
         return {"token": self.name(token, found), "logprob": value(found), "bytes": data}
 
@@ -50,7 +50,8 @@ class Offsets:
         self._length = 0
 
     def of(self, tokens: Sequence[int]) -> list[int]:
-        """Return where the texts of the next tokens begin, in characters."""
+        """Return where the texts of `tokens` begin in the answer, in characters. tokens: the tokens
+        that follow the tokens of earlier calls."""
         found = []
         for token in tokens:
             found.append(self._length)

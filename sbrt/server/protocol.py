@@ -1,4 +1,4 @@
-"""Checks request bodies. They may have OpenAI's fields, vLLM's fields, and `speculative`."""
+"""Checks request bodies. A body may have OpenAI's fields, vLLM's fields, and `speculative`."""
 
 from __future__ import annotations
 

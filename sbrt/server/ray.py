@@ -53,7 +53,7 @@ class Options(EngineOptions):
 
 
 class Replica:
-    """The ASGI application of one engine. Ray Serve's ingress makes it in an actor."""
+    """The ASGI application of one engine. Ray Serve makes the application inside an actor."""
 
     def __init__(self, options: Options) -> None:
         self._engine = options.open()

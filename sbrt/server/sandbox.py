@@ -44,8 +44,8 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         self._state = threading.local()  # several threads may render the same template
 
     def collected(self, pieces: Iterator[str]) -> str:
-        """Join the pieces of a rendering, and return the text. Raises SecurityError if it is too
-        long."""
+        """Join the pieces of a rendering, and return the text. Raises SecurityError if the text is
+        too long."""
         self._state.steps = 0
         found, length = [], 0
         for piece in pieces:

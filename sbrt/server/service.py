@@ -170,8 +170,8 @@ class Service:
     async def begin(
         self, ask: Ask, name: str, prompts: Sequence[tuple[str | None, list[int]]]
     ) -> list[Choice]:
-        """Queue `ask.n` answers to each prompt, in order. Either all of them are queued or none.
-        Raises ApiError.
+        """Queue `ask.n` answers to each prompt, in order. If not all answers can be queued, none is
+        queued. Raises ApiError.
 
         name: the name under which `abort` can find these answers.
         """

@@ -92,8 +92,8 @@ def _reason(clock: Tally, simulated: Report) -> str:
 
 
 def _why(best: Tally, plain: Tally) -> str:
-    """Return a sentence about the best method: its tokens per round, the time of a round, and the
-    parts of that time."""
+    """Return a sentence about the best method: its tokens per round, the time of a round, and how
+    that time divides."""
     one, length = ratio(plain.seconds, plain.passes), _length(best, plain)
     said = (
         f"Why: its round commits {_tokens(best):.1f} tokens but lasts "

@@ -339,7 +339,7 @@ def silent(phase: str, done: int, total: int, what: str) -> None:
 
 
 def _rotated(order: Sequence[Tally], by: int) -> list[Tally]:
-    """Return the methods in rotated order. The first method finds cold caches and a high clock
+    """Return the methods in rotated order. The first method runs with cold caches and a high clock
     rate, so the methods take turns to be first."""
     at = by % len(order)
     return [*order[at:], *order[:at]]

@@ -244,7 +244,8 @@ def _round(axis: Axes, strip: Strip, one: TimedRound, last: float) -> None:
 
 
 def _outcome(axis: Axes, strip: Strip, one: TimedRound, following: float) -> None:
-    """Draw hit or miss between the lanes. If there is room, draw the size of the kept tail, too."""
+    """Draw hit or miss between the lanes. If there is room, draw the number of the tail's nodes
+    that were kept, too."""
     if not one.round.branches or one.kept is None:
         return
     x = strip.ms(one.end_ns)

@@ -56,8 +56,8 @@ class Sweep:
         return [method.having("gamma", g) for g in range(1, min(max(most, 1), MAX_GAMMA) + 1)]
 
     def others(self, method: Method) -> dict[str, tuple[Option, ...]]:
-        """Return the values to try for options other than gamma that neither the method nor a flag
-        sets."""
+        """Return {option: values to try} for options other than gamma. Options that the method or a
+        flag sets are left out."""
         if not self.is_open(method):
             return {}
         taken = self.fixed | method.named

@@ -1,4 +1,5 @@
-"""Lets the target answer many prompts and writes the answers to a file. A run can be resumed."""
+"""Lets the target answer many prompts and writes the answers to a file. A run that was stopped can
+be resumed."""
 
 from __future__ import annotations
 
@@ -68,12 +69,12 @@ class Writer:
         tell: Tell,
         least: int = 1,
     ) -> None:
-        """Append answers of at most `longest` tokens to `path` until it has an answer for every
-        job.
+        """Append answers of at most `longest` tokens to `path` until the file has an answer for
+        every job.
 
-        Stops early once time.monotonic() is past `until` and the file has `least` answers. It stops
-        only between two groups of ROUND prompts. Jobs whose answer is in the file are skipped, and
-        so are prompts that are too long.
+        Stops early once time.monotonic() is past `until` and the file has `least` answers, but only
+        between two groups of ROUND prompts. Jobs whose answer is in the file are skipped, and so
+        are prompts that are too long.
         """
         done = _done(path)
         todo, written = [job for job in jobs if (job.source, job.index) not in done], len(done)

@@ -89,8 +89,8 @@ class Examples:
 def vocabulary(
     labels: Sequence[Labels], size: int, vocab: int, needed: Sequence[int]
 ) -> NDArray[np.int64]:
-    """Return the ids of the draft's vocabulary, ascending: the `size` ids for which the sum of the
-    target's probabilities is largest.
+    """Return the ids of the draft's vocabulary, ascending. They are the `size` ids with the largest
+    sums of the target's probabilities over all labels.
 
     needed: ids that are always included. If two sums are equal, the lower id is taken.
     """

@@ -92,7 +92,7 @@ def _are_ids(given: Any) -> bool:
 class Reader:
     """Computes the target's logits at every token of an answer, with the engine's forward.
 
-    Ids that no token has get a logit below all others.
+    Ids without a token get a logit below all other logits.
     """
 
     def __init__(self, pair: Pair, longest: int, threads: int) -> None:

@@ -122,7 +122,8 @@ def open_work(plan: Plan) -> None:
 
 
 def _prompts_of(plan: Plan) -> str:
-    """Describe the prompts by digests of their files or texts, or by the number to invent."""
+    """Describe the prompts by digests of their files or texts, or by the number of prompts to
+    invent."""
     if plan.answers is not None:
         files = [file for file in (plan.answers, plan.held_out) if file is not None]
         digests = [sha256(check.read_bytes(file, MOST_BYTES)).hexdigest()[:32] for file in files]
@@ -298,8 +299,8 @@ def _save(path: Path, values: NDArray[np.generic]) -> None:
 
 
 class _Teller:
-    """Prints a line every PAUSE seconds: mean loss since the last line, speed, and the agreement if
-    it was measured anew."""
+    """Prints a line every PAUSE seconds, and after each measurement of agreement. The line has the
+    mean loss since the last line, the speed, and the agreement if it was just measured."""
 
     def __init__(self) -> None:
         self._next = 0.0

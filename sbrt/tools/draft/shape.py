@@ -1,4 +1,4 @@
-"""Chooses the sizes of a draft, and the target's weights from which its training starts."""
+"""Chooses the sizes of a draft, and the target's weights from which the draft's training starts."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ WARM_UP = 20  # number of steps in which the learning rate rises
 ROUNDED_FROM = 0.6  # share of the schedule after which matrices are rounded to 4 bits
 SAVE_EVERY = 120.0  # seconds between two saves of the state
 TOP = 4  # number of the draft's most likely tokens for Agreement.among
-RIDGE = 1e-3  # strength of the ridge, divided by the mean variance of a hidden element
+RIDGE = 1e-3  # weight of the ridge penalty, divided by the mean diagonal element of the Gram matrix
 REGRESSED = 20_000  # number of positions that the head is fitted on
 
 
@@ -55,8 +55,8 @@ class Agreement:
 class Report:
     """The progress of a training run.
 
-    share: the part of the schedule that is done. held_out: agreement by source of the answers; the
-    key `all` means all answers. None between two measurements.
+    share: the part of the schedule that is done. held_out: agreement by source of the answers,
+    where the key `all` means all answers; None if the agreement was not measured for this report.
     """
 
     share: float
@@ -144,7 +144,8 @@ class Trainer:
         return min(1.0, self.spent / self.seconds)
 
     def run(self, examples: Examples, held_out: Examples, every: float, tell: Tell) -> None:
-        """Train until the schedule ends. Measure agreement on `held_out` every `every` seconds."""
+        """Train until the schedule ends. Measure agreement on `held_out` at intervals of `every`
+        seconds."""
         device = self.network.weights[EMBED].device
         measured, saved, begun = self.spent, self.spent, time.monotonic()
         while self.spent < self.seconds:
