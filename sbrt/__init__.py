@@ -1,5 +1,5 @@
-"""sbrt: speculative decoding with branches that run ahead. Its tokens equal those of plain
-decoding.
+"""sbrt: speculative decoding on several branches, which the draft computes during verification. The
+tokens equal those of plain decoding.
 
 from sbrt import Engine, SamplingParams
 
@@ -51,8 +51,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import AsyncEngine and RequestOutputKind when first used: asyncio would slow `import
-    sbrt`."""
+    """Import AsyncEngine and RequestOutputKind only when they are used. They need asyncio, which
+    would slow `import sbrt`."""
     if name in ("AsyncEngine", "RequestOutputKind"):
         from . import async_engine
 

@@ -27,7 +27,7 @@ MOVED["sbrt.model_config"] = "sbrt.model.config"
 
 
 class _Loader:
-    """Fills a module under a former name with the names that the moved module defines."""
+    """Loads a module under its former name: copies all names of the moved module into it."""
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None
@@ -38,7 +38,8 @@ class _Loader:
 
 
 class Finder:
-    """Finds modules by their former names. Python asks it last, after it has found no real file."""
+    """Finds modules by their former names. Python asks this finder last, after the usual finders
+    have found no module."""
 
     @staticmethod
     def find_spec(

@@ -1,7 +1,8 @@
 """AsyncEngine: an engine for event loops, with the interface of vLLM's AsyncLLM.
 
-One thread, the pump, makes every call to the engine. Event loops hand calls to it through a queue,
-so no loop ever waits for a round. The pump hands each output to the loop that made the request.
+One thread, the pump, makes every call to the engine. Event loops hand calls to the pump through a
+queue, so no loop ever waits for a round. The pump hands each output to the loop that made the
+request.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .sampling import SamplingParams
 
 __all__ = ["AsyncEngine", "Order", "RequestOutputKind", "Stream"]
 
-SHORT = 2**14  # maximum characters of a prompt that the event loop's own thread encodes
+SHORT = 2**14  # maximum characters of a prompt that the event loop's thread encodes itself
 
 T = TypeVar("T")
 
@@ -34,8 +35,9 @@ T = TypeVar("T")
 class AsyncEngine:
     """Answers requests of one or several event loops.
 
-    It takes over `engine`: no other code may call the engine's `step`, and `close` closes it. Every
-    method raises EngineError in a fork, and once the engine has failed or was closed.
+    An AsyncEngine takes over `engine`: no other code may call the engine's `step`, and `close`
+    closes the engine. Every method raises EngineError in a fork, and once the engine has failed or
+    was closed.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -80,13 +82,13 @@ class AsyncEngine:
         method: str | Method | None = None,
         completion: int = 0,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """Yield the outputs of one prompt. Leaving the loop early, or cancelling the task, aborts
-        the request.
+        """Yield the outputs of one prompt. If the caller closes the generator or cancels the task,
+        the request is aborted.
 
         output_kind: CUMULATIVE outputs hold everything so far, DELTA outputs hold what is new,
-        FINAL_ONLY gives one output. A slow reader gets fewer, larger outputs. completion: index of
-        this answer, if one prompt gets several answers with the same seed. request_id None: the
-        engine makes an id. Raises InvalidInputError on a bad request.
+        FINAL_ONLY gives one output. A slow reader gets fewer, larger outputs.
+        completion: index of this answer, if one prompt gets several answers with the same seed.
+        request_id None: the engine makes an id. Raises InvalidInputError on a bad request.
         """
         order = Order(sampling_params, method, completion)
         stream = await self.add_request(prompt, order, request_id, output_kind=output_kind)
@@ -126,10 +128,10 @@ class AsyncEngine:
         return stream
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
-        """End requests, running or queued. Their seats are free when this returns.
+        """End requests that are running or queued. When the call returns, their seats are free.
 
-        Each request gets a last output with finish_reason "abort". The id of a finished request is
-        no error.
+        Each request gets a last output with finish_reason "abort". Ids of finished requests are
+        ignored.
         """
         wanted = [request_id] if isinstance(request_id, str) else list(request_id)
         await self._ask(partial(self._pump.abort, wanted))
@@ -162,7 +164,7 @@ class AsyncEngine:
 
     def _check(self) -> None:
         if os.getpid() != self._process:
-            self.engine.has_unfinished_requests()  # raises with the reason
+            self.engine.has_unfinished_requests()  # raises the engine's error for a fork
             raise EngineError("AsyncEngine: expected the process that made it, got a fork")
         self._pump.check()
 
@@ -174,8 +176,8 @@ class AsyncEngine:
     async def _encoded(self, prompt: Any) -> tuple[str | None, Any]:
         """Return (text, token ids) of a prompt.
 
-        The text is None if the prompt is not text. A bad prompt is returned in place of the ids;
-        the engine will refuse it.
+        The text is None if the prompt is not text. If the prompt is bad, it is returned in place of
+        the ids, and the engine refuses it later.
         """
         if isinstance(prompt, Mapping) and set(prompt) == {"prompt_token_ids"}:
             return None, prompt["prompt_token_ids"]

@@ -1,7 +1,7 @@
 """Checks values that come from callers, configuration files and command lines.
 
-Each check returns the accepted value as a plain Python value, and raises `InvalidInputError` for
-any other. A bool is never a number here.
+Each check returns the accepted value as a plain Python value, and raises `InvalidInputError` for a
+value that it refuses. No check accepts a bool as a number.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def text(name: str, value: Any) -> str:
 
 
 def one_of(name: str, value: Any, known: Collection[str]) -> str:
-    """Return a string that is in `known`."""
+    """Return `value` if it is one of the strings in `known`."""
     if not isinstance(value, str) or value not in known:
         raise InvalidInputError(f"{name}: expected one of {', '.join(known)}, got {show(value)}")
     return value

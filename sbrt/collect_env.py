@@ -43,7 +43,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def collect() -> dict[str, Any]:
     """Return versions and facts about the build and the machine.
 
-    Nothing in them identifies a person or a path.
+    The result contains no path and nothing that identifies a person.
     """
     return {
         "sbrt": __version__,

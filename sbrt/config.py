@@ -22,7 +22,8 @@ MAX_THREADS = 1024
 DEFAULT_SEATS = 8  # for a CPU: a forward of 8 rows costs little more than a forward of 1 row
 CPU_DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 ACTIVATION_DTYPES = ("auto", "float32", "int8")
-BACKENDS = ("auto", "torch", "flash-attn", "triton")  # attention of prompts on a CUDA device
+# Backends for the attention of prompts on a CUDA device.
+BACKENDS = ("auto", "torch", "flash-attn", "triton")
 MODES = ("exact", "fast")
 CUDA_DTYPES = (*CPU_DTYPES, "float16")
 MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring has SLOTS more positions, for uncommitted tokens
@@ -37,7 +38,7 @@ class SpeculativeConfig:
     method: a preset, `NAME[:key=value,...]` (None: auto; specbranch on a CUDA device).
     model: the draft, in one of the forms of EngineConfig.model.
     dtype: storage of the draft's weights, one of the values of EngineConfig.dtype (None: the dtype
-    of the target's weights). No token depends on it.
+    of the target's weights). No token depends on this setting.
     device: the draft's device (None: the target's device). If the target is on a CUDA device, the
     draft may be on another one, for example cuda:1, or on the CPU (cpu). The lanes then exchange
     copies of chains and outcomes.
@@ -45,12 +46,12 @@ class SpeculativeConfig:
     num_speculative_tokens: gamma, the draft steps per burst (None: 4). For auto it is an upper
     limit.
     num_branches: k_max, the maximum number of branches in a round.
-    confidence_threshold: epsilon. An adopted tail is cut before the first node whose draft
-    probability q is at most epsilon.
+    confidence_threshold: epsilon. After a hit, the branch's tail is cut before the first node whose
+    draft probability q is at most epsilon.
     acceptance: with `coupled`, sampled tokens equal those of plain decoding with the same seed.
-    With `rejection` they only have the same distribution.
-    hrad: the file of an H-RAD classifier, which decides how much of an adopted tail is verified.
-    Without num_speculative_tokens, the file sets gamma. Raises InvalidInputError on a bad value.
+    With `rejection` sampled tokens only have the same distribution.
+    hrad: the file of an H-RAD classifier, which decides how much of a tail is verified. Without
+    num_speculative_tokens, the file sets gamma. Raises InvalidInputError on a bad value.
     """
 
     method: str | None = None
@@ -131,20 +132,19 @@ class EngineConfig:
     auto: int8 with int8 or int4 weights, else float32. A CUDA device accepts only auto. There auto
     means int8 for quantised weights, as on the CPU, else `dtype`.
     max_model_len: maximum number of tokens of prompt and output together. None: the target's
-    max_position_embeddings, extended by its rope scaling. A larger value needs a target whose
-    layers all have a sliding window, as Mistral's have. Such a target accepts sequences of any
-    length.
+    max_position_embeddings, extended by its rope scaling. A larger value needs a target in which
+    every layer has a sliding window, as in Mistral. Such a target accepts sequences of any length.
     max_num_seqs: maximum number of sequences that share rounds, 1 to 64 (None: 8 on a CPU, 1 on a
-    CUDA device). Each has a KV cache of max_model_len tokens in both lanes. On a CPU only the
-    memory that sequences have reached is committed; on a device all of it is allocated.
-    max_num_batched_tokens: maximum number of tokens that are processed between two outputs, those
-    of a prompt and those of running requests. It is at least max_num_seqs (None: no limit). Prompts
-    are always fed in pieces of at most 64 tokens.
+    CUDA device). Each sequence has a KV cache of max_model_len tokens in both lanes. On a CPU only
+    the memory that sequences have reached is committed; on a device all of it is allocated.
+    max_num_batched_tokens: maximum number of tokens that are processed between two outputs. The
+    tokens of a prompt and of running requests are added. The value is at least max_num_seqs (None:
+    no limit). Prompts are always fed in pieces of at most 64 tokens.
     enable_prefix_caching: a prompt reuses the KV of its longest prefix that a seat holds from an
-    earlier or running request. Only the rest is fed. No token depends on this setting (None: True
-    on a CPU, False on a CUDA device). With it, a CUDA device computes the attention of prompts with
-    the kernel of rounds (attention_backend triton). There a prompt reuses the KV of earlier
-    prompts, but not of their answers.
+    earlier or running request. Only the rest of the prompt is fed. No token depends on this setting
+    (None: True on a CPU, False on a CUDA device). With prefix caching, a CUDA device computes the
+    attention of prompts with the kernel that rounds use (attention_backend triton). There a prompt
+    reuses the KV of earlier prompts, but not of their answers.
     device: cpu (or auto, which means cpu), or cuda, cuda:1, ... Both lanes run on that device. A
     CUDA device needs torch and Triton, and there dtype may be float16, too.
     attention_backend: attention of prompts on a CUDA device. torch: torch's flash attention.
@@ -154,7 +154,7 @@ class EngineConfig:
     num_threads: total number of the engine's threads. None: the number of cores that this process
     may use, by its affinity and its container's CPU quota. draft_threads: the number of these
     threads that the draft uses while both lanes work. If the target is on a CUDA device, a draft on
-    the CPU has all of them.
+    the CPU uses all these threads.
     cpu_affinity: on a CPU, the cores of the target's threads, for example "0-3,8". Each core gets
     one thread, which is pinned to it (None: threads are not pinned). A draft then needs other cores
     (SpeculativeConfig.cpu_affinity). Each lane keeps its own threads, and they write to the lane's
@@ -168,12 +168,12 @@ class EngineConfig:
     rows. Then an answer may differ from another method's where the target's best two logits are
     nearly tied.
     programmatic_launch: a kernel starts, and prefetches weights, before the previous kernel has
-    ended. This needs sm_90 or later. No token depends on it. The default is False, because its
-    effect has not been measured.
+    ended. This needs sm_90 or later. No token depends on this setting. The default is False,
+    because its effect has not been measured.
     nvtx: mark rounds, their graphs and prefill as NVTX ranges for profilers. The NVTX domain is
     `sbrt`.
     trace: a CUDA device times the lanes' work, for Engine.trace and the times of a request. A CPU
-    always does.
+    always times it.
     profile_dir: the folder in which Engine.start_profile writes if it is given no file. Raises
     InvalidInputError on a bad value.
     """
@@ -318,8 +318,8 @@ class EngineConfig:
         return min(TARGET_ROWS, self.max_num_batched_tokens - self.seats + 1)
 
     def cores(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Cores that the threads of the target and of the draft are pinned to; () if they are
-        not."""
+        """The cores that the target's threads and the draft's threads are pinned to; () if they are
+        not pinned."""
         given = self.speculative
         own = given.cpu_affinity if isinstance(given, SpeculativeConfig) else None
         return (
@@ -333,7 +333,7 @@ class EngineConfig:
         if target_cores or draft_cores:
             return len(target_cores) + len(draft_cores), len(draft_cores) or 1
         total = int(self.num_threads or usable_cores())
-        if self.on_cuda and self.drafts_on_cpu:  # the target needs none
+        if self.on_cuda and self.drafts_on_cpu:  # the target needs no CPU threads
             default = most = total
         else:
             # With one thread the lanes take turns. Otherwise the target keeps at least one thread.
@@ -431,8 +431,8 @@ def _index(device: str) -> int:
 
 
 def build(kind: type, given: dict[str, Any]) -> Any:
-    """Return `kind(**given)`. Raises InvalidInputError, naming the field, if `kind` lacks a
-    field."""
+    """Return `kind(**given)`. If `given` has a name that is no field of `kind`, raises
+    InvalidInputError with that name."""
     known = [f.name for f in fields(kind)]
     for name in given:
         if name not in known:

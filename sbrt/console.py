@@ -17,8 +17,8 @@ from .errors import InvalidInputError
 
 
 class Shown:
-    """A text stream that writes to `stream` and can write every character. If `stream` is None,
-    this is a closed stream."""
+    """A text stream that writes to `stream`. Characters that the encoding lacks are written as
+    escapes. If `stream` is None, this is a closed stream."""
 
     def __init__(self, stream: TextIO | None, *, is_needed: bool) -> None:
         """is_needed: writing raises OSError if the stream cannot take the text."""
@@ -33,8 +33,8 @@ class Shown:
 
     @property
     def closed(self) -> bool:
-        """True if the stream is closed. This is the usual name for `not is_open`: if one command
-        calls another, `Shown` wraps this stream again."""
+        """True if the stream is closed; the opposite of `is_open`. Python's streams have this
+        property too, and `Shown` reads it when it wraps a `Shown`."""
         return not self.is_open
 
     @property
@@ -146,4 +146,4 @@ def _fill_descriptors() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor

@@ -1,5 +1,5 @@
-"""The cores this process may use: its affinity and the CPU quotas of its control groups. Sets of
-cores for threads that are pinned."""
+"""Determines the cores that this process may use, from its affinity and the CPU quotas of its
+control groups. Reads sets of cores, and pins threads to them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FORM = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*")
 
 
 def core_set(name: str, given: Any) -> tuple[int, ...]:
-    """The cores of a text like "0-3,8", in its order; () for None.
+    """Return the cores that a text like "0-3,8" names, in the order of the text; () for None.
 
-    Raises InvalidInputError: a text of another form, a core that is named twice, or one that this
-    process may not use.
+    Raises InvalidInputError if the text has another form, names a core twice, or names a core that
+    this process may not use.
     """
     if given is None:
         return ()
@@ -47,7 +47,8 @@ def core_set(name: str, given: Any) -> tuple[int, ...]:
 
 
 def check_teams(name: str, target: Collection[int], draft: Collection[int]) -> None:
-    """Raises InvalidInputError if the draft's cores, the field `name`, are the target's, too."""
+    """Raises InvalidInputError if the draft and the target share a core. name: the field that gives
+    the draft's cores."""
     for core in draft:
         if core in target:
             raise InvalidInputError(
@@ -56,16 +57,18 @@ def check_teams(name: str, target: Collection[int], draft: Collection[int]) -> N
 
 
 def check_count(name: str, cores: int, given: int | None) -> None:
-    """Raises InvalidInputError unless a number of threads is that of the cores, or None."""
+    """Raises InvalidInputError unless the number of threads `given` is None or equals the number of
+    `cores`. name: the field that gives the number of threads."""
     if given not in (None, cores):
         raise InvalidInputError(f"{name}: expected {cores}, the cores of cpu_affinity, got {given}")
 
 
 @contextmanager
 def on_cores(cores: Collection[int]) -> Iterator[None]:
-    """Keep this thread, and those that it starts, on these cores; () changes nothing.
+    """Inside this context, pin this thread and the threads that it starts to `cores`; () changes
+    nothing.
 
-    The system commits a page in the memory of the core that writes to it first.
+    Linux commits a page in the memory of the NUMA node whose core writes to the page first.
     """
     if not cores:
         yield
@@ -133,8 +136,11 @@ def _own_groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:
-    """Yield ("v1" or "v2", mounted group, mount point) of the control-group trees that may limit
-    the CPU."""
+    """Yield ("v1" or "v2", group, mount point) of each mounted control-group tree that may limit
+    the CPU.
+
+    group: the control group that is visible at the mount point.
+    """
     for line in _lines(root / "proc/self/mountinfo"):
         before, dash, after = line.partition(" - ")
         fields, kinds = before.split(" "), after.split(" ")

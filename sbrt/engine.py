@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 class Engine:
     """Generates text with a target model and an optional draft model that runs ahead.
 
-    methods: further presets that requests may name. The engine is sized for the largest of them.
-    pair: models that are already loaded. costs: the engine computes on one thread and reports
-    virtual time, the sum of these costs (`sbrt.tools.costs`). tuning: the costs by which `auto`
-    chooses; None: they are measured. keep_features: the engine keeps the values that `features`
-    returns. draft_first: on a CUDA device the draft's work has priority when both lanes have work.
+    methods: further presets that requests may name. The engine's buffers fit the largest preset.
+    pair: models that are already loaded.
+    costs: the engine computes on one thread and reports virtual time, the sum of these costs
+    (`sbrt.tools.costs`).
+    tuning: the costs by which `auto` chooses; None: they are measured.
+    keep_features: the engine keeps the values that `features` returns.
+    draft_first: on a CUDA device the draft's work has priority when both lanes have work.
     Raises InvalidInputError on bad arguments; every method raises EngineError after `close`.
     Several threads may use one engine; their requests queue.
     """
@@ -197,14 +199,14 @@ class Engine:
         """Run one round of all requests that have a seat; returns their outputs, [] if there are
         none."""
         while (found := self._scheduler.step(self._inbox)) is None:
-            pass  # a long round: Ctrl-C can interrupt it between two calls
+            pass  # the round goes on; Python handles Ctrl-C between two calls
         return found
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
-        """Drop requests, running or queued; `step` returns no further output of them.
+        """Drop requests that are running or queued; `step` returns no further output of them.
 
-        A request that `generate` or `stream` waits for ends with finish_reason "abort". The id of a
-        finished request is no error. The engine itself makes the ids of requests of `generate` and
+        A request that `generate` or `stream` waits for ends with finish_reason "abort". Ids of
+        finished requests are ignored. The engine itself makes the ids of requests of `generate` and
         `stream`. If a caller of `add_request` used the same id, the request of `add_request` is
         aborted.
         """
@@ -273,12 +275,12 @@ class Engine:
         return self._scheduler.rounds()
 
     def features(self) -> NDArray[np.float32]:
-        """Return the H-RAD classifier's inputs after the last round, [hrad.inputs(hidden)].
+        """Return the H-RAD classifier's inputs after the last round, f32 [hrad.inputs(hidden)].
 
-        An engine keeps them with `keep_features`, and on a CPU also with a method that uses H-RAD.
-        In the second case they are available only after an answer that ended by length. After any
-        other end, the next round has already begun. Raises InvalidInputError if they are not
-        available.
+        The engine keeps these inputs if it was made with `keep_features`. On a CPU it also keeps
+        them if a method uses H-RAD. Then they are available only after an answer that ended by
+        length, because after any other end the next round has already begun. Raises
+        InvalidInputError if they are not available.
         """
         return self._scheduler.features()
 
@@ -316,7 +318,7 @@ class Engine:
         sink: Sink,
         outputs: Outputs = Outputs.LAST,
     ) -> list[Request]:
-        self._scheduler.check_open()  # raises if the engine is closed, even for no prompts
+        self._scheduler.check_open()  # raises if the engine is closed, even without prompts
         many = split_prompts(prompts)
         if not many:
             return []

@@ -1,5 +1,5 @@
-"""Writes the files of commands. A path is checked before the command does its work. Later the file
-is written whole or not at all."""
+"""Writes the output files of commands. A path is checked before the command does its work. Later
+the file is written whole or not at all."""
 
 from __future__ import annotations
 

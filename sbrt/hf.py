@@ -48,7 +48,7 @@ def generate(
     _refuse(generation_config, more)
     engine = draft if isinstance(draft, Engine) else _engine_of(model, draft)
     rows = input_ids.tolist()
-    mask = more.get("attention_mask")  # a parameter of this name would get the mask twice
+    mask = more.get("attention_mask")  # transformers would pass a parameter `attention_mask` twice
     masks = None if mask is None else mask.tolist()
     prompts = [_unpadded(row, masks[i] if masks else None) for i, row in enumerate(rows)]
     params = [_params(generation_config, len(row)) for row in rows]

@@ -2,11 +2,13 @@
 
 none    draft_model:gamma=6    pearl    specbranch:k_max=1,epsilon=0,hrad=off
 
-hrad: the file of an H-RAD classifier, `off`, or the name of a pair of models that has one: `demo`,
-`smollm2`. lookup: 1 adds n-gram look-ups in the text so far to the draft's chains. With lookup=1,
+hrad: the file of an H-RAD classifier, `off`, or the name of a pair of models that has such a file:
+`demo`, `smollm2`.
+lookup: 1 adds n-gram look-ups in the text so far to the draft's chains. With lookup=1,
 on_miss=lookup means the same as on_miss=continue.
 acceptance: an option of every method. With `coupled`, tokens equal those of plain decoding. With
-`rejection` they only have the same distribution; at temperature 0 they are equal, too.
+`rejection`, tokens only have the distribution of plain decoding; at temperature 0 they are equal,
+too.
 """
 
 from __future__ import annotations
@@ -111,7 +113,8 @@ class Method:
 
     @property
     def drafts(self) -> bool:
-        """True if the method uses a draft model. All such methods except `auto` require one."""
+        """True if the method uses a draft model. All methods that use one also require one, except
+        `auto`."""
         return self.name not in DRAFTLESS
 
     @property
@@ -126,8 +129,8 @@ class Method:
 
     @property
     def rejection(self) -> bool:
-        """True if drafted tokens are accepted at random. The output then has the distribution of
-        plain decoding, but not the same tokens."""
+        """True if the method accepts drafted tokens by rejection sampling. The output then has the
+        distribution of plain decoding, but not the same tokens."""
         return self.drafts and "acceptance" in self.options
 
     @property
@@ -137,7 +140,7 @@ class Method:
 
     @property
     def arms(self) -> tuple[Method, ...]:
-        """The methods that may run under this name: all candidates of `auto`, else the method
+        """The methods that may run for this preset: all candidates of `auto`, otherwise the method
         itself."""
         if self.name != AUTO:
             return (self,)
@@ -145,7 +148,8 @@ class Method:
         return _arms(self.gamma, self.branches, rule)
 
     def having(self, key: str, value: Option) -> Method:
-        """Return a copy of the method with one option changed. Its `text` stays the same."""
+        """Return a copy of the method in which the option `key` has the value `value`. The copy
+        keeps the `text`."""
         return replace(self, options={**self.options, key: value})
 
     def policy(self) -> Policy | None:
@@ -205,7 +209,7 @@ DEFAULTS: dict[str, Option] = {
     "burst_width": 16,
     "lookup": 0,
 }
-# Options that `parse` leaves out of a method if they have these values.
+# Values of options with which `parse` leaves the option out of a method.
 UNSEEN: dict[str, Option] = {"acceptance": ACCEPTANCE[0], "lookup": 0}
 OWN_DEFAULTS: dict[str, dict[str, Option]] = {
     "hedge": {"on_miss": "serial"},
@@ -253,7 +257,10 @@ def parse(
 
 
 def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
-    """Return the candidates of `auto` that keep within these limits, plain decoding first."""
+    """Return the candidates of `auto`, plain decoding first.
+
+    gamma, branches: upper limits of the candidates' gamma and number of branches.
+    """
     paths = sorted({min(g, gamma) for g in (2, 4, 8)})
     trees = [(min(12, gamma), width) for width in (1, 4, 12)]
     overlapped = sorted({min(g, gamma) for g in (3, 7, MAX_AUTO_GAMMA)})
@@ -266,8 +273,8 @@ def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
         f"hedge:gamma={min(7, gamma)},F={fans[-1]},on_miss=lookup",
         *(f"tree:gamma={trees[0][0]},width={width},nodes=48,lookup=1" for width in (1, 4)),
         *(f"hedge:gamma={g},F={fans[-1]},lookup=1" for g in overlapped[:2]),
-        # With many sequences, each sequence gets few rows. So none of them gets a serial burst
-        # after a miss.
+        # The next candidates are for many sequences, when each sequence gets few rows. After a
+        # miss they run no serial burst.
         *(f"hedge:gamma={g},F={fans[0]},on_miss=lookup" for g in overlapped[:2]),
     )
     return tuple(parse(text, acceptance=acceptance) for text in dict.fromkeys(texts))
@@ -307,7 +314,8 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _in_policy(key: str, value: Option) -> float:
-    """Return an option's value as a field of Policy: a number, or a word's index in its Range."""
+    """Return an option's value as a number for Policy. A word becomes its index in the option's
+    Range."""
     if key == "hrad":
         return int(value != HRAD_OFF)
     if key == "tree":  # tree=0 means that branches are paths, whose width is 1

@@ -15,8 +15,8 @@ class Logprob:
     """The log probability of a token at a position, and its rank among all tokens at that position.
 
     rank: 1 for the most likely; equally likely tokens rank by id, lowest first. decoded_token: the
-    text of the token after other tokens, with U+FFFD for bytes that are no whole character. It is
-    None without a tokenizer.
+    token's text as it appears after other tokens, with U+FFFD for bytes that are no whole
+    character. decoded_token is None without a tokenizer.
     """
 
     logprob: float
@@ -57,9 +57,10 @@ class CompletionOutput:
         logprobs: list[dict[int, Logprob]] | None,
         **fields: Any,
     ) -> CompletionOutput:
-        """Make an output from lists that only grow. The output remembers their present lengths.
+        """Make an output from three lists to which the caller only appends. The output stores their
+        present lengths, and ignores later items.
 
-        Its text is the present `pieces`, joined.
+        The output's text is the join of the present `pieces`.
         """
         made = cls(text="", token_ids=[], **fields)
         state = vars(made)
@@ -70,7 +71,7 @@ class CompletionOutput:
         return made
 
     def __getattr__(self, name: str) -> Any:
-        """Make a field from its list when the field is first read."""
+        """Make the field `name` from its list when the field is first read."""
         state = vars(self)
         if f"_{name}" in state:
             grows, count = state[f"_{name}"]
@@ -97,7 +98,7 @@ class RequestMetrics:
 
     @property
     def total_seconds(self) -> float:
-        """The sum of the three times, in seconds."""
+        """The sum of queue_seconds, prefill_seconds and decode_seconds."""
         return self.queue_seconds + self.prefill_seconds + self.decode_seconds
 
 

@@ -1,4 +1,4 @@
-"""The pump is the only thread that calls an engine. Event loops hand their calls to it."""
+"""The pump is the only thread that calls an engine. Event loops hand their calls to the pump."""
 
 from __future__ import annotations
 
@@ -44,20 +44,21 @@ class Order:
 class Stream:
     """The outputs of one request. The pump hands them to the event loop that made the request.
 
-    A stream holds at most one output. A new output replaces an output that the loop has not taken
-    yet; the deltas of both are joined. So a slow reader costs no memory and delays no other
-    request. A DELTA output is made of the deltas alone, so its cost does not depend on the length
-    of the answer.
+    A stream holds at most one output. If the loop has not taken an output when the next one
+    arrives, the new output replaces the old one, and their deltas are joined. So a slow reader
+    costs no memory and delays no other request. A DELTA output is made of the deltas alone, so its
+    cost does not depend on the length of the answer.
     """
 
     def __init__(self, pump: Pump, request_id: str, prompt: str | None, prompt_ids: Any) -> None:
         self.id, self.prompt, self.prompt_ids = request_id, prompt, prompt_ids
         self.kind = RequestOutputKind.CUMULATIVE
         self.is_done = False  # True once the pump has handed over the last output or an error
-        # Monotonic times of those outputs that were joined into the output that the event loop took
+        # Monotonic times of the outputs that were joined into the output that the event loop took
         # last.
         self.times: list[float] = []
-        self._pump = pump  # keeps the pump alive until the request ends, even without AsyncEngine
+        # Keeps the pump alive until the request ends, even if AsyncEngine is gone.
+        self._pump = pump
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._lock = threading.Lock()
@@ -76,7 +77,7 @@ class Stream:
     async def next(self) -> RequestOutput:
         """Wait for the next output and return it in the form of `kind`.
 
-        Raises the error that was passed to `fail`. Raises EngineError after the last output.
+        Raises the error that the pump passed to `fail`. Raises EngineError after the last output.
         """
         if self._has_ended:
             raise EngineError(f"request {self.id}: expected a further output, it has ended")
@@ -139,7 +140,7 @@ class Stream:
 
         The caller must hold the lock.
         """
-        if self._is_told:  # the loop may have been closed before it took the output
+        if self._is_told:  # already woken; the loop may have been closed since then
             return not self._loop.is_closed()
         try:
             self._loop.call_soon_threadsafe(self._ready.set)
@@ -167,15 +168,15 @@ class Stream:
 
 
 class Pump:
-    """The thread that runs rounds, and makes queued calls between them. It sleeps on its queue
-    while every request is finished."""
+    """The thread that runs rounds, and makes queued calls between two rounds. While no request is
+    unfinished, the thread sleeps until a call is queued."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         # The streams of unfinished requests, by request id. Only the pump uses them.
         self._streams: dict[str, Stream] = {}
-        self._lock = threading.Lock()  # orders `post` before or after the end of the pump
+        self._lock = threading.Lock()  # a call is either queued before the pump ends, or refused
         self._has_ended = False
         self._failures = 0  # number of failures since a request last finished
         self.error: BaseException | None = None
@@ -301,8 +302,8 @@ class Pump:
         """Hand an engine's error to the streams whose requests the engine has dropped. Other
         requests go on.
 
-        Raises the error if the engine is broken: it dropped no request, or failed MOST_FAILURES
-        times in a row.
+        Raises the error if the engine is broken: the engine dropped no request, or failed
+        MOST_FAILURES times in a row.
         """
         live = set(self._engine.unfinished_requests())
         lost = [stream for stream in self._streams.values() if stream.id not in live]

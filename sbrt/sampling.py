@@ -24,21 +24,22 @@ UNSUPPORTED = ("n",)
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """The parameters by which one request is sampled, and by which it ends.
+    """The sampling parameters of one request, and the conditions at which it ends.
 
-    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 keep every token; max_tokens None means up
-    to the engine's max_model_len; seed None: the seed is drawn from (EngineConfig.seed, request
+    temperature 0 is greedy. top_k 0, top_p 1 and min_p 0 keep every token. max_tokens None means up
+    to the engine's max_model_len. seed None: the seed is drawn from (EngineConfig.seed, request
     id).
     Order: masks (allowed_token_ids, bad_words, min_tokens), logit_bias, penalties (repetition over
     prompt and output; frequency, presence over the output), temperature, min_p, top_k, top_p. Until
-    there are min_tokens tokens, nothing ends the request: its end and stop tokens are masked, and
-    its stop strings are ignored. bad_words are banned with and without a leading space, even if the
-    word begins in the prompt.
+    the answer has min_tokens tokens, nothing ends the request. Its end and stop tokens are masked,
+    and its stop strings are ignored. bad_words are banned with and without a leading space, even if
+    the word begins in the prompt.
     logprobs: number of most likely tokens whose log-probs are returned at each position of the
-    answer, next to that of the token itself. -1: all tokens (see EngineConfig.max_logprobs). A
-    log-prob is the model's own: the log softmax of its logits before any of the steps above.
-    prompt_logprobs: the same number for the prompt's tokens except the first. Raises
-    InvalidInputError, naming the field.
+    answer. The log-prob of the answer's own token is returned, too. -1: all tokens (see
+    EngineConfig.max_logprobs). A log-prob is the log softmax of the model's raw logits, before
+    masks, bias, penalties and temperature.
+    prompt_logprobs: number of most likely tokens whose log-probs are returned at each position of
+    the prompt except the first. Raises InvalidInputError, naming the field.
     """
 
     n: int = 1

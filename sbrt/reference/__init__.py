@@ -1,9 +1,14 @@
-"""The whole algorithm in plain Python, with toy models. Tests compare the engine with it.
+"""The whole decoding algorithm in plain Python, with toy models. Tests compare the engine with it.
 
 The reference shares no code with the engine. It does the arithmetic step by step in float32 and
-double. So tests can compare results with `==`. toy: the model, its noise, its exp. dist: a lane's
-distribution after a prefix. tree: chains and tails. play: the rounds of a sequence. logprobs:
-log-probs of its tokens.
+double. So tests can compare results with `==`.
+toy: the toy model, its sampling noise and its exp function.
+dist: a lane's distribution after a prefix.
+tree: chains and tails.
+accept: the acceptance rule `rejection`.
+lookup: n-gram look-ups.
+play: the rounds of a sequence.
+logprobs: the log-probs of a sequence's tokens.
 """
 
 from .dist import Shaping, raw_softmax, top_tokens

@@ -1,4 +1,4 @@
-"""The rule `rejection`, as in csrc/round/accept_op.h."""
+"""Accepts or rejects drafted tokens by the rule `rejection`, as csrc/round/accept_op.h does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Place:
     def reject_known(self, token: int) -> bool:
         """Reject a looked-up candidate, which the draft did not sample: update p and q.
 
-        Returns False, and keeps p, if no other token has a probability in p.
+        Returns False, and keeps p, if p is 0 for all other tokens.
         """
         self.q[token] = 0.0
         self.q = normalised(self.q)
@@ -49,7 +49,7 @@ class Place:
         return True
 
     def draw(self, u: float) -> int:
-        """A token sampled from p; u is uniform in [0, 1)."""
+        """Return a token sampled from p; u is uniform in [0, 1)."""
         bar, lanes = u * sum_of(self.p), lanes_of(self.p)
         groups = groups_of(lanes)
         group, before = first_past(0.0, bar, groups)
@@ -60,9 +60,10 @@ class Place:
 
 
 def first_past(before: float, bar: float, weights: np.ndarray) -> tuple[int, float]:
-    """(index of the first weight with which the sum exceeds `bar`, the sum before it).
+    """Return the index of the weight at which the running sum first exceeds `bar`, and the sum
+    before that weight. The sum begins at `before`.
 
-    It is the last weight above 0 if none does.
+    If the sum never exceeds `bar`, the index is that of the last weight above 0.
     """
     found = (0, before)
     for i in np.flatnonzero(weights > 0).tolist():
@@ -78,10 +79,9 @@ def verified_by_chance(
 ) -> tuple[list[int], list[int], bool]:
     """Verify a chain by the rule `rejection`. Returns (path, tokens, empty).
 
-    path: the accepted nodes, beginning with the root. tokens: the committed tokens, one more than
-    the accepted nodes below the root. The last token is missing if the logits of its row are
-    invalid. empty: True if a residual distribution was empty. said: the draft lane, the chain and
-    the branches.
+    path: the accepted nodes, beginning with the root. tokens: the committed tokens, one for each
+    node of the path. The last token is missing if the logits of its row are invalid. empty: True if
+    a residual distribution was empty. said: the draft lane, the chain and the branches.
     """
     path, new = [0], list[int]()
     while target.choice(at) is not None:

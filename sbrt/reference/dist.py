@@ -1,6 +1,6 @@
 """Computes the distribution of a lane after a prefix: shaping, sampling and confidence, as in
 csrc/ops/{shaping,choose}.cc. Functions take many rows together, because a draft step of trees has
-hundreds."""
+hundreds of rows."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from .toy import (
     toy_logits,
 )
 
-NOTHING = np.zeros(())  # no noise
+NOTHING = np.zeros(())  # in place of noise, if there is none
 # Number of candidates of a Dist, of partial sums of a softmax, and of positions in a block of
 # noise.
 CANDIDATES, LANES, BLOCK = 16, 16, 16
-SUM_LANES, SUM_GROUP = 1024, 32  # of a sum over the vocabulary in double
+# Number of partial sums, and of partial sums in a group, when a vocabulary is summed in double.
+SUM_LANES, SUM_GROUP = 1024, 32
 
 # Parameters that change logits before the temperature. logit_bias: pairs (token, bias). bad_words:
 # tuples of tokens.
@@ -135,7 +136,8 @@ def ranked(rows: np.ndarray, s: Sampling, noise: np.ndarray | None) -> tuple[np.
 
 
 def top_tokens(logits: np.ndarray, s: Sampling, noise: np.ndarray | None, want: int) -> list[int]:
-    """Return the `want` best tokens of one row [vocab] f32, given Gumbel noise [vocab]."""
+    """Return the `want` best tokens of one row of logits [vocab] f32. noise: Gumbel noise [vocab]
+    of the row's position; None: greedy."""
     noise = None if noise is None or is_greedy(s) else noise[None]
     tokens, _, count = ranked(logits[None], s, noise)
     return tokens[0, : min(want, count[0])].tolist()
@@ -145,8 +147,8 @@ def top_tokens(logits: np.ndarray, s: Sampling, noise: np.ndarray | None, want: 
 
 
 def lane_sum(x: np.ndarray) -> np.ndarray:
-    """Return the sums [rows, 1] of rows [rows, vocab] f32. Each row is added into 16 partial sums,
-    and these are added in pairs."""
+    """Return the sum of each row of x [rows, vocab] f32, as [rows, 1]. A row is first added into 16
+    partial sums, then the partial sums are added in pairs."""
     lane = np.zeros((len(x), LANES), f32)
     for first in range(0, x.shape[1], LANES):
         part = x[:, first : first + LANES]
@@ -172,24 +174,26 @@ def raw_softmax(logits: np.ndarray, token: int) -> np.float32:
 
 
 def lanes_of(x: np.ndarray) -> np.ndarray:
-    """Sums [SUM_LANES] of x [vocab] in double: lane l has x[l], x[l + SUM_LANES], ... ascending."""
+    """Return SUM_LANES partial sums of x [vocab] in double. Partial sum l adds x[l], x[l +
+    SUM_LANES], x[l + 2 SUM_LANES], ... in this order."""
     padded = np.zeros((-(-len(x) // SUM_LANES), SUM_LANES))
     padded.ravel()[: len(x)] = x
     return padded.cumsum(axis=0)[-1]
 
 
 def groups_of(lanes: np.ndarray) -> np.ndarray:
-    """Sums of SUM_GROUP lanes each."""
+    """Return the sums of groups of SUM_GROUP neighbouring partial sums."""
     return in_order(lanes.reshape(-1, SUM_GROUP))
 
 
 def sum_of(x: np.ndarray) -> float:
-    """The sum of x [vocab] in double, in the order of csrc/round/accept_op.h."""
+    """Return the sum of x [vocab] in double. The order of the additions is that of
+    csrc/round/accept_op.h."""
     return float(groups_of(lanes_of(x)).cumsum()[-1])
 
 
 def normalised(x: np.ndarray) -> np.ndarray:
-    """x [vocab] in double, divided by its sum unless that is 0."""
+    """Return x [vocab] in double, divided by its sum. If the sum is 0, return x unchanged."""
     total = sum_of(x)
     return x / total if total > 0 else x
 
@@ -200,10 +204,11 @@ def in_order(x: np.ndarray) -> np.ndarray:
 
 
 def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
-    """Raise each confidence p to p^sharpness, and normalise. Takes and returns logarithms [rows,
-    candidates].
+    """Raise each candidate's confidence p to p^sharpness, then normalise. Takes and returns
+    logarithms [rows, candidates].
 
-    The probability that is left for all other tokens enters the normalisation unchanged.
+    The normalisation includes the probability of all tokens that are no candidates. Sharpness does
+    not change this probability.
     """
     if sharpness == 1:
         return lp
@@ -215,12 +220,12 @@ def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
 
 @dataclass(slots=True)
 class Dist:
-    """The candidates for the token after a prefix, best first, and the lane's confidence. There are
-    no candidates if the logits are invalid.
+    """The candidates for the token after a prefix, best first, and the lane's confidence in them.
+    There are no candidates if the logits are invalid.
 
-    q: probability of the first candidate in the softmax of the raw logits.
-    entropy: entropy of that softmax, nats.
-    lp: [CANDIDATES] f32, logarithms of the candidates' confidence; -inf after the last candidate.
+    q: probability of the first candidate in the softmax of the raw logits. entropy: entropy of that
+    softmax, nats. lp: [CANDIDATES] f32, logarithms of the candidates' confidence; -inf after the
+    last candidate.
     """
 
     tokens: list[int]
@@ -231,7 +236,8 @@ class Dist:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A sequence of tokens, the hash that stands for a lane's state after them, and their own hash.
+    """A sequence of tokens. state: the hash that is the toy model's state after the tokens. hash: a
+    hash of the tokens themselves.
 
     known: number of ids that the lane can read. The lane reads any other token as 0.
     """
@@ -298,7 +304,7 @@ class Lane:
         return self.known.get(prefix.hash) or self.dists([prefix])[0]
 
     def dists(self, prefixes: Sequence[Prefix]) -> list[Dist]:
-        """Return the distributions of the tokens after these prefixes."""
+        """Return the distributions of the tokens after each of `prefixes`."""
         new = {p.hash: p for p in prefixes if p.hash not in self.known}
         if new:
             self.known.update(zip(new, self.compute(list(new.values())), strict=True))
@@ -358,7 +364,8 @@ class Lane:
     def shaped(self, prefixes: list[Prefix], logits: np.ndarray | None = None) -> np.ndarray:
         """Return the logits after masks, bias and penalties, which precede the temperature."""
         logits = self.logits(prefixes) if logits is None else logits
-        if self.shaper:  # a NaN is an error even at a masked token
+        # Rows with a NaN are left unchanged, because a NaN is an error even at a masked token.
+        if self.shaper:
             fine = logits.max(axis=1, keepdims=True) < np.inf
             logits = np.where(fine, self.shaper.shaped(logits, prefixes), logits)
         return logits

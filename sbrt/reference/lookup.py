@@ -12,7 +12,7 @@ from .toy import TARGET, exp32, f32, noise_word
 from .tree import NOUGHT, Draft, Match, Node, Tree, attach, clamp, makes_paths
 
 SHORTEST, LONGEST = 2, 16  # minimum and maximum number of tokens of a match
-MOST, SEARCHES = 16, 6  # maximum number of looked-up nodes in a chain; of searches in a round
+MOST, SEARCHES = 16, 6  # maximum number of looked-up nodes in a chain, and of searches in a round
 LEAST, NO_GAIN = f32(-1.9), f32(-1e30)
 BEFORE, WEIGHT = [f32(p) for p in (0.59, 0.72, 0.77, 0.80)], f32(8)
 FADING, ONE = f32(0.98), f32(1)
@@ -20,13 +20,14 @@ GOOD, SURE = 2, f32(0.65)  # minimum length and probability of a match that repl
 
 
 def going_on(match: Match) -> Match:
-    """Return the match of the next node, after the looked-up token was right."""
+    """Return the match for the child of a node, if the child holds the token that `match` predicts.
+    The new match is one token longer."""
     return Match(match.after + 1, min(match.length + 1, LONGEST))
 
 
 def best_match(tokens: tuple[int, ...], newest: int, shortest: int) -> Match | None:
-    """Return the longest earlier match of the end of `tokens`. It ends at position `newest` or
-    before; among matches of equal length the latest is taken."""
+    """Return the longest earlier match of the end of `tokens`, which ends at position `newest` or
+    before. Among matches of equal length the latest is taken."""
     best, size = None, shortest - 1
     for last in range(newest, -1, -1):
         n = 0
@@ -65,8 +66,8 @@ class Hindsight:
         return clamp(right / (self.seen[k] + WEIGHT), f32(0.02), f32(0.98))
 
     def recall(self, chain: Tree, path: list[int], new: list[int]) -> None:
-        """After a round, count the look-ups at the nodes of the accepted path, and those that were
-        right."""
+        """After a round, count the look-ups at the nodes of the accepted path, and how many of them
+        were right."""
         for node, y in zip((chain[i] for i in path), new, strict=False):
             if node.match:
                 k = min(node.match.length, 4) - 1
@@ -74,8 +75,11 @@ class Hindsight:
                 self.seen[k] = self.seen[k] * FADING + ONE
 
     def at(self, lane: Lane, node: Node) -> np.float32:
-        """Return the probability that the token looked up after a node is right. The sampling noise
-        of this token is known, and is taken into account."""
+        """Return the probability that the token looked up after a node is right.
+
+        If the target samples with shared noise, the noise of this token is known. The probability
+        is then conditional on this noise.
+        """
         assert node.match is not None
         assert node.next is not None
         p = self.chance(node.match)
@@ -86,8 +90,8 @@ class Hindsight:
         return clamp(exp_of(-(wait * (ONE - p) / p)), f32(1e-6), f32(0.98))
 
     def fills(self, lane: Lane, chain: Tree) -> bool:
-        """True if the chain needs no serial burst, because it was looked up after a miss with a
-        good match."""
+        """True if the chain needs no serial burst, because after a miss a look-up with a good match
+        filled it."""
         match = chain[0].match
         if len(chain) == 1 or not match or match.length < GOOD:
             return False
@@ -158,7 +162,8 @@ class Join:
         self.say(node, match)
 
     def say(self, node: Node, match: Match | None) -> None:
-        """Store at a node a match, or None, and the token that the match gives."""
+        """Store `match` at a node, and the token that follows the match. If `match` is None, the
+        node has no such token."""
         node.match = match
         node.next = node.prefix.tokens[match.after] if match else None
 
@@ -173,7 +178,8 @@ class Join:
         return len(self.chain) - 1
 
     def child(self, i: int) -> int:
-        """Return the child of node i that holds the looked-up token; 0 if there is none."""
+        """Return the child of node i that holds the token looked up after node i; 0 if there is
+        none."""
         want = (i, self.chain[i].next)
         found = (j for j, c in enumerate(self.chain) if j and (c.parent, c.token) == want)
         return next(found, 0)

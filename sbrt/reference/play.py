@@ -28,7 +28,7 @@ class Stats:
     discarded_branch_tokens: int = 0  # number of drafted nodes that can never be verified
     empty_residuals: int = 0  # rounds in which the residual distribution was empty
     draft_limit_rounds: int = 0  # rounds in which the draft had no free positions
-    histogram: list[int] = field(default_factory=lambda: [0] * SLOTS)  # rounds by accepted nodes
+    histogram: list[int] = field(default_factory=lambda: [0] * SLOTS)  # [accepted nodes]: rounds
 
     @property
     def rollback_tokens(self) -> int:
@@ -37,11 +37,10 @@ class Stats:
 
 
 def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int]]:
-    """Verify a chain by the rule `coupled`. Returns (path, tokens): the accepted nodes, beginning
-    with the root, and the target's tokens.
+    """Verify a chain by the rule `coupled`. Returns (path, tokens).
 
-    The tokens are one more than the accepted nodes below the root. The last token is missing if its
-    logits are invalid.
+    path: the accepted nodes, beginning with the root. tokens: the target's tokens, one for each
+    node of the path. The last token is missing if its logits are invalid.
     """
     child = {(node.parent, node.token): i for i, node in enumerate(chain)}
     path, new = [0], list[int]()
@@ -55,8 +54,8 @@ def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int
 
 
 def examined(new: list[int], stops: Sequence[int], room: int) -> tuple[list[int], str | None]:
-    """Return the new tokens up to the end of the sequence, and the finish reason, or None if the
-    sequence goes on."""
+    """Return (tokens, reason). tokens: the new tokens up to the end of the sequence. reason: the
+    finish reason; None if the sequence goes on."""
     for i, token in enumerate(new, 1):
         if token in stops or i == room:
             return new[:i], "stop" if token in stops else "length"
@@ -93,8 +92,8 @@ class Play:
         return max(node.level for node in self.chain)
 
     def round(self, stops: Sequence[int]) -> tuple[list[int], str | None]:
-        """Run one round. Returns its committed tokens, and the finish reason, or None if the
-        sequence goes on."""
+        """Run one round. Returns (tokens, reason). tokens: the tokens that the round committed.
+        reason: the finish reason; None if the sequence goes on."""
         p, s = self.policy, self.stats
         self.idle = False
         lost = 0
@@ -157,8 +156,8 @@ class Play:
         return size - self.join()
 
     def held_back(self) -> int:
-        """Skip the serial burst. A serial draft with more than `LAG` unprocessed tokens processes
-        them now.
+        """Skip the serial burst. If the method only drafts serially, and the draft has more than
+        `LAG` unprocessed tokens, the draft processes them now.
 
         Returns 0: no drafted node is lost.
         """
@@ -187,8 +186,8 @@ class Play:
         return Join(self.draft, self.hindsight, self.chain, len(self.at), self.room).run()
 
     def prepared(self) -> list[Branch]:
-        """Return the branches for outcomes of the chain. Only tails that are trees are drafted
-        here."""
+        """Return the branches for outcomes of the chain. Tails that are trees are drafted here;
+        tails that are paths are drafted later."""
         p, d = self.policy, self.draft
         near = self.near
         if near and len(self.at) + self.depth <= self.draft_limit:
@@ -210,7 +209,8 @@ class Play:
         return self.draft.path_sizes(tails, self.policy.gamma)
 
     def settle(self, path: list[int], new: list[int], adopted: Branch | None) -> None:
-        """Commit the new tokens. The next chain is made of the adopted tail."""
+        """Commit the new tokens, and make the next chain. On a hit, the chain is made from the tail
+        of the branch for the outcome."""
         drafted = 0
         while drafted < len(path) and self.chain[path[drafted]].drafted:
             drafted += 1
@@ -270,8 +270,8 @@ def generate(
 
     Returns the sequence's tokens, its finish reason ("stop", "length" or "error") and its counters.
 
-    The vocabulary is that of the target; a draft that has fewer tokens, or logits of fewer tokens,
-    never drafts the others. `draft` may be None if the policy drafts nothing.
+    The vocabulary is that of the target. A draft never drafts a token that it does not have or has
+    no logit for. `draft` may be None if the policy drafts nothing.
     """
     if policy.serial:
         burst = {"burst": policy.gamma, "burst_width": policy.width}

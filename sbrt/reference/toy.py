@@ -13,10 +13,10 @@ import numpy as np
 f32 = np.float32
 WORD, HALF = (1 << 64) - 1, (1 << 32) - 1
 
-TARGET, DRAFT, COIN, RESIDUAL = range(4)  # uses of noise
+TARGET, DRAFT, COIN, RESIDUAL = range(4)  # uses of random numbers
 
-LEAST, MAGIC = f32(-87), f32(12582912)  # of exp32
-MAGIC64 = 1.5 * 2.0**52  # of exp64
+LEAST, MAGIC = f32(-87), f32(12582912)  # constants of exp32
+MAGIC64 = 1.5 * 2.0**52  # constant of exp64
 TAYLOR = [
     f32(c)
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
@@ -50,7 +50,7 @@ def state_after(state: int, tokens: Iterable[int]) -> int:
 
 
 def toy_logits(toy: Toy, states: list[int], vocab: int) -> np.ndarray:
-    """Return the logits [states, vocab] f32 after the prefixes that have these hashes."""
+    """Return the logits [states, vocab] f32 after prefixes whose hashes are `states`."""
     state = np.array(states, np.uint64)[:, None]
     token = np.arange(vocab, dtype=np.uint64)
     h = mix(state, token + 65536)
@@ -89,7 +89,7 @@ def gumbels(s: Sampling, use: int, where: np.ndarray, vocab: int) -> np.ndarray:
 
 
 def noise_word(s: Sampling, use: int, where: int, token: int) -> int:
-    """Return the 32 bits that a token's noise is made from."""
+    """Return the 32 random bits from which the noise of a token is made."""
     counter = (token // 4 | use << 30, where & HALF, where >> 32, s.completion)
     return philox(*counter, s.seed & HALF, s.seed >> 32)[token % 4]
 
@@ -102,7 +102,7 @@ def uniform(s: Sampling, use: int, where: int, item: int) -> float:
 
 
 def exp64(x: np.ndarray) -> np.ndarray:
-    """e^x of x <= 0 in double, as in csrc/ops/exp64.h."""
+    """Return e^x for x <= 0 in double, as csrc/ops/exp64.h does."""
     clamped = np.maximum(x, -700.0)
     n = (clamped * 1.4426950408889634 + MAGIC64) - MAGIC64
     r = clamped - n * 6.93145751953125e-1

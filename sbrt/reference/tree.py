@@ -1,8 +1,8 @@
 """Chains and tails, and how the draft makes them, as in csrc/round/{plan,grow}.cc.
 
-Paths are drafted late: only when their branch is adopted, and only as far as they may be kept. For
-other branches only the length of the path matters. This length is the number of steps, unless the
-draft can stop early.
+Paths are drafted late: only when their branch is adopted after a hit, and only as far as they may
+be kept. For branches that are not adopted, only the length of the path matters. This length is the
+number of draft steps, unless the draft can stop early.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def makes_paths(policy: Policy) -> bool:
 
 
 def room_of(gamma: int, branches: int, width: int) -> Room:
-    """Return the Room of an engine whose methods have at most this gamma, these branches and this
-    width."""
+    """Return the Room that an engine needs for methods of at most `gamma` draft steps, `branches`
+    branches and width `width`."""
     slots = 1 + width * (gamma - 1) * (2 if width > 1 else 1)
     return Room(min(max(branches * width, 64), 512), min(max(slots, 1), SLOTS))
 
@@ -58,9 +58,10 @@ class Node:
     outcome's token.
 
     score: the draft's log probability that the node is accepted. drafted: True if the draft has
-    processed the node. lp: calibrated log-probs of the candidates for its child. They are set when
-    the node is processed, and only if outcomes are ranked. known: True if the node was looked up.
-    next: the token looked up after the node, by `match`.
+    processed the node. lp: calibrated log-probs of the candidates for the node's child. They are
+    set when the draft processes the node, and only if outcomes are ranked. known: True if the node
+    was looked up. match: the match for a look-up after the node. next: the token that this look-up
+    gives.
     """
 
     prefix: Prefix
@@ -90,7 +91,7 @@ class Branch(NamedTuple):
 
 
 class Draft:
-    """The draft lane, as far as one sequence uses it."""
+    """The state of the draft lane for one sequence, and the operations of the draft on it."""
 
     def __init__(self, lane: Lane, policy: Policy, room: Room) -> None:
         self.lane, self.policy, self.room = lane, policy, room
@@ -99,7 +100,7 @@ class Draft:
         self.sharpness = f32(2.5 if lane.greedy else 1)
 
     def feed(self, nodes: Sequence[Node]) -> None:
-        """Let the draft process these nodes."""
+        """Let the draft process `nodes`."""
         for node in nodes:
             node.drafted = True
         if self.ranks and nodes:
@@ -109,15 +110,15 @@ class Draft:
                 node.lp = lp
 
     def goes_on(self, dist: Dist) -> bool:
-        """True if a path continues after a node with this distribution. The test is AdaEDL's
-        bound."""
+        """True if a path continues after a node whose next token has the distribution `dist`. The
+        test is AdaEDL's bound."""
         p = self.policy
         if p.lambda_ and dist.tokens:
             return not f32(1) - np.sqrt(f32(p.lambda_) * dist.entropy) < f32(p.theta)
         return bool(dist.tokens)
 
     def path_sizes(self, tails: Sequence[Tree], steps: int) -> int:
-        """Return the total number of nodes that the paths of these tails have after `steps`
+        """Return the total number of nodes that the paths `tails` have after `steps` draft
         steps."""
         if not self.lane.can_fail and not self.policy.lambda_:
             return steps * len(tails)
@@ -213,21 +214,22 @@ class Draft:
     def confidence(self, above: Node, node: Node, tokens: list[int]) -> np.float32:
         """Return the log probability that a node is accepted, given that its parent `above` is."""
         own = node.score - above.score
-        blind = self.lane.draws and node.known  # a draw of the same token must not matter
+        # The draft's sampled candidates must not change a looked-up node's score.
+        blind = self.lane.draws and node.known
         if self.policy.lookup and (blind or not tokens):
             return own
         if not tokens:
             return NOUGHT
         if blind:
             return above.lp[0]
-        # A looked-up token may not be among the candidates. Then it gets the rank of the least
-        # likely one.
+        # A looked-up token may not be among the candidates. Then the log-prob of the least likely
+        # candidate is used.
         rank = tokens.index(node.token) if node.token in tokens else len(tokens) - 1
         return max(own, above.lp[rank]) if self.policy.lookup else above.lp[rank]
 
     def sharpen(self, chain: Tree, path: list[int], new: list[int]) -> None:
-        """At each node of the path, adjust `sharpness` so that the target's token becomes more
-        likely."""
+        """At each node of the accepted path, adjust `sharpness` so that the target's token gets a
+        higher confidence."""
         for node, y in zip((chain[i] for i in path), new, strict=False):
             tokens = self.lane.dist(node.prefix).tokens if node.drafted else []
             if len(tokens) < 2:
@@ -237,8 +239,12 @@ class Draft:
 
 
 def sharpened(sharpness: np.float32, lp: np.ndarray, rank: int) -> np.float32:
-    """Return the new sharpness after an outcome. rank: the rank of the right token among the
-    candidates, or that of the last candidate."""
+    """Return the new sharpness after an outcome. Sharpness is the exponent that calibrates the
+    draft's confidences.
+
+    lp: calibrated log-probs of the candidates. rank: the index of the right token among the
+    candidates; the last index if it is none of them.
+    """
     mean = in_order((exp32(lp) * lp)[None])[0]
     step = f32(0.05) * (lp[rank] - mean) / sharpness
     return clamp(sharpness + clamp(step, f32(-0.1), f32(0.1)), f32(0.25), f32(4))
@@ -250,8 +256,8 @@ def clamp(x: np.float32, low: np.float32, high: np.float32) -> np.float32:
 
 
 class Shape(NamedTuple):
-    """Limits of a draft step: maximum number of nodes added to all trees, and to one tree. slots:
-    maximum slots of one tree."""
+    """Limits of a draft step. budget: maximum number of nodes added to all trees. most: maximum
+    number of nodes added to one tree. slots: maximum slots of one tree."""
 
     budget: int
     most: int
@@ -259,7 +265,7 @@ class Shape(NamedTuple):
 
 
 def can_grow(tail: Tree, tries: list) -> bool:
-    """True if the tree has a candidate to append and a free slot."""
+    """Return a branch for the outcome (node, token), with only the first node of its tail."""
     return bool(tries) and len(tail) < SLOTS
 
 

@@ -1,2 +1,2 @@
-"""Handles a request from the call to its last output: the models, the queue, the engine's lock,
-presets."""
+"""Serves requests, from the call of the caller to the last output. Loads the models, queues
+requests, locks the engine and resolves presets."""

@@ -3,12 +3,12 @@ runs in the thread aside.
 
 Python runs signal handlers in the main thread, between any two bytecodes. If the main thread were
 inside a call of the engine, a second call by the handler would have to be refused. In the thread
-aside every call runs to its end. The handler's call waits for that end, as a call of any other
-thread does.
+aside every call runs to its end. A call that the handler makes waits for that end, like a call of
+any other thread.
 
 A handler may interrupt the main thread at every line of this module, and run the same line itself.
-So no line here takes a lock that the thread aside also needs. `queue.SimpleQueue`, lists and
-`_thread` are C code, which a handler cannot interrupt.
+So no line of this module takes a lock that the thread aside also needs. `queue.SimpleQueue`, lists
+and `_thread` are C code, which a handler cannot interrupt.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, Generic, TypeVar
 Found = TypeVar("Found")
 
 # Maximum time of one wait, in seconds. A signal that arrives just before a wait begins does not end
-# that wait. Its handler runs when this time is over.
+# that wait. Then the signal's handler runs only after the wait.
 LOOK = 0.05
 _OTHERS = tuple(sorted(set(signal.valid_signals()) - {signal.SIGINT}))
 
@@ -57,8 +57,8 @@ class Job(Generic[Found]):
 
     def __init__(self, call: Callable[[Job[Found]], Found]) -> None:
         self._call = call
-        # There is one claim, and two threads compete for it. The thread that takes it decides
-        # whether the call is made.
+        # The list holds one claim. The main thread and the thread aside both try to take it. The
+        # thread aside makes the call only if it gets the claim.
         self._claims = [True]
         self._ended = _thread.allocate_lock()
         self._ended.acquire()
@@ -84,8 +84,8 @@ class Job(Generic[Found]):
     def wait(self) -> Found:
         """Return the call's result, or raise the error of the call or of a signal handler.
 
-        Runs in the main thread. If a handler raises after the call has begun, its error is raised
-        when the call has ended.
+        Runs in the main thread. If a signal handler raises after the call has begun, its error is
+        raised when the call has ended.
         """
         while not self._is_done:
             try:
@@ -100,7 +100,7 @@ class Job(Generic[Found]):
         try:
             raise error
         finally:
-            del error, self  # avoids a cycle of references: the traceback holds this frame
+            del error, self  # avoids a reference cycle: the error's traceback holds this frame
 
     def _take_claim(self) -> bool:
         try:
@@ -114,7 +114,8 @@ class Aside:
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
-        # Thread.start takes a lock of `threading`, which an interrupted start would never release.
+        # Not Thread.start: that function takes a lock of `threading`, and would never release the
+        # lock if a handler interrupted it.
         _thread.start_new_thread(_work, (self._jobs,))
         ends = weakref.finalize(self, self._jobs.put, None)
         ends.atexit = False  # functions registered with atexit may still call the engine

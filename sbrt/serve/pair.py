@@ -30,10 +30,10 @@ class Pair:
     never changes.
 
     vocab: number of ids in use: the target's number of logits, or the tokenizer's size if that is
-    smaller. A draft may have logits of fewer ids; it never drafts the others. holes: ids below
-    vocab that no token of the tokenizer has. The logits of these ids are masked in every row.
-    dtype: storage of the target's weights. activation_dtype: dtype of the inputs of its matrix
-    products. generation: the sampling defaults in the model's files.
+    smaller. A draft may have logits of fewer ids; it never drafts an id without a logit. holes: ids
+    below vocab that no token of the tokenizer has. The logits of these ids are masked in every row.
+    dtype: storage of the target's weights. activation_dtype: dtype of the inputs of the target's
+    matrix products. generation: the sampling defaults in the model's files.
     """
 
     target: Model
@@ -48,8 +48,8 @@ class Pair:
 
     @property
     def defaults(self) -> SamplingParams:
-        """The parameters of a request that gives none. Raises InvalidInputError, naming the
-        field."""
+        """The sampling parameters of a request whose caller gives none. Raises InvalidInputError,
+        naming the field."""
         return self.generation.params()
 
 
@@ -76,7 +76,8 @@ def load_pair(
         target_model = _model(config, target, progress)
     draft_model: Model | None = None
     if draft is not None:
-        of_draft = _of_draft(config)  # a config checks its cores, so not while they are fewer
+        # Made outside `on_cores`: a config checks that this process may use the config's cores.
+        of_draft = _of_draft(config)
         with on_cores(draft_cores):
             draft_model = _model(of_draft, draft, progress, target_model, config.draft_index)
     elif make_draft is not None:
@@ -98,9 +99,9 @@ def load_pair(
 
 
 def _of_draft(config: EngineConfig) -> EngineConfig:
-    """The config with the draft's dtype."""
-    # The caller asks for int8 for the target. A quantised draft uses int8, too; a draft with float
-    # weights cannot.
+    """Return the config with the draft's dtype and activation_dtype."""
+    # A caller who asks for int8 means the target. A draft with quantised weights uses int8, too; a
+    # draft with float weights cannot.
     activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
     return replace(config, dtype=config.draft_dtype, activation_dtype=activations)
 
@@ -196,10 +197,11 @@ def _defaults(target: Checkpoint) -> Defaults:
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
     """Return the end-of-sequence ids that the folder or the file gives.
 
-    A tokenizer's eos_token is ignored: as in transformers, it ends no answer.
+    A tokenizer's eos_token is ignored: as in transformers, that token ends no answer.
     """
     if is_gguf(target.folder):
-        from ..model.gguf.tokenizer import end_ids  # here, so that `import sbrt` stays fast
+        # Imported here, so that `import sbrt` stays fast.
+        from ..model.gguf.tokenizer import end_ids
 
         named = end_ids(target.files[0], target.config.vocab)
     else:

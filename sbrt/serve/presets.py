@@ -19,7 +19,7 @@ from ..model import hrad
 class Presets:
     """Reads presets with the defaults of the engine's configuration.
 
-    own: the method of a request that names none. Every function of this class raises
+    own: the method of a request that names no method. Every function of this class raises
     InvalidInputError for a method that the engine cannot run.
     """
 
@@ -128,8 +128,8 @@ class Presets:
         return self._fitted(found)
 
     def _fitted(self, method: Method) -> Method:
-        """Return the method. If it uses a classifier and no gamma was given, its gamma becomes the
-        classifier's."""
+        """Return the method. If the method uses a classifier and no gamma was given, the method
+        gets the classifier's gamma."""
         gamma = None if self._given is None else self._given.num_speculative_tokens
         return hrad.fitted(method, gamma, self._draft_folder)
 
@@ -138,7 +138,7 @@ class Presets:
             raise InvalidInputError(f"method {method.name}: expected a draft model, got none")
 
     def _chosen_from(self) -> list[Method]:
-        """Return the candidates of `auto`. If there is no draft, only those that need none are
+        """Return the candidates of `auto`. Without a draft, only candidates that need no draft are
         returned. Returns [] if `auto` is not allowed."""
         found = [method for method in self._allowed if method.policy() is None]
         if len({method.rejection for method in found}) > 1:

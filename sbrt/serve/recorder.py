@@ -12,7 +12,7 @@ from ..trace.profile import Profile
 from ..trace.spans import Round, Span
 from .request import Request
 
-PATIENCE = 0.05  # seconds between two moments at which Ctrl-C is handled
+PATIENCE = 0.05  # maximum seconds of one wait; Ctrl-C is handled between two waits
 
 
 class Recorder:

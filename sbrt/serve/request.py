@@ -40,10 +40,10 @@ class Outputs(Enum):
 class Request:
     """A queued or running request. It compares equal to itself only.
 
-    The answer's text is `pieces`, which no stop string can cut any more, followed by `text`, which
-    a stop string may still cut. The lists of pieces and of token ids only grow, so outputs share
-    them. The first `visible` characters of `text` are in `pieces` already. They stay in `text`
-    because a stop string may begin there.
+    The answer's text is the join of `pieces`, followed by `text[visible:]`. No stop string can cut
+    `pieces` any more. The lists of pieces and of token ids only grow, so outputs share them. The
+    first `visible` characters of `text` are in `pieces` already. If answers include stop strings,
+    these characters stay in `text`, because a stop string may begin there.
     """
 
     id: str
@@ -65,7 +65,7 @@ class Request:
     given: int = 0  # number of pieces that the last output had
     given_ids: int = 0  # number of token ids that the last output had
     keeps_history: bool = False  # True if the last output must hold the rounds and spans
-    completion: int = 0  # index of this answer, if a prompt gets several
+    completion: int = 0  # index of this answer, if a prompt gets several answers
     is_drawn: bool = False  # True if the engine made the id; False if the caller gave it
     finish_reason: str | None = None
     stop_reason: int | str | None = None
@@ -174,7 +174,7 @@ class Request:
         self.finish_reason, self.stop_reason = reason, why
 
     def settle(self) -> None:
-        """Move text that no stop string can cut any more to the pieces, so that `text` stays
+        """Move text that no stop string can cut any more to `pieces`, so that `text` stays
         short."""
         end = len(self.text) - (0 if self.finish_reason is not None else self._held())
         if end > self.visible:
@@ -262,7 +262,7 @@ class Request:
 
 
 def first_of(sink: Sink) -> RequestOutput:
-    """Take the first item of a sink that is not empty. If the item is an exception, raise it;
+    """Take the first item of `sink`, which must have one. If the item is an exception, raise it;
     otherwise return it."""
     item = sink.popleft()
     if isinstance(item, BaseException):

@@ -1,4 +1,4 @@
-"""The queue in front of the C++ core. Requests get a seat in order of arrival; the others wait."""
+"""The queue in front of the C++ core, where requests wait for seats in order of arrival."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Scheduler:
     A caller that waits for an output runs the rounds of all requests that have a seat. So several
     threads can wait at the same time. Any thread and any signal handler may call every method. In a
     destructor that runs inside another call of the same thread, every method raises EngineError.
-    Only `drop` does not raise: it takes effect at the next call.
+    There `drop` does not raise, but takes effect at the next call.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Scheduler:
         self._max_model_len = max_model_len
         self.turns = Turns()
         self._late: deque[Request] = deque()  # requests that the next holder of the lock drops
-        self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
+        self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # keys: Request.key
         self._running: dict[tuple[bool, str], Request] = {}  # requests with a seat, oldest first
         self._newest: Seat | None = None  # seat of the request that was admitted last
         self._begun_ns = core.now_ns  # trace() leaves out earlier spans, which belong to no request
@@ -75,7 +75,7 @@ class Scheduler:
 
     @property
     def core(self) -> EngineCore:
-        """The C++ core. Raises EngineError once closed."""
+        """The C++ core. Raises EngineError once the scheduler is closed."""
         if self._engine_core is None:
             raise EngineError("engine: expected an open one, this one has been closed")
         return self._engine_core
@@ -86,7 +86,7 @@ class Scheduler:
             self.core.check_usable()
 
     def check_open(self) -> None:
-        """Raises EngineError once closed, and in a fork."""
+        """Raises EngineError in a fork, and once the scheduler is closed."""
         self.check_process()
         _ = self.core
 
@@ -124,7 +124,7 @@ class Scheduler:
     def abort(self, ids: Iterable[str], inbox: Sink) -> None:
         """Drop unfinished requests. `inbox` loses their outputs; other sinks get a last output.
 
-        An id means a request that its caller named, else one whose id the engine made.
+        If a caller's id equals an id that the engine made, only the caller's request is dropped.
         """
         _ = self.core
         wanted, live = set(ids), self._live()
@@ -261,7 +261,7 @@ class Scheduler:
         finally:
             if self._engine_core is not None:
                 wait_until_idle(self._engine_core)
-                self._engine_core.close()  # closed here, as a traceback may keep the core alive
+                self._engine_core.close()  # closed here: a traceback may keep the core alive
             self._engine_core = None
 
     def _live(self) -> list[Request]:
@@ -289,7 +289,7 @@ class Scheduler:
         return [Round(*entry) for entry in self._newest.rounds()] if self._newest else []
 
     def _advance(self) -> bool:
-        """Admit requests to free seats. Run a round, or a slice of one, for all that have a seat.
+        """Admit requests to free seats. For all requests with a seat, run a round or a slice of it.
 
         Returns False if the prefill or the round takes longer than the slice.
         """
@@ -404,7 +404,7 @@ class Scheduler:
             request.queue_seconds, stats.prefill_ns / 1e9, stats.decode_ns / 1e9
         )
         times = LaneTimes()
-        if request.method.drafts and not request.had_company:  # else the spans show other requests
+        if request.method.drafts and not request.had_company:  # spans of shared rounds mix requests
             times = lane_times(self._recorder.spans(request.begun_ns))
         tokens, gamma = len(request.token_ids), request.method.gamma
         spec = spec_decode_metrics(stats, times, tokens, gamma)

@@ -30,8 +30,8 @@ def shaping_of(params: SamplingParams, tokenizer: Tokenizer | None, vocab: int) 
 
 
 def banned(words: tuple[str, ...], tokenizer: Tokenizer | None, vocab: int) -> list[list[int]]:
-    """Return the token sequences to ban. Each word gives two: the word at the beginning of a text,
-    and the word after a space."""
+    """Return the token sequences to ban. Each word gives two sequences: the word at the beginning
+    of a text, and the word after a space."""
     if not words:
         return []
     if tokenizer is None:

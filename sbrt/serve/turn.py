@@ -22,10 +22,9 @@ class InnerCallError(EngineError):
 class Turns:
     """The lock of an engine, and the threads that wait for it.
 
-    A lock that one thread may take twice would exclude nothing within that thread. So a call by a
-    thread that holds the lock is refused. Only a destructor can make such a call. A signal handler
-    cannot make one: where a handler may run, calls of the main thread go to another thread
-    (aside.py).
+    A reentrant lock would not exclude a second call of the same thread. So a call by a thread that
+    already holds the lock is refused. Only a destructor can make such a call. A signal handler
+    cannot: where a handler may run, calls of the main thread go to another thread (aside.py).
     """
 
     def __init__(self) -> None:
@@ -47,8 +46,8 @@ class Turns:
 
     @property
     def is_lost(self) -> bool:
-        """True if the lock is held by a thread that the interpreter has stopped because it is
-        ending."""
+        """True if the lock is held by a thread that the interpreter has stopped. The interpreter
+        stops threads when the process ends."""
         if not sys.is_finalizing() or self.is_inside:
             return False
         if not self.lock.acquire(blocking=False):
@@ -77,7 +76,8 @@ class Turns:
         if not may_be_interrupted():
             return self._locked(call)
         if self._aside is None:
-            self._aside = Aside()  # a signal handler may make another one here, which does no harm
+            # A signal handler may make a second Aside here, which does no harm.
+            self._aside = Aside()
         return self._aside.run(lambda job: self._locked(call, job))
 
     @property
@@ -90,7 +90,9 @@ class Turns:
         thread = threading.get_ident()
         self.waiting.add(thread)
         try:
-            with self.lock:  # in C: Ctrl-C cannot come between taking the lock and the block
+            # Taking the lock is one call of C code: no signal handler runs between it and the
+            # block.
+            with self.lock:
                 self.waiting.discard(thread)
                 self._job = job
                 try:
@@ -125,8 +127,8 @@ def in_turn(
     """Make a method run under the engine's lock.
 
     Inside another call of the same thread, and in a forked child, the method raises EngineError
-    without waiting. The same happens if the interpreter is ending and has stopped the thread that
-    holds the lock.
+    without waiting. It also raises EngineError if the interpreter is ending and has stopped the
+    thread that holds the lock.
     """
 
     def under_lock(self: Self, *args: Given.args, **kwargs: Given.kwargs) -> Found:

@@ -30,7 +30,8 @@ def app(
     chat_template: Path | None = None,
     trust_request_chat_template: bool = False,
 ) -> Gate:
-    """Return the ASGI application that serves `engine`. It closes the engine when it ends.
+    """Return the ASGI application that serves `engine`. When the application ends, it closes the
+    engine.
 
     names: names of the model that clients may use (None: the path of its folder). api_key: the key
     that clients must send. chat_template: a file with a template that replaces the model's own.

@@ -1,5 +1,5 @@
-"""Keeps answers in flight, and makes the parts of response bodies that describe them: usage,
-metrics, timings."""
+"""Keeps the state of answers in flight. Makes the fields `usage`, `metrics` and `timings` of
+response bodies from this state."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Choice:
     final: RequestOutput | None = None
 
     def take(self, output: RequestOutput) -> list[float]:
-        """Add the new tokens of an output; returns the times in seconds between the outputs that it
-        joins."""
+        """Add the new tokens of an output. If the output joins several outputs of the engine, the
+        times between them are known; returns these times in seconds."""
         [answer] = output.outputs
         gaps = []
         for now in self.stream.times if answer.token_ids else ():
@@ -72,8 +72,8 @@ class Choice:
 
 
 def usage(choices: Sequence[Choice], n: int) -> dict[str, Any]:
-    """Return the field `usage`, the numbers of tokens so far. If a prompt has `n` answers, it
-    counts once."""
+    """Return the field `usage`, the numbers of tokens so far. A prompt with `n` answers is counted
+    once."""
     prompt = sum(len(choice.prompt_ids) for choice in choices[::n])
     completion = sum(choice.tokens for choice in choices)
     accepted = _sum(choices, "num_accepted_draft_tokens")
@@ -91,8 +91,8 @@ def usage(choices: Sequence[Choice], n: int) -> dict[str, Any]:
 
 
 def metrics(choices: Sequence[Choice]) -> dict[str, Any]:
-    """Return times in ms, and the figures of speculative decoding, as sums over a request's
-    answers."""
+    """Return the field `metrics` of a request: times in ms, tokens per second, and the figures of
+    speculative decoding. The values describe all answers of the request together."""
     generation = sum(choice.last_at - choice.first_at for choice in choices)
     gaps = sum(max(0, choice.tokens - 1) for choice in choices)
     tokens = sum(choice.tokens for choice in choices)

@@ -163,7 +163,7 @@ async def detokenize(request: Request) -> Response:
 
 
 async def tokenizer_info(request: Request) -> Response:
-    """Answer with special tokens and chat template, for clients that tokenise by these routes."""
+    """Answer with special tokens and chat template, for clients that let this server tokenise."""
     return json_response(_service(request).tokenizer_info())
 
 
@@ -182,7 +182,7 @@ async def stop_profile(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """Answer 200 while requests are accepted, 503 before and after."""
+    """Answer 200 while the server accepts requests, 503 before and after that."""
     await _service(request).engine.check_health()
     return Response(status_code=200)
 
@@ -207,7 +207,8 @@ def _service(request: Request) -> Service:
 
 
 async def _given(request: Request, read: Any) -> tuple[Service, dict[str, Any]]:
-    """Return the service, once it is ready, and the checked fields of the request body."""
+    """Return the service and the checked fields of the request body. Raises ApiError if the service
+    is not ready, or on a bad body."""
     service = _service(request)
     _ = service.engine
     return service, read(parse_body(await read_body(request, service.settings.limits)))
@@ -235,8 +236,8 @@ async def _answer(
 
 @contextmanager
 def _as_bad_request() -> Iterator[None]:
-    """Turn an EngineError into status 400. The engine is healthy, but a profile call came in the
-    wrong order."""
+    """Turn an EngineError of a profile call into status 400. Such an error means that the calls
+    came in the wrong order, not that the engine is broken."""
     try:
         yield
     except EngineError as error:
@@ -290,7 +291,8 @@ async def _engine_error(_: Request, error: Exception) -> Response:
 
 
 async def _client_gone(_: Request, error: Exception) -> Response:
-    """Return a response, so that the access log has a status. No client reads it."""
+    """Return a response for the status in the access log. The client has disconnected and reads
+    nothing."""
     return Response(status_code=499)
 
 

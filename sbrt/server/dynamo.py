@@ -2,7 +2,7 @@
 
 python -m sbrt.server.dynamo --target org/model --draft org/small-model --discovery-backend etcd
 
-It needs ai-dynamo and the extra `serve`.
+The worker needs ai-dynamo and the extra `serve`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .tokens import chunks
 
 
 class Backend(LLMEngine):
-    """One engine under the lifecycle of a Dynamo worker."""
+    """An engine that Dynamo starts, calls and stops as a worker."""
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options

@@ -54,7 +54,7 @@ def bad_field(name: str, message: str) -> ApiError:
 def of_engine(error: EngineError, fields: dict[str, str]) -> ApiError:
     """Return the ApiError that reports an error of the engine.
 
-    fields: names of fields in requests, by the engine's names of the same fields. The message of an
+    fields: {the engine's name of a field: its name in requests}. The message of an
     InvalidInputError begins with the engine's name of the field.
     """
     if not isinstance(error, InvalidInputError):

@@ -16,7 +16,7 @@ from ..errors import InvalidInputError
 from .errors import ApiError, bad_field
 
 LOG = logging.getLogger("sbrt.server")
-MOST_LOGGED = 256  # maximum number of unknown names kept; it bounds the memory used
+MOST_LOGGED = 256  # maximum number of unknown field names kept; it bounds the memory used
 
 Check = Callable[[str, Any], Any]
 
@@ -76,8 +76,8 @@ class Reader:
         self._logged: set[str] = set()
 
     def read(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the given fields that are known, checked. Raises ApiError whose `param` is the
-        field."""
+        """Check the known fields of a request body; returns their values. Raises ApiError whose
+        `param` is the field."""
         found = {}
         for name, value in body.items():
             if value is None:
@@ -136,8 +136,8 @@ def integer(low: int, high: int | None = None) -> Check:
 
 
 def only(*allowed: Any) -> Check:
-    """Return a rule that accepts these values only. Any other value needs a feature that is not
-    built."""
+    """Return a rule that accepts only the values `allowed`. The error for any other value says that
+    the feature is not built."""
 
     def rule(name: str, value: Any) -> Any:
         if not any(type(value) is type(a) and value == a for a in allowed):
@@ -148,8 +148,8 @@ def only(*allowed: Any) -> Check:
 
 
 def prompts(name: str, value: Any) -> Sequence[str | list[int]]:
-    """Accept a str, a list of str, a list of token ids, or a list of such lists; returns the
-    prompts."""
+    """Accept a str, a list of str, a list of token ids, or a list of lists of token ids. Returns
+    the prompts."""
     if isinstance(value, str):
         return [value]
     many = check.items(name, value, "text, token ids, or a list of these")

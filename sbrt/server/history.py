@@ -12,7 +12,7 @@ from ..trace.spans import DRAFT, TARGET, Span
 from ..trace.timeline import lane_work
 from .answers import Choice
 
-MOST_SPANS = 4000  # maximum number of spans of a lane in a trace; the last ones are kept
+MOST_SPANS = 4000  # maximum number of spans of a lane in a trace; the latest are kept
 
 
 def trace_of(
@@ -42,7 +42,9 @@ def token_texts(choice: Choice, tokenizer: Tokenizer, skip_special: bool) -> lis
     texts = [decoder.push(token) for token in choice.ids]
     if texts:
         texts[-1] += decoder.flush()
-    left = sum(map(len, choice.text))  # a stop string may have been cut off the answer
+    # Number of characters of the answer. `texts` may have more, because the answer ends before a
+    # stop string.
+    left = sum(map(len, choice.text))
     found = []
     for text in texts:
         found.append(text[:left])

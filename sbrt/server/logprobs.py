@@ -1,4 +1,5 @@
-"""Converts log-probs to the forms of the two routes, and to vLLM's field `prompt_logprobs`."""
+"""Converts log-probs to the forms of the routes for chats and completions, and to vLLM's field
+`prompt_logprobs`."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ class Spelling:
         return None if self._tokenizer is None else self._tokenizer.text_of(token)
 
     def entry(self, token: int, found: Logprob) -> dict[str, Any]:
-        """Return a token's entry for a chat. bytes: the bytes of the token, even if they are a part
-        of a character."""
+        """Return a token's entry for a chat. bytes: the bytes of the token, even if they are only a
+        part of a character."""
         data = None if self._tokenizer is None else list(self._tokenizer.bytes_of(token))
         return {"token": self.name(token, found), "logprob": value(found), "bytes": data}
 
@@ -41,14 +42,16 @@ class Offsets:
     """Computes where each token's text begins in the text of an answer, in characters."""
 
     def __init__(self, tokenizer: Tokenizer | None, before: Sequence[int], skips: bool) -> None:
-        """before: the tokens that precede the text. skips: True if special tokens have no text."""
+        """before: the tokens that precede the answer's text. skips: True if special tokens have no
+        text."""
         self._text = None
         if tokenizer is not None:
             self._text = Detokenizer(tokenizer, before, skip_special=skips)
         self._length = 0
 
     def of(self, tokens: Sequence[int]) -> list[int]:
-        """Return where the texts of the next tokens begin, in characters."""
+        """Return where the texts of `tokens` begin in the answer, in characters. tokens: the tokens
+        that follow the tokens of earlier calls."""
         found = []
         for token in tokens:
             found.append(self._length)

@@ -31,7 +31,7 @@ HISTOGRAMS = {
     "vllm:e2e_request_latency_seconds": ("From arrival to the last token", LONG),
     "vllm:request_queue_time_seconds": ("In the queue", LONG),
 }
-# Names of the counters for values of spec_decode_metrics. Some of the values have no counter.
+# {key of spec_decode_metrics: name of its counter}. Some keys have no counter.
 SPEC = {
     "num_spec_steps": "vllm:spec_decode_num_drafts",
     "num_draft_tokens": "vllm:spec_decode_num_draft_tokens",

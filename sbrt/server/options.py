@@ -73,7 +73,7 @@ class EngineOptions:
 
 
 def _number(name: str, value: Any) -> Any:
-    """Return the integer that a text spells; return any value that is no text unchanged."""
+    """Return the integer that a str spells. Return a value that is no str unchanged."""
     if not isinstance(value, str):
         return value
     try:

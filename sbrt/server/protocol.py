@@ -1,4 +1,4 @@
-"""Checks request bodies. They may have OpenAI's fields, vLLM's fields, and `speculative`."""
+"""Checks request bodies. A body may have OpenAI's fields, vLLM's fields, and `speculative`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .fields import (
     top_k,
 )
 
-COMPLETION_TOKENS = 16  # max_tokens of a completion that gives none, as in OpenAI's API
+COMPLETION_TOKENS = 16  # max_tokens of a completion request that gives none, as in OpenAI's API
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ask:
-    """A checked request: the part that both routes share.
+    """A checked request: the part that chats and completions share.
 
     n: number of answers to each prompt. method: a preset; None: the engine's own method. has_usage:
     True if the last chunk of a stream has the usage. is_continuous: True if every chunk has the
@@ -243,8 +243,8 @@ def _params(
 ) -> SamplingParams:
     """Make the SamplingParams of a request.
 
-    base: values of fields that are not given. most: a mapping from the client's name for max_tokens
-    to its value.
+    base: values of fields that are not given. most: {name: value} of max_tokens, under the name
+    that the client used for it; empty if not given.
     """
     for name in ("stop", "bad_words"):
         count = len(given[name]) if isinstance(given.get(name), list) else 0

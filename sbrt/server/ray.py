@@ -2,8 +2,8 @@
 
 serve run sbrt.server.ray:app target=org/model draft=org/small-model min_replicas=2
 
-Ray routes each request to a replica, and replaces one that fails. It adds replicas while the
-running ones have more than `target_ongoing_requests` each. Needs the extra `serve` and
+Ray routes each request to a replica, and replaces a replica that fails. Ray adds replicas while
+each running replica has more than `target_ongoing_requests` requests. Needs the extra `serve` and
 `ray[serve]`.
 """
 
@@ -53,7 +53,7 @@ class Options(EngineOptions):
 
 
 class Replica:
-    """The ASGI application of one engine. Ray Serve's ingress makes it in an actor."""
+    """The ASGI application of one engine. Ray Serve makes the application inside an actor."""
 
     def __init__(self, options: Options) -> None:
         self._engine = options.open()

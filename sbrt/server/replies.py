@@ -1,4 +1,4 @@
-"""Makes response bodies for both routes, whole or as chunks of a stream."""
+"""Makes the response bodies of chats and completions, whole or as chunks of a stream."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def event(value: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a request. The two routes differ only in the form of their choices.
+    """The answer to a request. Chats and completions differ only in the form of their choices.
 
     tokenizer: gives the token texts in traces and log-probs.
     """
@@ -81,8 +81,8 @@ class Reply:
         return self._chunk({"index": choice.index, **self.delta(text), **_OPEN, **more})
 
     def closing(self, choice: Choice) -> dict[str, Any]:
-        """Return the chunk with a choice's finish_reason. The last such chunk of a stream has
-        `timings`."""
+        """Return the chunk with a choice's finish_reason. In the last choice that ends, this chunk
+        also has `timings`."""
         end = {**_OPEN, **self._end(choice)}
         found = self._chunk({"index": choice.index, **self.nothing(), **end})
         if not self.ask.has_usage and all(c.final is not None for c in self.choices):
@@ -251,8 +251,8 @@ class CompletionReply(Reply):
     def logprobs(
         self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
     ) -> dict[str, Any]:
-        """Return the object `logprobs`, lists with an item for each token. With echo, the prompt's
-        tokens come first."""
+        """Return the object `logprobs`, whose lists have an item for each token. With echo, the
+        prompt's tokens come first."""
         tokens, positions = answer.token_ids, list[Any](answer.logprobs or ())
         if self.delays_opening and of_prompt is not None:
             tokens, positions = choice.prompt_ids + tokens, [*of_prompt, *positions]
@@ -265,7 +265,7 @@ class CompletionReply(Reply):
 
     @cached_property
     def _offsets(self) -> dict[int, Offsets]:
-        """The object that computes text offsets for each choice, by the choice's index."""
+        """{index of a choice: the object that computes the text offsets of this choice}."""
         return {}
 
     def delta(self, text: str) -> dict[str, Any]:
@@ -284,7 +284,8 @@ async def whole(service: Service, reply: Reply) -> dict[str, Any]:
 
 
 async def events(service: Service, reply: Reply) -> AsyncGenerator[bytes, None]:
-    """Yield the events of a stream. A late error becomes an event; [DONE] is always last."""
+    """Yield the events of a stream. An error in the stream becomes an event; [DONE] is always the
+    last event."""
     try:
         async with aclosing(_chunks(service, reply)) as chunks:
             async for chunk in chunks:

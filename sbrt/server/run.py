@@ -1,5 +1,5 @@
-"""Runs the server. It listens while the engine loads, and lets running requests end before it
-stops."""
+"""Runs the server. The server listens while the engine loads, and lets running requests end before
+it stops."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """A server that ends on a signal. After the signal the server refuses new requests. It aborts
-    the requests that still run after `seconds`."""
+    """A server that ends on a signal. After the signal the server refuses new requests. After
+    `seconds` more, it aborts the requests that still run."""
 
     def __init__(self, config: uvicorn.Config, service: Service, seconds: float) -> None:
         super().__init__(config)

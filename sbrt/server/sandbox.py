@@ -13,7 +13,7 @@ import jinja2.sandbox
 from jinja2 import nodes
 
 MOST_STEPS = 200_000  # maximum number of loop iterations and macro calls in one rendering
-MOST_TEXT = 4 * 2**20  # maximum characters of a rendering; characters or items of any value in it
+MOST_TEXT = 4 * 2**20  # maximum characters of a rendering, and maximum length of a value in it
 
 
 class Generation(jinja2.ext.Extension):
@@ -44,8 +44,8 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         self._state = threading.local()  # several threads may render the same template
 
     def collected(self, pieces: Iterator[str]) -> str:
-        """Join the pieces of a rendering, and return the text. Raises SecurityError if it is too
-        long."""
+        """Join the pieces of a rendering, and return the text. Raises SecurityError if the text is
+        too long."""
         self._state.steps = 0
         found, length = [], 0
         for piece in pieces:
@@ -108,8 +108,8 @@ def _replace(tree: nodes.Node, calling: Any) -> None:
 
 
 def _below(node: nodes.Node) -> Iterator[nodes.Node]:
-    """Yield every node below, children first. So the operands of a `~` are replaced before the `~`
-    itself."""
+    """Yield `node` and every node below it, children before their parent. So the operands of a `~`
+    are replaced before the `~` itself."""
     for child in node.iter_child_nodes():
         yield from _below(child)
     yield node

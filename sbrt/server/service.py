@@ -24,7 +24,7 @@ from .templates import ChatTemplate, Conversation, read_file, read_template
 
 LOG = logging.getLogger("sbrt.server")
 
-# Names of fields in requests, by the engine's names. The fields of SamplingParams are checked
+# {the engine's name of a field: its name in requests}. The fields of SamplingParams are checked
 # earlier.
 FIELDS = {
     "prompt": "prompt", "method": "speculative", "acceptance": "speculative", "stop": "stop",
@@ -40,9 +40,9 @@ FIELDS = {
 class Settings:
     """The settings that a server starts with.
 
-    names: names of the model that clients may use; answers have the first of them. root: the
-    model's path or hub name. template: a file whose template replaces the model's template.
-    trusts_templates: True if requests may contain templates.
+    names: names of the model that clients may use; answers give the model the first of these names.
+    root: the model's path or hub name. template: a file whose template replaces the model's
+    template. trusts_templates: True if requests may contain templates.
     """
 
     names: Sequence[str] = ("demo",)
@@ -104,7 +104,7 @@ class Service:
 
     @property
     def has_chat_template(self) -> bool:
-        """True if the model has a chat template, so that conversations can be answered."""
+        """True if the model has a chat template, so that the server can answer conversations."""
         return self._template.text is not None
 
     def tokenizer_info(self) -> dict[str, str | None]:
@@ -146,8 +146,8 @@ class Service:
             raise of_engine(error, FIELDS) from None
 
     async def chat_ids(self, chat: ChatAsk) -> list[int]:
-        """Return the token ids of a conversation. If the ids begin with two begin tokens, one of
-        them is dropped."""
+        """Return the token ids of a conversation. If the ids begin with two beginning-of-sequence
+        tokens, one of the two is dropped."""
         template = self._template
         if chat.template is not None:
             if not self.settings.trusts_templates:
@@ -158,7 +158,7 @@ class Service:
                 )
             template = template.having(chat.template, "the request")
         given = Conversation(chat.messages, chat.adds_prompt, chat.continues, chat.more)
-        try:  # a template is untrusted code: it must not block the event loop
+        try:  # to_thread: a template is untrusted code, which must not block the event loop
             text = await asyncio.to_thread(template.render, given)
             ids = await self.ids_of(text, chat.ask.adds_special)
         except InvalidInputError as error:
@@ -170,8 +170,8 @@ class Service:
     async def begin(
         self, ask: Ask, name: str, prompts: Sequence[tuple[str | None, list[int]]]
     ) -> list[Choice]:
-        """Queue `ask.n` answers to each prompt, in order. Either all of them are queued or none.
-        Raises ApiError.
+        """Queue `ask.n` answers to each prompt, in order. If not all answers can be queued, none is
+        queued. Raises ApiError.
 
         name: the name under which `abort` can find these answers.
         """
@@ -221,7 +221,7 @@ class Service:
         await self._abort(list(self._live))
 
     async def abort(self, name: str) -> None:
-        """Abort the answers of the request for which `begin` was given this name."""
+        """Abort the answers that `begin` queued under the name `name`."""
         await self._abort([c for c in self._live if c.stream.id.rpartition("/")[0] == name])
 
     async def _abort(self, choices: Sequence[Choice]) -> None:
@@ -243,7 +243,8 @@ class Service:
         return sum(not choice.stream.is_done for choice in self._live)
 
     def _check_queue(self, n: int, prompts: int) -> None:
-        """Raise ApiError if the queue has no room for the answers now, or could never have it."""
+        """Raise ApiError: 400 if the answers exceed the whole queue, 429 if they exceed its free
+        places."""
         places = self._seats + self.settings.limits.waiting
         if n * prompts > places:
             raise bad_field(

@@ -2,8 +2,8 @@
 was trained on.
 
 A template comes with the model, so it is untrusted code. It runs in jinja2's sandbox, where it
-cannot change objects or read internal attributes of Python. The number of its steps is limited. It
-may call the same helper functions as in transformers, so it gives the same text.
+cannot change objects or read internal attributes of Python. The number of its steps is limited. A
+template may call the same helper functions as in transformers, so the text is the same as there.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .sandbox import Environment
 LONGEST = 2**20  # characters of a template
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
 REASONING = ("reasoning_content", "thinking", "reasoning")  # names of the field with the reasoning
-MARK = "\ue000sbrt ends here\ue001"  # marks the place in the text where the last message goes on
-SPACE = " "  # stands after MARK, to find out if the template trims messages
+MARK = "\ue000sbrt ends here\ue001"  # appended to the last message: marks where its text ends
+SPACE = " "  # appended after MARK; a template that trims messages removes it
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,10 @@ class Conversation:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A model's template and the special tokens that it may name.
+    """A model's template and the special tokens that the template may name.
 
-    text: the template, None if the model has none. where: its file, for messages.
+    text: the template; None if the model has none. where: the origin of the template, for error
+    messages.
     """
 
     text: str | None = None
@@ -60,7 +61,7 @@ class ChatTemplate:
     tokens: Mapping[str, str] = field(default_factory=dict)
 
     def having(self, text: str, where: str) -> ChatTemplate:
-        """Return another template with the same special tokens."""
+        """Return a ChatTemplate with the template `text` and the same special tokens."""
         return ChatTemplate(text, where, self.tokens)
 
     def render(self, chat: Conversation) -> str:
@@ -121,7 +122,8 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _content(token: Any) -> str | None:
-    """Return a special token's text. The token is a str, or an object with flags."""
+    """Return a special token's text. token: the text, or an object whose field `content` is the
+    text."""
     found = token.get("content") if isinstance(token, Mapping) else token
     return found if isinstance(found, str) else None
 
@@ -162,7 +164,8 @@ def _marked(messages: list[dict[str, Any]], template: str) -> list[dict[str, Any
 
 
 def _cut(text: str, content: str) -> str:
-    """Return the text before MARK. Trailing space is removed if the template trims messages."""
+    """Return the text before MARK. If the template trims messages, trailing space is removed,
+    too."""
     at = text.rfind(MARK)
     if at < 0 or content.strip() not in text:
         raise InvalidInputError(

@@ -24,7 +24,7 @@ from .service import Service
 
 # Fields that the router handles itself, or that change no token.
 ROUTERS = ("best_of", "length_penalty", "use_beam_search", "stop", "skip_special_tokens")
-NOTHING = (None, False, {}, [])  # types are compared, too, because the temperature 0 equals False
+NOTHING = (None, False, {}, [])  # compared with their types, because the temperature 0 equals False
 
 
 def ask_of(request: Mapping[str, Any], defaults: Defaults) -> Ask:

@@ -9,7 +9,7 @@ from .costs import SECOND, TARGET_ROWS
 from .measure import Report, Tally
 
 NOTHING = 0.02  # smaller relative differences count as no difference
-BUSY = 0.25  # share of a round; a longer time in which no lane works is reported
+BUSY = 0.25  # maximum share of a round without work of any lane; more is reported
 
 
 def conclusion(report: Report) -> str:
@@ -51,7 +51,8 @@ def difference(clock: Report, simulated: Report) -> str:
     others = [pair for pair in pairs if pair[0].method.name != "none" and pair[0].rate]
     if not others or not simulated.plain.rate or not clock.plain.rate:
         return "Nothing to compare: no method but plain decoding generated anything."
-    # In the two reports `auto` may have chosen different methods.
+    # The two reports may have different choices of `auto`. So `auto` is used only if there is no
+    # other method.
     alike = [pair for pair in others if pair[0].method.name != AUTO]
     best, earlier = max(alike or others, key=lambda pair: pair[0].rate)
     name, tokens, one = best.method.text, _tokens(earlier), "a pass of plain decoding"
@@ -91,8 +92,8 @@ def _reason(clock: Tally, simulated: Report) -> str:
 
 
 def _why(best: Tally, plain: Tally) -> str:
-    """Return a sentence about the best method: its tokens per round, the time of a round, and the
-    parts of that time."""
+    """Return a sentence about the best method: its tokens per round, the time of a round, and how
+    that time divides."""
     one, length = ratio(plain.seconds, plain.passes), _length(best, plain)
     said = (
         f"Why: its round commits {_tokens(best):.1f} tokens but lasts "

@@ -1,4 +1,5 @@
-"""Keeps a fixed number of sequences running: as soon as one ends, the next prompt takes its place.
+"""Keeps a fixed number of sequences running: as soon as a sequence ends, the next prompt takes its
+place.
 
 Only full rounds are measured: rounds in which all sequences decode. The start, the end and prefill
 are left out.
@@ -62,7 +63,8 @@ class ClosedLoop:
     method: Method
     concurrency: int
     say: Callable[[int], None]
-    _begun: dict[str, bool] = field(default_factory=dict)  # unfinished requests; True: has tokens
+    # For each unfinished request, by name: True once the request has tokens.
+    _begun: dict[str, bool] = field(default_factory=dict)
     _done: dict[str, RequestOutput] = field(default_factory=dict)
 
     def run(self, prompts: Sequence[list[int]], params: SamplingParams) -> Load:

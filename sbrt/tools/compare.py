@@ -83,7 +83,8 @@ class Work:
 def run(args: argparse.Namespace, placement: str = "shared") -> int:
     """Run a comparison; returns the exit code.
 
-    It is 0, or 1 if a method's tokens differ from those of plain decoding, which is a defect.
+    The exit code is 1 if a method's tokens differ from those of plain decoding, which is a defect.
+    Otherwise it is 0.
     """
     check_outputs(args)
     given = flags.read_methods(args, method_names(args))
@@ -116,8 +117,8 @@ def measured(
 ) -> list[Report]:
     """Load the models, run the methods, and write the trace if --trace is given.
 
-    Returns one report, or two with --then-simulate: the second is in simulated time, without a
-    trace.
+    Returns one report. With --then-simulate it returns two: the second report is in simulated time
+    and has no trace.
     """
     model, later, params = flags.costs(args), flags.later_costs(args), flags.sampling(args)
     concurrency = flags.concurrency(args)
@@ -154,7 +155,8 @@ def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
 def show(where: str | None, text: str) -> None:
     """Print text for people. where: the place of the JSON output, as in `write_json`.
 
-    Nothing is printed if stdout gets the JSON, or if a file gets it and stdout is closed.
+    If stdout gets the JSON, the text is not printed. If a file gets the JSON and stdout is closed,
+    the text is not printed either.
     """
     if where is None or (where != "-" and console.has_stdout()):
         print(text)
@@ -166,7 +168,7 @@ def _json_of(lines: list[dict[str, Any]], ensure_ascii: bool = False) -> str:
 
 
 def verdict(report: Report) -> int:
-    """Return the exit code: 0, or 1 if tokens differ. In the second case a line on stderr names the
+    """Return the exit code: 0, or 1 if tokens differ. If tokens differ, a line on stderr names the
     methods."""
     wrong = [tally.method.text for tally in report.wrong]
     if wrong:

@@ -19,7 +19,8 @@ from .._core import MAX_ROWS, Costs
 from ..errors import InvalidInputError
 
 UNIT, SECOND = "draft forward", "second"  # units of simulated time
-TARGET_ROWS, DRAFT_ROWS = 64, 128  # with c=N, forwards of up to this number of rows cost the same
+# With c=N, all forwards of at most this number of rows cost the same.
+TARGET_ROWS, DRAFT_ROWS = 64, 128
 MOST_C = 1000
 MOST_US = 1e9  # largest cost of one forward, microseconds
 
@@ -102,13 +103,14 @@ def shipped() -> list[str]:
 def cost_model(name: str, given: Any) -> CostModel:
     """Return the model of a cost file's JSON object; `name` begins every error.
 
-    T, t: {rows: us}. Costs are interpolated linearly between the given numbers of rows, and are
-    constant below the smallest. Beyond the largest they follow the line through the last two, never
-    below 0. T_overlapped, t_overlapped: the same costs while the other lane works (default: T, t).
-    devices: "separate" means that overlapped costs are not used. round_us: the host's time, which
-    is added to every round. turns_us: added to a round whose target waits for a burst.
-    side_by_side_us: added to a round whose burst runs during the target's forward. These three are
-    0 unless given. about: text that names the source of the costs.
+    T, t: {rows: us}. Costs between two given numbers of rows are interpolated linearly. Below the
+    smallest given number, the cost is constant. Above the largest, costs follow the line through
+    the last two given costs, and are never below 0.
+    T_overlapped, t_overlapped: the same costs while the other lane works (default: T, t). devices:
+    "separate" means that overlapped costs are not used. round_us: the host's time, which is added
+    to every round. turns_us: added to a round whose target waits for a burst. side_by_side_us:
+    added to a round whose burst runs during the target's forward. round_us, turns_us and
+    side_by_side_us are 0 unless given. about: text that names the source of the costs.
     """
     if not isinstance(given, dict):
         raise InvalidInputError(f"{name}: expected an object, got {check.show(given)}")
@@ -143,8 +145,8 @@ def cost_model(name: str, given: Any) -> CostModel:
 
 
 def _ratio(text: str, flag: str) -> CostModel:
-    """Return the cost model of `c=N`, in draft forwards: t(rows) = ceil(rows / 128), T(rows) = N
-    ceil(rows / 64)."""
+    """Return the cost model of `c=N`. Its unit is the cost of one draft forward: t(rows) =
+    ceil(rows / 128), T(rows) = N ceil(rows / 64)."""
     digits = text.removeprefix("c=")
     if not (digits.isascii() and digits.isdigit() and 1 <= int(digits[:9]) <= MOST_C):
         raise InvalidInputError(

@@ -20,7 +20,8 @@ from . import compare, flags, picture, table
 from .advice import NOTHING
 from .measure import Report, Tally
 
-STREAMED, LIMIT = 160, 96  # maximum tokens of the answer that is shown; of each answer in the table
+# Maximum tokens of the answer that is shown, and of each answer for the table.
+STREAMED, LIMIT = 160, 96
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

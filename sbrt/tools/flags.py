@@ -129,7 +129,7 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_method_flag(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that selects a command's method, for commands that run only one."""
+    """Add the flag that selects the method, for commands that run only one method."""
     parser.add_argument(
         "--method",
         metavar="NAME[:key=value,...]",
@@ -221,7 +221,7 @@ def target_folder(args: argparse.Namespace) -> Path:
 
 
 def draft_folder(args: argparse.Namespace) -> Path | None:
-    """Return the folder or file of the draft; None for a draft that has none."""
+    """Return the folder or file of the draft; None for a draft without files, such as `random`."""
     folder, _ = names.draft_of(draft_name(args))
     return None if folder is None else located(folder)
 
@@ -254,8 +254,8 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
             f"method {needing[0].name}: expected a draft model, got --draft none"
         )
     _check_draft_device(args, folder if drafting else None)
-    # The engine's own method is the given method with the most options. If any given method uses a
-    # flag, this one does.
+    # The engine's own method is the given method with the most options. So it has every option for
+    # which a flag is used.
     own = max(given, key=lambda method: len(method.options)).text if given else "none"
     config = EngineConfig(
         model=target,
@@ -283,7 +283,10 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
 
 
 def _check_draft_device(args: argparse.Namespace, folder: Path | None) -> None:
-    """folder: of the draft that is used; None without one."""
+    """Raise InvalidInputError if --draft-device is given, but no draft is used.
+
+    folder: the folder of the draft that is used; None if no draft is used.
+    """
     if args.draft_device is not None and folder is None:
         raise InvalidInputError(
             "--draft-device: expected a draft with weights and a method that uses it, got "
@@ -329,8 +332,8 @@ def concurrency(args: argparse.Namespace) -> int | None:
 
 
 def prompts(args: argparse.Namespace) -> list[str]:
-    """Return the prompts of a comparison: the prompt that a flag gives, those of a file, or the
-    built-in ones."""
+    """Return the prompts of a comparison: the prompt that a flag gives, the prompts of a file, or
+    the built-in prompts."""
     given = [args.prompt is not None, args.prompt_file is not None, args.prompts is not None]
     if sum(given) > 1:
         raise InvalidInputError("prompts: expected one of --prompt, --prompt-file, --prompts")

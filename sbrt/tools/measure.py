@@ -26,12 +26,13 @@ from .costs import SECOND, CostModel
 WARM_TOKENS = 16
 PLACEMENTS = ("shared", "split")
 
-Progress = Callable[[str, int, int, str], None]  # (phase, answers done, total answers, next)
+# Arguments: phase, answers done, total answers, current method.
+Progress = Callable[[str, int, int, str], None]
 
 
 @dataclass
 class Tally:
-    """The sums over all answers of one method. spans, rounds: those of the longest answer."""
+    """The sums over all answers of one method. spans, rounds: the trace of the longest answer."""
 
     method: Method
     threads: int
@@ -62,8 +63,8 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        """Generated tokens per second. In a closed loop, this is the total of all sequences, in
-        rounds in which all of them decode."""
+        """Generated tokens per second. In a closed loop, this is the total of all sequences during
+        the rounds in which all of them decode."""
         if self.load is not None:
             return ratio(self.load.tokens, self.load.seconds)
         return ratio(self.tokens, self.seconds)
@@ -98,10 +99,10 @@ class Tally:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option with its value.
+        """Return every option of the method with its value, and two further items.
 
-        sweep: the settings that were tried. rounds: for `auto`, the number of rounds by chosen
-        method.
+        sweep: the settings that were tried, if options were swept. rounds: for `auto`, the number
+        of rounds of each chosen method.
         """
         found: dict[str, Any] = dict(self.method.options)
         found |= {"rounds": self.chosen} if self.chosen else {}
@@ -110,13 +111,13 @@ class Tally:
     def line(
         self, plain_rate: float, placement: str, dtypes: tuple[str, str], device: str
     ) -> dict[str, Any]:
-        """Return the JSON object of this method. dtypes: the dtype of weights and that of
-        activations.
+        """Return the JSON object of this method. dtypes: the dtype of the weights and the dtype of
+        the activations.
 
         target_passes: number of rounds. tokens_per_pass: tokens / target_passes. draft_tokens: sum
         of the depths of the verified chains. acceptance_rate: accepted / draft_tokens.
         rollback_rate: rollback_tokens / tokens. branch_rounds: rounds with a prepared branch after
-        which the sequence went on. branch_hits: number of these rounds whose outcome had a branch.
+        which the sequence went on. branch_hits: number of branch_rounds whose outcome had a branch.
         seconds: from the end of both prefills to the last token. A ratio with denominator 0 is 0.0.
         If the device is sim, seconds are seconds of simulated time or, with c=N, draft forwards;
         tokens_per_second are tokens per such unit.
@@ -172,8 +173,7 @@ class Report:
 
     @property
     def wrong(self) -> list[Tally]:
-        """The tallies whose tokens differ from those of plain decoding, although they should be
-        equal."""
+        """The tallies whose tokens differ from plain decoding, although they should be equal."""
         exempt = [t for t in self.tallies if self.sampled and t.method.rejection]
         return [t for t in self.tallies if not t.is_identical and t not in exempt]
 
@@ -212,8 +212,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Bench:
-    """The engines for one pair of models: `main` runs methods that draft, `plain` those that do
-    not.
+    """The engines for one pair of models. `main` runs methods that draft, `plain` runs methods that
+    do not.
 
     With placement `shared` both are the same engine. With placement `split`, the engine `plain` has
     only the target's threads.
@@ -318,7 +318,7 @@ def measure(
 def run_one(
     bench: Bench, tally: Tally, ids: list[int], params: SamplingParams, keep_spans: bool
 ) -> RequestOutput:
-    """Answer one prompt. The tally keeps the trace if this is its longest answer. The answer is not
+    """Answer one prompt. The tally keeps the trace if this answer is its longest. The answer is not
     counted yet."""
     output = bench.run(tally.method, ids, params)
     tokens = len(output.outputs[0].token_ids)
@@ -339,7 +339,7 @@ def silent(phase: str, done: int, total: int, what: str) -> None:
 
 
 def _rotated(order: Sequence[Tally], by: int) -> list[Tally]:
-    """Return the methods in rotated order. The first method finds cold caches and a high clock
+    """Return the methods in rotated order. The first method runs with cold caches and a high clock
     rate, so the methods take turns to be first."""
     at = by % len(order)
     return [*order[at:], *order[:at]]

@@ -40,10 +40,13 @@ COLORS = {
     "verify": VERIFY, "step": STEP, "catch_up": CATCH_UP,
     "burst": STEP, "serial_burst": STEP,  # on a device one span covers all steps of a burst
 }  # fmt: skip
-LANES = {TARGET: 1.0, DRAFT: 2.0}  # y of a lane's middle; tokens are written above, around 0.2
-NARROW = 0.004  # share of the strip's width; a narrower span has neither edge nor line
+LANES = {TARGET: 1.0, DRAFT: 2.0}  # y of the middle of each lane; y grows downwards
+# Share of a strip's width. A narrower bar is drawn without an edge, and a narrower round without a
+# line at its end.
+NARROW = 0.004
 HALF = 0.36  # half the height of a lane
-TOKENS_Y, CELL = 0.22, 0.0062  # y of a round's tokens; width of a token divided by that of a strip
+# The y of a round's tokens; width of a token divided by the width of a strip.
+TOKENS_Y, CELL = 0.22, 0.0062
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def figure_of(report: Report) -> Figure:
         _strip(axis, strip, report)
     axes[-1].tick_params(axis="x", labelbottom=True, length=3, colors=INK)
     name = "milliseconds"
-    if report.unit != SECOND:  # virtual time has its own unit, which the trace calls a second
+    # Simulated time has another unit than seconds. One unit is one second of the trace.
+    if report.unit != SECOND:
         name = f"{report.unit}s"
         axes[-1].xaxis.set_major_formatter(lambda ms, _: f"{ms / 1e3:g}")
     axes[-1].set_xlabel(name, fontsize=9, color=INK)
@@ -116,7 +120,8 @@ def figure_of(report: Report) -> Figure:
 
 
 def strips_of(tallies: Sequence[Tally]) -> list[Strip]:
-    """Return strips of equal length. All begin at the same token, or at the next round after it."""
+    """Return strips of equal length. All strips begin at the same token, or at the next round after
+    it."""
     timed = [timed_rounds(tally.spans, tally.rounds) for tally in tallies]
     there = [rounds for rounds in timed if rounds]
     length = window_ms(there)
@@ -128,8 +133,11 @@ def strips_of(tallies: Sequence[Tally]) -> list[Strip]:
 
 
 def window_ms(methods: Sequence[Sequence[TimedRound]]) -> float:
-    """Return the length of a strip in ms: the time of ROUNDS rounds of the slowest method, or of
-    the whole answer."""
+    """Return the length of a strip in ms: the time of ROUNDS rounds of the slowest method.
+
+    A strip is shorter if the longest answer is, or MOST_ROUNDS rounds of the fastest drafting
+    method.
+    """
     typical = [_typical_ns(rounds) for rounds in methods] or [1e6]
     drafting = [_typical_ns(rounds) for rounds in methods if any(r.burst for r in rounds)]
     wanted = min(max(typical) * ROUNDS, min(drafting or typical) * MOST_ROUNDS)
@@ -141,7 +149,8 @@ def first_token(methods: Sequence[Sequence[TimedRound]], length_ms: float) -> in
     """Return the token at which strips begin.
 
     The token is chosen so that other work of the machine disturbs the methods least: strips that
-    begin there hold the most rounds. A round counts with its method's typical length.
+    begin there hold the most rounds. Each round is weighted with the typical length of its method's
+    rounds.
     """
     best, most = 0, 0.0
     starts = {r.first_token for rounds in methods for r in rounds}
@@ -158,8 +167,8 @@ def first_token(methods: Sequence[Sequence[TimedRound]], length_ms: float) -> in
 
 
 def _first_round(rounds: Sequence[TimedRound], token: int) -> int:
-    """Return the index of the first round that begins at `token` or later; if there is none, the
-    last index."""
+    """Return the index of the first round that begins at `token` or later. If there is no such
+    round, return the last index."""
     return min(bisect_left(rounds, token, key=lambda r: r.first_token), len(rounds) - 1)
 
 
@@ -235,7 +244,8 @@ def _round(axis: Axes, strip: Strip, one: TimedRound, last: float) -> None:
 
 
 def _outcome(axis: Axes, strip: Strip, one: TimedRound, following: float) -> None:
-    """Draw hit or miss between the lanes. If there is room, draw the size of the kept tail, too."""
+    """Draw hit or miss between the lanes. If there is room, draw the number of the tail's nodes
+    that were kept, too."""
     if not one.round.branches or one.kept is None:
         return
     x = strip.ms(one.end_ns)

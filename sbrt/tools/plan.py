@@ -1,10 +1,10 @@
-"""`sbrt plan`: predicts each method's speed for given costs, and recommends one.
+"""`sbrt plan`: predicts each method's speed for given costs, and recommends a method.
 
 The command runs real rounds in simulated time, and tries every gamma if none is given. It uses a
 real pair of models with prompts or, with --acceptance, a toy pair. The toy draft's first choice is
 right at the given rate, and its confidence is accurate (csrc/model/toy.h). The text of toy models
-does not repeat, so look-ups find nothing in it. With --concurrency each method runs once for every
-number of sequences in flight.
+does not repeat, so look-ups find nothing in that text. With --concurrency each method runs once for
+every number of sequences in flight.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Curves = Callable[[Axes, Sequence[Report]], None]
 
 SECONDS = 2.0  # seconds for measuring costs
-ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # rows that are measured
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # numbers of rows that are measured
 MORE_ROWS = (*ROWS, 128, 256, 512)  # numbers of rows that are measured on the draft
 TOY_VOCAB, TOY_TOKENS, TOY_PROMPTS = 512, 400, 4
 MEASURED = "measured here"
@@ -99,10 +99,11 @@ def run(args: argparse.Namespace) -> int:
 def measured_costs(
     engine: Engine, seconds: float = SECONDS, temperature: float = 0.0
 ) -> dict[str, Any]:
-    """Measure this machine's costs, and return the JSON object of a cost file. It has the
-    microseconds of forwards by rows, alone and overlapped, and the costs of a round.
+    """Measure this machine's costs, and return the JSON object of a cost file. It has the times of
+    forwards by number of rows, measured with one lane and with both lanes at work. It also has the
+    costs of a round. All times are in microseconds.
 
-    Without a draft, t equals T: the draft is taken to be as slow as the target.
+    Without a draft, the draft is assumed to be as slow as the target: t equals T.
     """
     found = engine.measure_costs(seconds, temperature)
     has_draft = found.draft[0] > 0
@@ -243,7 +244,7 @@ def _draw(path: Path, reports: dict[str, list[Report]], curves: Curves) -> None:
 
 def _lines(axis: Axes, reports: Sequence[Report]) -> None:
     """Plot the rate of each method against the number of sequences. Each rate is divided by the
-    rate of plain decoding with as many sequences."""
+    rate of plain decoding with the same number of sequences."""
     numbers = [report.concurrency or 0 for report in reports]
     axis.axhline(1.0, color=picture.FAINT, linewidth=0.8)
     for i, tallies in enumerate(zip(*(report.shown() for report in reports), strict=True)):

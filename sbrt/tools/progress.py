@@ -13,7 +13,7 @@ WIDTH = 24  # characters of the bar
 
 
 class Progress:
-    """Call `update(done, total)` at any rate, then `close()`. Short work shows nothing.
+    """Call `update(done, total)` as often as you like, then `close()`. Short work shows nothing.
 
     On a terminal one line is redrawn. Elsewhere (a file, TERM=dumb) a new line is written every ten
     seconds. There are no colours. If there is no update for two seconds, a timer shows the bar
@@ -96,7 +96,7 @@ class Phases:
 
 
 def _columns() -> int:
-    """Return the number of columns of stderr's terminal; 80 if it is unknown."""
+    """Return the width of stderr's terminal in characters; 80 if it is unknown."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):

@@ -1,4 +1,5 @@
-"""Reads prompts for compare and the benches: JSON lines, used raw, or a few built-in prompts."""
+"""Reads the prompts of compare and the benches from a file of JSON lines, and has a few built-in
+prompts. All prompts are used without a chat template."""
 
 from __future__ import annotations
 

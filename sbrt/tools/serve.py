@@ -115,7 +115,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _engine(args: argparse.Namespace) -> Engine:
-    """Make the engine that the flags describe. Requests may name every method that it can run."""
+    """Make the engine that the flags describe. Requests may name every method that the engine can
+    run."""
     [method] = flags.read_methods(args, [args.method or flags.default_method(args)])
     config, pair = flags.load(args, [method])
     config = replace(

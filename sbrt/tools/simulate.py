@@ -19,7 +19,8 @@ from .closed_loop import ClosedLoop, count
 from .costs import CostModel
 from .measure import Bench, Progress, Report, Tally, fitting, run_one, silent
 
-# The values that are tried once the best gamma is known, one option after the other.
+# For each method, the values of other options that are tried once the best gamma is known. One
+# option is tried after the other.
 SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {
     "adaedl": {"theta": (0.0, 0.2, 0.4, 0.6)},
     "specbranch": {"epsilon": (0.0, 0.1, 0.3, 0.5)},
@@ -29,7 +30,7 @@ SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """Chooses the settings of a method that are tried.
+    """Chooses which settings of a method are tried.
 
     c: time of a target forward divided by the time of a draft forward. fixed: options that flags
     have set for all methods. A method whose gamma is set is not swept at all.
@@ -55,16 +56,16 @@ class Sweep:
         return [method.having("gamma", g) for g in range(1, min(max(most, 1), MAX_GAMMA) + 1)]
 
     def others(self, method: Method) -> dict[str, tuple[Option, ...]]:
-        """Return the values to try for options other than gamma that neither the method nor a flag
-        sets."""
+        """Return {option: values to try} for options other than gamma. Options that the method or a
+        flag sets are left out."""
         if not self.is_open(method):
             return {}
         taken = self.fixed | method.named
         return {k: values for k, values in SWEPT.get(method.name, {}).items() if k not in taken}
 
     def widest(self, methods: Sequence[Method]) -> list[Method]:
-        """Return each method at its largest setting. The engine must be built for these
-        settings."""
+        """Return each method with its largest gamma, and with the largest F to try. The engine must
+        be built for these methods."""
         return [self._widest(method) for method in methods]
 
     def _widest(self, method: Method) -> Method:

@@ -53,8 +53,8 @@ def render(report: Report) -> str:
 
 
 def render_next_to(clock: Report, simulated: Report) -> str:
-    """Return a short table of the same methods in simulated time, and why it differs from real
-    time.
+    """Return a short table of the same methods in simulated time, and the reason why speedups
+    differ between simulated and real time.
 
     Both reports must have the same methods in the same order. A line has at most 100 characters.
     """
@@ -129,7 +129,8 @@ def _threads(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _rows(label: str, figures: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return one row of the table, and further rows for the rest of a long name."""
+    """Return one row of the table, and further rows for the rest of a name that is too long for a
+    line."""
     first, *others = _pieces(label)
     blank = ("",) * len(figures)
     return [(first, *figures), *((f"  {other}", *blank) for other in others)]
@@ -148,7 +149,8 @@ def _pieces(name: str) -> list[str]:
 def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
     drafts = line["draft_tokens"] > 0
     rounds = line["branch_rounds"]
-    has_times = tally.method.drafts and tally.load is None  # else sequences share them
+    # In a closed loop, the lanes' times belong to all sequences together.
+    has_times = tally.method.drafts and tally.load is None
     return (
         _rate(line["tokens_per_second"]),
         f"{line['speedup']:.2f}x",
@@ -162,7 +164,8 @@ def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
 
 
 def _label(tally: Tally) -> str:
-    """Return the method's preset; after a sweep, with the best options."""
+    """Return the method's preset, as a label. If options were swept, the label has their best
+    values."""
     if not tally.sweep:
         return tally.method.text
     options = tally.method.options

@@ -2,7 +2,7 @@
 
 The format is "Trace Event Format" (Google, 2016). Its event types ("phases") are X (complete), M
 (metadata), i (instant), C (counter), s and f (the two ends of a flow). A flow end with bp "e" binds
-to the slice around it. So both ends of a flow are in the middle of their slices.
+to the slice that encloses it. So both ends of a flow are put in the middle of their slices.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def chrome_events(item: Recording, pid: int, start_ns: int | None = None) -> lis
     misses, a counter of tokens.
 
     The slice of the op `select` has the results of its round. An arrow leads from the burst that
-    drafted an adopted tail to the verification of the tail's nodes.
+    drafted a tail to the verification of the tail's nodes, if the tail was adopted.
     """
     start = min((s.begin_ns for s in item.spans), default=0) if start_ns is None else start_ns
     timed = timed_rounds(item.spans, item.rounds)

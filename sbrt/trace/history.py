@@ -22,7 +22,8 @@ class History:
 
 
 def rounds_of(rounds: Iterable[Round], tokens: int) -> list[Round]:
-    """Return the rounds that committed `tokens` tokens; [] if the first rounds are lost.
+    """Return the rounds that committed the `tokens` tokens of an answer; [] if the first rounds are
+    lost.
 
     If a stop string ended the answer inside the last round, the number of that round's tokens is
     reduced.

@@ -15,8 +15,8 @@ _NUMBERS = count(1)  # numbers for file names, because two engines may share a f
 
 
 class Profile:
-    """The requests recorded so far. path: the file to write; None: no file is written, only a
-    device profiler records."""
+    """The requests recorded so far. path: the file to write; None: no file is written, and only the
+    device's profiler records."""
 
     def __init__(self, path: Path | None, begun_ns: int) -> None:
         self.path = path

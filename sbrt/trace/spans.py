@@ -12,8 +12,8 @@ DRAFT, TARGET = "draft", "target"  # names of the lanes' streams
 
 @dataclass(frozen=True)
 class Span:
-    """A stream ran the op `name`, or waited for it, from begin_ns to end_ns. Times are ns of the
-    steady clock."""
+    """The time from begin_ns to end_ns in which a stream ran the op `name`. is_wait: the stream
+    waited for the op instead. Times are ns of the steady clock."""
 
     stream: str
     name: str
@@ -26,10 +26,10 @@ class Span:
 class Round:
     """The result of one round.
 
-    number: number of the round since the engine was made. depth: depth of the verified chain.
-    n: depth of the last accepted node. branches: number of branches prepared in this round; 0 in a
+    number: number of the round since the engine was made. depth: depth of the verified chain. n:
+    depth of the last accepted node. branches: number of branches prepared in this round; 0 in a
     serial round.
-    is_hit: True if the outcome had a branch and the sequence did not end.
+    is_hit: True if a branch for the outcome was prepared and the sequence did not end.
     tokens: number of committed tokens: n + 1, or fewer in the round that ends the sequence.
     """
 

@@ -14,8 +14,8 @@ PREFILL = "prefill"  # spans whose names begin with this belong to no round
 
 @dataclass(frozen=True)
 class TimedRound:
-    """A round with its times in ns. It lasts from the end of the previous round to the end of its
-    own `select`.
+    """A round with its times in ns. A round lasts from the end of the previous round's op `select`
+    to the end of its own.
 
     first_token: index in the output of the first token that the round committed. burst: the draft's
     spans. kept: number of nodes of the adopted tail that are in the next chain; None if there was
@@ -35,8 +35,8 @@ class TimedRound:
 def timed_rounds(spans: Sequence[Span], rounds: Sequence[Round]) -> list[TimedRound]:
     """Return rounds with their spans, oldest first. Rounds whose spans are lost are left out.
 
-    Every round has one span named `select`, so these spans and the rounds are matched from the ends
-    of both lists.
+    Every round has one span named `select`. The last `select` belongs to the last round, and so on
+    backwards.
     """
     target, draft = lane_work(spans, TARGET), lane_work(spans, DRAFT)
     selects = [span for span in target if span.name == "select"]
@@ -67,7 +67,8 @@ def timed_rounds(spans: Sequence[Span], rounds: Sequence[Round]) -> list[TimedRo
 
 
 def lane_work(spans: Iterable[Span], lane: str) -> list[Span]:
-    """Return the spans of a lane's work in rounds, in order of time, without waits and prefill."""
+    """Return the spans in which a lane worked on rounds, in order of time. Waits and prefill are
+    left out."""
     work = (s for s in spans if s.stream == lane and not s.is_wait)
     found = [span for span in work if not span.name.startswith(PREFILL)]
     return sorted(found, key=lambda span: span.begin_ns)

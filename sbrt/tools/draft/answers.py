@@ -1,4 +1,5 @@
-"""Lets the target answer many prompts and writes the answers to a file. A run can be resumed."""
+"""Lets the target answer many prompts and writes the answers to a file. A run that was stopped can
+be resumed."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from .chat import Chat
 from .labels import LONGEST_PROMPT
 
 HELD_OUT = 8  # every 8th prompt is held out: it is not used for training
-ANSWER, HELD_ANSWER = 192, 128  # maximum tokens of an answer for training; of a held-out answer
+# Maximum tokens of an answer for training, and of a held-out answer.
+ANSWER, HELD_ANSWER = 192, 128
 SAMPLED = 0.7  # temperature at which the second answer to a prompt is sampled
 INVENTED = 120  # maximum tokens of an invented prompt
 SHORTEST = 12  # minimum characters of an invented prompt
@@ -36,10 +38,11 @@ class Job:
 
 
 def jobs_of(prompts: Sequence[str] | None, count: int) -> tuple[list[Job], list[Job]]:
-    """Return (jobs for training, held-out jobs) for given prompts, or for `count` invented ones.
+    """Return (jobs for training, held-out jobs). The prompts are the given ones, or `count`
+    invented prompts.
 
     A given prompt for training is answered twice, greedily and sampled. Invented prompts are
-    answered only greedily, because there is no limit to their number.
+    answered only greedily, because the target can invent any number of prompts.
     """
     texts: Sequence[str | None] = [None] * count if prompts is None else prompts
     name = "invented" if prompts is None else "prompts"
@@ -66,12 +69,12 @@ class Writer:
         tell: Tell,
         least: int = 1,
     ) -> None:
-        """Append answers of at most `longest` tokens to `path` until it has an answer for every
-        job.
+        """Append answers of at most `longest` tokens to `path` until the file has an answer for
+        every job.
 
-        Stops early once time.monotonic() is past `until` and the file has `least` answers. It stops
-        only between two groups of ROUND prompts. Jobs whose answer is in the file are skipped, and
-        so are prompts that are too long.
+        Stops early once time.monotonic() is past `until` and the file has `least` answers, but only
+        between two groups of ROUND prompts. Jobs whose answer is in the file are skipped, and so
+        are prompts that are too long.
         """
         done = _done(path)
         todo, written = [job for job in jobs if (job.source, job.index) not in done], len(done)

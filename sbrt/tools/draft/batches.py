@@ -36,8 +36,8 @@ class Batch:
 
 
 class Examples:
-    """The training examples. to_draft: the draft's id for each id of the target; -1 if the draft
-    lacks the token."""
+    """The training examples. to_draft: [target's vocabulary], the draft's id of each id of the
+    target; -1 if the draft lacks the token."""
 
     def __init__(
         self, answers: Sequence[Answer], labels: Sequence[Labels], to_draft: NDArray[np.int64]
@@ -58,7 +58,7 @@ class Examples:
         return [batches[i] for i in chance.permutation(len(batches))]
 
     def batch(self, picked: Sequence[int], device: torch.device) -> Batch:
-        """Return the answers with these indices as a Batch."""
+        """Return the answers with the indices `picked` as a Batch."""
         width = int(self.lengths[list(picked)].max())
         tokens = np.zeros((len(picked), width), np.int64)
         rows, ids, logs, sources = [], [], [], []
@@ -89,8 +89,8 @@ class Examples:
 def vocabulary(
     labels: Sequence[Labels], size: int, vocab: int, needed: Sequence[int]
 ) -> NDArray[np.int64]:
-    """Return the ids of the draft's vocabulary, ascending: the `size` ids for which the sum of the
-    target's probabilities is largest.
+    """Return the ids of the draft's vocabulary, ascending. They are the `size` ids with the largest
+    sums of the target's probabilities over all labels.
 
     needed: ids that are always included. If two sums are equal, the lower id is taken.
     """

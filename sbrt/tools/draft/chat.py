@@ -15,7 +15,7 @@ class Chat:
     """The chat template of a target. If the target has none, `has_template` is False and prompts
     are used raw.
 
-    Raises InvalidInputError if the library of templates is missing.
+    Raises InvalidInputError if jinja2 is missing.
     """
 
     def __init__(self, target: Path) -> None:

@@ -96,7 +96,7 @@ def _make(args: argparse.Namespace) -> int:
     target = open_checkpoint(_target(args))
     vocab = min(args.vocab, target.config.vocab)
     prompts = None if args.prompts is None else read_prompts(args.prompts)
-    layers, width = make.kept_shape(args.out)  # keep the sizes of the work that is in the folder
+    layers, width = make.kept_shape(args.out)  # a resumed run keeps its sizes
     layers = layers if args.layers is None else args.layers
     width = width if args.width is None else args.width
     sizes = outlook.candidates(target.config, layers, width)
@@ -175,8 +175,8 @@ def _judged(
 
 
 def _held_out(args: argparse.Namespace, target: Path, draft: Path) -> list[Answer]:
-    """Return answers to --prompts if given, else the held-out answers of `make`, else answers to
-    built-in prompts."""
+    """Return answers to the prompts of --prompts, if given. Otherwise return the held-out answers
+    of `make`; if there are none, answers to the built-in prompts."""
     kept = draft / "work" / "held-out.jsonl"
     if args.prompts is None and kept.is_file() and make.is_work_of(draft, open_checkpoint(target)):
         return read_answers(kept)

@@ -35,8 +35,8 @@ def write_draft(
 
     weights: the tensors by Hugging Face name. ids: the target's id of each row of the LM head,
     ascending.
-    shares_embedding: the draft uses the target's embedding, which is left out. Each file appears
-    only when it is complete; config.json comes last.
+    shares_embedding: the draft uses the target's embedding, and the folder has none. Each file
+    appears only when it is complete; config.json comes last.
     """
     import numpy as np
 

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 32  # number of most likely tokens that are kept for a position
-NEVER = 30.0  # nats; logits of unused ids are below all other logits by this
-DEEPEST = 12.0  # nats; tokens less likely than the best one by more are not kept
+NEVER = 30.0  # nats; logits of unused ids are this far below all other logits
+# In nats. A token is kept only if its log-prob is at most this far below the best log-prob.
+DEEPEST = 12.0
 ROWS = 64  # maximum rows of one forward
 BLOCK = 64  # number of answers per file of labels
 LONGEST_PROMPT = 400  # tokens; answers to longer prompts are left out
@@ -49,10 +50,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of an answer of n tokens. ids: the most likely tokens, best first. Their
-    log-probabilities have the same shape, [n, KEPT].
+    """Labels of an answer of n tokens.
 
-    Row j is the distribution from which token j was sampled. Unused entries have id -1.
+    ids: [n, KEPT], the target's most likely tokens, best first; -1 in unused entries. logs: [n,
+    KEPT], their log-probabilities. Row j is the distribution from which token j of the answer was
+    sampled.
     """
 
     ids: NDArray[np.int32]
@@ -90,7 +92,7 @@ def _are_ids(given: Any) -> bool:
 class Reader:
     """Computes the target's logits at every token of an answer, with the engine's forward.
 
-    Ids that no token has get a logit below all others.
+    Ids without a token get a logit below all other logits.
     """
 
     def __init__(self, pair: Pair, longest: int, threads: int) -> None:
@@ -134,7 +136,8 @@ def labelled(
 ) -> list[Labels]:
     """Return the labels of all answers. Labels that are in `folder` already are read from there.
 
-    A block is made again if its answers have changed. `reader` is called only if logits are needed.
+    A block of answers is labelled again if its answers have changed. `reader` is called only if
+    logits are needed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found: list[Labels] = []

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 SEATS = 16  # number of answers that are generated together
 LONGEST = 1024  # maximum tokens of a prompt and its answer together
-ANSWERING = 0.4  # time limit for answers, as a share of the minutes of training
+ANSWERING = 0.4  # time limit for answers, divided by the time of training
 MEASURES = 12  # number of measurements on held-out answers in a training run
 PAUSE = 30.0  # seconds between two printed lines of a training run
 MOST_BYTES = 2**32  # maximum bytes of a file of answers
@@ -75,7 +75,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Data:
-    """Answers with their labels, and the ids of the draft's head, ascending."""
+    """Answers with their labels. ids: for each row of the draft's LM head, the token's id in the
+    target; ascending."""
 
     answers: list[Answer]
     labels: list[Labels]
@@ -121,7 +122,8 @@ def open_work(plan: Plan) -> None:
 
 
 def _prompts_of(plan: Plan) -> str:
-    """Describe the prompts by digests of their files or texts, or by the number to invent."""
+    """Describe the prompts by digests of their files or texts, or by the number of prompts to
+    invent."""
     if plan.answers is not None:
         files = [file for file in (plan.answers, plan.held_out) if file is not None]
         digests = [sha256(check.read_bytes(file, MOST_BYTES)).hexdigest()[:32] for file in files]
@@ -187,8 +189,8 @@ def take_answers(plan: Plan, path: Path) -> None:
 
 
 def answers_to(jobs: Sequence[Job], target: Path, threads: int) -> list[Answer]:
-    """Return the target's answers to the prompts of these jobs. Raises InvalidInputError if no
-    prompt fits."""
+    """Return the target's answers to the prompts of `jobs`. Raises InvalidInputError if no prompt
+    fits."""
     chat = Chat(target)
     with _engine(target, threads) as engine, closing(Progress("the target answers")) as bar:
         writer, found = Writer(engine, chat), []
@@ -253,7 +255,8 @@ def train(plan: Plan, pair: Pair, data: Data) -> None:
 
     torch.set_num_threads(plan.threads)
     device = torch.device(plan.device)
-    config = replace(plan.config, draft_vocab=len(data.ids))  # fewer ids if the tokenizer is small
+    # There are fewer ids than the plan asks for if the tokenizer is small.
+    config = replace(plan.config, draft_vocab=len(data.ids))
     start = first_layers(plan.target, config)
     weights = {name: torch.from_numpy(values).to(device) for name, values in start.items()}
     network = Network(config, weights, min(LONGEST, plan.config.max_positions))
@@ -296,8 +299,8 @@ def _save(path: Path, values: NDArray[np.generic]) -> None:
 
 
 class _Teller:
-    """Prints a line every PAUSE seconds: mean loss since the last line, speed, and the agreement if
-    it was measured anew."""
+    """Prints a line every PAUSE seconds, and after each measurement of agreement. The line has the
+    mean loss since the last line, the speed, and the agreement if it was just measured."""
 
     def __init__(self) -> None:
         self._next = 0.0

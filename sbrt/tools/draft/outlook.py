@@ -1,5 +1,5 @@
-"""Predicts from measured costs, before training, which size of draft would make decoding on this
-machine faster."""
+"""Predicts which size of draft would make decoding on this machine faster. The prediction uses
+measured costs, and is made before training."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ SECONDS = 1.0  # seconds for which the costs of one size are measured
 LAYERS = (1, 2, 4)
 # Pairs (share, rate). share: the size of the draft's layers divided by the size of the target's
 # layers. rate: how often the draft's first choice is right after an hour of training. The middle
-# three pairs were measured on SmolLM2-135M. Their drafts were four layers of half its width, its
-# layers 0-1, and its layers 0-3. The first and the last pair are guesses.
+# three pairs were measured with SmolLM2-135M as the target. The drafts were: four layers of half
+# the target's width; the target's layers 0-1; the target's layers 0-3. The first and the last pair
+# are guesses.
 ASSUMED = ((0.015, 0.30), (0.033, 0.37), (0.067, 0.43), (0.133, 0.55), (0.3, 0.65))
 PAYS = 1.02  # minimum speedup over plain decoding at which a draft is recommended
 

@@ -18,7 +18,7 @@ GROUP, LEVELS = 32, 15
 def pack(name: str, weight: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """Return the tensors of one matrix [out, in], by their names in a checkpoint.
 
-    name: the matrix's name without `.weight`. A weight is scale (level - zero). Each group has a
+    name: the matrix's name without `.weight`. A weight is scale * (level - zero). Each group has a
     float16 scale and a zero point from 0 to 15, so that the weight 0 is exact.
     """
     rows, columns = weight.shape
@@ -66,8 +66,8 @@ def _zero_points(zero: NDArray[np.uint32]) -> NDArray[np.int32]:
 
 
 def _fields(levels: NDArray[np.uint32]) -> NDArray[np.int32]:
-    """Pack numbers below 16, [..., 8 n], into int32 [..., n]. The first of eight is in the lowest
-    bits."""
+    """Pack 4-bit numbers [..., 8 n] into int32 [..., n]. The first of eight numbers is in the
+    lowest bits."""
     shifts = np.arange(0, 32, 4, dtype=np.uint32)
     parts = levels.reshape(*levels.shape[:-1], -1, 8) << shifts
     packed = np.bitwise_or.reduce(parts, -1)

@@ -1,4 +1,4 @@
-"""Chooses the sizes of a draft, and the target's weights from which its training starts."""
+"""Chooses the sizes of a draft, and the target's weights from which the draft's training starts."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def draft_config(target: ModelConfig, layers: int, width: int, vocab: int) -> Mo
     """Return a config of the target's family, with `layers` layers of width `width`. The draft has
     its own LM head, with `vocab` ids.
 
-    Raises InvalidInputError on more layers than the target has, or a width that does not fit its
-    heads.
+    Raises InvalidInputError on more layers than the target has, or a width that does not fit the
+    target's heads.
     """
     if not 1 <= layers <= target.layers:
         raise InvalidInputError(
@@ -90,8 +90,8 @@ def _narrowed(
 ) -> NDArray[np.float32]:
     """Return a weight reduced to `shape`.
 
-    The side that faces the residual stream is projected on the basis. Surplus heads and inner
-    elements are cut off.
+    The dimension of the residual stream is projected onto the basis. Surplus heads are cut off, and
+    so is the surplus of the MLP's inner dimension.
     """
     if len(shape) == 1:
         return np.ascontiguousarray(values[: shape[0]])

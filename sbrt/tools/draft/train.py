@@ -31,8 +31,8 @@ LEAST = 0.02  # final learning rate, divided by PEAK
 WARM_UP = 20  # number of steps in which the learning rate rises
 ROUNDED_FROM = 0.6  # share of the schedule after which matrices are rounded to 4 bits
 SAVE_EVERY = 120.0  # seconds between two saves of the state
-TOP = 4  # number of the draft's most likely tokens that count for `among`
-RIDGE = 1e-3  # strength of the ridge, divided by the mean variance of a hidden element
+TOP = 4  # number of the draft's most likely tokens for Agreement.among
+RIDGE = 1e-3  # weight of the ridge penalty, divided by the mean diagonal element of the Gram matrix
 REGRESSED = 20_000  # number of positions that the head is fitted on
 
 
@@ -40,8 +40,9 @@ REGRESSED = 20_000  # number of positions that the head is fitted on
 class Agreement:
     """The agreement of draft and target, and the loss.
 
-    first, among: share of positions whose target token is the draft's first choice, or among its
-    TOP first choices. loss: the mean loss. count: number of positions.
+    first: share of positions at which the target's token is the draft's first choice. among: share
+    of positions at which it is among the draft's TOP first choices. loss: the mean loss. count:
+    number of positions.
     """
 
     first: float
@@ -54,8 +55,8 @@ class Agreement:
 class Report:
     """The progress of a training run.
 
-    share: the part of the schedule that is done. held_out: agreement by source of the answers; the
-    key `all` means all answers. None between two measurements.
+    share: the part of the schedule that is done. held_out: agreement by source of the answers,
+    where the key `all` means all answers; None if the agreement was not measured for this report.
     """
 
     share: float
@@ -90,11 +91,13 @@ def fit_head(
     ids: NDArray[np.int64],
     tell: Callable[[int, int], None],
 ) -> None:
-    """Set the head to the ridge regression from hidden states to the target's logits.
+    """Fit the draft's LM head by ridge regression: from the draft's hidden states to the target's
+    logits.
 
-    The target's logits are its last hidden state times its head. So the regression finds a linear
-    map from the draft's to the target's hidden states. The product of this map and rows of the
-    target's head is the draft's head. ids: the draft's vocabulary, as ids of the target.
+    The target's logits are its last hidden state times its LM head. So the regression in effect
+    finds a linear map from the draft's to the target's hidden states. The draft's LM head becomes
+    the product of this map and rows of the target's LM head. ids: the draft's vocabulary, as ids of
+    the target.
     """
     device = network.weights[EMBED].device
     width = network.config.hidden
@@ -141,7 +144,8 @@ class Trainer:
         return min(1.0, self.spent / self.seconds)
 
     def run(self, examples: Examples, held_out: Examples, every: float, tell: Tell) -> None:
-        """Train until the schedule ends. Measure agreement on `held_out` every `every` seconds."""
+        """Train until the schedule ends. Measure agreement on `held_out` at intervals of `every`
+        seconds."""
         device = self.network.weights[EMBED].device
         measured, saved, begun = self.spent, self.spent, time.monotonic()
         while self.spent < self.seconds:
@@ -185,7 +189,7 @@ class Trainer:
         return loss.item()
 
     def save(self) -> None:
-        """Write the state to `path`, whole or not at all."""
+        """Write the state of the training to `path`, whole or not at all."""
         state = {
             "weights": {n: w for n, w in self.network.weights.items() if n != EMBED},
             "optimizer": self.optimizer.state_dict(),

@@ -31,9 +31,9 @@ from .labels import Answer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TOP = 4  # number of the draft's most likely tokens that count for `among`
+TOP = 4  # number of the draft's most likely tokens for Agreement.among
 ROWS = 64  # maximum rows of one forward
-CLEAR = 1.02  # minimum gain over the best method without a draft that counts as a gain
+CLEAR = 1.02  # minimum speedup over the best method without a draft, to recommend the draft
 TOKENS = 128
 SECONDS = 2.0  # seconds for measuring costs
 CLOCKED = 12  # number of held-out prompts that every method answers
@@ -45,8 +45,8 @@ Tell = Callable[[int, int], None]
 class Agreement:
     """The agreement of draft and target on `tokens` tokens.
 
-    first, among: share of positions whose target token is the draft's first choice, or among its
-    TOP first choices.
+    first: share of positions at which the target's token is the draft's first choice. among: share
+    of positions at which it is among the draft's TOP first choices.
     """
 
     first: float
@@ -86,7 +86,7 @@ class Verdict:
         )
 
     def text(self) -> str:
-        """Return the sentence, two tables, and the sentence again."""
+        """Return the recommendation, two tables, and the recommendation again."""
         rows = [("held-out answers", "tokens", "first choice", f"among {TOP}")]
         for name, found in self.agreement.items():
             figures = (f"{found.first:.3f}", f"{found.among:.3f}")
@@ -127,8 +127,8 @@ def judge(
     tell: Tell,
     clocked: int = CLOCKED,
 ) -> Verdict:
-    """Measure a pair's agreement on held-out answers, and the speed of the methods on `clocked` of
-    the same prompts.
+    """Measure a pair's agreement on held-out answers. Measure the speed of the methods on `clocked`
+    of the held-out prompts.
 
     Raises InvalidInputError if there are no answers.
     """
@@ -167,7 +167,8 @@ def agreement(
 
 
 def _hits(lane: LogitReader, answer: Answer, head: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return bool [tokens, TOP]: True if the draft's k-th choice equals the answer's token."""
+    """Return bool [tokens, TOP]: True if the draft's k-th choice equals the answer's token. k is
+    the column, from 0."""
     tokens, first = answer.prompt + answer.ids[:-1], len(answer.prompt) - 1
     found = []
     for at in range(0, len(tokens), ROWS):
@@ -199,7 +200,7 @@ def _head_ids(config: EngineConfig, pair: Pair) -> NDArray[np.int64]:
 def pair_of(
     target: Path, draft: Path, given: Sequence[Method], threads: int | None
 ) -> tuple[EngineConfig, Pair]:
-    """Load the pair of models that these methods need; returns its config and the pair."""
+    """Load the pair of models that the methods `given` need; returns its config and the pair."""
     own = max(given, key=lambda method: len(method.options)).text
     speculative = SpeculativeConfig(method=own, model=draft)
     config = EngineConfig(model=target, num_threads=threads, speculative=speculative)

@@ -1,6 +1,6 @@
 """Collects training samples for H-RAD. A sample is the features at the end of a round, with a
-label. The label says how much of the adopted tail was accepted. Chains are not cut while samples
-are collected, so a label describes a whole burst."""
+label. The label says how much of the tail that the round adopted was accepted in the next round.
+Chains are not cut while samples are collected, so a label describes a whole burst."""
 
 from __future__ import annotations
 
@@ -97,11 +97,11 @@ def load_samples(path: Path) -> Samples:
 
 
 def joined(parts: Sequence[Samples]) -> Samples:
-    """Join samples of one pair of models and one gamma, at any temperatures. Equal prompts become
-    one prompt.
+    """Join samples of one pair of models and one gamma. Their temperatures may differ. Equal
+    prompts become one prompt.
 
-    The origin of the result has the highest temperature. Raises InvalidInputError if the pairs
-    differ.
+    The result's `origin` has the highest temperature of the parts. Raises InvalidInputError if the
+    pairs differ.
     """
     import numpy as np
 
@@ -131,12 +131,12 @@ def digest_of(prompt: str) -> int:
 
 
 def labels_of(rounds: Sequence[Round], gamma: int) -> list[tuple[int, int]]:
-    """Return a list of (index of a round, class of the tail that the round adopted), for an answer
-    whose chains were not cut.
+    """Return a list of (index of a round, class), for an answer whose chains were not cut. class:
+    how much of the tail that the round adopted was accepted.
 
     A round gives a label under three conditions. The round was a hit. The tail that it adopted had
-    all `gamma` nodes, so the limit of tokens did not shorten it. The end of the sequence did not
-    cut the next round short.
+    all `gamma` nodes, so the limit of tokens did not shorten the tail. The end of the sequence did
+    not cut the next round short.
     """
     found = []
     for i, (round_, following) in enumerate(pairwise(rounds)):
@@ -208,7 +208,7 @@ def _run(
     engine: Engine, ids: list[int], params: SamplingParams, method: Method
 ) -> tuple[list[NDArray[np.float16]], list[Round]]:
     """Generate one answer. Returns the features [inputs] after each round except the last, and the
-    rounds."""
+    results of the rounds."""
     import numpy as np
 
     engine.add_request("collect", ids, params, method=method)
@@ -221,7 +221,8 @@ def _run(
             if answer.finish_reason == "error":
                 raise EngineError(f"method {method.text}: {answer.stop_reason}")
     rounds = engine.rounds()
-    return kept[len(kept) - len(rounds) + 1 :], rounds  # the engine keeps only the last rounds
+    # The engine keeps the results of only the last rounds.
+    return kept[len(kept) - len(rounds) + 1 :], rounds
 
 
 def _fitting(engine: Engine, prompt: str, params: SamplingParams) -> list[int] | None:

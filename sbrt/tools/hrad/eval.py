@@ -80,7 +80,8 @@ class Judgement:
 
 
 def judge(classifier: Classifier, samples: Samples) -> Judgement:
-    """Judge the held-out samples if the classifier was trained on the same file, else all samples.
+    """Judge the classifier on the held-out samples if it was trained on the same file. Otherwise
+    judge it on all samples.
 
     Raises InvalidInputError if the samples were collected with another gamma or other models.
     """
@@ -123,8 +124,8 @@ def unseen(prompts: Sequence[str], classifier: Classifier, samples: Samples) -> 
 class Worth:
     """The rollback rate and speed of several settings in simulated time.
 
-    best: the fastest setting with the classifier. equal: the setting without the classifier, with a
-    confidence threshold alone, that has about the same rollback rate as `best`.
+    best: the fastest setting with the classifier. equal: the setting without the classifier whose
+    rollback rate is about that of `best`. It has only a confidence threshold.
     """
 
     report: Report
@@ -158,13 +159,13 @@ class Worth:
 
 
 def settings(classifier: Classifier) -> list[Method]:
-    """Return the settings to compare: PEARL; each confidence threshold alone, where 0 leaves chains
-    uncut; each threshold together with the classifier."""
+    """Return the settings to compare: PEARL, each confidence threshold without the classifier, and
+    each threshold with the classifier. Threshold 0 leaves chains uncut."""
     gamma, path = classifier.origin.gamma, str(classifier.path)
     alone = [confidence(gamma, epsilon) for epsilon in (0.0, *EPSILONS)]
     both = [
         replace(m.having("hrad", path), text=f"{m.text},hrad=H")
-        for m in alone  # also epsilon 0, with which the class "some" keeps the whole tail
+        for m in alone  # includes epsilon 0: there the class "some" keeps the whole tail
     ]
     return [methods.parse(f"pearl:gamma={gamma}"), *alone, *both]
 
@@ -175,8 +176,8 @@ def confidence(gamma: int, epsilon: float) -> Method:
 
 
 def weigh(simulator: Simulator, classifier: Classifier, prompts: Sequence[str]) -> Worth:
-    """Run every setting. Then find the confidence threshold that alone gives the rollback rate of
-    the best setting with the classifier."""
+    """Run every setting. Then find the confidence threshold that has the same rollback rate without
+    the classifier as the best setting with the classifier."""
     none = methods.parse("none")
     report = simulator.report(settings(classifier), none, prompts)
     on = [t for t in report.tallies if t.method.options.get("hrad", "off") != "off"]
@@ -193,7 +194,7 @@ def weigh(simulator: Simulator, classifier: Classifier, prompts: Sequence[str]) 
 def of_equal_rollback(alone: Any, wanted: float) -> Tally:
     """Return the tally of `alone(epsilon)` whose rollback rate is nearest to `wanted`.
 
-    The rollback rate falls as epsilon rises.
+    The search is a bisection: the rollback rate falls as epsilon rises.
     """
     low, high, tried = 0.0, 1.0, [alone(0.0)]
     for _ in range(HALVINGS):

@@ -42,10 +42,10 @@ class Plan:
     """Settings of a training run. weighted: True if a rare class has the same total weight as a
     common one.
 
-    drop_cost: the class "nothing" is predicted only if it is this number of times as likely as any
-    other class. A tail that is wrongly dropped costs time; a tail that is wrongly kept costs
-    rollbacks.
-    keep_cost: the same number for the class "all". The logarithms of both costs are subtracted from
+    drop_cost: the class "nothing" is predicted only if its probability is at least drop_cost times
+    the probability of any other class. A tail that is wrongly dropped costs time; a tail that is
+    wrongly kept costs rollbacks.
+    keep_cost: the same factor for the class "all". The logarithms of both costs are subtracted from
     biases of the last layer.
     """
 
