@@ -282,6 +282,8 @@ def _one(args: argparse.Namespace, draft: str) -> argparse.Namespace:
         activation_dtype="auto",
         device="cpu",
         draft_device=None,
+        cpu_affinity=None,
+        draft_cpu_affinity=None,
         threads=1,
         draft_threads=None,
         gamma=None,

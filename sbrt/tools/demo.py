@@ -35,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(
         run=run, target=names.SMOLLM2, draft=names.SMOLLM2, gamma=None, branches=None, trace=None,
         draft_threads=None, dtype="auto", draft_dtype=None, activation_dtype="auto", device="cpu",
-        draft_device=None,
+        draft_device=None, cpu_affinity=None, draft_cpu_affinity=None,
     )  # fmt: skip
 
 

@@ -94,6 +94,12 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--draft-threads", type=int, metavar="N", help="threads of the draft while both models run")
     add(
+        "--cpu-affinity",
+        metavar="CORES",
+        help="cores of the target's threads, one each, such as 0-3,8 (default: not pinned)",
+    )
+    add("--draft-cpu-affinity", metavar="CORES", help="cores of the draft's threads, one each")
+    add(
         "--dtype",
         choices=("float32", "bfloat16", "float16", "int8", "int4"),
         default="auto",
@@ -253,7 +259,7 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
         raise InvalidInputError(
             f"method {needing[0].name}: expected a draft model, got --draft none"
         )
-    _check_draft_device(args, folder if drafting else None)
+    _check_draft_flags(args, folder if drafting else None)
     # The engine's own method is the given method with the most options. So it has every option for
     # which a flag is used.
     own = max(given, key=lambda method: len(method.options)).text if given else "none"
@@ -264,12 +270,14 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
         device=args.device,
         num_threads=args.threads,
         draft_threads=args.draft_threads,
+        cpu_affinity=args.cpu_affinity,
         trace=any(getattr(args, name, None) is not None for name in ("trace", "png")),
         speculative=SpeculativeConfig(
             method=own,
             model=folder if drafting else None,
             dtype=args.draft_dtype,
             device=args.draft_device,
+            cpu_affinity=args.draft_cpu_affinity,
             num_speculative_tokens=args.gamma,
             num_branches=args.branches,
         ),
@@ -282,16 +290,20 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
     return config, pair
 
 
-def _check_draft_device(args: argparse.Namespace, folder: Path | None) -> None:
-    """Raise InvalidInputError if --draft-device is given, but no draft is used.
+def _check_draft_flags(args: argparse.Namespace, folder: Path | None) -> None:
+    """Raise InvalidInputError if a flag places the draft, but no draft is used.
 
     folder: the folder of the draft that is used; None if no draft is used.
     """
-    if args.draft_device is not None and folder is None:
-        raise InvalidInputError(
-            "--draft-device: expected a draft with weights and a method that uses it, got "
-            f"{args.draft_device} for --draft {draft_name(args)}"
-        )
+    for flag, given in (
+        ("--draft-device", args.draft_device),
+        ("--draft-cpu-affinity", args.draft_cpu_affinity),
+    ):
+        if given is not None and folder is None:
+            raise InvalidInputError(
+                f"{flag}: expected a draft with weights and a method that uses it, got "
+                f"{given} for --draft {draft_name(args)}"
+            )
 
 
 def costs(args: argparse.Namespace) -> CostModel | None:

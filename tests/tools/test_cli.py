@@ -3,6 +3,7 @@ input gives one sentence and exit code 2."""
 
 import io
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ tokens_per_pass draft_tokens acceptance_rate rollback_tokens rollback_rate branc
 discarded_branch_tokens identical_to_none threads draft_threads placement dtype activation_dtype
 device options""".split()
 PROMPTS = [{"prompt": "def quick(items):"}, {"question": "für"}, {"turns": ["class Stack:", "x"]}]
+FIRST, *_, LAST = sorted(os.sched_getaffinity(0)) * 2
 
 
 @pytest.fixture
@@ -381,3 +383,42 @@ def test_import_is_fast_and_light():
     seconds = [float(run.stdout.split()[0]) for run in runs]
     assert statistics.median(seconds) < 0.3, seconds
     assert runs[0].stdout.splitlines()[1] == "[]"
+
+
+def test_the_lanes_may_have_cores_of_their_own(run):
+    """On one core, both sets name it. An engine with a draft refuses that."""
+    flags = ["--cpu-affinity", FIRST, "--draft-cpu-affinity", LAST, "--threads", 2]
+    flags += ["--methods", "pearl", "--limit", 1, "--max-tokens", 8]
+    code, out, err = run("compare", *flags, "--json")
+    if FIRST == LAST:
+        assert (code, "expected cores that cpu_affinity does not name" in err) == (2, True)
+        return
+    assert (code, err) == (0, "")
+    [line] = json.loads(out)
+    assert (line["threads"], line["draft_threads"]) == (2, 1)
+    assert line["identical_to_none"] is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--cpu-affinity", "0-x"], "cpu_affinity: expected "),
+        (
+            ["--cpu-affinity", FIRST],
+            "SpeculativeConfig.cpu_affinity: expected cores for both lanes",
+        ),
+        (
+            ["--draft-cpu-affinity", FIRST],
+            "cpu_affinity: expected cores for both lanes or for none",
+        ),
+        (
+            ["--draft-cpu-affinity", FIRST, "--method", "none"],
+            "--draft-cpu-affinity: expected a draft",
+        ),
+        (["--draft-device", "cpu", "--method", "none"], "--draft-device: expected a draft"),
+    ],
+)
+def test_wrong_places_of_the_lanes(run, flags, said):
+    code, out, err = run("generate", "--prompt", "a", *flags)
+    assert (code, out) == (2, "")
+    assert said in err
