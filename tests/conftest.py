@@ -91,7 +91,8 @@ def pytest_collection_finish() -> None:
 class Programs:
     """Compiles and runs the programs `tests/**/NAME.cc`. A file is compiled once per set of flags.
 
-    Objects are kept, and reused by later runs."""
+    Object files are kept, and reused by later runs of the tests.
+    """
 
     common = ("-std=c++20", "-ffp-contract=off")
     plain = ("-O2", "-Wall", "-Wextra", "-Werror")
@@ -127,7 +128,7 @@ class Programs:
         """Build the program NAME with `parts` of csrc and return its path.
 
         parts: folders ("ring") or files ("model/toy.cc"). replaced: {file in csrc: text to compile
-        instead}. extra: more flags for these texts.
+        instead}. extra: additional flags for the files in `replaced`.
         """
         (main,) = TESTS.rglob(f"{name}.cc")
         replaced = {
@@ -148,7 +149,8 @@ class Programs:
         return program
 
     def cross(self, compiler, name, parts, folder) -> Path:
-        """Build a program as `build` does, but for aarch64 and static, with another compiler."""
+        """Build a static program for aarch64 with another compiler, from the same sources as
+        `build`. Returns its path."""
         (main,) = TESTS.rglob(f"{name}.cc")
         objects = []
         for source in [main, *(p for part in parts for p in self._files(CSRC / part))]:
@@ -254,7 +256,7 @@ def run_all():
     """run_all(commands): runs the commands, at most one per core at a time, and returns their
     outputs.
 
-    A command's output must not depend on the others. Every command must exit with 0.
+    A command's output must not depend on the other commands. Every command must exit with 0.
     """
 
     def one(command) -> subprocess.CompletedProcess[str]:
@@ -279,10 +281,10 @@ def tsan(programs: Programs) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def patched_once():
-    """Let Triton's interpreter patch its language once for a launch.
+    """Make Triton's interpreter patch `triton.language` only once per launch.
 
-    By itself it does so again for every function that a kernel calls, which takes longer than most
-    of them.
+    Without this fixture it patches the module again for every function that a kernel calls. That
+    takes longer than most of these functions.
     """
     from triton import language as tl
     from triton.runtime import interpreter
@@ -346,7 +348,7 @@ def fixed_sums(patched_once):
 @pytest.fixture(scope="session")
 def random_classifier():
     """random_classifier(path, origin, favourite=None): writes a random H-RAD classifier to `path`
-    and returns it."""
+    and returns it. favourite: the only class that it predicts; None: no such class."""
     import numpy as np
 
     from sbrt.model import hrad

@@ -53,7 +53,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _line(client: str, requests: int, tokens: int) -> dict[str, Any]:
-    """Run one client against a new server."""
+    """Run one client against a new server. Returns both sides' figures and how they differ."""
     line: dict[str, Any] = {"client": client, "missing": not python_of(client).exists()}
     if line["missing"]:
         return line

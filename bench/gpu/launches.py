@@ -39,8 +39,8 @@ TAILS = 64  # slots of a branch's tail in a draft's ring
 class Binary:
     """A compiled kernel.
 
-    warps  warps of a program
-    fit    programs that a multiprocessor holds at the same time
+    warps  number of warps of a program
+    fit    number of programs that a multiprocessor holds at the same time
     local  bytes of local memory per thread, which hold spilled registers
     found, labels  instructions and labels of the code, as sass.instructions returns them
     """
@@ -56,7 +56,7 @@ class Binary:
 class Launch:
     """One node of a graph. kernel: the kernel's name without the leading `_` and without `_kernel`.
 
-    programs: programs in the grid.
+    programs: number of programs in the grid. arguments: the kernel's arguments by name.
     """
 
     kernel: str
@@ -96,7 +96,8 @@ class Compiler:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """In this context a launch of a kernel is compiled and kept, but does not run."""
+        """Within this context, launching a kernel compiles it and records the launch, but runs
+        nothing."""
         run = JITFunction.run
 
         def compiled(function: Any, *args: Any, grid: Any, warmup: bool, **given: Any) -> Any:

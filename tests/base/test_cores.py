@@ -1,6 +1,6 @@
 """Contract under test: without num_threads an engine takes as many threads as the process may use
-cores. Cores are limited by affinity and by the CPU quotas of control groups, rounded up. Sets of
-cores for pinned threads are of these, one for each lane, and a bad one is refused."""
+cores. Cores are limited by affinity and by the CPU quotas of control groups, rounded up. Pinned
+threads use one set of these cores for each lane. A bad set of cores is refused."""
 
 from __future__ import annotations
 

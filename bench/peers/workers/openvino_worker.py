@@ -17,19 +17,19 @@ from serve import Clock, gap_of, serve, timed
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 WEIGHTS = {"float32": "fp32", "bfloat16": "fp16"}
-DRAFTED, NGRAM = 4, 3  # draft tokens per round; longest n-gram that is looked up
+DRAFTED, NGRAM = 4, 3  # number of draft tokens per round; longest n-gram to look up
 MODEL = "openvino_model.xml"
 
 
 class Arrivals(openvino_genai.StreamerBase):
-    """A streamer that notes when tokens arrive."""
+    """A streamer that records when tokens arrive."""
 
     def __init__(self):
         super().__init__()
         self.clock = Clock()
 
     def write(self, token):
-        """Note the time of a token, or of several."""
+        """Record the arrival of one or several tokens."""
         self.clock.add(list(token) if isinstance(token, (list, tuple)) else [int(token)])
         return openvino_genai.StreamingStatus.RUNNING
 
