@@ -205,7 +205,7 @@ def answers(made, method, params, count, tokens):
 @on_device
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_method_answers_like_plain_decoding(kind):
-    """The test uses ten prompts, tests.device.exact two hundred."""
+    """This test compares ten prompts; tests.device.exact compares two hundred."""
     with engine() as made:
         plain = answers(made, "none", KINDS[kind], 10, 64)
         assert any(plain)

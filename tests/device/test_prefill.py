@@ -96,7 +96,8 @@ def test_wide_pieces_leave_what_narrow_ones_leave(device, length):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_a_long_prompt_is_answered_as_plain_decoding_does(temperature):
-    """The demo pair reads the prompt of 700 tokens in pieces of at most 512 rows."""
+    """Every method gives the same answer to a prompt of 700 tokens. The demo pair reads the prompt
+    in pieces of at most 512 rows."""
     params = SamplingParams(temperature=temperature, seed=2, max_tokens=64, ignore_eos=True)
     prompt = [1 + i * i % 2000 for i in range(700)]
     pair = [demo_folder(name) for name in ("target", "draft")]

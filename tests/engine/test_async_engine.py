@@ -167,7 +167,7 @@ def test_a_slow_reader_gets_larger_parts_and_holds_up_nobody(served, plain):
 
     parts, others = asyncio.run(run())
     assert others == [plain(2), plain(3)]
-    assert len(parts) <= 2  # first output, then one that joins all later ones
+    assert len(parts) <= 2  # the first output, and one output that joins all later ones
     assert [i for ids in parts for i in ids] == plain(5)
 
 

@@ -177,7 +177,7 @@ def test_a_pickle_in_the_folder_is_never_opened(make, tmp_path):
     assert "config.json" in done.stdout
     assert not any(name in done.stdout for name in (*names, "index"))
     assert not made.exists()
-    pickle.loads(pickle.dumps(Creates(made))).close()  # unpickling does create the file
+    pickle.loads(pickle.dumps(Creates(made))).close()  # shows that unpickling creates the file
     assert made.exists()
 
 

@@ -55,7 +55,7 @@ BAD = (
 
 
 def open_engine(tuned: bool = False, seats: int = 1) -> Engine:
-    """Open an engine. tuned: `auto` is among its methods."""
+    """Open an engine. tuned: True if `auto` is among its methods."""
     config = EngineConfig(
         model="toy",
         skip_tokenizer_init=True,

@@ -8,7 +8,7 @@ import pytest
 from sbrt import Engine, InvalidInputError, hf
 from sbrt.model import demo_pair
 
-NEAR = 1e-3  # if two logits are closer than this, rounding may decide which is larger
+NEAR = 1e-3  # rounding may decide which of two logits closer than this is larger
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,8 @@ def engine():
 
 
 def same(model, ours, theirs):
-    """True if both are equal, or differ first where the model's logits are nearly tied."""
+    """Return True if both answers are equal, or first differ at a token whose logits are nearly
+    tied."""
     import torch
 
     if ours.shape == theirs.shape and bool((ours == theirs).all()):

@@ -381,7 +381,7 @@ def test_import_sbrt_reaches_nothing_heavy():
 
 
 def test_only_commands_know_the_server():
-    """The server is an extra, so an embedder's imports must not need it."""
+    """The server is an optional extra, so `import sbrt` in another program must not need it."""
     graph = import_graph(ROOT, in_functions=True)
     knows = {m for m, names in graph.items() if any(below(name, "sbrt.server") for name in names)}
     commands = {"sbrt.tools.serve", "sbrt.tools.draft.chat"}  # draft.chat renders a template
