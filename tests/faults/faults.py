@@ -1,5 +1,5 @@
-"""Faults that tests insert into sbrt's code. Each fault replaces a text that occurs once in its
-file, and names tests of `make test` that must then fail."""
+"""Faults that tests insert into sbrt's code. A fault replaces a text that occurs once in its file,
+and names tests of `make test` that must then fail."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault. name: what is wrong. tests: files below tests/, or one test of a file as
-    FILE::TEST."""
+    """name: what is wrong. tests: files below tests/, or one test of a file as FILE::TEST."""
 
     name: str
     file: str

@@ -43,7 +43,8 @@ def model():
 
 
 def told(output):
-    """Return (token ids, their log-probs, the sum, the prompt's log-probs) of an output."""
+    """Return (token ids, their log-probs, the sum of these, the prompt's log-probs) of an
+    output."""
     [answer] = output.outputs
     return answer.token_ids, answer.logprobs, answer.cumulative_logprob, output.prompt_logprobs
 

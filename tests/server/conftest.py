@@ -35,8 +35,8 @@ def render(messages, adds_prompt=True):
 
 @contextmanager
 def listening(service, engine=None, seconds=10.0, sent=None):
-    """Run a server in a thread; yields its url, the server and the thread. sent: size of the
-    system's send buffer of a connection, bytes."""
+    """Run a server in a thread; yields its url, the server and the thread. sent: size in bytes of
+    the system's send buffer of a connection; None: the system's default."""
     server = make_server(service, seconds)
     if engine is not None:
         service.open(AsyncEngine(engine))

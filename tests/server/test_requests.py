@@ -245,7 +245,8 @@ NO_OBJECT = [
 
 
 def test_parameters_that_leave_no_token_are_the_client_s(client):
-    """The only allowed token must not appear before min_tokens."""
+    """The only allowed token is a stop token, which must not appear before min_tokens. So no token
+    is left."""
     impossible = {"allowed_token_ids": [288], "stop_token_ids": [288], "min_tokens": 2}
     response = complete(client, **impossible)
     assert response.status_code == 400, response.text

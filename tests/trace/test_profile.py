@@ -62,7 +62,8 @@ def test_every_request_is_a_process_on_one_clock(engine, tmp_path):
     assert begins[2] >= max(ends[:2])
     shared, _, alone = (slices for _, slices in found.values())
     assert all("round" in s["args"] for s in alone if s["name"] == "select")
-    assert not any("args" in s for s in shared)  # shared rounds belong to no single request
+    # rounds of several requests belong to no single request
+    assert not any("args" in s for s in shared)
 
 
 def test_a_request_may_outlast_the_profile(engine, tmp_path):
