@@ -90,8 +90,8 @@ def judged(reports: Sequence[Report]) -> list[dict[str, Any]]:
     """Return for each method {method, tokens_per_second, speedup, interval, of_best, ...}.
 
     speedup: the method's tokens/s divided by that of `none` in the same run; median over the runs.
-    of_best: the same, divided by the tokens/s of `best`. `best` is the method with the largest
-    median tokens/s among `none` and the fixed methods.
+    of_best: the method's tokens/s divided by that of `best` in the same run; median over the runs.
+    `best` is the method with the largest median tokens/s among `none` and the fixed methods.
     """
     tallies = list(zip(*(report.tallies for report in reports), strict=True))
     rates = {runs[0].method.text: [tally.rate for tally in runs] for runs in tallies}

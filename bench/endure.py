@@ -36,9 +36,9 @@ from sbrt.tools.prompts import BUILT_IN
 from .models.served import serving
 from .models.traffic import percentile
 
-# Share of the requests whose client disconnects early, reads slowly or sends garbage.
+# Shares of the requests whose client disconnects early, reads slowly, or sends garbage.
 HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01
-DAWDLE = 0.05  # seconds that a slow client waits after a line
+DAWDLE = 0.05  # seconds that a slow client waits after each line
 TOKENS = (8, 64)  # max_tokens of short and of long answers
 SEEDS = 8
 METHODS = ("none", "lookup", "draft_model")
@@ -69,7 +69,7 @@ class Seen:
 class Storm:
     """`clients` concurrent clients, which send requests until time.monotonic() reaches `until`.
 
-    rude: some of the requests hang up, are read slowly or are garbage.
+    rude: True if clients sometimes hang up, read slowly or send garbage.
     """
 
     address: tuple[str, int]
@@ -155,7 +155,8 @@ def key_of(body: dict[str, Any]) -> Key:
 
 
 def opened(connection: HTTPConnection, body: dict[str, Any]) -> HTTPResponse:
-    """Return the response to an accepted request. Raises ValueError if the server refuses it."""
+    """Return the response to an accepted request. Raises ValueError if the server refuses the
+    request."""
     connection.request("POST", "/v1/completions", json.dumps(body))
     response = connection.getresponse()
     if response.status != 200:
@@ -199,7 +200,8 @@ class Memory(threading.Thread):
         """Return the median of the last fifth of the sizes, divided by the median of the second
         fifth.
 
-        The first fifth is left out, because the server warms up. Returns 1.0 for under 5 sizes.
+        The first fifth is left out, because the server warms up. Returns 1.0 if there are fewer
+        than 5 sizes.
         """
         n = len(self.sizes) // 5
         if not n:

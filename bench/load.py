@@ -89,7 +89,8 @@ class Cell:
 
 
 def loads(args: argparse.Namespace) -> list[Load]:
-    """Return the loads of --concurrency, then of --rate. Raises InvalidInputError."""
+    """Return the loads of --concurrency, then of --rate. Raises InvalidInputError for a bad
+    number."""
     closed = [] if args.concurrency is None else counts("--concurrency", args.concurrency)
     rates = [] if args.rate is None else args.rate.split(",")
     return [*(Load(concurrency=count) for count in closed),

@@ -18,9 +18,10 @@ COUNTERS = {
 
 @dataclass(frozen=True)
 class Figures:
-    """Finished requests, tokens of prompts and answers, rounds, drafted and accepted tokens.
+    """Numbers of finished requests, prompt tokens, answer tokens, rounds, drafted and accepted
+    tokens.
 
-    A figure is None if the client does not count it.
+    A number is None if the client does not count it.
     """
 
     requests: int | None = None

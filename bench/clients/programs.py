@@ -15,7 +15,8 @@ from sbrt import Engine, InvalidInputError, SamplingParams
 from ..models.served import served
 from .figures import Figures
 
-Likelihood = tuple[float, bool]  # log-likelihood of an ending; True if greedy decoding gives it
+# (log-likelihood of an ending, True if greedy decoding generates the ending)
+Likelihood = tuple[float, bool]
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".venv-clients"

@@ -54,7 +54,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def timed(name: str, prompts: Sequence[list[int]], answer: Answer) -> dict[str, Any]:
-    """Print and return the median, least and greatest tokens/s of the prompts.
+    """Generate an answer to each prompt. Print and return the median, least and greatest tokens/s.
 
     Before the measurement, the first prompt runs once to warm up.
     """

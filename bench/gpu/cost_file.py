@@ -1,4 +1,5 @@
-"""Makes a cost file from the times of a pair's forwards, estimated or measured by bench.lanes."""
+"""Makes a cost file from the times of a pair's forwards. These are estimates, or bench.lanes has
+measured them."""
 
 from __future__ import annotations
 

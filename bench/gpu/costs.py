@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # Number of tokens of one sequence. Every forward reads their keys and values.
 CONTEXT = 1024
 GAMMA = 4  # number of draft steps of the printed rounds
-MOST_BYTES = 1 << 24  # size limit for a report of bench.lanes
+MOST_BYTES = 1 << 24  # largest size of a report of bench.lanes in bytes
 
 
 @dataclass(frozen=True)

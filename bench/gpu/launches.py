@@ -32,7 +32,7 @@ from .choice import record_choice
 
 ARCHITECTURE = 90
 META = torch.device("meta")
-TAILS = 64  # slots of a branch's tail in a draft's ring
+TAILS = 64  # number of slots of a branch's tail in a draft's ring
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,10 +143,11 @@ def _binary(kernel: Any) -> Binary:
 
 
 class OfflineLane:
-    """A lane with the shapes of a model, in bfloat16, without memory.
+    """A lane with the shapes of a model, in bfloat16, whose tensors have no memory.
 
     multiprocessors: number of the device's multiprocessors, which decides the grid of attention.
-    rows: rows of a target's verification graph. storage: int8 or int4 for quantised matrices.
+    rows: number of rows of a target's verification graph. storage: int8 or int4 for quantised
+    matrices.
     """
 
     def __init__(
@@ -172,7 +173,7 @@ class OfflineLane:
 
     @property
     def sizes(self) -> list[int]:
-        """Row counts of the graphs that the lane captures."""
+        """Numbers of rows of the graphs that the lane captures."""
         return self._lane.sizes
 
     def launches(self, rows: int) -> list[Launch]:

@@ -1,13 +1,13 @@
 """Estimates a kernel's time on a device that this machine lacks, from bytes and instructions.
 
-A node of a graph begins a fixed time after the end of the node before it. It then takes
+A node of a graph begins a fixed time after the end of the node before it. The node then takes
 
     its chain of dependent accesses
     + the longest of: bytes from memory, bytes from L2, issue slots, one program's own path
 
-Instructions are counted in the compiled code. An instruction of a loop that matters counts as often
-as the loop runs. Every other instruction counts once, even in a branch that is not taken. No time
-here was measured. `python -m bench.gpu.costs --lanes` uses measured times instead.
+Instructions are counted in the compiled code. An instruction of a loop in Work.loops counts as
+often as the loop runs. Every other instruction counts once, even in a branch that is not taken. No
+time here was measured. `python -m bench.gpu.costs --lanes` uses measured times instead.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ def _linear(launch: Launch, context: int) -> Work:
     weights = given["W"].numel() * given["W"].element_size()
     inputs = given["BLOCK_M"] * given["k"] * given["X"].element_size()
     tiles = launch.programs / given["SPLITS"]
-    waits = given["NORM"] and given["BLOCK_M"] > 32  # for sums of squares, before its first weights
+    # the program waits for sums of squares before it reads weights
+    waits = given["NORM"] and given["BLOCK_M"] > 32
     turns = given["HALF"] > 0  # rope reads angles and slots at the end of the product
     chain = MEMORY_ACCESS + L2_ACCESS * (1 + waits + turns) + ARRIVAL * (given["SPLITS"] > 1)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
@@ -156,7 +157,7 @@ def _integer_linear(launch: Launch, context: int) -> Work:
     given = launch.arguments
     read = ("W", "Scale", *(["Minimum"] if given["MINIMUMS"] else []))
     weights = sum(_bytes(launch, name) for name in read)
-    # the program waits for sums of squares before it reads weights
+    # Number of 4-byte values (a scale, and perhaps sums) in each group of a row.
     numbers = 1 + (2 if given["MINIMUMS"] or given["ZERO"] else 0)
     inputs = given["rows"] * given["groups"] * (32 + 4 * numbers)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)

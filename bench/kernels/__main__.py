@@ -47,7 +47,7 @@ from sbrt.tools.table import aligned
 # bytes that are read to measure the rates; CACHE is the size for one thread
 MEMORY, CACHE = 256 << 20, 512 << 10
 DTYPES = ("float32", "bfloat16", "int8", "int4")
-BURST = 0.05  # seconds of forwards between two measurements of the roofs
+BURST = 0.05  # seconds of forwards between two measurements of the machine's rates
 COLUMNS = ("op", "shape", "calls", "us", "best us", "GB/s", "GFLOP/s", "roof")
 
 
@@ -77,7 +77,7 @@ class Machine:
         self.integers = max(self.integers, self.roofs.integers(1 << 14, 10))
 
     def seconds(self, op: Op) -> float:
-        """Seconds that an op takes at its roof."""
+        """Return the seconds that an op takes at its roof."""
         read = op.weights / self.again + (op.bytes - op.weights) / self.cache
         return max(read, op.flops / (self.integers if op.is_integer else self.fma))
 
@@ -110,7 +110,7 @@ class Op:
 
     @property
     def us(self) -> float:
-        """Microseconds of one call, the median over forwards."""
+        """Return the microseconds of one call: the median over forwards."""
         return statistics.median(self.ns) / 1e3 / self.calls
 
     @property
@@ -353,7 +353,7 @@ def _write(cases: Sequence[Case], to: str | None) -> None:
 
 
 def _put(lines: list[dict[str, Any]], tables: str, to: str | None) -> None:
-    """Print the tables, and write JSON to the file `to`. If that is "-", print only JSON."""
+    """Print the tables, and write JSON to the file `to`. If `to` is "-", print only JSON."""
     if to == "-":
         print(json.dumps(lines, indent=1))
         return

@@ -109,7 +109,7 @@ def _line(case: Any, bandwidth: float, seconds: float) -> dict[str, Any]:
 
 
 def render(line: dict[str, Any]) -> str:
-    """Return one line of the table."""
+    """Return a case's figures as one line of the table."""
     start = f"{line['op']} | {line['shape']}"
     if not line["right"]:
         return f"{start} | WRONG: differs by {line['difference']:.3g}"

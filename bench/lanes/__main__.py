@@ -49,7 +49,7 @@ VERIFIED = ("1", "16", "32", "64")  # numbers of rows of the target's graphs tha
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; returns the exit code."""
+    """Run the command; returns its exit code."""
     return flags.guarded("bench.lanes", lambda: _main(argv))
 
 
@@ -129,7 +129,7 @@ def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(line: dict[str, Any]) -> str:
-    """Return one line of the table."""
+    """Return a graph's figures as one line of the table."""
     least, most = line["spread"]
     return (
         f"{line['lane']} | {line['rows']} | {line['us']:.1f} ({least:.1f}-{most:.1f}) | "

@@ -70,7 +70,8 @@ def of_models(target: Path, draft: Path | None) -> Given:
 def cached(build: Path, name: str, write: Callable[[Path], object]) -> Path:
     """Return the folder build/checkpoints/NAME.
 
-    `write` fills it if it does not exist. An interrupted write leaves no folder of this name.
+    `write` fills the folder if it does not exist. An interrupted write leaves no folder of this
+    name.
     """
     folder = build / "checkpoints" / name
     if not folder.is_dir():

@@ -1,9 +1,9 @@
 """`python -m bench.models.inflate --to 75M OUT`: enlarges a model without changing its logits.
 
-It widens MLPs and adds layers whose output projections are zero. Every other new weight is random.
-A new zero column of down_proj only appends zero products to each sum, and a new layer adds zero to
-the residual stream. So logits stay bitwise the same in an engine that adds products in the order of
-the columns.
+The command widens MLPs and adds layers whose output projections are zero. Every other new weight is
+random. A new zero column of down_proj only appends zero products to each sum, and a new layer adds
+zero to the residual stream. So logits stay bitwise the same in an engine that adds products in the
+order of the columns.
 """
 
 from __future__ import annotations

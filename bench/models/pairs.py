@@ -34,8 +34,8 @@ INFLATED = "demo-1g"  # a name of bench.models.checkpoints
 NAMES = (DEMO, INFLATED, *MODELS)
 # Number of layers of the draft of an 8B target. They have as many bytes as a 1B model.
 DRAFT_LAYERS = 3
-# Factor of the contributions of the target's layers that the draft lacks. With 0.03, the target's
-# token is the draft's most probable token in about three of four cases.
+# The draft lacks the target's later layers. What these layers add is multiplied by this factor.
+# With 0.03, the target's token is the draft's most probable token in about three of four cases.
 DAMPED = 0.03
 POSITIONS = 131_072  # context length of a random pair, as in the configurations of Llama 3.x
 
@@ -139,7 +139,7 @@ def random_pair(
 
 
 def damp(weights: Weights, kept: int) -> None:
-    """Scale down the contributions of all but the first `kept` layers to the residual stream."""
+    """Scale down what all layers except the first `kept` add to the residual stream."""
     for layer in weights.layers[kept:]:
         for linear in (layer.o, layer.down):
             linear.weight.mul_(DAMPED)

@@ -94,12 +94,12 @@ class Played:
 
     @property
     def counted(self) -> list[Answer]:
-        """The answers that are not ballast. Only these are counted."""
+        """The answers that count, which are all but the ballast."""
         return [answer for answer in self.answers if not answer.is_ballast]
 
     @property
     def tokens(self) -> int:
-        """The number of tokens of all answers that arrived."""
+        """Number of tokens of all answers, ballast included."""
         return sum(len(answer.ids) for answer in self.answers)
 
     @property
@@ -160,9 +160,9 @@ def arrivals(rate: float, count: int, seed: int) -> list[float]:
 def play(engine: Engine, method: Method, load: Load, work: Work) -> Played:
     """Send every prompt once under this load, and wait for the answers.
 
-    With `concurrency`, ballast requests repeat the prompts until all other requests have ended.
-    They keep the number of requests in flight constant. Then they are aborted. Raises EngineError
-    if a generation fails.
+    With `concurrency`, ballast requests repeat the prompts until all other requests have ended. The
+    ballast keeps the number of requests in flight constant, and is aborted at the end. Raises
+    EngineError if a generation fails.
     """
     player = _Player(engine, method, work)
     if load.concurrency is not None:

@@ -92,7 +92,8 @@ def _names(flag: str, text: str, known: Sequence[str]) -> list[str]:
 
 
 def _models(args: argparse.Namespace) -> list[Callable[[], checkpoints.Given]]:
-    """Return one function per checkpoint of the flags, in order. It writes or opens the checkpoint.
+    """Return one function per checkpoint of the flags, in order. A function writes or opens its
+    checkpoint, and returns it.
 
     Raises InvalidInputError for flags that contradict each other.
     """

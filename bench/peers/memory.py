@@ -25,7 +25,7 @@ FILES = (
 
 
 def free(root: Path = Path("/")) -> float | None:
-    """Return the bytes that this process may still take.
+    """Return the number of bytes that this process may still allocate.
 
     That is the machine's free memory, or less if a limit of the process's cgroups leaves less.
     Returns None if the system reports neither. root: the folder that has proc and sys.
@@ -62,7 +62,7 @@ def groups(units: Sequence[Unit], room: float | None) -> list[list[Unit]]:
 
 
 def shortage(unit: Unit, room: float | None) -> str | None:
-    """Return the reason why a unit is not opened, or None if it fits in `room` bytes."""
+    """Return the reason why a unit is not opened, or None if the unit fits in `room` bytes."""
     if room is None or unit.needs <= room:
         return None
     return f"memory: expected {shown(unit.needs)} free, got {shown(room)}"

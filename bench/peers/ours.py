@@ -100,7 +100,7 @@ def units(
 ) -> Iterator[Unit]:
     """Yield one unit per dtype. Its lines are `none` and the methods in `names`.
 
-    Without a draft, the methods that need one are left out.
+    Without a draft, the methods that need a draft are left out.
     """
     usable = (m for m in names if given.draft or not methods.parse(m).needs_draft)
     modes = list(dict.fromkeys(["none", *usable]))
@@ -112,9 +112,9 @@ def units(
             activation_dtype=activations or "auto",
             num_threads=threads,
             max_num_seqs=seats,
-            enable_prefix_caching=False,  # the lines repeat prompts, and each must compute them
-            # The engine's own method is one of the lines' methods. Its default, `auto`, would first
-            # measure for seconds.
+            enable_prefix_caching=False,  # every line must compute each prompt again
+            # The engine's own method is one of the lines' methods. An engine's default, `auto`,
+            # would first measure for seconds.
             speculative=SpeculativeConfig(modes[-1], given.draft) if given.draft else None,
         )
         found = [

@@ -1,4 +1,4 @@
-"""The table of the lines, and sentences that compare our figures with the best of each peer."""
+"""The table of the lines, and sentences that compare our figures with each peer's best figures."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ RATE, ONE, EIGHT = "tokens_per_second", forward_key(1), forward_key(8)
 BATCH = "batch_tokens_per_second"
 RATES = (RATE, BATCH)
 LOOKUPS = ("prompt_lookup", "prompt_lookup_bare")
-# Maps a number of rows to the longest acceptable time of a forward of these rows, relative to a
-# forward of one row.
+# Maps a number of rows to the longest acceptable time of a forward with this number of rows,
+# relative to a forward of one row.
 ROW_RATIOS = {8: 1.5, 16: 2.5}
 PAIRS = (DEMO, INFLATED)
 QUESTIONS = (
