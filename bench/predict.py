@@ -58,7 +58,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _both(args: Any, given: Sequence[Method]) -> tuple[list[Report], CostModel, Report]:
-    """Return the timed reports, the costs measured between them, and the simulated report."""
+    """Return the reports of the timed runs, the costs measured between these runs, and the report
+    of the run in simulated time."""
     prompts, params = flags.prompts(args), flags.sampling(args)
     config, pair = flags.load(args, given)
     none = methods.parse("none")

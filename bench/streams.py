@@ -43,8 +43,8 @@ class Pairs:
     is_same: bool = True
 
     def line(self) -> dict[str, Any]:
-        """Return the JSON object. `ratio` and `best_ratio` divide the speed of stream by the speed
-        of generate."""
+        """Return the method's JSON object. `ratio` and `best_ratio` divide the speed of stream by
+        the speed of generate."""
         pairs = [
             ratio(streamed, whole)
             for both in zip(self.streamed, self.whole, strict=True)

@@ -1,4 +1,4 @@
-"""`python -m bench.sweep`: every method and ablation, tuned, in simulated time.
+"""`python -m bench.sweep`: tunes and measures every method and every ablation in simulated time.
 
     python -m bench.sweep --c 8,4,16 --draft demo,demo-poor --prompts humaneval.jsonl,gsm8k.jsonl
         --temperature 0,0.8 --limit 24 --ignore-eos --json sweep.json --png sweep.png

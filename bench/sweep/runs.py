@@ -74,7 +74,7 @@ def says(method: Method, at: int, c: int) -> bool:
 
 
 def speedup(run: Run, c: int) -> float:
-    """Return the speed-up over plain decoding, which takes c per token.
+    """Return the speed-up over plain decoding, which takes the time c per token.
 
     run: a run at a cost ratio for which `says` returns True.
     """

@@ -151,12 +151,13 @@ def test_an_engine_takes_no_more_threads_than_that(monkeypatch):
 
 @pytest.fixture
 def eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that may use cores 0 to 7."""
+    """Let the process use cores 0 to 7, whatever the machine has."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
 
 
 def pinned(target: object, draft: object, device: str = "auto", on: str | None = None, **more):
-    """A config whose lanes have these sets of cores."""
+    """Return a config. target, draft: the sets of cores of the two lanes. on: the draft's
+    device."""
     speculative = {"model": "d", "cpu_affinity": draft, "device": on}
     return EngineConfig("x", device=device, cpu_affinity=target, speculative=speculative, **more)
 

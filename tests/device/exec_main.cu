@@ -72,7 +72,7 @@ void keep_order() {
   one->prepare(slow), two->prepare(quick);
   Event first("first"), second("second");
   for (int64_t turn = 1; turn <= kTurns; ++turn) {
-    two->wait(first, turn);  // this wait may come before the event's record
+    two->wait(first, turn);  // this call may come before the event's record
     two->launch(quick, 1);
     two->record(second, turn);
     one->wait(second, turn - 1);

@@ -193,7 +193,8 @@ def run_step(step: Step, run: Runner) -> dict[str, Any]:
 
 
 def run_once(step: Step, run: Runner, seconds: float) -> dict[str, Any]:
-    """Run one try of a step with the time limit `seconds`; return its result for the file."""
+    """Run one try of a step with the time limit `seconds`. Return the try's result for the JSON
+    file."""
     if step.figures is not None:
         step.figures.parent.mkdir(parents=True, exist_ok=True)
         if not step.keeps:

@@ -38,7 +38,8 @@ INSIDE = {
 
 
 def write_gguf(folder, build, dtype):
-    """Return the path of the GGUF file in the folder `build`. Writes it if it does not exist."""
+    """Return the path of the GGUF file in the folder `build`. The file is written if it does not
+    exist."""
     path = Path(build) / f"{Path(folder).name}-{dtype}.gguf"
     if not path.exists():
         part = path.with_suffix(".part")

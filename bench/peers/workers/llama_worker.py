@@ -89,7 +89,7 @@ class Rows:
         return found if all_logits else found[0]
 
     def rows_of_logits(self, count):
-        """Return the logits of the first `count` rows that needed them, [count, vocab].
+        """Return the logits of the first `count` rows among those that need logits, [count, vocab].
 
         The array is valid until the next `decode`.
         """

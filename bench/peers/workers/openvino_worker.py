@@ -1,4 +1,5 @@
-"""openvino-genai on the CPU: plain greedy decoding, or with its `draft_model`.
+"""Runs openvino-genai on the CPU. It decodes greedily: plainly, with a draft (`draft_model`), or
+with its prompt lookup (`prompt_lookup`).
 
 optimum-intel converts a Hugging Face folder once. Weights keep the requested dtype, but bfloat16
 weights are stored as float16. Arithmetic has the precision of the requested dtype. openvino-genai
@@ -127,7 +128,8 @@ def linked(file, build):
 
 
 def converted(folder, build, dtype):
-    """Return the folder of OpenVINO's model and tokenizer. Makes it if it does not exist."""
+    """Return the folder of OpenVINO's model and tokenizer. The folder is made if it does not
+    exist."""
     out = Path(build) / f"{Path(folder).name}-openvino-{WEIGHTS[dtype]}"
     if not out.is_dir():
         from optimum.exporters.openvino import main_export

@@ -1,4 +1,5 @@
-"""transformers: plain greedy decoding, or assisted by a draft (`assistant_model`), on the CPU."""
+"""Runs transformers on the CPU: plain greedy decoding, or assisted by a draft
+(`assistant_model`)."""
 
 import torch
 import transformers
