@@ -271,7 +271,7 @@ def test_an_engine_that_fails_tells_everybody(served, monkeypatch):
 
 
 def failing_engine(seats=1):
-    """Return an engine in which a forward of position 300 throws."""
+    """Return an engine in which a forward with position 300 throws."""
     fields = {"num_threads": 1, "max_model_len": 2**20, "max_num_seqs": seats}
     return toy_engine(target={"throw_at": 300}, **fields)
 

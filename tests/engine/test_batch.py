@@ -38,7 +38,8 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def params_of(i: int, sampling: str) -> SamplingParams:
-    """Return the params of request i. Lengths differ, so that seats get free at different times."""
+    """Return the params of request i. The answers' lengths differ, so that seats get free at
+    different times."""
     return SamplingParams(
         seed=i, max_tokens=8 + 7 * i % 41, ignore_eos=i % 8 != 0, **SAMPLINGS[sampling]
     )

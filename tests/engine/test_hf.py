@@ -1,5 +1,6 @@
 """Contract under test: model.generate(custom_generate=sbrt.hf.generate) returns the same tokens as
-model.generate, in the same shape. It refuses arguments that the engine does not support."""
+model.generate, in the same shape. sbrt.hf.generate refuses arguments that the engine does not
+support."""
 
 from __future__ import annotations
 

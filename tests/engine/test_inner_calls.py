@@ -1,6 +1,6 @@
 """Contract under test: a signal handler may call the engine at every moment of another call, and
-both answers are right. on_prefill may call it, too. A call by a destructor inside another call of
-the same thread raises EngineError."""
+both answers are right. on_prefill may call the engine, too. A call by a destructor inside another
+call of the same thread raises EngineError."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def one_engine(**fields: object) -> Engine:
 
 @pytest.fixture
 def alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """alarm(call): installs a handler of SIGALRM that makes this call."""
+    """alarm(call): installs a handler of SIGALRM that makes the call `call`."""
     before = signal.getsignal(signal.SIGALRM)
     yield lambda call: signal.signal(signal.SIGALRM, lambda *_: call())
     signal.signal(signal.SIGALRM, before)
@@ -46,7 +46,7 @@ def send() -> None:
 
 @pytest.fixture
 def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], None]:
-    """during(method, call): makes `call` once while that method of the scheduler runs."""
+    """during(method, call): makes `call` once while the scheduler's method `method` runs."""
 
     def plant(method: str, call: Callable[[], object]) -> None:
         inner, calls = getattr(Scheduler, method), [call]

@@ -48,7 +48,8 @@ def gated_engine(
 
 
 def test_a_long_prefill_tells_how_far_it_is() -> None:
-    """While prefill waits in the fifth of ten pieces, it reports the tokens of four pieces."""
+    """While the prefill waits in the fifth of ten pieces, on_prefill gets the number of tokens of
+    four pieces."""
     with gated_engine() as (engine, toy):
         told: list[tuple[int, int]] = []
 
@@ -236,7 +237,8 @@ def test_closing_joins_every_thread(how: str) -> None:
         elif how == "failed":
             with pytest.raises(EngineError, match="position 200") as caught:
                 engine.generate(PROMPT[:190], GREEDY)
-            assert caught.tb  # the traceback's frames refer to the core
+            # The traceback is kept alive, because its frames refer to the core.
+            assert caught.tb
         elif how == "stream":
             stream = engine.stream(PROMPT[:20], GREEDY)
             next(stream)

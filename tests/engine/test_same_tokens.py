@@ -34,7 +34,8 @@ SOME = (
     ("poor", 2, 2, UNTUNED),
     ("random", 1, 1, UNTUNED),
 )
-ENOUGH = 4  # number of prompts: some answers end at a stop string, others at max_tokens
+# Number of prompts with which some answers end at a stop string, and others at max_tokens.
+ENOUGH = 4
 QUANTISED = [("int8", "float32"), ("int8", "int8"), ("int4", "int8")]  # (weights, activations)
 # All params that change a row's distribution, and stop strings of several tokens. Each stop string
 # ends some answers.

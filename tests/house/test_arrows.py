@@ -34,7 +34,8 @@ OWN_RULES = {"reference", "triton_kernels"}
 # PRIVATE: packages that no other package may import. ALONE: packages that may import none of our
 # other packages.
 PRIVATE = {"bench.peers", "bench.clients"}  # they are separate programs
-ALONE = {"bench.peers.workers", "bench.clients.workers"}  # they run in environments without sbrt
+# these packages run in environments without sbrt
+ALONE = {"bench.peers.workers", "bench.clients.workers"}
 # Inside bench a room may import only rooms to its right. Modules outside every room belong to
 # `commands`.
 BENCH_ROOMS = ("commands", "clients", "peers", "sweep", "kernels", "lanes", "gpu", "models")

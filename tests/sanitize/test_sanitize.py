@@ -34,7 +34,7 @@ PROGRAMS = {
     "exec_test": (["core", "exec"], [20]),
     "fuzz_ring": (["core", "ring"], ["fuzz", 20_000, 1]),
     "refuse_ring": (["core", "ring"], []),
-    "race_main": (None, [2000]),  # None: the sources that Programs lists for rounds
+    "race_main": (None, [2000]),  # None: the sources in Programs.rounds
 }
 
 

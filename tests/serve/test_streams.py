@@ -189,7 +189,7 @@ def ticks(engine, monkeypatch):
     """Return ticks(seconds), which gives the scheduler a clock that advances by `seconds` at each
     reading.
 
-    ticks returns a list. In it the core records the max_rounds of each call of `advance`.
+    ticks returns a list, in which the core records the max_rounds of each call of `advance`.
     """
 
     def tick(seconds):

@@ -80,7 +80,7 @@ def engine():
 
 @pytest.fixture(scope="session")
 def served(engine, template):
-    """The url and service of a server that all tests share and none changes."""
+    """The url and the service of a server that all tests share. No test changes its settings."""
     settings = Settings(names=("demo", "alias"), root="demo", template=template)
     service = Service(settings)
     with listening(service, engine) as found:

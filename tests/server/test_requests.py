@@ -1,5 +1,5 @@
 """Contract under test: every field of a body has its effect, and null means not given. A wrong
-field is named in `param`, and an unknown one is ignored and logged once."""
+field is named in `param`. An unknown field is ignored and logged once."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Contract under test: H-RAD's files and training. A written file is read back, equal contents give
-equal bytes, and a wrong file is refused in one sentence. Labels come only from uncut chains.
-Training is reproducible and learns."""
+equal bytes, and a wrong file is refused in one sentence. Labels come only from chains that nothing
+shortens. Training is reproducible and learns."""
 
 import json
 import os

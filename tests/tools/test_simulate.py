@@ -190,8 +190,8 @@ def test_a_cost_file_end_to_end(simulate, tmp_path):
         path.write_text(json.dumps(file | {"devices": devices}))
         plain, serial, pearl, swept = simulate(path, "--methods", names)
         assert plain["seconds"] == pytest.approx(48 * 85e-6)
-        # All chains are full, except those that the answer's end cuts short. The time T grows by 10
-        # us per row, up to 5 rows.
+        # All chains are full, except those that the answer's end cuts short. The time T of a target
+        # forward grows by 10 us per row, up to 5 rows.
         rounds = serial["target_passes"]
         wanted = rounds * (80 + 20 + 5) + 10 * serial["draft_tokens"]
         assert serial["seconds"] == pytest.approx(wanted / 1e6)

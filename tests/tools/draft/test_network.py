@@ -1,4 +1,4 @@
-"""Contract under test: the network that is trained computes the same as the engine."""
+"""Contract under test: the network that is trained gives the same logits as the engine."""
 
 import numpy as np
 import pytest
