@@ -4,7 +4,7 @@
 
 A run measures all methods, which take turns after each prompt. A ratio compares two methods in the
 same run. The interval of a ratio reaches from the second lowest to the second highest of its values
-in all runs. With nine runs it contains the median with 96 % probability.
+in all runs. With nine runs the interval contains the true median with 96 % probability.
 """
 
 from __future__ import annotations
