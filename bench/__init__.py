@@ -1,1 +1,2 @@
-"""Benches: `python -m bench.decode`, `python -m bench.kernels`, `python -m bench.peers`."""
+"""Commands that measure sbrt, such as `python -m bench.decode`, `bench.kernels` and
+`bench.peers`."""

@@ -1,10 +1,10 @@
-"""`python -m bench.auto`: `auto` compared with plain decoding and fixed methods, over many runs.
+"""`python -m bench.auto`: compares `auto` with plain decoding and with fixed methods.
 
     python -m bench.auto --draft demo-poor --prompts F --limit 8 --runs 9 --threads 2
 
-Runs are interleaved prompt by prompt, and a ratio compares figures of the same run. The interval of
-a ratio leaves out the lowest and the highest run. With nine runs it contains the median with 96 %
-probability.
+A run measures all methods, which take turns after each prompt. A ratio compares two methods in the
+same run. The interval of a ratio reaches from the second lowest to the second highest of its values
+in all runs. With nine runs the interval contains the true median with 96 % probability.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _runs(args: argparse.Namespace, fixed: Sequence[Method]) -> list[Report]:
 
 
 def changing(prompts: Sequence[str]) -> list[str]:
-    """Return the prompts. In each prompt of the second half, the text is repeated REPEATS times.
+    """Return the prompts. Those of the second half become REPEATS copies of their text.
 
     The target tends to continue such a prompt with another repetition.
     """
@@ -89,8 +89,9 @@ def changing(prompts: Sequence[str]) -> list[str]:
 def judged(reports: Sequence[Report]) -> list[dict[str, Any]]:
     """Return for each method {method, tokens_per_second, speedup, interval, of_best, ...}.
 
-    speedup: the runs' median ratio to `none`. of_best: the runs' median ratio to `best`. `best` is
-    the method with the largest median tokens/s among `none` and the fixed methods.
+    speedup: the method's tokens/s divided by that of `none` in the same run; median over the runs.
+    of_best: the method's tokens/s divided by that of `best` in the same run; median over the runs.
+    `best` is the method with the largest median tokens/s among `none` and the fixed methods.
     """
     tallies = list(zip(*(report.tallies for report in reports), strict=True))
     rates = {runs[0].method.text: [tally.rate for tally in runs] for runs in tallies}

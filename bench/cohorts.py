@@ -1,10 +1,11 @@
-"""`python -m bench.cohorts`: would two cohorts, which take turns on both lanes, be faster?
+"""`python -m bench.cohorts`: estimates whether rounds would be faster in two cohorts.
 
     python -m bench.cohorts --costs c=8,2xh200-70b-8b --acceptance 0.8
 
-Two cohorts are halves of the running sequences: while the target verifies one half, the draft works
-for the other. A round accepts the same tokens with and without cohorts, so only its time differs.
-N sequences have g drafted tokens each. A target forward takes T(rows), a draft forward t(rows).
+Two cohorts are the two halves of the running sequences. While the target verifies one half, the
+draft works for the other half. A round accepts the same tokens with and without cohorts, so only
+its time differs. N is the number of sequences, and g the number of drafted tokens of each sequence.
+T(rows) is the time of a target forward, and t(rows) the time of a draft forward. A round takes
 
     all sequences in one serial round   T(N (1 + g)) + g t(N)
     two cohorts of N / 2 sequences      2 max(T(N / 2 (1 + g)), g t(N / 2))
@@ -24,7 +25,7 @@ from sbrt.tools import compare, flags, table
 from sbrt.tools.costs import TARGET_ROWS, CostModel, read_costs
 
 SEQUENCES = (2, 4, 8, 16)
-LONGEST = 12  # largest g that is tried
+LONGEST = 12  # largest gamma that is tried
 COSTS = "c=8,c=4,2xh200-8b-1b,2xh200-70b-8b,h200-8b-1b,h200-70b-8b"
 
 
@@ -38,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def tokens(acceptance: float, gamma: int) -> float:
-    """Return the expected tokens per sequence and round, 1 + a + ... + a^gamma."""
+    """Return the expected number of tokens per sequence and round, 1 + a + ... + a^gamma, with a =
+    `acceptance`."""
     return sum(acceptance**depth for depth in range(gamma + 1))
 
 
@@ -49,17 +51,17 @@ def serial(model: CostModel, sequences: int, gamma: int) -> float:
 
 
 def in_cohorts(model: CostModel, sequences: int, gamma: int) -> float:
-    """Return the time in which both cohorts finish one round."""
+    """Return the time in which each of two cohorts finishes one round."""
     half = sequences // 2
     lanes = model.target_overlapped(half * (1 + gamma)), gamma * model.draft_overlapped(half)
     return 2 * (max(lanes) + model.round_cost + model.side_by_side_cost)
 
 
 def best(model: CostModel, time: Any, sequences: int, share: int, acceptance: float) -> Any:
-    """Return (rate, gamma) for the fastest gamma whose rows fit one target forward.
+    """Return (rate, gamma) for the gamma with the highest rate whose rows fit one target forward.
 
     rate: tokens of all sequences per unit of time. time: `serial` or `in_cohorts`. share: number of
-    sequences that one forward verifies.
+    sequences that one forward verifies. acceptance: probability that a drafted token is accepted.
     """
     fit = [g for g in range(1, LONGEST + 1) if share * (1 + g) <= TARGET_ROWS]
     rates = [(sequences * tokens(acceptance, g) / time(model, sequences, g), g) for g in fit]

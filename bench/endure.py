@@ -36,13 +36,14 @@ from sbrt.tools.prompts import BUILT_IN
 from .models.served import serving
 from .models.traffic import percentile
 
-HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01  # shares of requests whose client misbehaves in this way
-DAWDLE = 0.05  # seconds that a slow client waits after a line
+# Shares of the requests whose client disconnects early, reads slowly, or sends garbage.
+HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01
+DAWDLE = 0.05  # seconds that a slow client waits after each line
 TOKENS = (8, 64)  # max_tokens of short and of long answers
 SEEDS = 8
 METHODS = ("none", "lookup", "draft_model")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-LATE = 60.0  # seconds: a wait that takes longer is a fault
+LATE = 60.0  # seconds; a longer wait is a fault
 DONE = "data: [DONE]"
 
 Key = tuple[str, int, float, int]  # prompt, max_tokens, temperature, seed
@@ -53,7 +54,8 @@ class Seen:
     """The observations of all clients. `lock` guards them."""
 
     answers: list[tuple[Key, str]] = field(default_factory=list)
-    # Latencies of well-behaved requests: seconds between lines, and seconds to the first line.
+    # Latencies of requests of well-behaved clients, in seconds. gaps: between two lines. firsts:
+    # from the request to the first line.
     gaps: list[float] = field(default_factory=list)
     firsts: list[float] = field(default_factory=list)
     hung_up: int = 0
@@ -67,7 +69,7 @@ class Seen:
 class Storm:
     """`clients` concurrent clients, which send requests until time.monotonic() reaches `until`.
 
-    rude: some of the requests hang up, are read slowly or are garbage.
+    rude: True if clients sometimes hang up, read slowly or send garbage.
     """
 
     address: tuple[str, int]
@@ -153,7 +155,8 @@ def key_of(body: dict[str, Any]) -> Key:
 
 
 def opened(connection: HTTPConnection, body: dict[str, Any]) -> HTTPResponse:
-    """Return the response to an accepted request. Raises ValueError if the server refuses it."""
+    """Return the response to an accepted request. Raises ValueError if the server refuses the
+    request."""
     connection.request("POST", "/v1/completions", json.dumps(body))
     response = connection.getresponse()
     if response.status != 200:
@@ -176,7 +179,7 @@ def text_of(line: str) -> str:
 
 
 class Memory(threading.Thread):
-    """Notes the resident bytes of a process each second, until it is stopped."""
+    """Records the resident memory of a process in bytes, once a second, until `stop` is called."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -189,7 +192,7 @@ class Memory(threading.Thread):
             self.sizes.append(int(self._path.read_text().split()[1]) * PAGE)
 
     def stop(self) -> None:
-        """End the thread. It may be called once."""
+        """Stop recording, and wait until the thread has ended."""
         self._over.set()
         self.join()
 
@@ -197,7 +200,8 @@ class Memory(threading.Thread):
         """Return the median of the last fifth of the sizes, divided by the median of the second
         fifth.
 
-        The first fifth is left out, because the server warms up. Returns 1.0 for under 5 sizes.
+        The first fifth is left out, because the server warms up. Returns 1.0 if there are fewer
+        than 5 sizes.
         """
         n = len(self.sizes) // 5
         if not n:
@@ -233,7 +237,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     """Run the rude clients, then the well-behaved ones, then send SIGTERM. Returns the report.
 
-    At the end every answer is generated once more, alone.
+    At the end every answer is compared with the answer to the same request alone.
     """
     rude, calm, last = Seen(), Seen(), Seen()
     seconds = 60 * args.minutes
@@ -274,7 +278,7 @@ def p99(seconds: Sequence[float]) -> float:
 def unfinished(host: str, port: int) -> float:
     """Return how many requests the server still has after all clients have left.
 
-    It waits up to LATE seconds until there are none.
+    Waits until the server has no request left, but at most LATE seconds.
     """
     until, left = time.monotonic() + LATE, 1.0
     while left and time.monotonic() < until:
@@ -289,7 +293,7 @@ def unfinished(host: str, port: int) -> float:
 
 
 def end_of(child: Any, storm: Storm, seen: Seen) -> int:
-    """Send SIGTERM while each client reads a stream; returns the server's exit code."""
+    """Send SIGTERM while each client of `storm` reads a stream. Returns the server's exit code."""
     begun = threading.Barrier(storm.clients + 1)
 
     def read(number: int) -> None:
@@ -298,7 +302,7 @@ def end_of(child: Any, storm: Storm, seen: Seen) -> int:
         with closing(HTTPConnection(*storm.address, timeout=LATE)) as connection:
             try:
                 response = opened(connection, body)
-                begun.wait(LATE)  # waits until every request is accepted
+                begun.wait(LATE)  # waits until the server has accepted every client's request
                 for last in lines_of(response):
                     text.append(text_of(last))
             except (OSError, HTTPException, ValueError, KeyError, threading.BrokenBarrierError):
@@ -320,7 +324,7 @@ def end_of(child: Any, storm: Storm, seen: Seen) -> int:
 
 
 def differing(target: str, answers: Sequence[tuple[Key, str]]) -> int:
-    """Return how many answers differ from plain decoding in an engine with one seat."""
+    """Return how many answers differ from those of plain decoding in an engine with one seat."""
     alone: dict[Key, str] = {}
     with Engine.from_pretrained(target=target, speculative=None, max_num_seqs=1) as engine:
         for prompt, most, temperature, seed in dict.fromkeys(key for key, _ in answers):

@@ -43,7 +43,7 @@ same       yes if every token equals that of plain decoding of the prompt alone"
 
 @dataclass
 class Cell:
-    """One method under one load, with its runs so far."""
+    """One method under one load, with all its runs so far."""
 
     load: Load
     method: Method
@@ -56,14 +56,14 @@ class Cell:
         self.is_same &= all(answer.agrees(expected[answer.prompt]) for answer in played.answers)
 
     def median(self, figure: Callable[[Played], float]) -> float:
-        """Return the median of a figure over the runs."""
+        """Return the median over the runs of the value that `figure` returns for a run."""
         return statistics.median(map(figure, self.runs))
 
     def line(self, plain: Cell) -> dict[str, Any]:
-        """Return the JSON object. plain: `none` with one request at a time, in the same runs.
+        """Return the cell's JSON object. plain: the cell of `none` with one request at a time.
 
-        Rates and percentiles are medians over the runs; a percentile is over all requests of a run.
-        requests: number of requests in one run. tokens, seconds: sums over all runs.
+        Rates and percentiles are medians over the runs. The percentile of one run is over all its
+        requests. requests: number of requests in one run. tokens, seconds: sums over all runs.
         """
         pairs = zip(self.runs, plain.runs, strict=True)
         return {
@@ -89,7 +89,8 @@ class Cell:
 
 
 def loads(args: argparse.Namespace) -> list[Load]:
-    """Return the loads of --concurrency, then of --rate. Raises InvalidInputError."""
+    """Return the loads of --concurrency, then of --rate. Raises InvalidInputError for a bad
+    number."""
     closed = [] if args.concurrency is None else counts("--concurrency", args.concurrency)
     rates = [] if args.rate is None else args.rate.split(",")
     return [*(Load(concurrency=count) for count in closed),
@@ -124,10 +125,10 @@ def run(args: argparse.Namespace) -> int:
 def measure(
     engine: Engine, cells: Sequence[Cell], work: Work, expected: Sequence[Sequence[int]], runs: int
 ) -> Cell:
-    """Run all cells in turn, `runs` times. Return the baseline: `none`, one request at a time.
+    """Run all cells in turn, `runs` times. Returns the baseline: `none`, one request at a time.
 
-    If the baseline is not among the cells, it is run in addition. The order changes from turn to
-    turn, because the first cell to run finds the caches cold and the clock high.
+    If the baseline is not among the cells, it runs in addition. The order of the cells changes from
+    turn to turn, because the first cell to run finds the caches cold and the clock high.
     """
     named = [c for c in cells if c.load.concurrency == 1 and c.method.name == "none"]
     plain = named[0] if named else Cell(Load(concurrency=1), methods.parse("none"))
@@ -156,9 +157,9 @@ def _warm_up(engine: Engine, cells: Sequence[Cell], work: Work, bar: Phases) -> 
 def _fitted(config: EngineConfig, wanted: Sequence[Load]) -> EngineConfig:
     """Return the config with enough seats for every load.
 
-    The largest --concurrency needs one seat per request. If requests arrive at a rate, there are at
-    least as many seats as by default. Prefix reuse is off. With prefix reuse, only the first method
-    would compute the prompts' KV, because all methods get the same prompts.
+    The largest --concurrency needs one seat per request. For --rate there are at least as many
+    seats as by default. Prefix reuse is off. Otherwise only the first method would compute the
+    prompts' KV, because all methods get the same prompts.
     """
     closed = [load.concurrency for load in wanted if load.concurrency is not None]
     usual = [config.seats] if len(closed) < len(wanted) else []
@@ -168,7 +169,8 @@ def _fitted(config: EngineConfig, wanted: Sequence[Load]) -> EngineConfig:
 def _alone(
     config: EngineConfig, pair: Pair, args: argparse.Namespace
 ) -> tuple[Work, list[list[int]]]:
-    """Return the prompts that fit, and the tokens that plain decoding generates for each alone."""
+    """Return the prompts that fit. Also return the tokens that plain decoding generates for each
+    prompt when it runs alone."""
     params, prompts, none = flags.sampling(args), flags.prompts(args), methods.parse("none")
     with Engine(replace(config, max_num_seqs=1), pair=pair, methods=[none]) as engine:
         given = fitting(engine, prompts, params)

@@ -2,11 +2,11 @@
 
     python -m bench.long_prompts --target smollm2 --threads 2 --json -
 
-Part `company`: several sequences decode, and then a long prompt arrives. The bench reports the gaps
-between two outputs of a sequence before the arrival and while the prompt is fed. It also times one
-piece of the prompt.
+Part `company`: several sequences decode, and then a long prompt arrives. The bench reports the
+seconds between two outputs of a sequence, before the long prompt arrives and while it is fed. The
+bench also times one piece of the long prompt.
 Part `chat`: the bench reports the time to the first token of each turn, with and without prefix
-reuse, and whether both generate the same tokens.
+reuse, and whether both runs generate the same tokens.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from sbrt.tools import compare, flags, table
 
 from .models.traffic import percentile
 
-PIECE = 64  # rows of a prompt piece on the CPU
+PIECE = 64  # number of rows of a prompt piece on the CPU
 SEED = 11
-WORDS = 20  # tokens that a user adds in a turn
-ANSWER = 24  # tokens of an answer in the chat
+WORDS = 20  # number of tokens that a user adds in a turn
+ANSWER = 24  # number of tokens of an answer in the chat
 ONE = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
 
 
 @dataclass
 class Company:
-    """Seconds measured for one method. quiet, fed: gaps before the long prompt arrives, and while
-    it is fed."""
+    """The times of one method in one run of the part `company`, in seconds. quiet, fed: seconds
+    between two outputs of a sequence, before the long prompt arrives and while it is fed."""
 
     quiet: list[float] = field(default_factory=list)
     fed: list[float] = field(default_factory=list)
     first: float = 0.0  # seconds from the arrival of the long prompt to its first token
     alone: float = 0.0  # seconds to the first token if no other sequence runs
-    shorter: float = 0.0  # as `alone`, for the prompt without its last PIECE tokens
+    shorter: float = 0.0  # like `alone`, for the prompt without its last PIECE tokens
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,8 +65,8 @@ def some_ids(count: int, vocab: int, seed: int) -> list[int]:
 
 
 def play_company(engine: Engine, method: Method, args: argparse.Namespace, vocab: int) -> Company:
-    """Decode `args.company` sequences, add the long prompt after some tokens, and measure the
-    times."""
+    """Decode `args.company` sequences, and add the long prompt after some tokens. Returns the
+    measured times."""
     found, params = Company(), SamplingParams(temperature=0, max_tokens=4000, ignore_eos=True)
     long_prompt = some_ids(args.long, vocab, SEED)
     found.alone = _first_token(engine, method, long_prompt)
@@ -94,10 +94,10 @@ def _first_token(engine: Engine, method: Method, prompt: list[int]) -> float:
 
 
 def collect(engine: Engine, last: dict[str, float], gaps: list[float], count: int) -> None:
-    """Step until `count` outputs have arrived. Appends the gaps between outputs.
+    """Run engine steps until `count` outputs have arrived.
 
-    last: the time of each request's last output. gaps: receives the seconds between two outputs of
-    a request, except for the long prompt's request.
+    last: the time of each request's last output, updated here. gaps: the seconds between two
+    outputs of a request are appended here, except those of the long prompt's request.
     """
     while count > 0:
         for output in engine.step():
@@ -111,8 +111,8 @@ def collect(engine: Engine, last: dict[str, float], gaps: list[float], count: in
 def chat(engine: Engine, method: Method, turns: int, vocab: int) -> list[dict[str, Any]]:
     """Run a chat of `turns` turns.
 
-    Returns for each turn the tokens of the prompt, how many of them were reused, the seconds to the
-    first token, and the answer's ids.
+    Returns for each turn the number of prompt tokens, how many of them were reused, the seconds to
+    the first token, and the answer's ids.
     """
     params = SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True)
     text: list[int] = []
@@ -143,7 +143,7 @@ def _company_line(method: Method, runs: Sequence[Company]) -> dict[str, Any]:
 
 
 def _chat_lines(method: Method, reuse: Any, fresh: Any) -> list[dict[str, Any]]:
-    """Return one line for each turn. reuse, fresh: the runs with and without prefix reuse."""
+    """Return one line for each turn. reuse, fresh: the chats with and without prefix reuse."""
     lines = []
     for turn, (with_it, without) in enumerate(
         zip(zip(*reuse, strict=True), zip(*fresh, strict=True), strict=True)
@@ -167,7 +167,8 @@ def _chat_lines(method: Method, reuse: Any, fresh: Any) -> list[dict[str, Any]]:
 def measure(
     config: EngineConfig, pair: Pair, given: Sequence[Method], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Return all lines. The chats with and without prefix reuse are interleaved."""
+    """Measure all methods and return their lines. The chats with and without prefix reuse take
+    turns."""
     seats = replace(config, max_num_seqs=args.company + 1)
     plain = replace(seats, enable_prefix_caching=False)
     lines: list[dict[str, Any]] = []
@@ -211,7 +212,8 @@ def _shown(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 1 if prefix reuse changed a token, a defect."""
+    """Run the command; returns its exit code: 1 if prefix reuse changed a token, which is a
+    defect."""
     return flags.guarded("bench.long_prompts", lambda: _main(argv))
 
 

@@ -2,9 +2,9 @@
 
     python -m bench.predict --draft demo --prompts F --limit 12 --methods pearl:gamma=3,tree:gamma=2
 
-Simulated time takes the costs of forwards as input. These are measured between the timed runs.
-Every method keeps the settings that the user gives; none is tuned. It is timed in each run, and
-runs once in simulated time.
+Simulated time takes the costs of forwards as input. The bench measures these costs between the
+timed runs. Every method keeps the settings that the user gives; none is tuned. Every method is
+timed in each run, and runs once in simulated time.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _both(args: Any, given: Sequence[Method]) -> tuple[list[Report], CostModel, Report]:
-    """Return the timed reports, the costs measured between them, and the simulated report."""
+    """Return the reports of the timed runs, the costs measured between these runs, and the report
+    of the run in simulated time."""
     prompts, params = flags.prompts(args), flags.sampling(args)
     config, pair = flags.load(args, given)
     none = methods.parse("none")
@@ -80,7 +81,8 @@ def _both(args: Any, given: Sequence[Method]) -> tuple[list[Report], CostModel, 
 
 
 def mean_of(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean of each figure in cost files that have the same keys."""
+    """Return a cost file with the mean of each figure over `costs`, whose files have the same
+    keys."""
     found: dict[str, Any] = {}
     for key, value in costs[0].items():
         values = [each[key] for each in costs]

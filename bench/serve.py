@@ -2,9 +2,9 @@
 
     python -m bench.serve --streams 1,8 --rounds 5 --json -
 
-Each round of the bench runs the prompts on an engine in this process, then through `sbrt serve` in
-a separate process. The server gives whole answers and streams. Figures are medians over the rounds.
-The server must give the same texts as the engine.
+Each round of the bench runs the prompts three times: on an engine in this process, then through
+`sbrt serve` in a separate process with whole answers, then with streamed answers. Figures are
+medians over the rounds. The server must give the same texts as the engine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WAYS = ("engine", "whole", "stream")
 
 @dataclass(frozen=True)
 class Answer:
-    """A text, its number of tokens, and the seconds until its first part arrived.
+    """The text of an answer, its number of tokens, and the seconds until its first part arrived.
 
     Without streaming the first part is the whole text.
     """
@@ -74,7 +74,7 @@ def _count(text: str) -> int:
 
 
 def _measured(args: argparse.Namespace, counts: Sequence[int]) -> list[dict[str, Any]]:
-    """Measure; returns one line per number of streams."""
+    """Measure; returns one line for each number of concurrent clients in `counts`."""
     [method] = flags.read_methods(args, [args.method or flags.default_method(args)])
     config, pair = flags.load(args, [method])
     params = SamplingParams(temperature=0, max_tokens=args.max_tokens, ignore_eos=True)
@@ -147,7 +147,7 @@ def _over_http(host: str, port: int, body: dict[str, Any]) -> Answer:
 
 @contextmanager
 def _server(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
-    """Run `sbrt serve` with the same flags; yields its host and port."""
+    """Run `sbrt serve` with the flags of this bench; yields the server's host and port."""
     given = {
         "--target": args.target, "--draft": args.draft, "--threads": args.threads,
         "--draft-threads": args.draft_threads, "--device": args.device, "--method": args.method,

@@ -29,10 +29,10 @@ same              yes if every stream returned the tokens of generate"""
 
 @dataclass
 class Pairs:
-    """Figures of one method. A pair is one answer from `generate` and the same from `stream`.
+    """Figures of one method. A pair is the answers of `generate` and `stream` to one prompt.
 
-    whole, streamed: tokens/s, one list per prompt. outputs, tokens: number of outputs and of tokens
-    in all streams.
+    whole, streamed: tokens/s of generate and of stream, one list per prompt. outputs, tokens:
+    number of outputs and of tokens in all streams.
     """
 
     method: Method
@@ -43,8 +43,8 @@ class Pairs:
     is_same: bool = True
 
     def line(self) -> dict[str, Any]:
-        """Return the JSON object. `ratio` and `best_ratio` divide the speed of stream by the speed
-        of generate."""
+        """Return the method's JSON object. `ratio` and `best_ratio` divide the speed of stream by
+        the speed of generate."""
         pairs = [
             ratio(streamed, whole)
             for both in zip(self.streamed, self.whole, strict=True)
@@ -64,7 +64,8 @@ class Pairs:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the bench; returns 0, or 1 if a stream's tokens differ from generate's, a defect."""
+    """Run the bench; returns 0, or 1 if a stream's tokens differ from generate's, which is a
+    defect."""
     compare.check_outputs(args)
     given = flags.read_methods(args, compare.method_names(args))
     config, pair = flags.load(args, given)
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(
     engine: Engine, given: Sequence[Method], prompts: Sequence[str], args: argparse.Namespace
 ) -> list[Pairs]:
-    """Run methods in turn, prompt by prompt. `stream` and `generate` take turns in going first."""
+    """Run all methods on each prompt. In turn, `stream` or `generate` runs first."""
     params = flags.sampling(args)
     found = [Pairs(method) for method in given]
     warm = SamplingParams(temperature=0, max_tokens=WARM_TOKENS)
@@ -113,7 +114,8 @@ def _add(pairs: Pairs, engine: Engine, ids: list[int], params: SamplingParams, t
     whole, streamed = (answers[key][-1].outputs[0].token_ids for key in (False, True))
     pairs.outputs += len(answers[True])
     pairs.tokens += len(streamed)
-    if not pairs.method.rejection:  # under rejection sampling, tokens depend on the choices of auto
+    # With rejection sampling, tokens depend on which methods `auto` selects.
+    if not pairs.method.rejection:
         pairs.is_same &= whole == streamed
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from . import console
+from .check import show
 from .errors import InvalidInputError
 
 
@@ -18,17 +19,17 @@ def check_writable(name: str, path: Path | str | None) -> None:
         console.check_stdout(name)
         return
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
-        return  # a pipe or a device: opening it would wait for a reader
-    existed = path.exists()
     try:
+        existed = path.exists()
+        if existed and not path.is_file() and not path.is_dir():
+            return  # a pipe or a device: opening it would wait for a reader
         with path.open("ab"):
             pass
         if not existed:
             path.unlink()
     except OSError as error:
         raise InvalidInputError(
-            f"{name}: expected a file that can be written, got {str(path)!r}: {error.strerror}"
+            f"{name}: expected a file that can be written, got {show(str(path))}: {error.strerror}"
         ) from None
 
 

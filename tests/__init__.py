@@ -1,1 +1,2 @@
-"""The tests. A package, so that `python -m tests.device.check` and `from tests...` find it."""
+"""The tests. They are a package, so that `python -m tests.device.check` and `from tests...`
+work."""

@@ -16,7 +16,8 @@ import pytest
 
 from sbrt.config import usable_cores
 
-# triton reads TRITON_INTERPRET once, when it is imported. So it is set before all test modules.
+# triton reads TRITON_INTERPRET once, when it is imported. So this module sets the variable before
+# any test module is imported.
 if not Path("/dev/nvidiactl").exists():  # no GPU: kernels run in Triton's interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -25,7 +26,7 @@ pytest_plugins = ["tests.common.nvcc", "tests.common.processor_time", "tests.com
 TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
 BUILD = TESTS.parent / "build"
-KEPT = BUILD / "programs"  # objects stay here, so a second run compiles only what changed
+KEPT = BUILD / "programs"  # object files stay here, so a second run compiles only what changed
 # Programs reuse object files of sbrt's own build for this version of Python. The last step of that
 # build writes INSTALLED. If CMakeLists.txt is newer, the flags may have changed.
 SHIPPED, INSTALLED = "cp{0}{1}-cp{0}{1}-*", "install_manifest.txt"
@@ -34,8 +35,8 @@ OBJECTS = Path("CMakeFiles/sbrt_objects.dir/csrc")
 # Without a writable HOME matplotlib warns on stderr and searches for fonts in every process.
 os.environ.setdefault("MPLCONFIGDIR", str(TESTS.parent / "build" / "matplotlib"))
 
-# Compiler flags by the end of a file's name, as in CMakeLists.txt. On other processors these files
-# compile to nothing, so they need no flags.
+# Maps the end of a file's name to compiler flags, as in CMakeLists.txt. A file for another
+# processor compiles to nothing, so it needs no flags.
 ISA_FLAGS: dict[str, tuple[str, ...]] = {}
 AARCH64_FLAGS = {"_dotprod": ("-march=armv8.2-a+dotprod",)}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -83,7 +84,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Make later garbage collections skip torch and all tests: a pass over them takes 0.1 s."""
+    """Make later garbage collections skip the objects of torch and of all tests, which take 0.1 s
+    to visit."""
     gc.collect()
     gc.freeze()
 
@@ -91,7 +93,8 @@ def pytest_collection_finish() -> None:
 class Programs:
     """Compiles and runs the programs `tests/**/NAME.cc`. A file is compiled once per set of flags.
 
-    Objects are kept, and reused by later runs."""
+    Object files are kept, and reused by later runs of the tests.
+    """
 
     common = ("-std=c++20", "-ffp-contract=off")
     plain = ("-O2", "-Wall", "-Wextra", "-Werror")
@@ -104,7 +107,7 @@ class Programs:
         *("ops/choose.cc", "ops/columns.cc", "ops/filter.cc", "ops/logprobs.cc", "ops/shaping.cc"),
         *("ops/packed.cc", "ops/quantise.cc", "ops/format.cc"),
         *("ops/kernels.cc", "ops/kernels_portable.cc"),
-        # On other processors these files compile to nothing.
+        # A file for another processor compiles to nothing.
         *(f"ops/kernels_{part}.cc" for part in ("avx2", "avx512", "neon")),
     )
     longest = 900  # time limit of a run in seconds, because a faulty program may never end
@@ -114,7 +117,8 @@ class Programs:
         self.compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
         headers = [p for top in (CSRC, TESTS) for p in top.rglob("*") if p.suffix in (".h", ".inc")]
         self.newest_header = max(p.stat().st_mtime for p in headers)
-        self.builds: dict[tuple[str, ...], Path] = {}  # builds of cmake that are new, by flags
+        # Up-to-date builds of cmake, keyed by their flags.
+        self.builds: dict[tuple[str, ...], Path] = {}
 
     def has(self, flags: tuple[str, ...]) -> bool:
         """True if this compiler and its linker accept these flags."""
@@ -127,7 +131,7 @@ class Programs:
         """Build the program NAME with `parts` of csrc and return its path.
 
         parts: folders ("ring") or files ("model/toy.cc"). replaced: {file in csrc: text to compile
-        instead}. extra: more flags for these texts.
+        instead}. extra: additional flags for the files in `replaced`.
         """
         (main,) = TESTS.rglob(f"{name}.cc")
         replaced = {
@@ -148,7 +152,8 @@ class Programs:
         return program
 
     def cross(self, compiler, name, parts, folder) -> Path:
-        """Build a program as `build` does, but for aarch64 and static, with another compiler."""
+        """Build a static program for aarch64 with another compiler, from the same sources as
+        `build`. Returns its path."""
         (main,) = TESTS.rglob(f"{name}.cc")
         objects = []
         for source in [main, *(p for part in parts for p in self._files(CSRC / part))]:
@@ -212,12 +217,12 @@ class Programs:
         return path
 
     def _shipped(self, source: Path) -> Path | None:
-        """Return the object file of `source` from sbrt's own build. Return None if it is missing or
-        out of date.
+        """Return the object file of `source` from sbrt's own build. Return None if the file is
+        missing or out of date.
 
-        The object must be newer than the source and all headers, its build newer than
-        CMakeLists.txt. A build with CUDA compiles some files differently, so their objects are
-        never reused.
+        The object must be newer than the source and all headers. Its build must be newer than
+        CMakeLists.txt. A build with CUDA compiles some files differently, so the objects of these
+        files are never reused.
         """
         part = source.relative_to(CSRC) if source.is_relative_to(CSRC) else None
         if part is None or part.is_relative_to("exec/cuda"):
@@ -256,7 +261,7 @@ def run_all():
     """run_all(commands): runs the commands, at most one per core at a time, and returns their
     outputs.
 
-    A command's output must not depend on the others. Every command must exit with 0.
+    A command's output must not depend on the other commands. Every command must exit with 0.
     """
 
     def one(command) -> subprocess.CompletedProcess[str]:
@@ -281,10 +286,10 @@ def tsan(programs: Programs) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def patched_once():
-    """Let Triton's interpreter patch its language once for a launch.
+    """Make Triton's interpreter patch `triton.language` only once per launch.
 
-    By itself it does so again for every function that a kernel calls, which takes longer than most
-    of them.
+    Without this fixture it patches the module again for every function that a kernel calls. That
+    takes longer than most of these functions.
     """
     from triton import language as tl
     from triton.runtime import interpreter
@@ -292,10 +297,10 @@ def patched_once():
     patch_lang, numpy_type = interpreter._patch_lang, interpreter._get_np_dtype
     whole = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})  # all that functions use
     launched: list[Callable] = []
-    found = {}  # numpy's type by the name of a type
+    found = {}  # maps the name of a Triton type to numpy's type
 
     def patch(_):
-        if launched:  # a function that the kernel calls
+        if launched:  # `_` is a function that the kernel calls
             return interpreter._LangPatchScope()
         scope = patch_lang(whole)
         launched.append(scope.restore)
@@ -348,7 +353,7 @@ def fixed_sums(patched_once):
 @pytest.fixture(scope="session")
 def random_classifier():
     """random_classifier(path, origin, favourite=None): writes a random H-RAD classifier to `path`
-    and returns it."""
+    and returns it. favourite: the only class that it predicts; None: no such class."""
     import numpy as np
 
     from sbrt.model import hrad
@@ -362,7 +367,8 @@ def random_classifier():
             name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
             for name, shape in hrad.shapes(origin.hidden).items()
         }
-        tensors["w1"] = widened(bfloat16(tensors["w1"]))  # files keep w1 as bfloat16
+        # a classifier's file stores w1 as bfloat16
+        tensors["w1"] = widened(bfloat16(tensors["w1"]))
         if favourite is not None:
             tensors["w3"][:] = 0
             tensors["b3"] = np.eye(3, dtype=np.float32)[favourite]

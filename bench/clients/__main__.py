@@ -1,9 +1,9 @@
-"""`python -m bench.clients`: other people's clients of `sbrt serve`, unmodified.
+"""`python -m bench.clients`: runs third-party clients, unmodified, against `sbrt serve`.
 
     python -m bench.clients --clients vllm,aiperf --requests 16 --tokens 32
 
-`make clients` sets up their environments. The figures that a client reports must equal those that
-the server's own /metrics counted in the same time.
+`make clients` sets up the clients' environments. The figures that a client reports must equal those
+that the server's own /metrics counted in the same time.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _line(client: str, requests: int, tokens: int) -> dict[str, Any]:
-    """Run one client against a new server."""
+    """Run one client against a new server. Returns the client's and the server's figures, and how
+    they differ."""
     line: dict[str, Any] = {"client": client, "missing": not python_of(client).exists()}
     if line["missing"]:
         return line

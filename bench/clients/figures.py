@@ -18,9 +18,10 @@ COUNTERS = {
 
 @dataclass(frozen=True)
 class Figures:
-    """Finished requests, tokens of prompts and answers, rounds, drafted and accepted tokens.
+    """Numbers of finished requests, prompt tokens, answer tokens, rounds, drafted and accepted
+    tokens.
 
-    A figure is None if the client does not count it.
+    A number is None if the client does not count it.
     """
 
     requests: int | None = None
@@ -31,15 +32,15 @@ class Figures:
     accepted: int | None = None
 
     def differences(self, other: Figures) -> Mapping[str, tuple[int, int]]:
-        """Return {name: (own value, other value)} for the figures that both sides count and that
-        differ."""
+        """Return {name: (own value, other value)} for the figures that differ. Figures that are
+        None here or in `other` are skipped."""
         mine, theirs = asdict(self), asdict(other)
         both = {k: (mine[k], theirs[k]) for k in mine if None not in (mine[k], theirs[k])}
         return {k: pair for k, pair in both.items() if pair[0] != pair[1]}
 
 
 def scrape(base: str) -> Figures:
-    """Return the server's counts since it started."""
+    """Return the counts of the server at `base` since the server started."""
     with urlopen(f"{base}/metrics", timeout=60) as response:
         return parse(response.read().decode())
 
@@ -56,6 +57,6 @@ def parse(text: str) -> Figures:
 
 
 def between(before: Figures, after: Figures) -> Figures:
-    """Return how much the counts grew between two scrapes."""
+    """Return how much the server's counts grew between two calls of `scrape`."""
     first, last = asdict(before), asdict(after)
     return Figures(**{name: last[name] - first[name] for name in last})

@@ -15,7 +15,8 @@ from sbrt import Engine, InvalidInputError, SamplingParams
 from ..models.served import served
 from .figures import Figures
 
-Likelihood = tuple[float, bool]  # log-likelihood of an ending; True if greedy decoding gives it
+# (log-likelihood of an ending, True if greedy decoding generates the ending)
+Likelihood = tuple[float, bool]
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".venv-clients"
@@ -25,10 +26,10 @@ SHOWN = 400  # characters to show of the output of a client that failed
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a client: the server, the size of the load, and a folder for its output.
+    """A run of a client: the server, the size of the load, and a folder for the client's output.
 
-    base: the server's address. tokenizer: the target's folder, which has the tokenizer. tokens: the
-    length of each prompt and of each answer.
+    base: the server's address. tokenizer: the target's folder, which has the tokenizer. requests:
+    number of requests. tokens: the length of each prompt and of each answer.
     """
 
     base: str
@@ -66,7 +67,7 @@ def call(client: str, words: Sequence[object], run: Run, **environment: str) -> 
 
 
 def openai(run: Run) -> Figures:
-    """Run openai-python, which sends every kind of request in turn."""
+    """Run openai-python. It sends completions and chats, whole and streamed."""
     script = Path(__file__).with_name("workers") / "openai_chat.py"
     found = json.loads(call("openai", ["python", script, run.base, run.requests, run.tokens], run))
     return Figures(**found)
@@ -94,7 +95,7 @@ def vllm(run: Run) -> Figures:
 
 
 def guidellm(run: Run) -> Figures:
-    """Run guidellm, one request after the other. It reports no speculative figures."""
+    """Run guidellm, one request after the other. Its report does not count drafts."""
     words = [
         *("guidellm", "run", "--profile", "kind=synchronous", "--disable-console"),
         *("--backend", f"kind=openai_http,target={run.base},model=demo"),
@@ -115,7 +116,7 @@ def guidellm(run: Run) -> Figures:
 
 
 def aiperf(run: Run) -> Figures:
-    """Run AIPerf with two requests at a time. It sums the usage that the answers report."""
+    """Run AIPerf with two concurrent requests. It sums the `usage` fields of the answers."""
     words = [
         *("aiperf", "profile", "--model", "demo", "--url", run.base, "--streaming"),
         *("--endpoint-type", "completions", "--tokenizer", run.tokenizer, "--concurrency", 2),
@@ -171,7 +172,7 @@ ENDINGS = ("(self, other):\n", "(x, y):\n    return x", " and the other ones are
 
 
 def lm_eval(run: Run) -> Figures:
-    """Run lm-eval's local-completions on a task of generations and on a task of choices.
+    """Run lm-eval's local-completions on a generation task and on a multiple-choice task.
 
     A choice is scored by its log-likelihood. Both tasks run with and without speculation. Raises
     InvalidInputError if an answer, a score or a log-likelihood differs between the two runs. The
@@ -181,9 +182,10 @@ def lm_eval(run: Run) -> Figures:
 
 
 def _likelihoods(run: Run) -> int:
-    """Run the task of choices, also on a second server, which does not speculate.
+    """Run the multiple-choice task on the server of `run` and on a server without speculation.
 
-    Returns the number of requests to the server of `run`.
+    Returns the number of requests to the server of `run`. Raises InvalidInputError if the results
+    differ.
     """
     docs = [
         {"prompt": f"def f{i}", "choices": ENDINGS, "label": i % len(ENDINGS)}
@@ -203,7 +205,7 @@ def _likelihoods(run: Run) -> int:
 
 
 def _chosen(run: Run, docs: Sequence[Mapping[str, Any]]) -> tuple[float, list[list[Likelihood]]]:
-    """Return the score of the task of choices, and the log-likelihoods that lm-eval received.
+    """Return the score of the multiple-choice task, and the log-likelihoods that lm-eval received.
 
     The log-likelihoods are one list per document, with one entry per choice.
     """
@@ -215,7 +217,8 @@ def _chosen(run: Run, docs: Sequence[Mapping[str, Any]]) -> tuple[float, list[li
 
 
 def _likelihood(engine: Engine, prompt: str, end: str) -> Likelihood:
-    """Return the log-likelihood of `end` after `prompt`, and whether greedy decoding gives it."""
+    """Return the log-likelihood of `end` after `prompt`, and whether greedy decoding generates
+    it."""
     whole, before = engine.encode(prompt + end), len(engine.encode(prompt))
     params = SamplingParams(max_tokens=0, prompt_logprobs=0)
     [output] = engine.generate([whole], params)
@@ -225,9 +228,9 @@ def _likelihood(engine: Engine, prompt: str, end: str) -> Likelihood:
 
 
 def _generations(run: Run) -> int:
-    """Run the task of generations with and without speculation.
+    """Run the generation task with and without speculation, and compare the answers.
 
-    Returns the number of requests to the server.
+    Returns the number of requests to the server. Raises InvalidInputError if an answer differs.
     """
     prompts = [{"prompt": f"def f{i}(", "answer": "x"} for i in range(run.requests)]
     plain = _evaluated(run, prompts, "none")
@@ -242,7 +245,7 @@ def _generations(run: Run) -> int:
 
 
 def _evaluated(run: Run, prompts: list[dict[str, str]], method: str) -> tuple[float, list[str]]:
-    """Return the score of the task of generations by `method`, and the answers in order."""
+    """Return the score of the generation task by `method`, and the answers in order."""
     more = ("--gen_kwargs", f"speculative={method}")
     score, samples = _scored(run, TASK, prompts, more)
     return score, [sample["resps"][0][0] for sample in samples]
@@ -253,7 +256,8 @@ def _scored(
 ) -> tuple[float, list[dict[str, Any]]]:
     """Run a task on `docs`. Returns its score, and lm-eval's samples in the order of `docs`.
 
-    more: additional words for the command line. lm-eval tokenises through the server's routes.
+    task: the text of the task's YAML file. more: additional arguments of lm-eval, which tokenises
+    through the server's routes.
     """
     folder = run.folder / f"lm-eval-{len(list(run.folder.iterdir()))}"
     folder.mkdir()

@@ -1,2 +1,2 @@
-"""Tools for a CUDA device: a short decode, profilers, transformers on the device, timing, estimated
-costs."""
+"""Tools for a CUDA device: a short decode for profilers, calls of profilers, transformers as a
+comparison, timing, and estimated costs."""

@@ -1,10 +1,10 @@
-"""`python -m bench.gpu.assisted` compares transformers' plain and assisted generation with ours.
+"""`python -m bench.gpu.assisted` compares this engine's speed with transformers' generation.
 
     python -m bench.gpu.assisted [--pair demo-1g] [--prompts 4] [--max-tokens 64] [--json OUT]
 
-All decode greedily, in bfloat16, on one device: transformers alone, transformers with
-`assistant_model`, and this engine by `none` and `specbranch`. Tokens/s is the number of generated
-tokens divided by the seconds, prefill included.
+Four programs decode greedily, in bfloat16, on one device: transformers alone, transformers with
+`assistant_model`, this engine by `none`, and this engine by `specbranch`. Tokens/s is the number of
+generated tokens divided by the seconds, prefill included.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Answer = Callable[[list[int]], int]  # maps a prompt's ids to the number of gene
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; returns the exit code."""
+    """Run the command; returns its exit code."""
     return flags.guarded("bench.gpu.assisted", lambda: _main(argv))
 
 
@@ -54,7 +54,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def timed(name: str, prompts: Sequence[list[int]], answer: Answer) -> dict[str, Any]:
-    """Print and return the median, least and greatest tokens/s of the prompts.
+    """Generate an answer to each prompt. Print and return the median, least and greatest tokens/s.
 
     Before the measurement, the first prompt runs once to warm up.
     """

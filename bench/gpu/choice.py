@@ -14,11 +14,11 @@ from sbrt.triton_kernels.choose_plan import ChoosePlan
 def record_choice(
     lane: GpuLane, table: torch.Tensor, rows: int
 ) -> tuple[Piece, tuple[torch.Tensor, ...]]:
-    """Record the op that chooses a token for each of `rows` rows.
+    """Record the op that chooses a token for each of `rows` rows from the lane's logits.
 
-    In a draft's lane, the op writes each row's distribution instead. The token choice is greedy and
-    unfiltered, from the lane's logits. table: int32 words of a Batch. Returns the recorded op, and
-    the tensors that must live as long as the op.
+    The choice is greedy and unfiltered. If the lane is a draft's, the op writes each row's
+    distribution and no token. table: a Batch as int32 words. Returns the recorded op, and the
+    tensors that must live as long as the op.
     """
     columns, device = lane.vocab, table.device
     plan = ChoosePlan(rows, columns, lane.shape.is_draft)

@@ -1,4 +1,5 @@
-"""Makes a cost file from the times of a pair's forwards, estimated or measured by bench.lanes."""
+"""Makes a cost file from the times of a pair's forwards. These are estimates, or bench.lanes has
+measured them."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from sbrt.gpu.lane import ROWS as TARGET_ROWS
 
 LEAST_US = 0.1  # us; a shorter measured time is refused
 
-# us that a round costs in addition to forwards and choices. The ops of a round run one warp per
-# seat. These times are estimates from the ops' loops and compiled code.
+# Microseconds that a round takes in addition to its forwards and token choices. Each op of a round
+# runs one warp per seat. The times are estimates from the loops and the compiled code of the ops.
 TARGET_OPS = 20.0  # us: make rows, gather, select, attach the chain; a memory fence to the host
 LAUNCHES = 12.0  # us: settle, verify and select are three graphs; each takes 4 us to start
 DRAFT_OPS = 12.0  # us: settle, plan, and the distributions of the chain's nodes, before a burst
@@ -31,9 +32,9 @@ SHARING = 0.9
 class Forward:
     """The time of a forward of `rows` rows and of the token choice after it.
 
-    us: microseconds while the other lane is idle. busy: share of `us` that reading memory at the
-    full rate takes. memory: bytes read. nodes: nodes of the graph. overlapped: us while the other
-    lane works; None if it has to be estimated.
+    us: microseconds while the other lane is idle. busy: share of `us` in which the forward uses the
+    full memory bandwidth. memory: bytes read. nodes: number of nodes of the CUDA graph. overlapped:
+    microseconds while the other lane works; None if this time has to be estimated.
     """
 
     rows: int
@@ -46,15 +47,15 @@ class Forward:
 
 @dataclass(frozen=True)
 class Lanes:
-    """All forwards of a pair: of the target and of the draft, by ascending rows."""
+    """All forwards of a pair, for the target and for the draft, sorted by the number of rows."""
 
     target: list[Forward]
     draft: list[Forward]
 
 
 def cost_file(lanes: Lanes, devices: int, about: str) -> dict[str, Any]:
-    """Return the JSON object of a cost file for lanes on one device or two, in us rounded to
-    0.1."""
+    """Return the JSON object of a cost file. Its times are in microseconds, rounded to 0.1.
+    devices: number of devices of the pair, 1 or 2. about: text at the beginning of the file."""
     target, draft = lanes.target, _with_ops(lanes.draft)
     file: dict[str, Any] = {"about": about, "T": _steps(target), "t": _steps(draft)}
     if devices == 1:
@@ -71,10 +72,11 @@ def cost_file(lanes: Lanes, devices: int, about: str) -> dict[str, Any]:
 def _overlapped(target: list[Forward], draft: list[Forward]) -> tuple[list[Forward], list[Forward]]:
     """Return the forwards of both lanes, slowed down because the lanes share one memory.
 
-    While both lanes work, each slows down by the ratio of the bandwidth wanted to the bandwidth
-    available. A cost file has one time for a forward of a lane, whatever gamma is. That time
-    assumes the shortest burst that lasts as long as the target's forward. So the target is slowed
-    down all the time, and the draft only while the target works.
+    While both lanes work, they want more bandwidth together than the memory has. Each lane slows
+    down by the ratio of the wanted bandwidth to the available bandwidth. A cost file has only one
+    time for a forward, which cannot depend on gamma. So the estimate assumes the shortest burst
+    that lasts as long as the target's forward. In such a round the target is slowed down all the
+    time, and the draft only while the target works.
     """
     whole, step = forward_of(target, 16), forward_of(draft, 16)
     steps = math.ceil(whole.us / step.us)
@@ -97,7 +99,7 @@ def _slowed(one: Forward, other: Forward, share: float) -> Forward:
 
 
 def _with_ops(draft: Sequence[Forward]) -> list[Forward]:
-    """Return the draft's forwards, with the time of the ops after each draft step added."""
+    """Return the draft's forwards. Each time includes the ops that follow a draft step."""
     found = []
     for one in draft:
         both = None if one.overlapped is None else one.overlapped + STEP_OPS
@@ -107,15 +109,17 @@ def _with_ops(draft: Sequence[Forward]) -> list[Forward]:
 
 
 def forward_of(lane: Sequence[Forward], rows: int) -> Forward:
-    """Return the smallest forward that holds the rows, or the largest one if none does."""
+    """Return the smallest forward with at least `rows` rows, or the largest one if none has as
+    many."""
     return next((one for one in lane if one.rows >= rows), lane[-1])
 
 
 def _steps(lane: Sequence[Forward]) -> dict[str, float]:
-    """Return {rows: us}, with two entries per graph: the least and the most rows that it runs.
+    """Return {rows: us}, with two entries per graph: the smallest and the largest number of rows
+    that the graph runs.
 
-    A launch takes the smallest graph that holds its rows. No graph counts as slower than one of
-    more rows, which could run in its place.
+    A launch takes the smallest graph that holds its rows. If a larger graph is faster, its time is
+    used for the smaller graph too, because the larger graph could run in its place.
     """
     found = {}
     least = 1
@@ -127,7 +131,8 @@ def _steps(lane: Sequence[Forward]) -> dict[str, float]:
 
 
 def measured(report: Any) -> Lanes:
-    """Return the forwards in a report of bench.lanes. Raises InvalidInputError if it is invalid."""
+    """Return the forwards in a report of bench.lanes. Raises InvalidInputError if the report is
+    invalid."""
     lines = report.get("lines") if isinstance(report, dict) else None
     if not isinstance(lines, list) or not lines:
         raise InvalidInputError(f"--lanes: expected lines of bench.lanes, got {check.show(report)}")

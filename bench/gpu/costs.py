@@ -4,11 +4,11 @@
     python -m bench.gpu.costs h200-8b-1b --graph T16
     python -m bench.gpu.costs h200-8b-1b --lanes LANES.json --out COSTS.json
 
-The first form estimates forwards and rounds of the pairs in PAIRS. --write puts the cost files into
-the package, where `--costs NAME` and `--simulate NAME` find them. --graph prints the nodes of one
-forward instead: T or t and rows, of the smallest graph that holds them. --lanes estimates nothing:
-it takes the times of forwards from the figures of bench.lanes on a device. The file has the same
-form.
+The first form estimates forwards and rounds of the pairs in PAIRS. With --write, it also writes the
+cost files into the package, where `--costs NAME` and `--simulate NAME` find them. The second form
+prints the nodes of one forward. T16 is a target forward of 16 rows, t4 a draft forward of 4 rows.
+The third form estimates nothing. It makes the cost file from times that bench.lanes measured on a
+device.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from .cost_file import TARGET_ROWS, Forward, Lanes, cost_file, forward_of, measu
 if TYPE_CHECKING:
     from .nodes import Node
 
-CONTEXT = 1024  # tokens of one sequence, whose keys and values every forward reads
-GAMMA = 4  # draft steps of the printed rounds
-MOST_BYTES = 1 << 24  # size limit for a report of bench.lanes
+# Number of tokens of one sequence. Every forward reads their keys and values.
+CONTEXT = 1024
+GAMMA = 4  # number of draft steps of the printed rounds
+MOST_BYTES = 1 << 24  # largest size of a report of bench.lanes in bytes
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Pair:
     """A target, a draft, and the number of devices that they run on.
 
     target, draft: sizes of bench.models.real, or models of the demo pair. dtype, draft_dtype:
-    storage of their matrices.
+    format in which the target's and the draft's matrices are stored.
     """
 
     target: str
@@ -68,7 +69,7 @@ PAIRS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print or write; returns the exit code."""
+    """Run the command; returns its exit code."""
     return flags.guarded("bench.gpu.costs", lambda: _main(argv))
 
 
@@ -100,7 +101,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def about(pair: Pair) -> str:
-    """Return the text at the beginning of a cost file."""
+    """Return the explanation at the beginning of a cost file."""
     both = pair.dtype if pair.dtype == pair.draft_dtype else f"{pair.dtype}, {pair.draft_dtype}"
     return (
         "Estimated by python -m bench.gpu.costs from compiled kernels; nothing here was measured. "
@@ -109,7 +110,7 @@ def about(pair: Pair) -> str:
 
 
 def estimated(pair: Pair) -> Lanes:
-    """Return estimates for every graph of both lanes."""
+    """Return the estimated forwards of both lanes, one for each graph that a lane captures."""
     return Lanes(
         [_forward(Model(pair.target, False, pair.dtype), rows) for rows in TARGET_ROWS],
         [
@@ -132,7 +133,7 @@ def _config(model: str) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Model:
-    """One model of a pair: its size, its lane and the storage of its matrices."""
+    """One model of a pair: its size, its lane and the format in which its matrices are stored."""
 
     name: str
     is_draft: bool
@@ -153,7 +154,8 @@ def nodes(model: Model, rows: int) -> list[Node]:
 
 
 def _graph_of(sizes: Sequence[int], rows: int) -> int:
-    """The smallest of a lane's graphs that holds the rows. Raises InvalidInputError."""
+    """Return the smallest of `sizes` that is at least `rows`. Raises InvalidInputError if there is
+    none."""
     found = next((size for size in sizes if size >= rows), None)
     if found is None:
         raise InvalidInputError(f"--graph: expected up to {sizes[-1]} rows, got {rows}")
@@ -181,10 +183,10 @@ def _text(file: dict[str, Any]) -> bytes:
 
 
 def summary(name: str, pair: Pair, lanes: Lanes) -> str:
-    """Return one line: us of a forward of each lane, ms of a round of GAMMA steps.
+    """Return one line on a pair: us of a forward of each lane, ms of a round of GAMMA steps.
 
-    There is one time for a serial and one for an overlapped round. The last figure is the time in
-    which memory delivers the bytes of an overlapped round: no schedule is faster.
+    The line has one time for a serial round and one for an overlapped round. Its last figure is the
+    time in which memory delivers the bytes of an overlapped round. No schedule is faster.
     """
     from .nodes import H200
 

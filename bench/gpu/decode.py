@@ -3,10 +3,10 @@
     python -m bench.gpu.decode [--device cuda] [--methods specbranch] [--max-tokens 32] [--nvtx]
         [--profile] [--trace F.json]
 
-It decodes plainly once, so that everything is compiled and warm. Then it runs each method, which
-must generate the same tokens. With --profile, profilers capture only the second part
-(Engine.start_profile). compute-sanitizer, Nsight Systems and Nsight Compute run this command
-(tests.device.sanitize, bench.gpu.nsight).
+The command decodes plainly once, so that everything is compiled and warm. Then it runs each method,
+which must generate the same tokens. With --profile, profilers capture the methods but not the plain
+decoding (Engine.start_profile). compute-sanitizer, Nsight Systems and Nsight Compute run this
+command (tests.device.sanitize, bench.gpu.nsight).
 """
 
 from __future__ import annotations

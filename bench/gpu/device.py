@@ -1,4 +1,4 @@
-"""Device benches begin with this check: torch can use a CUDA device."""
+"""Checks that torch can use a CUDA device. Every bench on a device begins with this check."""
 
 from __future__ import annotations
 

@@ -32,15 +32,15 @@ from .choice import record_choice
 
 ARCHITECTURE = 90
 META = torch.device("meta")
-TAILS = 64  # slots of a branch's tail in a draft's ring
+TAILS = 64  # number of slots of a branch's tail in a draft's ring
 
 
 @dataclass(frozen=True, eq=False)
 class Binary:
     """A compiled kernel.
 
-    warps  warps of a program
-    fit    programs that a multiprocessor holds at the same time
+    warps  number of warps of a program
+    fit    number of programs that a multiprocessor holds at the same time
     local  bytes of local memory per thread, which hold spilled registers
     found, labels  instructions and labels of the code, as sass.instructions returns them
     """
@@ -56,7 +56,7 @@ class Binary:
 class Launch:
     """One node of a graph. kernel: the kernel's name without the leading `_` and without `_kernel`.
 
-    programs: programs in the grid.
+    programs: number of programs in the grid. arguments: the kernel's arguments by name.
     """
 
     kernel: str
@@ -96,7 +96,8 @@ class Compiler:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """In this context a launch of a kernel is compiled and kept, but does not run."""
+        """Within this context, launching a kernel compiles it and records the launch, but runs
+        nothing."""
         run = JITFunction.run
 
         def compiled(function: Any, *args: Any, grid: Any, warmup: bool, **given: Any) -> Any:
@@ -142,10 +143,11 @@ def _binary(kernel: Any) -> Binary:
 
 
 class OfflineLane:
-    """A lane with the shapes of a model, in bfloat16, without memory.
+    """A lane with the shapes of a model, in bfloat16, whose tensors have no memory.
 
     multiprocessors: number of the device's multiprocessors, which decides the grid of attention.
-    rows: rows of a target's verification graph. storage: int8 or int4 for quantised matrices.
+    rows: number of rows of a target's verification graph. storage: int8 or int4 for quantised
+    matrices.
     """
 
     def __init__(
@@ -171,7 +173,7 @@ class OfflineLane:
 
     @property
     def sizes(self) -> list[int]:
-        """Row counts of the graphs that the lane captures."""
+        """Numbers of rows of the graphs that the lane captures."""
         return self._lane.sizes
 
     def launches(self, rows: int) -> list[Launch]:

@@ -1,13 +1,13 @@
 """Estimates a kernel's time on a device that this machine lacks, from bytes and instructions.
 
-A node of a graph begins a fixed time after the end of the node before it. It then takes
+A node of a graph begins a fixed time after the end of the node before it. The node then takes
 
     its chain of dependent accesses
     + the longest of: bytes from memory, bytes from L2, issue slots, one program's own path
 
-Instructions are counted in the compiled code. An instruction of a loop that matters counts as often
-as the loop runs. Every other instruction counts once, even in a branch that is not taken. No time
-here was measured. `python -m bench.gpu.costs --lanes` uses measured times instead.
+Instructions are counted in the compiled code. An instruction of a loop in Work.loops counts as
+often as the loop runs. Every other instruction counts once, even in a branch that is not taken. No
+time here was measured. `python -m bench.gpu.costs --lanes` uses measured times instead.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .launches import Binary, Launch
 class Device:
     """Constants of a device.
 
-    multiprocessors
+    multiprocessors  number of multiprocessors
     memory        bytes/s that matrix products read: 0.885 of the peak
     l2            bytes/s from L2 to the multiprocessors
     clock         cycles/s, the lowest under load
-    gap           s between the end of a node and the start of the next one in a graph
+    gap           seconds between the end of a node and the start of the next node of a graph
     """
 
     name: str
@@ -41,21 +41,22 @@ class Device:
     gap: float
 
 
-# H200: 132 multiprocessors and a peak of 4.8 TB/s are from the data sheet. Good kernels read at
+# The data sheet of the H200 gives 132 multiprocessors and a peak of 4.8 TB/s. Good kernels read at
 # 0.885 of the peak. L2 delivers 5.5 to 6 TB/s. Clocks under load are 1.755 to 1.98 GHz. The gap of
-# 1.3 us per node was measured by others, in graphs on an H200.
+# 1.3 us per node was published; it was measured in graphs on an H200.
 H200 = Device("h200", 132, 0.885 * 4.8e12, 5.75e12, 1.755e9, 1.3e-6)
 
-SCHEDULERS = 4  # number per multiprocessor: each issues one warp instruction per cycle
+# number of warp schedulers per multiprocessor; each issues one instruction per cycle
+SCHEDULERS = 4
 
-# Assumptions about latency. On an idle H100, an access to L2 takes about 270 cycles, and an access
-# to memory 480. On a busy H100 both take about twice as long.
+# Assumed latencies in seconds. On an idle H100, an access to L2 takes about 270 cycles, and an
+# access to memory 480. On a busy H100 each of them takes about twice as long.
 L2_ACCESS, MEMORY_ACCESS = 0.25e-6, 0.6e-6
 # Seconds that the last program to arrive takes for the merge. That program writes its sums, waits
 # at a memory fence, does an atomic, and reads the other programs' sums: four accesses and the
 # fence.
 ARRIVAL = 1.7e-6
-CYCLES = 1.5  # cycles from a warp's instruction to its next one, with some independent work
+CYCLES = 1.5  # average cycles between two instructions of a warp
 BARRIER = 30  # cycles
 
 
@@ -63,11 +64,11 @@ BARRIER = 30  # cycles
 class Work:
     """The work of one kernel after the gap.
 
-    memory, l2  bytes
-    chain       seconds of accesses that wait for one another, in one program
+    memory, l2  bytes that all programs read from memory and from L2
+    chain       seconds that one program waits for accesses that depend on one another
     loops       (loop, times): a loop of the compiled code, and how often one program runs it
-    merged      number of programs that merge; only the last to arrive runs the code after the
-                arrival
+    merged      number of programs whose results are merged; only the last program to arrive runs
+                the code after the arrival
     """
 
     memory: float
@@ -81,8 +82,9 @@ class Work:
 class Node:
     """The estimate for one kernel.
 
-    us: time, including the gap. memory: bytes from memory. slots: issue slots of all programs.
-    fit: programs that a multiprocessor holds at the same time.
+    us: time, including the gap. memory: bytes read from memory. slots: number of instructions that
+    the warps of all programs issue. fit: number of programs that a multiprocessor holds at the same
+    time.
     """
 
     kernel: str
@@ -134,14 +136,15 @@ def _of(binary: Binary, count: Sequence[int], opcode: str) -> list[int]:
 
 
 def _linear(launch: Launch, context: int) -> Work:
-    """Return the Work: every program reads its tile of weights from memory, and all of x from
-    L2."""
+    """Return the work of a matrix product. Every program reads its tile of weights from memory, and
+    all inputs of its rows from L2."""
     given = launch.arguments
     weights = given["W"].numel() * given["W"].element_size()
     inputs = given["BLOCK_M"] * given["k"] * given["X"].element_size()
     tiles = launch.programs / given["SPLITS"]
-    waits = given["NORM"] and given["BLOCK_M"] > 32  # for sums of squares, before its first weights
-    turns = given["HALF"] > 0  # angles and slots are read at the end
+    # the program waits for sums of squares before it reads weights
+    waits = given["NORM"] and given["BLOCK_M"] > 32
+    turns = given["HALF"] > 0  # rope reads angles and slots at the end of the product
     chain = MEMORY_ACCESS + L2_ACCESS * (1 + waits + turns) + ARRIVAL * (given["SPLITS"] > 1)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     loops = [(loop, given["SPLIT_TILES"])]
@@ -149,7 +152,8 @@ def _linear(launch: Launch, context: int) -> Work:
 
 
 def _integer_linear(launch: Launch, context: int) -> Work:
-    """Every program reads its levels, scales and minimums from memory, and all rows from L2."""
+    """Return the work of a quantised product. Every program reads its levels, scales and minimums
+    from memory, and all rows from L2."""
     given = launch.arguments
     read = ("W", "Scale", *(["Minimum"] if given["MINIMUMS"] else []))
     weights = sum(_bytes(launch, name) for name in read)
@@ -163,14 +167,15 @@ def _integer_linear(launch: Launch, context: int) -> Work:
 
 
 def _round_rows(launch: Launch, context: int) -> Work:
-    """A program waits three times: for the row, for the norm's weight, for its last writes."""
+    """Return the work of rounding rows. A program waits three times: for the row, for the norm's
+    weight, and for its own last writes."""
     size = launch.arguments["X"].element_size()
     return Work(0, _bytes(launch, "X") * (1 + 1 / size), 3 * L2_ACCESS)
 
 
 def _attention(launch: Launch, context: int) -> Work:
-    """A work item has one split if there are few splits, else FAN splits. The partial softmax
-    results of the items are merged level by level."""
+    """Return the work of attention. A work item has one split of the keys if there are few splits,
+    otherwise FAN splits. The items' partial softmax results are merged level by level."""
     given = launch.arguments
     splits = context // given["SPLIT"] + 1
     taken = 1 if splits <= given["short"] else given["FAN"]
@@ -178,20 +183,21 @@ def _attention(launch: Launch, context: int) -> Work:
     pieces = math.ceil(splits / taken)
     turns = math.ceil(units * pieces / launch.programs)
     levels = 0 if pieces == 1 else max(1, math.ceil(math.log(pieces, given["FAN"])))
-    one = 2 * given["HEAD_DIM"] * given["K"].element_size()  # a key and its value, in one KV head
+    # bytes of a key and its value in one KV head
+    one = 2 * given["HEAD_DIM"] * given["K"].element_size()
     read = units * context * one
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     tiles = turns * taken * given["SPLIT"] // given["BLOCK_N"]
-    # A program waits for the schedule, the member, the rows and leaders, the leader's count, the
-    # leader's slots and, at its end, the writes. For each item it waits for the first keys.
+    # A program waits six times for data from L2 or for its own writes. For each work item it also
+    # waits for the first keys from memory.
     chain = 6 * L2_ACCESS + turns * MEMORY_ACCESS + levels * ARRIVAL
     merged = min(pieces, given["FAN"])
     return Work(read * given["kv_heads"] / units, read, chain, [(loop, tiles)], merged)
 
 
 def _choose(launch: Launch, context: int) -> Work:
-    """Each program picks tokens of its chunk in a loop. For distributions, the merge has a second
-    loop."""
+    """Return the work of the token choice. Each program picks tokens of its chunk in a loop. For
+    distributions, the merge has a second loop."""
     given = launch.arguments
     logits = given["Logits"].numel() * given["Logits"].element_size()
     times = [given["PICKS"], *([CANDIDATES] if given["DISTS"] else [])]
@@ -203,18 +209,20 @@ def _choose(launch: Launch, context: int) -> Work:
 
 
 def _rope(launch: Launch, context: int) -> Work:
-    """A program waits for its row, the slot and position, the values, the frequencies, its
-    writes."""
+    """Return the work of rope and the KV write. A program waits five times: for its row, for the
+    slot and position, for the values, for the frequencies, and for its own writes."""
     return Work(0, 2 * _bytes(launch, "QKV"), 5 * L2_ACCESS)
 
 
 def _embed(launch: Launch, context: int) -> Work:
-    """A program waits for the token, for its row of the matrix, and for its last writes."""
+    """Return the work of the embedding. A program waits for the token, for the token's row of the
+    matrix, and for its own last writes."""
     return Work(_bytes(launch, "Out"), 0, 2 * L2_ACCESS + MEMORY_ACCESS)
 
 
 def _see(launch: Launch, context: int) -> Work:
-    """A program waits for the number of rows, for the rows, and for its last writes."""
+    """Return the work of `see`. A program waits for the number of rows, for the rows, and for its
+    own last writes."""
     return Work(0, 0, 3 * L2_ACCESS)
 
 

@@ -27,13 +27,14 @@ from .device import expect_cuda
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "build" / "sbrt"
 FULL_NAMES = {"nsys": "Nsight Systems", "ncu": "Nsight Compute"}
-# Our kernels in a round. cuBLAS's kernels are not ours to measure.
+# Our kernels in a round. The profiler leaves out cuBLAS's kernels.
 TRITON = (
     "ban", "begin_cut", "branch_attention", "choose", "digit", "embed", "end_cut",
     "integer_linear", "linear", "rate", "ring_settle", "rms_norm", "rope_kv_write", "round_rows",
     "see", "shape", "silu_mul",
 )  # fmt: skip
-# A line of the table of a round's ops. Groups: the op's name and the shape of its kernel.
+# Matches a line of the table of a round's ops. Its groups are the op's name and the shape of the
+# op's kernel.
 OP = re.compile(r"^SBRT_OP\(\w+, (\w+), \w+, \w+, (k\w+)", re.MULTILINE)
 TABLE = ROOT / "csrc" / "round" / "op_table.inc"
 ROUND = (

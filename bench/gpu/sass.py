@@ -30,7 +30,8 @@ def resources(cubin: bytes) -> tuple[int, int]:
 def fitting(warps: int, registers: int, shared: int, architecture: int) -> int:
     """Return how many programs a multiprocessor holds at the same time.
 
-    registers: per thread; they are allocated in multiples of eight. shared: bytes.
+    registers: number per thread; the device allocates them in multiples of eight. shared: bytes of
+    shared memory per program.
     """
     by_registers = REGISTERS // (32 * warps * -(-registers // 8) * 8)
     return min(by_registers, SHARED[architecture] // (shared + 1024), WARPS // warps)

@@ -28,13 +28,14 @@ class Timing:
 
 
 def copies(bytes_of_one: int, device: torch.device) -> int:
-    """Return how many data sets of this size are needed to keep the L2 cache cold, at least 8."""
+    """Return how many data sets keep the L2 cache cold, at least 8. bytes_of_one: size of one data
+    set."""
     l2 = torch.cuda.get_device_properties(device).L2_cache_size
     return max(8, -(-L2_TIMES * l2 // max(1, bytes_of_one)))
 
 
 def record(launch: Callable[[int], None], launches: int) -> Callable[[], None]:
-    """Capture launch(0) .. launch(launches - 1) as one graph, and return its replay.
+    """Capture launch(0) .. launch(launches - 1) as one graph. Returns a function that replays it.
 
     The first two launches run before the capture, so that their kernels are compiled.
     """
@@ -54,8 +55,8 @@ def record(launch: Callable[[int], None], launches: int) -> Callable[[], None]:
 def measure(
     variants: Mapping[str, Callable[[int], None]], launches: int, seconds: float
 ) -> dict[str, Timing]:
-    """Return the times of one launch of each variant. They are replayed in turn for `seconds` in
-    all."""
+    """Return the time of one launch of each variant. All variants are replayed in turn, for
+    `seconds` in total."""
     replays = {name: record(launch, launches) for name, launch in variants.items()}
     _spin(replays, WARM_SECONDS)
     times: dict[str, list[float]] = {name: [] for name in variants}

@@ -4,18 +4,20 @@
     python -m bench.kernels --checkpoints smollm2 --dtypes auto --rows 1,8,16
     python -m bench.kernels --choose --vocab 128256 --rows 1,8     (bench/kernels/choosing.py)
 
-Roofs are measured in the same run by the same team of threads:
+A roof is a limit in the sense of the roofline model. The same run and the same team of threads
+measure five rates of the machine:
 
-- reading memory (256 MB);
-- reading as many bytes as the checkpoint's weights, repeatedly;
-- reading data that lie in a core's cache;
-- fma in registers, and integer dot products in registers.
+- memory: reading 256 MB from memory;
+- weights: reading as many bytes as the checkpoint's weights, repeatedly;
+- cache: reading data that lie in a core's cache;
+- fma in registers;
+- integer dot products in registers.
 
-The roof of an op is the longer of two times. One is the time to read its bytes: weights at the
-second rate, other data at the third. The other is the time of its operations, at the rate of fma or
-of integer products. All measurements are interleaved. Times are medians over all forwards and
-include the team's synchronisation after the op. One forward in ten is faster than `best`. The
-weights of m37 and m2 are random, drawn from a seed.
+The roof of an op is the longer of two times. One is the time to read its bytes: weights at the rate
+of `weights`, other data at the rate of `cache`. The other is the time of its operations, at the
+rate of fma or of integer products. All measurements are interleaved. Times are medians over all
+forwards and include the team's synchronisation after the op. `best` is the tenth percentile of the
+same times. The weights of m37 and m2 are random, drawn from a seed.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from bench.models.sizes import SIZES, decoder_of
 from sbrt import InvalidInputError
 from sbrt._core import Decoder
 from sbrt._probe import KernelBench, Roofs
+from sbrt.check import is_file, is_folder, show
 from sbrt.cores import usable_cores
 from sbrt.model import names
 from sbrt.model.checkpoint import activations_of, open_checkpoint
@@ -42,9 +45,10 @@ from sbrt.tools import flags
 from sbrt.tools.progress import Progress
 from sbrt.tools.table import aligned
 
-MEMORY, CACHE = 256 << 20, 512 << 10  # bytes that the roofs read; CACHE is per thread
+# bytes that are read to measure the rates; CACHE is the size for one thread
+MEMORY, CACHE = 256 << 20, 512 << 10
 DTYPES = ("float32", "bfloat16", "int8", "int4")
-BURST = 0.05  # seconds of forwards between two measurements of the roofs
+BURST = 0.05  # seconds of forwards between two measurements of the machine's rates
 COLUMNS = ("op", "shape", "calls", "us", "best us", "GB/s", "GFLOP/s", "roof")
 
 
@@ -53,7 +57,7 @@ class Machine:
     """The highest rates that the team of threads has reached so far.
 
     memory, again, cache: bytes/s of reads from memory, of repeated reads of the weights, and of
-    reads from a core's cache. fma, integers: operations/s.
+    reads from a core's cache. fma, integers: floating-point and integer operations/s.
     """
 
     roofs: Roofs
@@ -66,7 +70,7 @@ class Machine:
     integers: float = 0.0
 
     def look(self) -> None:
-        """Measure every rate once more."""
+        """Measure every rate once more, and keep the highest value of each."""
         self.memory = max(self.memory, self.roofs.read(MEMORY, 2))
         self.again = max(self.again, self.roofs.read(self.weights, 8))
         self.cache = max(self.cache, self.roofs.read(CACHE * self.threads, 50))
@@ -74,7 +78,7 @@ class Machine:
         self.integers = max(self.integers, self.roofs.integers(1 << 14, 10))
 
     def seconds(self, op: Op) -> float:
-        """Seconds that an op takes at its roof."""
+        """Return the seconds that an op takes at its roof."""
         read = op.weights / self.again + (op.bytes - op.weights) / self.cache
         return max(read, op.flops / (self.integers if op.is_integer else self.fma))
 
@@ -92,7 +96,8 @@ class Op:
     """One op, in all layers that have it.
 
     bytes, weights, flops: all bytes, bytes of weights, and operations of the op in one layer.
-    calls: number of layers. ns: per forward, the nanoseconds of all layers together.
+    calls: number of layers that have the op. ns: one entry per forward, the nanoseconds of the op
+    in all layers together.
     """
 
     name: str
@@ -106,12 +111,12 @@ class Op:
 
     @property
     def us(self) -> float:
-        """Microseconds of one call, the median over forwards."""
+        """Return the microseconds of one call: the median over forwards."""
         return statistics.median(self.ns) / 1e3 / self.calls
 
     @property
     def best_us(self) -> float:
-        """Microseconds of one call: one forward in ten is faster."""
+        """Return the microseconds of one call: the tenth percentile over forwards."""
         return sorted(self.ns)[len(self.ns) // 10] / 1e3 / self.calls
 
     def line(self, roof: float) -> dict[str, Any]:
@@ -133,8 +138,8 @@ class Op:
 class Case:
     """The forward of a checkpoint with a given number of rows.
 
-    head: tokens of the trunk before the rows. ops: keyed by name and shape. whole: the sum of all
-    ops, as one op.
+    head: number of tokens of the trunk before the rows. ops: keyed by name and shape. whole: the
+    sum of all ops, as one op.
     """
 
     checkpoint: str
@@ -327,10 +332,11 @@ def _decoder(name: str, dtype: str, args: argparse.Namespace) -> tuple[Decoder, 
     if args.isa != "auto":
         raise InvalidInputError(f"--isa: expected auto for {name}, got {args.isa}")
     path = given(name).target if name in NAMES else Path(names.target_folder(name))
-    if not path.exists():
+    if not is_file(path) and not is_folder(path):
         known = ", ".join((*NAMES, names.SMOLLM2))
         raise InvalidInputError(
-            f"checkpoint: expected one of {known}, or a folder or a file of a model, got {name!r}"
+            f"checkpoint: expected one of {known}, or a folder or a file of a model, "
+            f"got {show(name)}"
         )
     checkpoint = open_checkpoint(path)
     decoder = checkpoint.decoder(dtype, None, args.activation_dtype)
@@ -349,7 +355,7 @@ def _write(cases: Sequence[Case], to: str | None) -> None:
 
 
 def _put(lines: list[dict[str, Any]], tables: str, to: str | None) -> None:
-    """Print the tables, and write JSON to the file `to`. If that is "-", print only JSON."""
+    """Print the tables, and write JSON to the file `to`. If `to` is "-", print only JSON."""
     if to == "-":
         print(json.dumps(lines, indent=1))
         return

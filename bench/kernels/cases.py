@@ -1,7 +1,7 @@
 """The ops of sbrt.triton_kernels under load, each compared with its usual alternatives.
 
-A case has separate data for many launches, so that the L2 cache is cold. It also has our launch,
-baselines, the bytes that one launch must move, and a check. If its results are wrong, it gets no
+A case has our launch, baselines, the bytes that one launch must move, and a check. It has separate
+data for many launches, so that the L2 cache is cold. A case whose results are wrong gets no
 figures.
 """
 
@@ -38,9 +38,9 @@ class Case:
 
     check   returns the largest difference to a baseline, relative to max(1, value), and the allowed
             difference; None if only the tests check the results
-    bytes   bytes that one launch must move
+    bytes   number of bytes that one launch must move
     limit   expected seconds, as a function of the read bandwidth (bytes per second)
-    ratio   how many times faster than each named baseline it is expected to be
+    ratio   expected speedup over each named baseline
     """
 
     op: str
@@ -55,14 +55,16 @@ class Case:
 
 
 def cases(device: torch.device, only: str) -> Iterator[Case]:
-    """Yield every case whose op's name contains `only`. Each is built when it is needed."""
+    """Yield every case whose op's name contains `only`. A case is built only when the caller asks
+    for it."""
     for op, make in MAKERS.items():
         if only in op:
             yield from make(device)
 
 
 def path_table(head: int, rows: int, device: torch.device) -> torch.Tensor:
-    """Return the table of `rows` rows, a root and a chain without siblings, as int32 words."""
+    """Return the row table of a root and a chain without siblings, `rows` rows in all, as int32
+    words."""
     table = state.Batch(head=(head,), n=rows)
     for i in range(rows):
         row = table.row[i]
@@ -72,7 +74,8 @@ def path_table(head: int, rows: int, device: torch.device) -> torch.Tensor:
 
 
 def attention_cases(device: torch.device) -> Iterator[Case]:
-    """Attention of chains in a target with 32 heads and 8 KV heads, head_dim 128."""
+    """Yield cases of attention over chains, in a target with 32 heads and 8 KV heads, head_dim
+    128."""
     for rows, keys in ((1, 8192), (8, 2048), (16, 2048), (16, 8192), (16, 32768), (64, 8192)):
         yield _attention(device, rows, keys)
 
@@ -121,7 +124,8 @@ def _attention(device: torch.device, rows: int, keys: int) -> Case:
 def _installed_attention(
     q: torch.Tensor, kv: torch.Tensor, keys: int
 ) -> dict[str, Callable[[int], None]]:
-    """Return flash_attn_with_kvcache and FlashInfer if installed. Both support only paths."""
+    """Return the baselines flash_attn_with_kvcache and FlashInfer, if they are installed. They can
+    attend along a path, but not in a tree."""
     found: dict[str, Callable[[int], None]] = {}
     if importlib.util.find_spec("flash_attn"):
         from flash_attn import flash_attn_with_kvcache
@@ -143,9 +147,9 @@ def _installed_attention(
 
 
 def choose_cases(device: torch.device) -> Iterator[Case]:
-    """Token choices for 1 or 16 rows, with a vocabulary of 128k tokens.
+    """Yield cases of the token choice for 1 or 16 rows, with a vocabulary of 128k tokens.
 
-    They are greedy, sampled, filtered by top_p, or a draft's distributions.
+    The choice is greedy, sampled or filtered by top_p, or it gives a draft's distributions.
     """
     for rows, kind in (
         (16, "greedy"),
@@ -198,7 +202,8 @@ def _choose(device: torch.device, rows: int, kind: str, vocab: int = 128_256) ->
 
 
 def row_cases(device: torch.device) -> Iterator[Case]:
-    """RMSNorm with the residual add, and the MLP's gate, for 16 rows with hidden size 4096."""
+    """Yield cases of RMSNorm with the residual add, and of the MLP's gate: 16 rows, hidden size
+    4096."""
     rows, hidden, inner, n = 16, 4096, 14336, 64
     x, residual = (torch.randn(n, rows, hidden, device=device, dtype=DTYPE) for _ in range(2))
     weight, out = torch.ones(hidden, device=device, dtype=DTYPE), torch.empty_like(x[0])
@@ -233,7 +238,8 @@ def row_cases(device: torch.device) -> Iterator[Case]:
 
 
 def rope_cases(device: torch.device) -> Iterator[Case]:
-    """Rope and the KV write of 16 rows: 32 query heads, 8 KV heads, head_dim 128."""
+    """Yield a case of rope and the KV write of 16 rows: 32 query heads, 8 KV heads, head_dim
+    128."""
     rows, heads, kv_heads, d, n = 16, 32, 8, 128, 64
     qkv = torch.randn(n, rows, heads + 2 * kv_heads, d, device=device, dtype=DTYPE)
     kv = torch.zeros(2, kv_heads, 4096, d, device=device, dtype=DTYPE)
@@ -262,8 +268,8 @@ def rope_cases(device: torch.device) -> Iterator[Case]:
 
 
 def linear_cases(device: torch.device) -> Iterator[Case]:
-    """Products of 16 rows with a layer's weights in a 1B and an 8B model, and with the 1B's LM
-    head."""
+    """Yield cases of products of 16 rows: with a layer's weights in a 1B and an 8B model, and with
+    the LM head of the 1B model."""
     for name, n, k, how in (
         ("1B qkv", 3072, 2048, "norm"),
         ("1B o", 2048, 2048, "residual"),
@@ -314,7 +320,8 @@ def _linear(device: torch.device, name: str, n: int, k: int, how: str) -> Case:
 
 
 def settle_cases(device: torch.device) -> Iterator[Case]:
-    """Moves of the KV of an accepted tree path of 8 nodes: 32 layers, 8 KV heads, head_dim 128."""
+    """Yield a case that moves the KV of an accepted tree path of 8 nodes: 32 layers, 8 KV heads,
+    head_dim 128."""
     layers, kv_heads, capacity, d, depth = 32, 8, 4096, 128, 8
     kv = torch.randn(2, layers, kv_heads, capacity, d, device=device, dtype=DTYPE)
     block = state.Sequence(head=1000 + depth + 1)

@@ -1,9 +1,9 @@
 """`python -m bench.kernels --choose`: times the sampling pass alone.
 
-It varies the vocabulary, the rows and the filters. There are two kinds of logits, drawn from a
-seed. "wide" is normal with standard deviation 3, so top_p keeps thousands of tokens. "sharp" is the
-same with twenty tokens far above the rest, as in a language model. The roof is the time to read the
-logits once. The read rate is measured by repeated reads of as many bytes.
+The bench varies the vocabulary, the rows and the filters. There are two kinds of logits, drawn from
+a seed. "wide" is normal with standard deviation 3, so top_p keeps thousands of tokens. "sharp" is
+the same with twenty tokens far above the rest, as in a language model. The roof is the time to read
+the logits once. The bench measures the read rate by reading as many bytes repeatedly.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "min_p=0.05": {"min_p": 0.05},
     "top_k=50,top_p=0.95": {"top_k": 50, "top_p": 0.95},
 }
-BURST = 0.02  # seconds of sampling passes between two measurements of the roof
+BURST = 0.02  # seconds of sampling passes between two measurements of the read rate
 COLUMNS = ("vocabulary", "rows", "logits", "sampling", "us", "best us", "GB/s", "roof")
 
 
 @dataclass
 class Choosing:
-    """One setting of the sampling pass, over rows of logits that other settings share.
+    """One setting of the sampling pass. Other settings use the same rows of logits.
 
     shape: (rows, vocab). ns: nanoseconds of each call, including the synchronisation of the
     threads.
@@ -59,7 +59,7 @@ class Choosing:
         self.ns += self.bench.run(sampling, self.threads, times)[0]
 
     def line(self, read: float) -> dict[str, Any]:
-        """Return the figures as JSON. read: bytes per second at the roof."""
+        """Return the figures as JSON. read: the measured read rate in bytes per second."""
         rows, vocab = self.shape
         us, size = statistics.median(self.ns) / 1e3, 4 * rows * vocab
         return {
@@ -87,7 +87,8 @@ def logits_of(kind: str, rows: int, vocab: int) -> NDArray[np.float32]:
 
 
 def measured(args: argparse.Namespace, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Measure every setting at every shape, interleaved. Raises InvalidInputError."""
+    """Measure every setting at every shape, in turn. Returns a JSON line for each. Raises
+    InvalidInputError for a bad --vocab."""
     cases = list(_cases(args, rows))
     roofs, read = Roofs(args.threads, args.isa), dict.fromkeys((c.shape for c in cases), 0.0)
     bar = Progress("measuring")

@@ -1,4 +1,4 @@
-"""`python -m bench.kernels --device cuda`: times each kernel, its roof and its alternatives.
+"""`python -m bench.kernels --device cuda`: times each kernel next to its roof and alternatives.
 
 python -m bench.kernels --device cuda [--only attention] [--seconds 1] [--json OUT] [--ncu]
 """
@@ -57,7 +57,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measured(only: str, seconds: float) -> dict[str, Any]:
-    """Return the device, its read bandwidth, and one line per case."""
+    """Measure all cases whose op's name contains `only`. Returns the device, its read bandwidth,
+    and one line per case."""
     import torch
 
     from ..gpu import timing
@@ -79,7 +80,8 @@ def measured(only: str, seconds: float) -> dict[str, Any]:
 
 
 def _line(case: Any, bandwidth: float, seconds: float) -> dict[str, Any]:
-    """Check a case and measure it. The line has no figures if the case's result is wrong."""
+    """Check a case, measure it, and return its line. The line has no figures if the case's result
+    is wrong."""
     from ..gpu import timing
 
     line: dict[str, Any] = {"op": case.op, "shape": case.shape, "right": True, "kept": True}
@@ -107,7 +109,7 @@ def _line(case: Any, bandwidth: float, seconds: float) -> dict[str, Any]:
 
 
 def render(line: dict[str, Any]) -> str:
-    """Return one line of the table."""
+    """Return a case's figures as one line of the table."""
     start = f"{line['op']} | {line['shape']}"
     if not line["right"]:
         return f"{start} | WRONG: differs by {line['difference']:.3g}"

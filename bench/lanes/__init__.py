@@ -1,1 +1,1 @@
-"""`python -m bench.lanes`: forwards of recorded lanes on a CUDA device."""
+"""`python -m bench.lanes`: times forwards of recorded lanes on a CUDA device."""

@@ -1,20 +1,22 @@
-"""`python -m bench.lanes --device cuda`: forwards of recorded lanes at the sizes of real models.
+"""`python -m bench.lanes --device cuda`: times forwards of recorded lanes at real models' sizes.
 
     python -m bench.lanes --device cuda [--models 8b,1b] [--context 1024] [--positions 8192]
         [--rows 1,16,32,64] [--seconds 1] [--products fused|cublas] [--json OUT]
 
-Models are Llama-shaped, with random weights in bfloat16. The first is the target, the second the
-draft. T(rows) is the time of a target's verification graph, or of a graph with one row. Plain
-decoding replays a verification graph for each token. t(rows) is the time of a draft step.
+The models have the shape of a Llama and random weights in bfloat16. The first model is the target,
+the second the draft. T(rows) is the time of a target's verification graph, or of a graph with one
+row. Plain decoding replays a verification graph for each token. t(rows) is the time of a draft
+step.
 
-Each graph is measured alone, and while the other lane works on its own stream. Bytes count the
-weights and the context's keys and values, but not the embedding, of which only some rows are read.
-Then prompt pieces that follow the context are measured. Their rate of operations is compared with
-products of large matrices.
+Each graph is measured alone, and while the other lane works on its own stream. The bytes of a
+forward are the weights and the context's keys and values. They leave out the embedding, of which
+only some rows are read. Then the bench measures prompt pieces that follow the context. It compares
+the operations per second of a piece with those of products of large matrices.
 
 --positions: capacity of the rings. An engine takes 131072 for a Llama 3.x by default. That is a
 ring of 17 GB for each of the target's --rows.
---products: five nodes a layer with our `linear`, or nine around torch's products.
+--products: `fused` uses our `linear`, with five graph nodes per layer. `cublas` uses torch's
+products, with nine graph nodes per layer.
 """
 
 from __future__ import annotations
@@ -41,13 +43,13 @@ COLUMNS = (
     "| target first | nodes | a layer"
 )
 FEEDS = "lane | rows of a prompt | us (spread) | tokens/s | TFLOP/s | % of measured products"
-PRODUCTS = ("fused", "cublas")  # ways to compute a forward's layers, as sbrt/gpu/lane.py has them
+PRODUCTS = ("fused", "cublas")  # ways to compute the products of a layer; see sbrt/gpu/lane.py
 MOST_POSITIONS = 131_072
-VERIFIED = ("1", "16", "32", "64")  # rows of the target's graphs that can be measured
+VERIFIED = ("1", "16", "32", "64")  # numbers of rows of the target's graphs that can be measured
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; returns the exit code."""
+    """Run the command; returns its exit code."""
     return flags.guarded("bench.lanes", lambda: _main(argv))
 
 
@@ -98,7 +100,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure and print; returns a line for every graph, and the figures it is compared with."""
+    """Measure every graph and every prompt piece, and print the tables. Returns their lines, and
+    the device with its measured peak rates."""
     print(bench.describe(), file=sys.stderr)
     print(COLUMNS)
     lines = []
@@ -126,7 +129,7 @@ def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(line: dict[str, Any]) -> str:
-    """Return one line of the table."""
+    """Return a graph's figures as one line of the table."""
     least, most = line["spread"]
     return (
         f"{line['lane']} | {line['rows']} | {line['us']:.1f} ({least:.1f}-{most:.1f}) | "
@@ -137,7 +140,7 @@ def render(line: dict[str, Any]) -> str:
 
 
 def render_feed(line: dict[str, Any]) -> str:
-    """Return one line of the table of prompt pieces, FEEDS."""
+    """Return one line of the table of prompt pieces, whose columns are FEEDS."""
     least, most = line["spread"]
     return (
         f"{line['lane']} | {line['rows']} | {line['us']:.1f} ({least:.1f}-{most:.1f}) | "

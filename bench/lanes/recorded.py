@@ -24,18 +24,20 @@ from sbrt.triton_kernels import state
 from ..gpu import timing
 from ..gpu.choice import record_choice
 
-# Rows of the target's graphs. Engines replay only graphs of ROWS, even for `none`; 1 is added.
+# Numbers of rows of the target's graphs to measure. Engines replay only graphs of ROWS, even for
+# `none`. The bench adds a graph of one row.
 VERIFIED = (1, *ROWS)
-WARM, LEAST = 5, 10  # replays to warm up; fewest replays to time
+WARM, LEAST = 5, 10  # number of warm-up replays; smallest number of timed replays
 URGENT = -1  # priority of an urgent stream; others have 0
-OTHER_ROWS = 16  # rows of the other lane while a lane is measured
+# Number of rows of the other lane's forwards while a lane is measured.
+OTHER_ROWS = 16
 
 
 Launch = Callable[[torch.cuda.Stream], None]
 
 
 def launcher(piece: Piece) -> Launch:
-    """Return a function that launches a captured graph as the core does.
+    """Return a function that launches a captured graph as `EngineCore` does.
 
     torch's own replay would add kernels before the graph.
     """
@@ -50,8 +52,8 @@ def launcher(piece: Piece) -> Launch:
 class Bench:
     """A target and a draft with their recorded forwards.
 
-    products: "fused" or "cublas". verified: rows of the target's graphs. storage: format of the
-    matrices.
+    products: "fused" or "cublas". verified: numbers of rows of the target's graphs. storage: format
+    of the matrices.
     """
 
     def __init__(
@@ -98,7 +100,8 @@ class Bench:
 
     def _record_feeds(self, name: str, lane: GpuLane, context: int) -> None:
         for rows in lane.fed:
-            head = min(context, lane.capacity - rows)  # so that the ring has not wrapped
+            # so that no row wraps around the end of the ring
+            head = min(context, lane.capacity - rows)
             table = state.words(path_table(lane, rows, head), self.device)
             self._tables.append(table)
             few = rows <= state.MAX_ROWS
@@ -106,7 +109,7 @@ class Bench:
             self._feeds[name, rows] = launcher(piece or lane.record_prefill(table, rows))
 
     def config(self, lane: str) -> ModelConfig:
-        """Return the config of lane "T", the target, or "t", the draft."""
+        """Return the config of a lane: "T" is the target, "t" the draft."""
         return self._configs[lane]
 
     def graphs(self) -> Iterator[tuple[str, int]]:
@@ -128,9 +131,9 @@ class Bench:
         """Return the times of one graph in us.
 
         us: the graph runs alone. us_overlapped: the other lane works meanwhile, and the draft's
-        stream has the higher priority, as in engines. us_overlapped_target_first: the same, but the
-        target's stream has the higher priority. us_choice: only the token choice after the forward
-        runs.
+        stream has the higher priority, as in engines. us_overlapped_target_first: the other lane
+        works meanwhile, and the target's stream has the higher priority. us_choice: only the token
+        choice after the forward runs.
         """
         piece, launch = self._pieces[lane, rows], self._launches[lane, rows]
         name = "t" if lane == "T" else "T"
@@ -157,7 +160,8 @@ class Bench:
         }
 
     def _alone(self, lane: str, launch: Launch) -> float:
-        """Return the us of a lane's graph when it runs alone. It is measured only once."""
+        """Return the us of a lane's graph when it runs alone. Only the first call for a lane
+        measures this time."""
         if lane not in self._alone_us:
             self._alone_us[lane] = statistics.median(self._times(launch, 0, None, 0))
         return self._alone_us[lane]
@@ -165,13 +169,13 @@ class Bench:
     def _times(
         self, launch: Launch, priority: int, other: tuple[Launch, int] | None, seconds: float
     ) -> list[float]:
-        """Return the microseconds of each launch.
+        """Launch a graph repeatedly for `seconds`, and return the microseconds of each launch.
 
-        other: the launch of the other lane's graph, and the number of its launches before each
-        measurement. These launches run until after the measured launch has ended. Their stream is
-        urgent if the measured stream is not, and vice versa. The clock starts after an earlier
-        launch of the same graph. So the host has enqueued the measured launch before the device
-        gets to it.
+        priority: priority of the measured stream. If it is urgent, the other lane's stream is not,
+        and vice versa. other: the launch of the other lane's graph, and the number of its launches
+        before each measurement. These launches run until after the measured launch has ended. The
+        clock starts after an earlier launch of the same graph. So the host has enqueued the
+        measured launch before the device gets to it.
         """
         mine = torch.cuda.Stream(self.device, priority)
         its = torch.cuda.Stream(self.device, URGENT - priority)
@@ -192,7 +196,7 @@ class Bench:
         return found[WARM:]
 
     def describe(self) -> str:
-        """Return sentences on the memory of every lane."""
+        """Return sentences that describe the memory of every lane."""
         return "\n".join(lane.describe() for lanes in self._lanes.values() for lane in lanes)
 
     def environment(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ USUAL = tuple(name for name in NAMES if INFLATED_TO.get(name, 0) < 10**9)  # the
 
 @dataclass(frozen=True)
 class Given:
-    """A checkpoint with its draft; `key` differs whenever the weights differ.
+    """A checkpoint with its draft. Two checkpoints with different weights have different keys.
 
     target, draft: Hugging Face folders or GGUF files.
     """
@@ -60,9 +60,9 @@ def given(name: str, build: Path = BUILD) -> Given:
 
 
 def of_models(target: Path, draft: Path | None) -> Given:
-    """Return the user's own folder or file as a checkpoint named after it.
+    """Return the user's own folder or file as a checkpoint with the folder's or file's name.
 
-    Raises InvalidInputError if it cannot be read.
+    Raises InvalidInputError if the folder or file cannot be read.
     """
     return _keyed(target.stem if is_gguf(target) else target.name, target, draft)
 
@@ -70,7 +70,8 @@ def of_models(target: Path, draft: Path | None) -> Given:
 def cached(build: Path, name: str, write: Callable[[Path], object]) -> Path:
     """Return the folder build/checkpoints/NAME.
 
-    `write` fills it if it does not exist. An interrupted write leaves no folder of this name.
+    `write` fills the folder if it does not exist. An interrupted write leaves no folder of this
+    name.
     """
     folder = build / "checkpoints" / name
     if not folder.is_dir():
@@ -82,7 +83,8 @@ def cached(build: Path, name: str, write: Callable[[Path], object]) -> Path:
 
 
 def write_random(name: str, folder: Path) -> None:
-    """Write a checkpoint of SIZES: the weights of `sizes.decoder_of`, rounded to bfloat16."""
+    """Write a checkpoint of SIZES to `folder`: the weights of `sizes.decoder_of`, rounded to
+    bfloat16."""
     config = config_of(name)
     weights = ((key, bfloat16(values)) for key, values in random_weights(config, seed=0))
     named = {"model_type": "llama", "bos_token_id": 0, "eos_token_id": 0, "torch_dtype": "bfloat16"}

@@ -23,7 +23,7 @@ def write_folder(
 ) -> None:
     """Write a Hugging Face folder with the demo pair's tokenizer.
 
-    weights: (name, bits of bfloat16 values).
+    weights: pairs of a tensor's name and its bfloat16 values as 16-bit integers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = demo_pair.demo_folder(demo_pair.TARGET)

@@ -1,9 +1,9 @@
 """`python -m bench.models.inflate --to 75M OUT`: enlarges a model without changing its logits.
 
-It widens MLPs and adds layers whose output projections are zero. Every other new weight is random.
-A new zero column of down_proj only appends zero products to each sum, and a new layer adds zero to
-the residual stream. So logits stay bitwise the same in an engine that adds products in the order of
-the columns.
+The command widens MLPs and adds layers whose output projections are zero. Every other new weight is
+random. A new zero column of down_proj only appends zero products to each sum, and a new layer adds
+zero to the residual stream. So logits stay bitwise the same in an engine that adds products in the
+order of the columns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     Bits = NDArray[np.uint16]
 
 MOST_LAYERS = 24
-STEP = 64  # neurons are added in multiples of this: whole groups of every quantised format
+# The number of added neurons is a multiple of this. So groups of every quantised format are full.
+STEP = 64
 CLOSE = 0.02  # largest relative difference to the requested number of parameters
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
@@ -40,7 +41,7 @@ def inflate(source: Path, parameters: int, out: Path, seed: int = 0) -> ModelCon
     """Write `source`, inflated to `parameters` parameters within 2 %, to the folder `out`.
 
     Returns the config of the new model. Raises InvalidInputError for weights that are not bfloat16,
-    for a size below the source's, and for a size that no number of neurons gives.
+    for fewer parameters than the source has, and for a number that no number of neurons gives.
     """
     checkpoint = open_checkpoint(source)
     if checkpoint.storage("auto") != "bfloat16":
@@ -107,7 +108,7 @@ def _weights(checkpoint: Checkpoint, config: ModelConfig, seed: int) -> Iterator
             new = np.zeros(shape, np.uint16)
         else:
             new = bfloat16(generator.standard_normal(shape, np.float32) * np.float32(0.02))
-        if name in old:  # a matrix of an MLP that was widened
+        if name in old:  # an MLP's matrix that was widened: its old part keeps the old weights
             new[tuple(slice(n) for n in old[name].shape)] = old[name]
         yield name, new
 

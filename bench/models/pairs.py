@@ -3,7 +3,7 @@
 They are the demo pair, the demo pair with an inflated target, and random pairs. A random target has
 the sizes of a real model, and weights that are drawn on the device. Its draft is the target's own
 first layers, in the same memory. The contributions of the target's other layers are scaled down. So
-the draft is right often but not always, and both cost as much as real models.
+the draft is right often but not always. Both models cost as much as real models.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ if TYPE_CHECKING:
 DEMO = "demo"
 INFLATED = "demo-1g"  # a name of bench.models.checkpoints
 NAMES = (DEMO, INFLATED, *MODELS)
-DRAFT_LAYERS = 3  # layers of the draft of an 8B target; they read as many bytes as a 1B model
-# Scale of the target's other layers. With 0.03, the target's token is the draft's most probable
-# token in about three of four cases.
+# Number of layers of the draft of an 8B target. They have as many bytes as a 1B model.
+DRAFT_LAYERS = 3
+# The draft lacks the target's later layers. What these layers add is multiplied by this factor.
+# With 0.03, the target's token is the draft's most probable token in about three of four cases.
 DAMPED = 0.03
-POSITIONS = 131_072  # context of a random pair, as in the configurations of Llama 3.x
+POSITIONS = 131_072  # context length of a random pair, as in the configurations of Llama 3.x
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Add flags for the sampling of these benches. Without these flags, decoding is greedy."""
+    """Add the sampling flags of the benches on a device. Without these flags, decoding is
+    greedy."""
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
     parser.add_argument("--top-k", type=int, default=0, metavar="K")
@@ -49,7 +51,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 def sampling_of(args: argparse.Namespace, seed: int) -> SamplingParams:
     """Return the sampling parameters that the flags of `add_sampling` and --max-tokens give.
 
-    Raises InvalidInputError if one is invalid.
+    Raises InvalidInputError if a parameter is invalid.
     """
     return SamplingParams(
         temperature=args.temperature, top_p=args.top_p, top_k=args.top_k, seed=seed,
@@ -114,9 +116,9 @@ def random_pair(
     early: bool = False,
     rows: int | None = 16,
 ) -> Pair:
-    """Return a target of these sizes, and a draft made of its first layers.
+    """Return a target with the sizes in `config`, and a draft made of the target's first layers.
 
-    The weights are the same in each call. rows: rows of the verification graph; None: there are
+    The weights are the same in each call. rows: number of rows of the verification graph; None for
     graphs of several sizes.
     """
     import torch
@@ -137,14 +139,14 @@ def random_pair(
 
 
 def damp(weights: Weights, kept: int) -> None:
-    """Scale down the contributions of all but the first `kept` layers to the residual stream."""
+    """Scale down what all layers except the first `kept` add to the residual stream."""
     for layer in weights.layers[kept:]:
         for linear in (layer.o, layer.down):
             linear.weight.mul_(DAMPED)
 
 
 def first_layers(weights: Weights, layers: int) -> Weights:
-    """Return a model that shares the weights but has only the first `layers` layers."""
+    """Return a model that shares the memory of `weights` but has only the first `layers` layers."""
     fewer = replace(weights.config, layers=layers)
     return replace(weights, config=fewer, layers=weights.layers[:layers])
 

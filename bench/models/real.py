@@ -6,9 +6,10 @@ from sbrt.model.config import ModelConfig
 
 from .sizes import llama_of
 
-# Sizes in the order of bench.models.sizes.NAMES.
+# Sizes of models, in the order of bench.models.sizes.NAMES.
 MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}
-SIZES = MODELS | {"70b": (8192, 80, 28672, 64, 8, 128)}  # 70b and a draft do not fit on one device
+# 70b is not in MODELS, because a 70B target and a draft do not fit on one device.
+SIZES = MODELS | {"70b": (8192, 80, 28672, 64, 8, 128)}
 VOCAB, POSITIONS = 128_256, 8192
 
 
@@ -19,15 +20,17 @@ def config_of(name: str) -> ModelConfig:
     )
 
 
-# Bytes per weight of a layer's matrices and of the LM head, with scales and minimums, on a device.
+# Bytes per weight on a device, with scales and minimums: first for a layer's matrices, then for the
+# LM head.
 STORED = {"bfloat16": (2.0, 2.0), "int8": (1.0625, 1.0625), "int4": (0.75, 1.125)}
 
 
 def moved_bytes(config: ModelConfig, context: int, size: int, storage: str = "bfloat16") -> int:
-    """Return the bytes that a forward of few rows reads: weights, keys and values.
+    """Return the bytes that a forward of few rows reads: weights, and keys and values of the
+    context.
 
     The embedding is not included. size: bytes of an element that is not quantised. storage: storage
-    of the matrices, a key of STORED.
+    format of the matrices, a key of STORED.
     """
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     layer, head = STORED[storage] if storage != "bfloat16" else (float(size), float(size))
@@ -37,9 +40,10 @@ def moved_bytes(config: ModelConfig, context: int, size: int, storage: str = "bf
 
 
 def prefill_flops(config: ModelConfig, context: int, rows: int) -> int:
-    """Return the operations of a prompt piece that follows `context` tokens.
+    """Return the number of operations of a prompt piece of `rows` rows that follows `context`
+    tokens.
 
-    Included are matrix products and attention. In the last layer only the keys and values are
+    Matrix products and attention are included. In the last layer only the keys and values are
     computed.
     """
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim

@@ -18,8 +18,8 @@ SIZES = {
 
 
 def llama_of(sizes: tuple[int, ...], **more: Any) -> ModelConfig:
-    """Return the config of a Llama. sizes: in the order of NAMES. more: other fields, without
-    rms_eps."""
+    """Return the config of a Llama. sizes: in the order of NAMES. more: other fields of ModelConfig
+    except rms_eps."""
     given = dict(zip(NAMES, sizes, strict=True))
     return ModelConfig(architecture="LlamaForCausalLM", rms_eps=1e-5, **given, **more)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# 32 beginnings of Python programs, of several lines each. No two begin alike, so no prompt can
-# reuse another's KV cache. None has a continuation that merely repeats the prompt, which would
-# favour look-up.
+# 32 beginnings of Python programs, of several lines each. Their first tokens differ, so that no
+# prompt reuses another prompt's KV. None has a continuation that merely repeats the prompt, because
+# that would favour look-up.
 TEXTS = Path(__file__).parent / "prompts.jsonl"

@@ -19,9 +19,10 @@ from sbrt.sampling import SamplingParams
 
 @dataclass(frozen=True)
 class Load:
-    """How requests arrive: `concurrency` are in flight at any time, or `rate` arrive per second.
+    """How requests arrive. concurrency: number of requests in flight at any time.
 
-    Exactly one of the two is set. Arrivals at a rate are a Poisson process.
+    rate: number of requests that arrive per second, as a Poisson process. Either concurrency or
+    rate is None.
     """
 
     concurrency: int | None = None
@@ -44,11 +45,11 @@ class Work:
 
 @dataclass
 class Answer:
-    """The tokens of one request and when they arrived, in seconds of perf_counter().
+    """The tokens of one request and their arrival times, in seconds of perf_counter().
 
     prompt: the prompt's index. arrived: when the request was sent. is_ballast: the request only
-    keeps the load up and is not counted. times, counts: when each output with tokens arrived, and
-    its number of tokens.
+    keeps the load up and is not counted. times, counts: arrival time and number of tokens of each
+    output that has tokens.
     """
 
     prompt: int
@@ -60,7 +61,7 @@ class Answer:
     finished: bool = False
 
     def add(self, ids: Sequence[int], now: float) -> None:
-        """Note the tokens of an output."""
+        """Record the tokens of an output that arrived at `now`."""
         if ids:
             self.times.append(now)
             self.counts.append(len(ids))
@@ -73,32 +74,32 @@ class Answer:
 
     @property
     def token_gaps(self) -> list[float]:
-        """Return the seconds per token after the first output. An output's tokens share its gap
-        equally."""
+        """Return the seconds per token for all tokens after the first output. The time since the
+        previous output is divided by the output's number of tokens."""
         pairs = zip(self.gaps, self.counts[1:], strict=True)
         return [gap / count for gap, count in pairs for _ in range(count)]
 
     def agrees(self, expected: Sequence[int]) -> bool:
         """Return True if the tokens are the expected ones. For an aborted answer, the tokens so far
-        are compared with the first expected ones."""
+        are compared with the first tokens of `expected`."""
         return self.ids == list(expected if self.finished else expected[: len(self.ids)])
 
 
 @dataclass(frozen=True)
 class Played:
-    """One run of a load; it took `seconds`."""
+    """The answers of one run of a load, and the duration of the run in seconds."""
 
     answers: Sequence[Answer]
     seconds: float
 
     @property
     def counted(self) -> list[Answer]:
-        """The answers that are not ballast. Only these are counted."""
+        """The answers that count, which are all but the ballast."""
         return [answer for answer in self.answers if not answer.is_ballast]
 
     @property
     def tokens(self) -> int:
-        """The number of tokens of all answers that arrived."""
+        """Number of tokens of all answers, ballast included."""
         return sum(len(answer.ids) for answer in self.answers)
 
     @property
@@ -113,17 +114,18 @@ class Played:
         return statistics.median(rates) if rates else 0.0
 
     def first(self, share: float) -> float:
-        """Return a percentile of the seconds from a request's arrival to its first token."""
+        """Return the percentile `share` of the seconds from a request's arrival to its first
+        token."""
         return percentile([a.times[0] - a.arrived for a in self.counted if a.times], share)
 
     def between_tokens(self, share: float) -> float:
-        """Return a percentile of the seconds per token within a request."""
+        """Return the percentile `share` of the seconds per token within a request."""
         return percentile([gap for a in self.counted for gap in a.token_gaps], share)
 
     def shared(self) -> tuple[int, float]:
         """Return (tokens, seconds) of the time in which all requests were decoding.
 
-        This time begins when all requests have their first token. It ends when the first of them
+        This time begins when all requests have their first token. It ends when one of the requests
         has its last token. Returns (0, 0.0) if there was no such time.
         """
         begin = max(a.times[0] for a in self.counted)
@@ -134,12 +136,13 @@ class Played:
         return sum(count for at, count in outputs if begin < at <= end), end - begin
 
     def between_outputs(self, share: float) -> float:
-        """Return a percentile of the seconds between two outputs of a request."""
+        """Return the percentile `share` of the seconds between two outputs of a request."""
         return percentile([gap for a in self.counted for gap in a.gaps], share)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the least value that at least `share` of the values do not exceed, or 0.0 for none."""
+    """Return the percentile of `values` at `share`, from 0 to 1. It is the smallest value that at
+    least this share of the values do not exceed. Returns 0.0 if there are no values."""
     if not values:
         return 0.0
     return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
@@ -157,9 +160,9 @@ def arrivals(rate: float, count: int, seed: int) -> list[float]:
 def play(engine: Engine, method: Method, load: Load, work: Work) -> Played:
     """Send every prompt once under this load, and wait for the answers.
 
-    With `concurrency`, ballast requests repeat the prompts until all other requests have ended, so
-    that the load stays the same. Then the ballast is aborted. Raises EngineError if a generation
-    fails.
+    With `concurrency`, ballast requests repeat the prompts until all other requests have ended. The
+    ballast keeps the number of requests in flight constant, and is aborted at the end. Raises
+    EngineError if a generation fails.
     """
     player = _Player(engine, method, work)
     if load.concurrency is not None:
@@ -169,7 +172,8 @@ def play(engine: Engine, method: Method, load: Load, work: Work) -> Played:
 
 
 class _Player:
-    """Sends the requests of one run. `_live` has the requests in flight, by id."""
+    """Sends the requests of one run. `_live` maps the ids of the requests in flight to their
+    answers."""
 
     def __init__(self, engine: Engine, method: Method, work: Work) -> None:
         self._engine, self._method, self._work = engine, method, work

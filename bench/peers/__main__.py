@@ -1,11 +1,11 @@
-"""`python -m bench.peers`: compares us with other engines: same weights, prompts, threads.
+"""`python -m bench.peers`: compares sbrt with other engines on the same weights and prompts.
 
     python -m bench.peers --checkpoints m37,demo --prompts F --limit 8 --max-tokens 128 --json OUT
     python -m bench.peers --target FILE.gguf --methods lookup,auto --chatml --prompts F
 
-Every peer (another engine) runs in its own process and environment (`make peers`). Decoding is
-greedy and always continues to max_tokens. Times leave out prefill and warm-up. Engines are
-interleaved prompt by prompt; figures are medians over prompts.
+Every peer (another engine) runs in its own process and environment (`make peers`), with as many
+threads as sbrt. Decoding is greedy and always continues to max_tokens. Times leave out prefill and
+warm-up. The engines take turns after each prompt. Figures are medians over prompts.
 
 --concurrency N also measures batches of N prompts. Our engine then has N seats; llama.cpp has N
 sequences in one llama_batch. Engines that do not fit in memory together are measured one after
@@ -92,7 +92,8 @@ def _names(flag: str, text: str, known: Sequence[str]) -> list[str]:
 
 
 def _models(args: argparse.Namespace) -> list[Callable[[], checkpoints.Given]]:
-    """Return one function per checkpoint, in order, that makes or opens the checkpoint.
+    """Return one function per checkpoint of the flags, in order. A function writes or opens its
+    checkpoint, and returns it.
 
     Raises InvalidInputError for flags that contradict each other.
     """

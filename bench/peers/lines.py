@@ -13,15 +13,16 @@ from typing import Any, Protocol
 
 from sbrt.outputs import ratio
 
-# TIES has the largest gap of a near-tie. The gap is the distance of our token's logit from the
-# peer's best logit, relative to the best logit. Below the limit either token is right, because
-# rounding can move the logits that much. With quantised weights the rounding is that of activations
-# to 8 bits.
+# TIES has for each dtype the largest gap of a near-tie. The gap is the distance of our token's
+# logit from the peer's best logit, relative to the best logit. Below the limit either token is
+# right, because rounding can move the logits that much. With quantised weights, activations are
+# rounded to 8 bits.
 GGUF = "gguf"  # dtype of a line that reads a GGUF file and keeps the file's own weights
 TIES = {"float32": 1e-4, "float16": 2**-6, "bfloat16": 2**-4, "q8_0": 2**-4, GGUF: 2**-4}
 FLOATS = ("float32", "float16", "bfloat16")
 OURS = "sbrt"
-PLAIN = ("plain", "none")  # modes without a draft: the name in the peers' lines, the name in ours
+# Modes without a draft: the first is the name in the peers' lines, the second in our lines.
+PLAIN = ("plain", "none")
 ROWS = (1, 2, 4, 8, 16)  # numbers of rows of the timed forwards
 
 
@@ -34,7 +35,7 @@ class Answer:
     """The ids of one generation. `timed` of these ids were generated in `seconds` seconds, without
     prefill.
 
-    picking: the part of `seconds` in which the bench's own loop picked tokens and drafts.
+    picking: the seconds in which the bench's own loop chose tokens and drafts, a part of `seconds`.
     """
 
     ids: list[int]
@@ -45,10 +46,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Batch:
-    """The ids of several prompts that were decoded together. total: seconds with prefill.
+    """The ids of several prompts that were decoded together.
 
     seconds: the time in which all prompts were decoding, without prefill. timed: number of tokens
-    that were generated in this time.
+    that were generated in this time. total: seconds of the whole batch, prefill included.
     """
 
     ids: list[list[int]]
@@ -58,34 +59,35 @@ class Batch:
 
 
 class Source(Protocol):
-    """Gives answers: a worker (bench/peers/process.py) or ours (bench/peers/ours.py)."""
+    """An engine that gives answers: a peer's worker (bench/peers/process.py) or sbrt
+    (bench/peers/ours.py)."""
 
     def generate(self, ids: list[int], max_tokens: int) -> Answer:
         """Decode greedily after `ids`."""
 
     def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
-        """Decode greedily after all `prompts` together. Called only for lines with in_batches."""
+        """Decode all `prompts` greedily in one batch. Called only for lines with in_batches."""
 
     def gap(self, ids: list[int], token: int) -> float:
         """Return how far the logit of `token` after `ids` is below the best logit, relative to the
         best logit."""
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
-        """Return the microseconds of each of `times` forwards of `rows` rows after `context`
-        tokens, or a sentence that says why there are none."""
+        """Run `times` forwards of `rows` rows after `context` tokens. Returns the microseconds of
+        each forward, or a sentence that says why there are none."""
 
     def close(self) -> None:
-        """End the process or the engine."""
+        """End the process or close the engine."""
 
 
 @dataclass
 class Line:
     """One engine on one checkpoint, in one dtype and mode.
 
-    reference: the line whose ids this line must reproduce; None: it is compared with no other line.
-    parts: for each prompt, the index of the first token that differs from the reference, or None.
-    rates: tokens/s of each prompt. us: microseconds of forwards, by number of rows. error: why the
-    engine could not be set up, opened or run; then there are no figures.
+    reference: the line whose ids this line must reproduce; None: no line is the reference. parts:
+    for each prompt, the index of the first token that differs from the reference, or None. rates:
+    tokens/s of each prompt. us: microseconds of forwards, by number of rows. error: why the engine
+    could not be set up, opened or run; then there are no figures.
     """
 
     peer: str
@@ -103,12 +105,13 @@ class Line:
     parts: list[int | None] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     us: dict[int, list[float]] = field(default_factory=dict)
-    different: int = 0  # prompts whose ids differ from the reference's
-    ties: int = 0  # prompts of `different` whose first difference is at a near-tie
-    short: int = 0  # prompts whose answer does not have max_tokens tokens
-    in_batches: bool = False  # the engine can decode several prompts together
+    different: int = 0  # number of prompts whose ids differ from the reference's
+    # Number of prompts counted in `different` whose first difference is at a near-tie.
+    ties: int = 0
+    short: int = 0  # number of prompts whose answer does not have max_tokens tokens
+    in_batches: bool = False  # True: the engine can decode several prompts together
     batches: list[Batch] = field(default_factory=list)
-    batch_different: int = 0  # like `different`, for prompts decoded together
+    batch_different: int = 0  # like `different`, but for prompts decoded together
     batch_ties: int = 0
 
     @property
@@ -118,7 +121,7 @@ class Line:
 
     @property
     def is_correct(self) -> bool:
-        """True if the engine ran, all answers have max_tokens tokens, and they differ from the
+        """True if the engine ran, all answers have max_tokens tokens, and their ids differ from the
         reference only at near-ties; see `json`."""
         judged = self.reference is None or self.reference.is_correct
         ran = self.error is None and bool(self.rates)
@@ -132,7 +135,7 @@ class Line:
     def ask(self, op: str, *arguments: Any) -> Any:
         """Call the method `op` of the source and return its result.
 
-        Returns None if there is no source or it fails. The failure is printed once.
+        Returns None if the line has no source or the call fails. The failure is printed once.
         """
         if self.error is not None or self.source is None:
             return None
@@ -143,14 +146,15 @@ class Line:
             return None
 
     def fail(self, sentence: str) -> None:
-        """Drop the line's figures and say why."""
+        """Store `sentence` as the line's error, so that the line has no figures, and print it."""
         self.error = sentence
         self.say(sentence)
 
     def add(self, prompt: list[int], answer: Answer, wanted: list[int], max_tokens: int) -> None:
         """Add the answer to `prompt`. wanted: the reference's ids.
 
-        If the ids differ, the source computes the gap that tells whether this is a near-tie.
+        If the ids differ from `wanted`, the source is asked whether the first difference is at a
+        near-tie.
         """
         self.tokens += len(answer.ids)
         self.seconds += answer.seconds
@@ -166,8 +170,8 @@ class Line:
     def add_batch(
         self, prompts: list[list[int]], batch: Batch, wanted: list[list[int]], max_tokens: int
     ) -> None:
-        """Add the answers of one batch. wanted: the reference's ids of each prompt, decoded
-        alone."""
+        """Add the answers of one batch. wanted: the ids that the reference generates for each
+        prompt alone."""
         self.batches.append(batch)
         for prompt, ids, alone in zip(prompts, batch.ids, wanted, strict=True):
             self.short += len(ids) != max_tokens
@@ -176,7 +180,7 @@ class Line:
                 self.batch_ties += self._is_tie(prompt, alone, first_difference(ids, alone))
 
     def add_forwards(self, rows: int, us: list[float] | str | None) -> None:
-        """Add times of forwards of `rows` rows, or say once why they are missing."""
+        """Add the times of forwards of `rows` rows. If there are none, say why, but only once."""
         if isinstance(us, list):
             self.us.setdefault(rows, []).extend(us)
         elif us is not None and rows not in self.us:
@@ -204,11 +208,11 @@ class Line:
         must reproduce its own plain mode, and a quantised plain line is compared with nothing. On a
         GGUF file all engines have the same weights, and must reproduce our ids.
         parts_at: index of each answer's first difference from the reference; null: none.
-        picking_share: share of `seconds` that is Answer.picking.
+        picking_share: sum of Answer.picking divided by `seconds`.
         batch: number of prompts decoded together; null if that was not measured.
         batch_tokens_per_second: rate of all prompts together while all were decoding, median over
-        batches. _best_: the best batch. _total_: with prefill. The answers are compared with those
-        that the reference gives to each prompt alone.
+        batches. With `best` in the name: the best batch. With `total`: prefill included. The
+        answers are compared with those that the reference gives to each prompt alone.
         """
         shown = self.is_correct
         return {
@@ -254,10 +258,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Unit:
-    """Lines that share one engine, or several that are opened and closed together.
+    """Lines that share one engine, or whose engines are opened and closed together.
 
-    needs: bytes of memory that they take. `open` gives every line its source, or the error that
-    says why it has none.
+    needs: bytes of memory that the engines take. `open` gives every line its source, or the error
+    that says why the line has none.
     """
 
     lines: list[Line]
@@ -291,7 +295,7 @@ def set_references(lines: Sequence[Line]) -> None:
 
 
 def forward_key(rows: int) -> str:
-    """Return the key of the time of a forward of `rows` rows in a line's JSON."""
+    """Return the JSON key for the time of a forward of `rows` rows."""
     return f"forward_us_{rows}"
 
 

@@ -15,9 +15,9 @@ SIZES = {
     "float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "q8_0": 34 / 32, "int8": 34 / 32,
     "int4": 20 / 32,
 }  # fmt: skip
-STORED = 2.0  # bytes per parameter in these benches' folders: bfloat16
-# Names in cgroups of version 2 and version 1: the file of the limit, the file of the usage, and the
-# line of memory.stat that counts file pages.
+STORED = 2.0  # bytes per parameter in a checkpoint's files, which hold bfloat16
+# Names in cgroups of version 2, then of version 1: the file of the limit, the file of the usage,
+# and the line of memory.stat that counts inactive file pages.
 FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -25,7 +25,7 @@ FILES = (
 
 
 def free(root: Path = Path("/")) -> float | None:
-    """Return the bytes that this process may still take.
+    """Return the number of bytes that this process may still allocate.
 
     That is the machine's free memory, or less if a limit of the process's cgroups leaves less.
     Returns None if the system reports neither. root: the folder that has proc and sys.
@@ -37,7 +37,8 @@ def free(root: Path = Path("/")) -> float | None:
 def needed(given: Given, dtype: str, has_draft: bool, copies: float, process: float) -> float:
     """Return the bytes that an engine needs: `copies` copies of its weights, plus `process`.
 
-    Weights of a GGUF file keep their size, and so does its draft.
+    has_draft: True if the engine also loads the draft. Weights of a GGUF file are as large in
+    memory as in the file.
     """
     models = [given.target, given.draft] if has_draft else [given.target]
     sizes = (_kept(model, dtype.split("/")[0]) for model in models if model is not None)
@@ -45,7 +46,7 @@ def needed(given: Given, dtype: str, has_draft: bool, copies: float, process: fl
 
 
 def _kept(model: Path, storage: str) -> float:
-    """Bytes of a model's weights in memory."""
+    """Return the bytes of a model's weights in memory."""
     if is_gguf(model):
         return float(model.stat().st_size)
     stored = float(sum(file.stat().st_size for file in model.glob("*.safetensors")))
@@ -53,15 +54,15 @@ def _kept(model: Path, storage: str) -> float:
 
 
 def groups(units: Sequence[Unit], room: float | None) -> list[list[Unit]]:
-    """Return groups of units that are open at the same time. It is one group if all fit in `room`
-    bytes. Otherwise each unit is a group."""
+    """Return groups of units. The units of a group are open at the same time. All units are one
+    group if they fit in `room` bytes. Otherwise each unit is a group of its own."""
     if room is None or sum(unit.needs for unit in units) <= room:
         return [list(units)]
     return [[unit] for unit in units]
 
 
 def shortage(unit: Unit, room: float | None) -> str | None:
-    """Return the reason why a unit is not opened, or None if it fits in `room` bytes."""
+    """Return the reason why a unit is not opened, or None if the unit fits in `room` bytes."""
     if room is None or unit.needs <= room:
         return None
     return f"memory: expected {shown(unit.needs)} free, got {shown(room)}"

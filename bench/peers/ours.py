@@ -1,4 +1,4 @@
-"""sbrt as a line that is compared with its peers."""
+"""Runs sbrt for our lines of the table, which are compared with the lines of the peers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from sbrt._probe import KernelBench
 from sbrt.config import EngineConfig
 from sbrt.model.gguf import is_gguf
 
-# STORAGE or STORAGE/ACTIVATIONS. With quantised weights activations are int8 by default.
+# Format of the weights, or format of the weights/format of the activations. With quantised weights,
+# activations are int8 by default.
 DTYPES = ("float32", "bfloat16", "int8", "int8/float32", "int4", "int4/float32")
 FILE_DTYPES = (GGUF, f"{GGUF}/float32")
-COPIES, PROCESS = 1.5, 0.3 * GIB  # peak copies of the weights while loading; bytes of the rest
+# Copies of the weights at the peak of loading, and bytes of everything else.
+COPIES, PROCESS = 1.5, 0.3 * GIB
 
 
 @dataclass
 class Ours:
-    """The source of one of our lines: a method, on an engine that all lines of a dtype share."""
+    """The source of one of our lines. It runs one method on an engine that all lines of a dtype
+    share."""
 
     engine: Engine
     method: str
@@ -41,7 +44,7 @@ class Ours:
     def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
         """Decode all prompts greedily, as concurrent requests.
 
-        Raises PeerError if they never decode at the same time.
+        Raises PeerError if there is no time in which all of them decode.
         """
         work = Work(prompts, _greedy(max_tokens))
         played = play(self.engine, methods.parse(self.method), Load(rate=math.inf), work)
@@ -54,12 +57,12 @@ class Ours:
         return Batch([answer.ids for answer in played.answers], seconds, timed, played.seconds)
 
     def gap(self, ids: list[int], token: int) -> float:
-        """Never called, because only differing answers need the gap, and ours never differ."""
+        """Never called: our answers must be exact, so no difference needs a gap."""
         raise NotImplementedError
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
-        """Return the microseconds of each forward: the sum over all its ops and the greedy
-        choice."""
+        """Time `times` forwards. Returns the microseconds of each forward: the sum over its ops,
+        the greedy token choice included."""
         if self.method != "none":
             return "a forward is that of none"
         width = self.engine.num_threads
@@ -69,7 +72,7 @@ class Ours:
         return [sum(each) / 1e3 for each in zip(*ops, strict=True)]
 
     def close(self) -> None:
-        """Close the engine; it may be closed twice."""
+        """Close the engine. A second call does nothing."""
         self.bench = None
         self.engine.close()
 
@@ -95,9 +98,9 @@ def dtypes(given: Given) -> tuple[str, ...]:
 def units(
     given: Given, dtypes: Sequence[str], names: Sequence[str], threads: int, seats: int
 ) -> Iterator[Unit]:
-    """Yield one unit per dtype. Its lines are `none` and every method that is possible.
+    """Yield one unit per dtype. Its lines are `none` and the methods in `names`.
 
-    Without a draft, the methods that need one are left out.
+    Without a draft, the methods that need a draft are left out.
     """
     usable = (m for m in names if given.draft or not methods.parse(m).needs_draft)
     modes = list(dict.fromkeys(["none", *usable]))
@@ -109,8 +112,9 @@ def units(
             activation_dtype=activations or "auto",
             num_threads=threads,
             max_num_seqs=seats,
-            enable_prefix_caching=False,  # prompts repeat, and other engines compute them again
-            # Any method of the lines, because the default, `auto`, would measure for seconds first.
+            enable_prefix_caching=False,  # every line must compute each prompt again
+            # The engine's own method is one of the lines' methods. An engine's default, `auto`,
+            # would first measure for seconds.
             speculative=SpeculativeConfig(modes[-1], given.draft) if given.draft else None,
         )
         found = [

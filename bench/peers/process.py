@@ -1,4 +1,5 @@
-"""Talks to a peer in its own process and environment, by the requests of workers/serve.py."""
+"""Talks to a peer in its own process and environment, with the requests that workers/serve.py
+defines."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ from bench.peers.lines import Answer, Batch, PeerError
 
 
 class Worker:
-    """Runs `script` with the interpreter `python`, and sends it requests.
+    """Runs `script` with the interpreter `python`, and sends requests to this process.
 
     The process's standard error is kept: its last line goes into the error message if the process
-    ends. Raises PeerError if it cannot be started.
+    ends. Raises PeerError if the process cannot be started.
     """
 
     def __init__(self, python: Path, script: Path) -> None:
@@ -36,7 +37,8 @@ class Worker:
             raise PeerError(f"{python}: expected to run, got {error.strerror}") from None
 
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
-        """Send one request and return its answer. Raises PeerError if the peer fails or ends."""
+        """Send one request to the peer and return its answer. Raises PeerError if the peer fails or
+        ends."""
         into, out = self._process.stdin, self._process.stdout
         assert into is not None
         assert out is not None
@@ -67,7 +69,8 @@ class Worker:
         return float(self.ask("gap", ids=ids, token=token)["gap"])
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
-        """Return the us of each forward, or why there are none. Raises PeerError as `ask` does."""
+        """Return the us of each forward, or the reason why there are none. Raises PeerError as
+        `ask` does."""
         found = self.ask("forward", rows=rows, context=context, times=times)
         return found["us"] if found["us"] is not None else str(found["why"])
 

@@ -4,9 +4,9 @@
 
 The reference is our engine with float32 arithmetic on exactly the weights of the file. Two engines
 are compared with the reference: ours with int8 activations, and llama.cpp on the same file (`make
-peers`). The text is read in windows of 512 tokens. At each position the bench computes
-KL(reference || other) in nats, and notes if both have the same best token. The text is any UTF-8
-file. From a file of JSON lines the bench takes each prompt.
+peers`). The text is read in windows of 512 tokens. At each position the bench computes KL(reference
+|| other) in nats. It also checks whether both engines have the same most probable token. The text
+is any UTF-8 file. From a file of JSON lines the bench takes each prompt.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from sbrt.tools.progress import Progress
 from sbrt.tools.prompts import read_prompts
 from sbrt.tools.table import aligned
 
-WINDOW = 512  # tokens of a window; attention does not reach beyond it
+WINDOW = 512  # number of tokens of a window; no token attends to another window
 ROWS = 64  # number of rows in one of our forwards
 POSITIONS = 20_000
 COLUMNS = ("engine", "activations", "positions", "mean KL", "+-", "99 %", "same top 1", "s")
@@ -62,7 +62,8 @@ class Distance:
     seconds: float = 0.0
 
     def add(self, reference: Logits, ids: list[int]) -> None:
-        """Run the engine on one window, and compare. reference: the logits, [ids, vocab]."""
+        """Run the engine on the ids of one window. Compares its logits with `reference`, the
+        reference's logits, [ids, vocab]."""
         begin = time.perf_counter()
         found = self.read(ids)
         self.seconds += time.perf_counter() - begin
@@ -72,8 +73,8 @@ class Distance:
     def json(self, model: str) -> dict[str, Any]:
         """Return the figures as JSON.
 
-        mean_kl: in nats. kl_error: its standard error. kl_99: 99th percentile of the KL.
-        top1_agreement: share of the positions with the same best token.
+        mean_kl: mean KL in nats. kl_error: standard error of mean_kl. kl_99: 99th percentile of the
+        KL. top1_agreement: share of the positions with the same most probable token.
         """
         kl, same = np.concatenate(self.kl), np.concatenate(self.same)
         return {
@@ -90,7 +91,7 @@ class Distance:
 
 
 def error_of(windows: Sequence[NDArray[np.float64]]) -> float:
-    """Return the standard error of the mean, from the spread of the windows' means.
+    """Return the standard error of the mean over all positions, from the means of the windows.
 
     Positions in a window share keys and values, so their errors are not independent. Returns 0.0
     for one window.
@@ -100,9 +101,9 @@ def error_of(windows: Sequence[NDArray[np.float64]]) -> float:
 
 
 def compared(ours: Distance, theirs: Distance) -> str:
-    """Return a sentence on the differences between ours and another engine.
+    """Return a sentence that compares our distances with those of another engine.
 
-    It gives the mean of the differences at each position, and the standard error of the mean.
+    It gives the mean difference over all positions, and the standard error of this mean.
     """
     kl = [a - b for a, b in zip(ours.kl, theirs.kl, strict=True)]
     same = [a * 1.0 - b for a, b in zip(ours.same, theirs.same, strict=True)]
@@ -113,7 +114,8 @@ def compared(ours: Distance, theirs: Distance) -> str:
 
 
 def divergences(reference: Logits, other: Logits) -> NDArray[np.float64]:
-    """Return KL(reference || other) in nats for each row's softmax. Both are [rows, vocab]."""
+    """Return KL(reference || other) in nats for each row. reference, other: logits, [rows,
+    vocab]."""
     found = np.empty(len(reference))
     for i, (a, b) in enumerate(zip(reference, other, strict=True)):
         p, q = log_softmax(a), log_softmax(b)
@@ -196,14 +198,16 @@ def windows_of(path: Path, pair: Pair, positions: int) -> list[list[int]]:
 
 
 def window_of(model: Model) -> int:
-    """Return the tokens of a window: WINDOW, or fewer if the model's context is shorter."""
+    """Return the number of tokens of a window: WINDOW, or less if the model's context is
+    shorter."""
     return min(WINDOW, model.max_positions)
 
 
 def reader(model: Model, threads: int) -> Read:
-    """Return a function that computes the logits of all ids by our engine.
+    """Return a function that takes ids and returns their logits by our engine, [ids, vocab].
 
-    It runs forwards of ROWS rows. Each continues the tokens that are already in the ring.
+    The function runs forwards of ROWS rows. Each forward continues the tokens that are already in
+    the ring.
     """
     lane = LaneProbe(model, window_of(model), ROWS, 0, 0, threads)
 

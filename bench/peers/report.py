@@ -1,4 +1,4 @@
-"""The table of the lines, and sentences that compare our figures with the best of each peer."""
+"""The table of the lines, and sentences that compare our figures with each peer's best figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Question:
 
     checkpoints: names of the checkpoints to compare on. They are empty for questions on GGUF files,
     whose lines have a dtype of their own. figure: a key of the JSON, a rate or a time. at_least:
-    how many times faster ours should be.
+    the speedup over the peer that our line should reach.
     """
 
     checkpoints: tuple[str, ...]
@@ -42,7 +42,7 @@ class Question:
     at_least: float
 
     def sentence(self, lines: Sequence[Found]) -> str | None:
-        """Return the answer, or None if one of the two lines has no figure."""
+        """Return the answer, or None if our line or the peer's line has no figure."""
         is_rate = self.figure in RATES
         ours = self._best(lines, OURS, (self.dtype,), (self.mode,))
         theirs = self._best(lines, self.peer, self.dtypes, self.modes)
@@ -72,7 +72,8 @@ RATE, ONE, EIGHT = "tokens_per_second", forward_key(1), forward_key(8)
 BATCH = "batch_tokens_per_second"
 RATES = (RATE, BATCH)
 LOOKUPS = ("prompt_lookup", "prompt_lookup_bare")
-# number of rows -> longest acceptable time of such a forward, relative to a forward of one row.
+# Maps a number of rows to the longest acceptable time of a forward with this number of rows,
+# relative to a forward of one row.
 ROW_RATIOS = {8: 1.5, 16: 2.5}
 PAIRS = (DEMO, INFLATED)
 QUESTIONS = (
@@ -127,8 +128,8 @@ def _answers(name: str, lines: Sequence[Found]) -> Iterator[str]:
 
 
 def _rows_of_files(lines: Sequence[Found]) -> Iterator[str]:
-    """Yield sentences on plain lines on GGUF files: how the time of a forward grows with its
-    rows."""
+    """Yield one sentence per plain line on a GGUF file and entry of ROW_RATIOS. It gives the time
+    of a forward of several rows, relative to a forward of one row."""
     for line in lines:
         if line["dtype"] != GGUF or line["mode"] not in PLAIN or not line[ONE]:
             continue

@@ -14,17 +14,18 @@ from sbrt import InvalidInputError, SamplingParams
 from sbrt.tools.measure import WARM_TOKENS, fitting
 from sbrt.tools.progress import Progress
 
-CONTEXT = 64  # tokens of the trunk in the timed forwards
-BURSTS, TIMES = 5, 8  # passes over all lines; forwards of a line in each pass
+CONTEXT = 64  # number of tokens of the trunk in the timed forwards
+# Number of passes over all lines, and number of timed forwards of a line in each pass.
+BURSTS, TIMES = 5, 8
 
 
 @dataclass(frozen=True)
 class Case:
     """The work of a run.
 
-    dtypes: measure only lines of these dtypes; None: all lines. methods: our methods in addition to
-    `none`. threads: per engine. concurrency: number of prompts to decode together, in addition to
-    one at a time; None: no such runs.
+    peers: other engines. dtypes: measure only lines of these dtypes; None: all lines. methods: our
+    methods in addition to `none`. threads: number of threads of each engine. concurrency: number of
+    prompts to decode together, in an additional measurement; None: no such measurement.
     """
 
     peers: Sequence[Peer]
@@ -39,8 +40,8 @@ class Case:
         return self.dtypes is None or dtype in self.dtypes
 
     def our_dtypes(self, given: Given) -> list[str]:
-        """Return our dtypes. One of them is always the reference of the other lines, even if the
-        user did not name it."""
+        """Return the dtypes of our lines. One of them is the dtype of the reference of other lines,
+        even if the user did not name it."""
         known = ours.dtypes(given)
         found = [dtype for dtype in known if self.keeps(dtype)]
         if known == ours.FILE_DTYPES:

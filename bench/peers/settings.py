@@ -24,11 +24,12 @@ DRAFTING = ("assistant_model", "draft_model")  # modes that also load the draft
 class Peer:
     """Another engine, and the lines of the table that it has.
 
-    worker: the script that runs it. environment: a folder that `make peers` makes; None: the
-    environment of this process. plain: dtypes of plain decoding. speculative: (mode, dtypes), for
-    checkpoints with a draft. file_modes: modes on a GGUF file, with dtype gguf; empty: the engine
-    cannot read such files. in_batches: modes that can decode several prompts together. copies: the
-    most copies of the weights in memory while the engine loads. process: bytes of everything else.
+    worker: the script that runs the engine. environment: a folder that `make peers` makes; None:
+    the environment of this process. plain: dtypes of plain decoding. speculative: (mode, dtypes),
+    for checkpoints with a draft. file_modes: modes on a GGUF file, with dtype gguf; empty: the
+    engine cannot read such files. in_batches: modes that can decode several prompts together.
+    copies: largest number of copies of the weights in memory while the engine loads. process: bytes
+    of everything else.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Peer:
     process: float = 0.5 * GIB
 
     def units(self, given: Given, dtypes: Sequence[str], threads: int) -> Iterator[Unit]:
-        """Yield one unit for each line of a checkpoint in these dtypes."""
+        """Yield one unit for each line on a checkpoint whose dtype is one of `dtypes`."""
         for line in self._lines(given):
             if line.dtype in dtypes:
                 has_draft = line.mode in DRAFTING
@@ -126,7 +127,7 @@ PEERS = (
         None,
         ("float32", "bfloat16"),
         (("assistant_model", ("float32", "bfloat16")),),
-        copies=1.5,  # the file's weights, and half a copy more while they are converted
+        copies=1.5,  # the file's weights, and a second half while they are converted
         process=0.8 * GIB,
     ),
     LLAMA,
@@ -137,7 +138,8 @@ PEERS = (
         ("float32", "bfloat16"),
         (("draft_model", ("float32", "bfloat16")),),
         file_modes=("plain", "prompt_lookup"),
-        copies=3.0,  # the model as loaded, the compiled model, and a second one for timed forwards
+        # The model as loaded, the compiled model, and a second compiled model for timed forwards.
+        copies=3.0,
         process=0.8 * GIB,
     ),
 )

@@ -1,1 +1,1 @@
-"""`python -m bench.sweep`: every method and ablation, tuned, in simulated time."""
+"""`python -m bench.sweep`: tunes and measures every method and every ablation in simulated time."""

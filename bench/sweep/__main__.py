@@ -1,4 +1,4 @@
-"""`python -m bench.sweep`: every method and ablation, tuned, in simulated time.
+"""`python -m bench.sweep`: tunes and measures every method and every ablation in simulated time.
 
     python -m bench.sweep --c 8,4,16 --draft demo,demo-poor --prompts humaneval.jsonl,gsm8k.jsonl
         --temperature 0,0.8 --limit 24 --ignore-eos --json sweep.json --png sweep.png
@@ -42,7 +42,7 @@ DRAFTS = ("demo", "demo-poor")
 class Cell:
     """Tunes and reports each entry, for one c, draft, file of prompts and temperature.
 
-    chosen: the tuned setting of each entry, by name.
+    An entry is a method or an ablation. chosen: the tuned setting of each entry, by name.
     """
 
     runner: Runner
@@ -54,7 +54,8 @@ class Cell:
     chosen: dict[str, Method] = field(default_factory=dict)
 
     def line(self, entry: Entry) -> dict[str, Any] | None:
-        """Return the entry's figures on odd prompts, or None if the time limit came first."""
+        """Tune the entry, and return its figures on odd prompts. Returns None if the time limit has
+        passed."""
         tuned = self._tuned(entry)
         if tuned is None:
             return None
@@ -64,7 +65,7 @@ class Cell:
         return None if run is None else _line(entry, method, run, self.c) | {"tuned_on_even": tried}
 
     def where(self) -> dict[str, Any]:
-        """Return the keys by which this cell differs from others."""
+        """Return the cell's c, draft, prompts and temperature, with their names as keys."""
         return {
             "c": self.c,
             "draft": self.draft,
@@ -131,7 +132,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _finish(cell: Cell, entries: Sequence[Entry], store: Store) -> None:
-    """Measure every entry of a cell. The cell is kept only if all entries have figures."""
+    """Measure every entry of a cell. The cell is added to the store only if all entries have
+    figures."""
     begun = time.monotonic()
     lines = [cell.line(entry) for entry in entries]
     if any(line is None for line in lines):
@@ -193,7 +195,7 @@ def _parser() -> flags.Parser:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Parse flags, and refuse bad ones before any work."""
+    """Parse the flags, and refuse bad flags before any work begins."""
     args.c = [_ratio(word) for word in _words("--c", args.c)]
     args.temperature = [_number(word) for word in _words("--temperature", args.temperature)]
     args.draft = _words("--draft", args.draft)
@@ -240,7 +242,7 @@ def _number(word: str) -> float:
 
 
 def _split(args: argparse.Namespace) -> dict[tuple[str, str], list[str]]:
-    """Return {(file, half): prompts}. Prompts are numbered from 0."""
+    """Return {(file, half): prompts}. The half is "even" or "odd"; prompts are numbered from 0."""
     found = {}
     for path in args.prompts:
         texts = read_prompts(path, args.limit)
@@ -273,7 +275,7 @@ def _entries(args: argparse.Namespace, at: int) -> tuple[Entry, ...]:
 
 
 def _one(args: argparse.Namespace, draft: str) -> argparse.Namespace:
-    """Return the flags that a command with this one draft would have."""
+    """Return the flags of a command whose only draft is `draft`."""
     return argparse.Namespace(
         target=args.target,
         draft=draft,
@@ -306,7 +308,8 @@ def _clock(minutes: float | None) -> Callable[[], bool]:
 
 
 def _verdict(store: Store) -> int:
-    """Return exit code 0, or 1 after printing the settings whose tokens differ."""
+    """Return exit code 0, or 1 after printing the settings whose tokens differ from plain
+    decoding."""
     wrong = sorted({key.setting for key, run in store.runs.items() if not run["identical_to_none"]})
     if wrong:
         print(f"tokens differ from plain decoding: {', '.join(wrong)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Two pictures of a sweep: speed-up by method at every c, and rollback against speed-up."""
+"""Draws two pictures of a sweep: speed-up by method at every c, and rollback against speed-up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ DPI, COLUMNS = 80, 4
 CUTS = "specbranch, epsilon"  # beginning of the names of entries with a fixed epsilon
 MARKERS = "osD^v"
 OF_C = (picture.STANDS, picture.VERIFY, picture.INK, picture.MISS, picture.HIT)  # by ascending c
-# (beginning of a method's name, colour, marker); the first that matches is used.
+# (beginning of a method's name, colour, marker). A method has the first style whose beginning
+# matches.
 STYLES = (
     ("draft_model", "#999999", "o"),
     ("adaedl", "#999999", "s"),
@@ -45,7 +46,7 @@ STYLES = (
 def draw(path: Path, cells: Sequence[Cell]) -> list[Path]:
     """Write the picture of speed-ups to `path`, and the picture of rollback to a file next to it.
 
-    Returns the paths; without cells there are none. Raises OSError.
+    Returns the paths of both pictures, or an empty list if there are no cells. Raises OSError.
     """
     if not cells:
         return []
@@ -59,12 +60,13 @@ def draw(path: Path, cells: Sequence[Cell]) -> list[Path]:
 
 
 def beside(path: Path) -> Path:
-    """Return the path of the second picture."""
+    """Return the path of the picture of rollback; `path` is that of the speed-ups."""
     return path.with_name(f"{path.stem}-rollback{path.suffix}")
 
 
 def speedups(cells: Sequence[Cell]) -> Figure:
-    """Draw a panel for each draft, prompts and temperature: a row per method, a mark per c."""
+    """Draw one panel for each combination of draft, prompts and temperature. A panel has a row per
+    method, and in each row a mark per c."""
     names = _names(cells)
     cs = sorted({cell["c"] for cell in cells})
 
@@ -90,7 +92,7 @@ def speedups(cells: Sequence[Cell]) -> Figure:
 
 
 def rollbacks(cells: Sequence[Cell]) -> Figure:
-    """Draw rollback against speed-up, in the same panels at one c.
+    """Draw rollback against speed-up, for cells of one c. The panels are those of `speedups`.
 
     A line joins the entries of specbranch with a fixed epsilon.
     """
@@ -115,8 +117,8 @@ def rollbacks(cells: Sequence[Cell]) -> Figure:
 def _mark(axis: Axes, line: dict[str, Any]) -> None:
     name = line["method"]
     color, marker = _style(name)
-    # Without branches and cuts, specbranch is PEARL. So their marks coincide, and the smaller mark
-    # is drawn above the larger one.
+    # Without branches, and without epsilon to shorten chains, specbranch does the same as PEARL. So
+    # their two marks coincide. The smaller mark is drawn above the larger one.
     size, above = (9.0 if "no branches" in name else 6.5), (3 + (name == "pearl"))
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
     label = "specbranch" if name.startswith(CUTS) else name  # entries of all epsilons share a label
@@ -124,8 +126,8 @@ def _mark(axis: Axes, line: dict[str, Any]) -> None:
 
 
 def _figure(cells: Sequence[Cell], panel: Panel, xlabel: str, shape: tuple[float, bool]) -> Figure:
-    """Draw a figure of panels. shape: height of a row of panels in inches; True if panels share
-    their y axis."""
+    """Draw a figure of panels. shape: the height of a row of panels in inches, and True if the
+    panels share their y axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

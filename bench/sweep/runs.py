@@ -29,7 +29,7 @@ from sbrt.tools.measure import Bench
 from sbrt.tools.progress import Phases
 from sbrt.tools.simulate import Simulator, Sweep
 
-GRAM = 4  # length of an n-gram whose last token counts as repeated
+GRAM = 4  # number of tokens of the n-grams that `repeated` looks for
 FIGURES = (
     *("answers", "tokens", "seconds", "target_passes", "draft_tokens", "acceptance_rate"),
     *("rollback_tokens", "rollback_rate", "branch_hits", "branch_rounds"),
@@ -41,7 +41,8 @@ Run = dict[str, Any]
 class Place(NamedTuple):
     """The draft, prompts and temperature of a run.
 
-    half: the prompts with even numbers, for tuning, or those with odd numbers, for the report.
+    half: "even" or "odd". Prompts with even numbers are for tuning, those with odd numbers for the
+    report.
     """
 
     draft: str
@@ -51,7 +52,7 @@ class Place(NamedTuple):
 
 
 class Key(NamedTuple):
-    """The key of a run. setting: a preset with every option."""
+    """The key of a run in the store. setting: a method with the value of every option."""
 
     draft: str
     prompts: str
@@ -62,10 +63,10 @@ class Key(NamedTuple):
 
 
 def says(method: Method, at: int, c: int) -> bool:
-    """Return True if the run at cost ratio `at` also gives the time at `c`.
+    """Return True if the run at cost ratio `at` also gives the time at cost ratio `c`.
 
-    At both cost ratios the draft must end before the target. `auto` selects methods by the costs of
-    forwards, so it must run at every c.
+    If drafting and verification overlap, the draft must end before the target at both cost ratios.
+    `auto` selects methods by the costs of forwards, so it must run at every c.
     """
     if method.name == AUTO:
         return at == c
@@ -73,7 +74,7 @@ def says(method: Method, at: int, c: int) -> bool:
 
 
 def speedup(run: Run, c: int) -> float:
-    """Return the speed-up over plain decoding, which takes c per token.
+    """Return the speed-up over plain decoding, which takes the time c per token.
 
     run: a run at a cost ratio for which `says` returns True.
     """
@@ -81,9 +82,9 @@ def speedup(run: Run, c: int) -> float:
 
 
 def repeated(trunk: Sequence[int], begin: int) -> int:
-    """Return the number of tokens from `begin` on that complete an n-gram which occurred before.
+    """Return how many tokens complete an n-gram that occurred before in `trunk`.
 
-    The n-grams have GRAM tokens.
+    The n-grams have GRAM tokens. Only tokens from index `begin` on are counted.
     """
     seen: set[tuple[int, ...]] = set()
     found = 0
@@ -121,7 +122,7 @@ class Store:
         return store
 
     def same(self, name: str, digest: str) -> None:
-        """Remember the digest of what `name` refers to.
+        """Store the digest of the models or prompts that `name` refers to.
 
         Raises InvalidInputError if the store's file has another digest for this name.
         """
@@ -129,7 +130,7 @@ class Store:
             raise InvalidInputError(f"--json {self.path}: expected the same {name}, got another")
 
     def add(self, key: Key, run: Run) -> None:
-        """Keep a run and write the file."""
+        """Add a run to the store, and write the file."""
         self.runs[key] = run
         self.save()
 
@@ -174,8 +175,8 @@ class Runner:
     """Runs the settings that the store lacks; opens models and engines when they are first needed.
 
     cs: the values of c. params: sampling parameters by temperature. load: returns the config and
-    the weights for the name of a draft. methods: those that engines must be able to run, by the
-    name of the draft. is_over: returns True when no further run may begin.
+    the weights for the name of a draft. methods: by the name of a draft, the methods that its
+    engines must be able to run. is_over: returns True when no further run may begin.
     """
 
     store: Store
@@ -269,7 +270,8 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _checked(run: Run) -> Run:
-    """Return the figures of a run that was read. Raises KeyError or TypeError if it is invalid."""
+    """Return the figures of a run from a file. Raises KeyError or TypeError if the run is
+    invalid."""
     if not all(isinstance(run[name], (int, float)) for name in ("c", *FIGURES)):
         raise TypeError
     return {name: run[name] for name in ("c", *FIGURES, "chosen") if name in run}

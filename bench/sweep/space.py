@@ -12,12 +12,13 @@ from sbrt.model import hrad
 
 Group = tuple[Mapping[str, Option], ...]
 
-# Gammas. Overlapped methods try those from c / 4 to c - 1, serial methods those up to 2 c.
+# Values of gamma. If drafting and verification overlap, a method tries the values from c / 4 to c -
+# 1. Serial methods try the values up to 2 c.
 OVERLAPPED = (1, 2, 3, 5, 7, 11, 15, 23, 31, 47, MAX_GAMMA)
 SERIAL = (1, 2, 3, 4, 6, 8, 12, 16)
 CUTS: Group = tuple({"epsilon": epsilon} for epsilon in (0.0, 0.1, 0.3, 0.5))
 # In simulated time, a verification of 64 rows and a draft step of 128 rows cost as much as one row.
-# So each of these shapes fills both.
+# So each of these shapes fills the verification and the draft step.
 SHAPES: Group = ({"F": 64, "tree": 2}, {"F": 32, "tree": 4}, {"F": 16, "tree": 8})
 
 
@@ -41,16 +42,17 @@ class Entry:
     def method(self, draft: Path | None) -> Method:
         """Return the preset before tuning.
 
-        If it has a classifier, gamma comes from the classifier's file.
+        If the preset has a classifier, gamma comes from the classifier's file.
         """
         return hrad.fitted(methods.parse(self.preset), None, draft)
 
     def like(self, tuned: Method) -> Method:
-        """Return the setting `tuned` with the options that this entry's preset names."""
+        """Return the setting `tuned`, but with the options that this entry's preset names."""
         return having(tuned, {k: self.method(None).options[k] for k in self.method(None).named})
 
     def settings(self, c: int, draft: Path | None) -> list[Method]:
-        """Return the settings with which tuning begins: one per gamma that makes sense at c."""
+        """Return the settings with which tuning begins: one for each gamma that is tried at this
+        c."""
         method = self.method(draft)
         if not self.gammas:
             return [method]
@@ -88,8 +90,8 @@ ENTRIES = (
 def with_classifier(file: str) -> tuple[Entry, ...]:
     """Return the entries for an H-RAD file.
 
-    The first entry also cuts by confidence, in the classifier's middle class. The second does not.
-    The third is like the first, but without branches.
+    In the first entry, the classifier's middle class also ends chains by confidence (epsilon). The
+    second entry has no epsilon. The third entry is like the first, but without branches.
     """
     preset = f"specbranch:hrad={file},epsilon=0"
     return (
@@ -100,20 +102,21 @@ def with_classifier(file: str) -> tuple[Entry, ...]:
 
 
 def having(method: Method, options: Mapping[str, Option]) -> Method:
-    """Return the method with these options set."""
+    """Return `method` with the given options set."""
     for key, value in options.items():
         method = method.having(key, value)
     return method
 
 
 def written(method: Method) -> str:
-    """Return a setting as a preset with every option. It is part of the key of its runs."""
+    """Return the text of a setting: the method's name, and the value of every option. This text is
+    part of the key of a run."""
     options = ",".join(f"{key}={value}" for key, value in method.options.items())
     return f"{method.name}:{options}" if options else method.name
 
 
 def widest(entries: Iterable[Entry], cs: Iterable[int], draft: Path | None) -> list[Method]:
-    """Return methods such that an engine built for them can run every setting of the entries."""
+    """Return methods for opening an engine that can then run every setting of the entries."""
     return list(_widest(entries, max(cs), draft))
 
 

@@ -39,7 +39,7 @@ def heading(cell: Cell) -> str:
 
 
 def of(cell: Cell, name: str) -> dict[str, Any] | None:
-    """Return the line of a method in a cell, or None if there is none."""
+    """Return the line of a method in a cell, or None if the cell lacks this method."""
     return next((line for line in cell["methods"] if line["method"] == name), None)
 
 
@@ -88,9 +88,9 @@ def _times(cell: Cell, name: str, other: str) -> str:
 
 
 def _of_trees(cell: Cell) -> str:
-    """Return the ratio of the overlapped trees' speed-up to the serial tree's.
+    """Return the speed-up of overlapped trees divided by that of the serial tree, as text.
 
-    It is split into two factors: rounds per unit of time, and tokens per pass.
+    The text also splits this ratio into two factors: rounds per unit of time, and tokens per pass.
     """
     trees, tree = of(cell, TREES), of(cell, SERIAL_TREE)
     if trees is None or tree is None:
@@ -101,8 +101,8 @@ def _of_trees(cell: Cell) -> str:
 
 
 def _rollback(cell: Cell) -> str:
-    """Return PEARL's rollback, and the least rollback of the specbranch entries that are at least
-    as fast."""
+    """Return PEARL's rollback as text, followed by the least rollback of the specbranch entries
+    that are at least as fast as PEARL."""
     pearl = of(cell, PEARL)
     if pearl is None:
         return "-"
@@ -116,6 +116,6 @@ def _rollback(cell: Cell) -> str:
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; cells are not padded."""
+    """Return a Markdown table. Its cells are not padded."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

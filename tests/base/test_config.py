@@ -1,5 +1,5 @@
 """Contract under test: names and defaults are the same as in vLLM. An unsupported value raises an
-error of one sentence that names it. Nothing is ignored without a message."""
+error of one sentence that names the value. Nothing is ignored without a message."""
 
 import dataclasses
 import math

@@ -80,7 +80,7 @@ def one_sentence(ran: subprocess.CompletedProcess[bytes], *words: str) -> None:
 def test_without_a_place_for_messages_the_work_is_shown(shell, shown, command, how):
     want, ran = shown(shell, command), shell(command, how)
     assert ran.returncode == 0
-    end = 40 if command == "compare" else None  # what follows are measured times
+    end = 40 if command == "compare" else None  # the rest of the output has measured times
     assert ran.stdout[:end] == want.stdout[:end]
 
 

@@ -1,6 +1,6 @@
 """Contract under test: without num_threads an engine takes as many threads as the process may use
-cores. Cores are limited by affinity and by the CPU quotas of control groups, rounded up. Sets of
-cores for pinned threads are of these, one for each lane, and a bad one is refused."""
+cores. Cores are limited by affinity and by the CPU quotas of control groups, rounded up. Pinned
+threads use one set of these cores for each lane. A bad set of cores is refused."""
 
 from __future__ import annotations
 
@@ -151,12 +151,13 @@ def test_an_engine_takes_no_more_threads_than_that(monkeypatch):
 
 @pytest.fixture
 def eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that may use cores 0 to 7."""
+    """Let the process use cores 0 to 7, whatever the machine has."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
 
 
 def pinned(target: object, draft: object, device: str = "auto", on: str | None = None, **more):
-    """A config whose lanes have these sets of cores."""
+    """Return a config. target, draft: the sets of cores of the two lanes. on: the draft's
+    device."""
     speculative = {"model": "d", "cpu_affinity": draft, "device": on}
     return EngineConfig("x", device=device, cpu_affinity=target, speculative=speculative, **more)
 

@@ -10,15 +10,16 @@ from sbrt.tools.costs import cost_model, read_costs
 
 
 def test_without_rows_that_cost_two_turns_never_beat_one():
-    """If costs do not depend on rows, two cohorts are never faster: 2 max(T, D) >= T + D."""
+    """If costs do not depend on rows, two cohorts are never faster. With a target time T and a
+    draft time D, 2 max(T, D) >= T + D."""
     for text in ("c=2", "c=8", "c=20"):
         for sequences in cohorts.SEQUENCES:
             assert cohorts.line(read_costs(text), sequences, 0.8)["ratio"] <= 1.001
 
 
 def test_rows_that_cost_their_share_are_won_back():
-    """If costs are proportional to rows, half the sequences cost half as much. Both lanes work in
-    parallel, so with equal lanes the rate doubles."""
+    """If costs are proportional to rows, half the sequences cost half as much. If both lanes need
+    the same time, they work in parallel, and the rate doubles."""
     table = {"T": {"1": 10, "64": 640}, "t": {"1": 20, "64": 1280}, "devices": "separate"}
     model = cost_model("x", table)
     assert cohorts.serial(model, 8, 1) == pytest.approx(320e-6)

@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def ran(*words):
-    """Run the command in a process that can compile kernels, and return stdout. Compiled kernels
-    are cached."""
+    """Run the command in a process that can compile kernels, and return its stdout. Compiled
+    kernels are cached."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(ROOT / "build" / "triton")
     command = [sys.executable, "-m", "bench.gpu.costs", *map(str, words)]
@@ -36,8 +36,8 @@ def ran(*words):
 
 @pytest.fixture
 def same_compiler():
-    """Skip the test if a different compiler is installed. The cost files count the instructions
-    that the Triton of constraints.txt makes."""
+    """Skip the test if the installed Triton is not that of constraints.txt. The cost files count
+    the instructions that its compiler makes."""
     [made_by] = re.findall(r"^triton==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     if version("triton") != made_by:
         pytest.skip(f"triton: expected {made_by}, whose instructions the cost files count")
@@ -45,8 +45,7 @@ def same_compiler():
 
 @pytest.mark.usefixtures("same_compiler")
 def test_a_shipped_figure_is_that_of_the_kernels():
-    """The one-row draft step of the demo pair is compiled, and its estimate compared with the cost
-    file.
+    """The estimate for the demo pair's draft step of one row must equal the time in the cost file.
 
     If a kernel has changed, run `python -m bench.gpu.costs --write`.
     """
@@ -70,7 +69,8 @@ def test_every_pair_has_a_file():
         model = read_costs(name)
         assert model.target(1) == model.target(16)  # 1 row and 16 rows run the same graph
         assert 0 < model.draft(1) <= model.draft(4) <= model.draft(16) < model.draft(512)
-        if name == "h200-demo":  # limited by latency, so lanes do not slow each other down
+        # The demo pair is limited by latency, so its lanes do not slow each other down.
+        if name == "h200-demo":
             assert model.target_overlapped(1) == model.target(1)
             continue
         assert model.target(16) < model.target(17) < model.target(64)
@@ -79,10 +79,11 @@ def test_every_pair_has_a_file():
 
 
 def test_rounds_of_an_8b_agree_with_an_earlier_estimate():
-    """The earlier estimate was made by hand from figures of single kernels.
+    """The shipped costs must agree with an estimate made by hand from figures of single kernels.
 
-    It was 9.1 ms for a serial round of gamma 4 and 7.0 to 7.6 ms for an overlapped round. Reading
-    the bytes alone takes 6.5 ms. Since then attention and norms became faster, by a tenth at most.
+    That estimate was 9.1 ms for a serial round of gamma 4 and 7.0 to 7.6 ms for an overlapped
+    round. Reading the bytes alone takes 6.5 ms. Since then attention and norms became faster, by a
+    tenth at most.
     """
     model = read_costs("h200-8b-1b")
     serial = model.target(5) + 4 * model.draft(1) + model.round_cost + model.turns_cost
@@ -105,8 +106,8 @@ CHAIN = 3 * nodes.L2_ACCESS * 1e6  # us
 
 
 def test_a_node_takes_the_longest_of_its_parts():
-    """A single program takes the time of its own instructions. Many programs are limited by issue
-    slots."""
+    """A node's time is the longest of several times. A single program takes the time of its own
+    instructions. Many programs are limited by issue slots."""
     one = nodes.node_of(launch(1), DEVICE, 0)
     path = (nodes.CYCLES * 100 + nodes.BARRIER) / 1e3
     assert one.us == pytest.approx(1 + CHAIN + path)
@@ -134,11 +135,11 @@ def test_rows_are_those_of_the_smallest_graph_that_holds_them():
 def test_lanes_share_the_memory_of_one_device():
     file = cost_file.cost_file(LANES, 1, "x")
     assert file["T"] == {"1": 100.0, "16": 100.0, "17": 120.0, "32": 120.0}
-    assert file["t"] == {"1": 20.0, "2": 25.0, "64": 25.0}  # with the ops after a draft step
+    assert file["t"] == {"1": 20.0, "2": 25.0, "64": 25.0}  # us, with the ops after a draft step
     busy = 0.2 * 20 / 25  # share of time in which the draft's forward of 16 rows reads memory
     slower = (0.9 + busy) / cost_file.SHARING
     assert file["T_overlapped"]["1"] == round(100 * slower, 1)
-    own = (0.9 + 0.4 * 15 / 20) / cost_file.SHARING  # four steps of 25 us last as long as T
+    own = (0.9 + 0.4 * 15 / 20) / cost_file.SHARING  # four draft steps of 25 us last as long as T
     assert file["t_overlapped"]["1"] == round(20 * own, 1)
     assert file["devices"] == "shared"
 

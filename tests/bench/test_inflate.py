@@ -1,5 +1,6 @@
 """Contract under test: checkpoints of benches. A random checkpoint in a folder has the same weights
-as the one in memory. An inflated checkpoint costs more and gives the same bits."""
+as the one in memory. An inflated checkpoint has more parameters and gives bitwise the same
+logits."""
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ inflate = pytest.importorskip("bench.models.inflate", reason="benches run from t
 from bench.models import checkpoints, sizes  # noqa: E402
 
 TARGET = demo_pair.demo_folder(demo_pair.TARGET)
-SMALL = 22_000_000  # number of parameters: more layers and wider MLPs, but still fast
+SMALL = 22_000_000  # number of parameters; layers are added and MLPs widened, but tests stay fast
 TOKENS = 24
 
 
@@ -36,7 +37,7 @@ class Probe:
 
 
 def greedy(decoder, prompt):
-    """Return the logits at the prompt and at TOKENS greedy tokens after it, and the greedy
+    """Decode TOKENS tokens greedily. Returns the logits at the prompt and at these tokens, and the
     tokens."""
     probe = Probe(decoder)
     found = [probe.logits(prompt[at : at + 64]) for at in range(0, len(prompt), 64)]

@@ -28,7 +28,7 @@ def test_every_op_of_a_forward(capsys):
     flops = gate["gflop_per_second"] * gate["us"] * 1e3
     assert flops == pytest.approx(2 * 3 * 192 * 1024)
     moved = gate["gb_per_second"] * gate["us"] * 1e3
-    # bytes of bfloat16 weights, and of float32 x and result
+    # number of bytes of the bfloat16 weights, and of the float32 inputs and outputs
     assert moved == pytest.approx(192 * 1024 * 2 + 4 * 3 * (192 + 512))
     assert all(line["best_us"] <= line["us"] for line in lines)
     assert all(line["share_of_roof"] >= 0 for line in lines)

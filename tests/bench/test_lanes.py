@@ -7,8 +7,9 @@ lanes = pytest.importorskip("bench.lanes.__main__", reason="benches run from the
 
 
 def test_bytes_of_a_forward():
-    """Llama 3.1 8B has 8,030,261,248 parameters. Of these, 525,336,576 are in the embedding and
-    266,240 in norms. The KV of a token has 2 x 8 x 128 values in each of 32 layers."""
+    """The bytes of a forward of Llama 3.1 8B follow from its sizes. It has 8,030,261,248
+    parameters. Of these, 525,336,576 are in the embedding and 266,240 in norms. The KV of a token
+    has 2 x 8 x 128 values in each of 32 layers."""
     config = lanes.config_of("8b")
     weights = 8_030_261_248 - 525_336_576 - 266_240
     assert lanes.moved_bytes(config, 0, 2) == 2 * weights
@@ -29,8 +30,9 @@ def test_a_line():
 
 
 def test_flops_of_a_prompt():
-    """All 32 layers of the 8B model compute keys and values. The other ops run in 31 layers only. A
-    layer has 218,103,808 weights, of which q, k and v have 25,165,824."""
+    """The operations of a prompt piece follow from the sizes of the 8B model. All 32 layers compute
+    keys and values. The other ops run in 31 layers only. A layer has 218,103,808 weights, of which
+    q, k and v have 25,165,824."""
     config = lanes.config_of("8b")
     weights = 31 * 218_103_808 + 25_165_824
     assert lanes.prefill_flops(config, 0, 1) == 2 * weights + 31 * 4 * 4096

@@ -180,8 +180,8 @@ def test_the_baseline_runs_even_if_it_was_not_asked_for(run):
 
 @pytest.mark.parametrize("extra", [[], ["--temperature", 0.9, "--seed", 5]])
 def test_a_wrong_token_is_a_defect(run, monkeypatch, extra):
-    """Sampled tokens are compared, too, because plain decoding with the same seed gives the same
-    ones."""
+    """Sampled tokens are compared, too, because plain decoding with the same seed samples the same
+    tokens."""
     flags = ["--methods", "none,lookup", "--concurrency", "2", "--runs", 1, *extra]
     assert run(*flags)[0] == 0
     before = traffic.Answer.add

@@ -23,8 +23,8 @@ def test_a_turn_feeds_its_new_tokens_only(given, capsys):
     code, lines = lines_of(capsys, given, "--turns", "3", "--long", "130", "--company", "2")
     assert code == 0
     turns = [line for line in lines if line["part"] == "chat"]
-    # The previous turn never fed the last token of its answer, so this turn feeds that token. The
-    # last token of the prompt is not fed.
+    # The previous turn never computed the KV of the last token of its answer. So this turn feeds
+    # that token, too.
     new = long_prompts.WORDS + 1
     assert [line["prompt"] - line["reused"] for line in turns] == [long_prompts.WORDS, new, new]
     assert [line["prompt"] for line in turns] == [20, 64, 108]

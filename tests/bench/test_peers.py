@@ -301,8 +301,8 @@ def opened(monkeypatch):
 def test_engines_that_do_not_fit_together_are_open_one_after_another(
     bench, ours, opened, monkeypatch
 ):
-    """The results are the same, although a line's reference engine is closed before the line
-    runs."""
+    """The results are the same as with all engines open, although a line's reference engine is
+    closed before the line runs."""
     kinds = {"speculative": (("good", ("bfloat16",)), ("bad", ("bfloat16",)))}
     answers = {"plain": ours, "bfloat16 bad": wrong(ours, 2)}
     found = []

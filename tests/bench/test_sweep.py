@@ -64,7 +64,8 @@ def test_every_method_and_ablation_has_every_figure(run, tmp_path, capsys):
 
 
 def test_a_run_at_one_c_says_what_it_costs_at_others(run):
-    """The tuned settings are the same at all values of c, too."""
+    """The figures at c = 3 that follow from runs at c = 8 equal those of runs at c = 3. The tuned
+    settings are the same, too."""
     priced = run("--c", "8,3", "--temperature", "0.8", name="priced.json")
     measured = run("--c", "3", "--temperature", "0.8", name="measured.json")
     assert {r["c"] for r in priced["runs"] if not r["setting"].startswith("auto")} == {8}
@@ -77,8 +78,8 @@ def test_a_run_at_one_c_says_what_it_costs_at_others(run):
 
 @pytest.mark.usefixtures("few")
 def test_even_prompts_tune_and_odd_ones_are_reported(run):
-    """With different odd prompts, the runs on even prompts stay the same, and so do the
-    settings."""
+    """Settings are tuned on even prompts only. With different odd prompts, the runs on even prompts
+    and the tuned settings stay the same."""
     found = run("--c", "4", "--temperature", "0")
     [cell] = found["cells"]
     tuned = [r["setting"] for r in found["runs"] if r["half"] == "even"]
@@ -124,8 +125,8 @@ def _instead(name, found):
 
 @pytest.mark.usefixtures("few")
 def test_a_classifier_adds_specbranch_at_its_gamma(run, make, folders, tmp_path):
-    """The classifier's gamma of 3 is below c = 8. At c = 2 the draft would not end before the
-    target, so there must be runs at both values of c."""
+    """The classifier sets gamma to 3, which is below c = 8. At c = 2 the draft would not end before
+    the target, so there must be runs at both values of c."""
     path = tmp_path / "h.safetensors"
     make.classifier(path, hrad.origin_of(3, *folders))
     found = run("--c", "8,2", "--temperature", "0", "--hrad", path)

@@ -1,7 +1,7 @@
 """Starts a local Ray cluster that serves the demo pair. Runs in an environment that has Ray.
 
-Its arguments are the port, then the options of `sbrt.server.ray:app` as KEY=VALUE. It prints
-"ready", and ends when its standard input ends.
+The program's arguments are the port, then the options of `sbrt.server.ray:app` as KEY=VALUE. The
+program prints "ready", and ends when its standard input ends.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Contract under test: a worker with NVIDIA Dynamo's frontend gives the same answers as the engine,
-and refuses unsupported requests. It frees the seat of a client that disconnects. It ends on
-SIGTERM."""
+and refuses unsupported requests. The worker frees the seat of a client that disconnects, and ends
+on SIGTERM."""
 
 from __future__ import annotations
 

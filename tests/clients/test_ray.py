@@ -1,5 +1,6 @@
-"""Contract under test: two replicas on a local Ray cluster stream through one endpoint. If one is
-killed under load, clients that retry still get the same answers as from an engine alone."""
+"""Contract under test: two replicas on a local Ray cluster stream through one endpoint. If a
+replica is killed under load, clients that retry still get the same answers as from an engine
+alone."""
 
 from __future__ import annotations
 

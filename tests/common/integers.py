@@ -25,7 +25,7 @@ FORMATS = {
 
 def fma(a, b, c):
     """Return a * b + c in float32 with one rounding, as a fused multiply-add does. The float64
-    result is first rounded to odd."""
+    result is first rounded to odd, so that the rounding to float32 is correct."""
     product = np.asarray(a, np.float64) * np.asarray(b, np.float64)  # exact in float64
     c = np.asarray(c, np.float64)
     total = product + c
@@ -45,7 +45,8 @@ def by_group(a, group):
 
 
 def rounded(x):
-    """Quantise finite rows to 8 bits; return q [rows, groups, 32] and scales [rows, groups]."""
+    """Quantise finite rows to 8 bits; return levels [rows, groups, 32] and scales [rows,
+    groups]."""
     groups = by_group(x, GROUP)
     scales = np.abs(groups).max(axis=2) / F32(127)
     safe = np.where(scales > 0, scales, F32(1))
@@ -120,7 +121,7 @@ def rows(n, inputs, seed=0):
 
 
 def groups_of(raw, n):
-    """Return the bytes `raw` as an array of the struct RowGroups, [n rows, groups]."""
+    """Return the bytes `raw` of `n` rows as an array of the struct RowGroups, [n, groups]."""
     kind = np.dtype([("q", "i1", 32), ("scale", "f4"), ("moment", "f4"), ("less_128", "i4"),
                      ("less_8", "i4"), ("half_moment", "f4", 2),
                      ("half_less_128", "i4", 2)])  # fmt: skip

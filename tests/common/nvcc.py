@@ -1,4 +1,4 @@
-"""The CUDA compiler and a log of NVTX ranges, for tests of the cuda backend."""
+"""Runs the CUDA compiler and makes a log of NVTX ranges, for tests of the cuda backend."""
 
 import re
 import shlex

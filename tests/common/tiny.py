@@ -154,7 +154,7 @@ def random_weights(config, seed=0):
 
 
 def known_costs():
-    """Nanoseconds as of a pair whose draft costs a tenth of its target."""
+    """Return costs in nanoseconds of a pair whose draft costs a tenth of its target."""
     rows = np.arange(1, _core.MAX_ROWS + 1)
     target, draft = (400_000 + 20_000 * rows).tolist(), (40_000 + 2_000 * rows).tolist()
     lanes = {"target": target, "draft": draft}
@@ -162,13 +162,15 @@ def known_costs():
 
 
 KNOWN_COSTS = known_costs()
-WHOLE = {"int64": "I64", "bool": "BOOL"}  # numbers that no dtype rounds
+# integers and flags are stored unchanged, whatever the dtype
+WHOLE = {"int64": "I64", "bool": "BOOL"}
 
 
 def as_bytes(values, dtype):
     if dtype in WHOLE.values():
         return values.tobytes()
-    if dtype == "BF16":  # truncation is exact for the compared values
+    # Truncation to bfloat16 is exact for the values that tests compare.
+    if dtype == "BF16":
         return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
     return values.astype({"F32": np.float32, "F16": np.float16}[dtype]).tobytes()
 
@@ -271,7 +273,8 @@ def plain(engine, prompts):
 @contextmanager
 def interrupted_in(seconds):
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    gc.disable()  # hypothesis runs code during collection, and exceptions raised there are lost
+    # hypothesis runs code during garbage collection, and an exception raised there would be lost.
+    gc.disable()
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         with pytest.raises(KeyboardInterrupt):
@@ -292,8 +295,8 @@ def _no_progress():
 
 @pytest.fixture(scope="session", autouse=True)
 def _known_costs():
-    """Engines of this process choose by KNOWN_COSTS unless they are given others: measuring takes
-    seconds of processor time for a pair like the demo's."""
+    """Make `auto` choose by KNOWN_COSTS in this process, unless a test gives other costs. Measuring
+    them takes seconds of processor time for a pair like the demo's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(Engine.__init__.__kwdefaults__, "tuning", KNOWN_COSTS)
         yield

@@ -10,7 +10,7 @@ from sbrt.serve.pair import Pair
 
 VOCAB = 32
 PROMPT = [i * 7 % VOCAB for i in range(640)]  # prefill needs ten pieces
-# One policy of the engine core for each kind of round.
+# For each kind of round, one policy of `EngineCore`.
 POLICIES = {
     "none": {"gamma": 0},
     "draft_model": {"gamma": 4, "branches": 1, "serial": 1},

@@ -25,8 +25,9 @@ def t2d(ids=IDS, vocab=320):
 
 
 def head_weights(weights, ids=IDS, *, embedding=True):
-    """Return a draft's weights with an LM head that has rows for `ids` only. ids None: leave out
-    the LM head. embedding False: leave out the embedding, so that the draft uses the target's."""
+    """Return a draft's weights with an LM head that has rows for `ids` only. If `ids` is None,
+    leave out the LM head. If `embedding` is False, leave out the embedding, so that the draft uses
+    the target's."""
     head = weights.get(HEAD, weights[EMBED])
     found = {n: w for n, w in weights.items() if n != HEAD and (embedding or n != EMBED)}
     return found if ids is None else found | {HEAD: head[list(ids)].copy(), "d2t": d2t(ids)}

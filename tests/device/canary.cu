@@ -1,5 +1,5 @@
-// Commits one fault that compute-sanitizer must report, one for each of its tools:
-// canary memcheck | racecheck | synccheck
+// Commits one fault, which a tool of compute-sanitizer must report. The argument is the tool's
+// name: canary memcheck | racecheck | synccheck
 #include <cuda_runtime.h>
 
 #include <cstdio>
@@ -7,7 +7,7 @@
 
 constexpr int kThreads = 64;
 
-// Writes one element after the end.
+// Writes the element that follows an array of n elements.
 __global__ void write_outside(int* out, int n) { out[n] = 1; }
 
 // Each thread reads an element that another thread writes, without a barrier between them.
@@ -25,7 +25,7 @@ __global__ void meet_alone(int* out) {
 
 int main(int argc, char** argv) {
   const char* kind = argc > 1 ? argv[1] : "";
-  constexpr int kCount = 256;  // fills its allocation, so that nothing valid follows it
+  constexpr int kCount = 256;  // the array fills its allocation, so that no valid memory follows
   int* out = nullptr;
   cudaStream_t stream = nullptr;
   if (cudaMalloc(&out, kCount * sizeof(int)) != cudaSuccess) return 3;

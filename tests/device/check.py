@@ -3,17 +3,17 @@ The results are written to one JSON file. The parts are:
 
 first: a short run of everything.
 kernels: the tests of the kernels, which Triton compiles for the device, and a benchmark of them.
-products: the same for `linear`, whose launch plans need many kernels.
-lanes: the cuda backend; recorded forwards against the same ops run one by one; bench.lanes.
-rounds: tests.device.rounds at the sizes of real models and of the inflated demo pair;
+products: the tests and a benchmark of `linear`, whose launch plans need many kernels. lanes: the
+cuda backend; recorded forwards against the same ops run one by one; bench.lanes. rounds:
+tests.device.rounds at the sizes of real models and of the inflated demo pair;
     transformers on the same prompts.
-exact: every method against plain decoding on the device, with graphs and without.
-settings: filters, streamed answers, and rings of a default length.
+exact: every method against plain decoding on the device, with graphs and without. settings:
+filters, streamed answers, and rings of a default length.
 launches: kernels that start before the previous kernel has ended.
 integers: bits, tokens and times of quantised weights.
-seats: eight prompts in the same rounds, against the same prompts one by one.
-devices: draft and target in separate memories. One step is skipped if there is only one device.
-requests: log-probs, bad words of several tokens, and `auto`.
+seats: eight prompts in the same rounds, against the same prompts one by one. devices: draft and
+target in separate memories. One step is skipped if there is only one device. requests: log-probs,
+bad words of several tokens, and `auto`.
 prefixes: prompts that reuse KV.
 rejection: the tokens of `acceptance=rejection`, their distribution, and the bits of its walk.
 large: `exact` at the size of an 8B model.
@@ -21,8 +21,8 @@ sanitize: compute-sanitizer over a short decode.
 
 A part takes at most eight minutes, and consists of steps. A part that was killed resumes where it
 stopped, as long as source and device are the same; --fresh starts the part again. After a failed
-step the other steps still run. The exception is the first step, `ready`: it checks that anything
-can run. `make gpu-check PART=kernels` calls this program.
+step the other steps still run, except after a failure of `ready`. This first step checks that
+anything can run. `make gpu-check PART=kernels` calls this program.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ def _lanes() -> tuple[Step, ...]:
 def _cost_file(lanes: str, name: str, seconds: float) -> Step:
     """Return a step that replaces the estimates of a shipped cost file by measured figures.
 
-    lanes: name of the earlier step that measured them. name: the cost file."""
+    lanes: name of the earlier step that measured the figures. name: name of the cost file.
+    """
     out = figures_of(f"costs {name}")
     command = (sys.executable, "-m", "bench.gpu.costs", name, "--lanes", str(figures_of(lanes)),
                "--out", str(out))  # fmt: skip
@@ -213,8 +214,8 @@ def _settings() -> tuple[Step, ...]:
 
 
 def _launches() -> tuple[Step, ...]:
-    """Return steps that compare two engines, with and without early launches of kernels. They
-    compare tokens and times."""
+    """Return steps that compare the tokens and times of two engines. One engine launches kernels
+    early, the other does not."""
     module = "tests.device.early"
     return (
         _ready(50),
@@ -225,8 +226,9 @@ def _launches() -> tuple[Step, ...]:
 
 
 def _integers() -> tuple[Step, ...]:
-    """Return steps for quantised weights. They compare bits with the CPU's, rows with each other,
-    graphs with single ops, and tokens of every method. They also measure forwards."""
+    """Return steps for quantised weights. Results are compared bitwise with the CPU's, and with
+    those of the same rows in other batches. Graphs are compared with single ops, and methods with
+    plain decoding. Forwards are timed."""
     short = ("--prompts", "40", "--max-tokens", "64", "--pair", "demo")
     few = ("bench.lanes", "--rows", "16", "--seconds", "0.3")
     return (
@@ -271,7 +273,8 @@ def _requests() -> tuple[Step, ...]:
 
 
 def _rejection() -> tuple[Step, ...]:
-    """Candidates that are accepted at random: repeated tokens, their distribution, bits."""
+    """Return steps for `acceptance=rejection`. They check that tokens repeat, that tokens have the
+    right distribution, and that the walk has the same bits as on the host."""
     walks = ("-m", "gpu", "-k", "walks", "tests/device/test_exec.py")
     scores = ("-m", "not exact", f"{TRITON}/test_draw.py")
     return (
@@ -283,7 +286,7 @@ def _rejection() -> tuple[Step, ...]:
 
 
 def _prefixes() -> tuple[Step, ...]:
-    """Run requests that reuse the KV of plain decoding's prompts."""
+    """Return steps whose requests reuse the KV of the prompts of plain decoding."""
     reuse = ("--pair", "demo", "--reuse", "--prompts", "40", "--max-tokens", "64")
     return (
         _ready(50),
@@ -293,8 +296,8 @@ def _prefixes() -> tuple[Step, ...]:
 
 
 def _devices() -> tuple[Step, ...]:
-    """Draft and target in memories of their own: on one device, with the draft on the CPU, and on
-    two devices if there are two."""
+    """Return steps with draft and target in separate memories: on one device, with the draft on the
+    CPU, and on two devices if there are two."""
     two = _tests("two devices", 140, "-m", "gpu", "-k", "two_devices", "-rs", APART)
     return (
         _ready(50),
@@ -330,14 +333,14 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the checks; returns 0 if all are right, 1 if not, 2 without a device."""
+    """Run the checks; returns 0 if all steps are right, 1 if one is not, 2 without a device."""
     return flags.guarded("tests.device.check", lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
     expect_cuda()
-    # The exit on SIGTERM raises SystemExit, so running steps are ended, too.
+    # On SIGTERM, sys.exit raises SystemExit, so a running step is ended, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     where = {"source": source_hash(), "device": device()}
     right = check(Path(args.json), where, args.part, run_command, args.fresh)
@@ -368,8 +371,8 @@ def device() -> dict[str, str]:
 
 
 def check(path: Path, where: dict[str, Any], part: str, run: Runner, fresh: bool = False) -> bool:
-    """Run the steps of one part whose results the file `path` lacks. Return True if all results are
-    right.
+    """Run the steps of one part whose results the file `path` lacks. Return True if all steps of
+    the part are right.
 
     where: source and device. A file for another source or device is discarded.
     """

@@ -3,8 +3,8 @@
     python -m tests.device.early [--pair 8b] [--methods A,B] [--prompts 4] [--json OUT]
 
 Two engines with the same weights answer the same prompts in turn, one of them with
-EngineConfig.programmatic_launch. It prints the us per round of both, and ends with 1 if a token
-differs. On a CPU, which has no such launches, both engines do the same.
+EngineConfig.programmatic_launch. The program prints the us per round of both engines, and ends with
+1 if a token differs. On a CPU, which has no early launches, both engines do the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROMPTS = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; returns the exit code."""
+    """Run the command; returns its exit code."""
     return flags.guarded("tests.device.early", lambda: _main(argv))
 
 
@@ -56,8 +56,8 @@ def _engine(args: argparse.Namespace, names: Sequence[str], early: bool) -> Engi
 
 
 def compared(usual: Engine, early: Engine, method: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Return a method's median us per round in both engines, and True if all tokens are the same.
-    The first prompt is a warm-up."""
+    """Return a method's median us per round in both engines, and True if both engines give the same
+    tokens. The first prompt also runs once before, to warm up."""
     prompt, params = pairs.prompts_of(args.pair), pairs.sampling_of(args, 1)
     times: tuple[list[float], list[float]] = ([], [])
     right = True

@@ -4,11 +4,11 @@ python -m tests.device.exact [--pair demo] [--methods A,B] [--prompts 200] [--ma
     [--temperature 0] [--top-p 1] [--top-k 0] [--together 1] [--dtype auto] [--eager]
     [--seconds 400] [--logprobs N] [--bad-words A,B] [--reuse] [--json OUT]
 
-For each prompt it compares the tokens of every method with those of `none`. --together N: N prompts
-share the rounds of each method, and `none` answers them one by one. --logprobs: log-probs of answer
-and prompt must be the same, too. Results are kept in OUT. A call that runs out of time ends with
-75, and the next call resumes if source, device and flags are the same. Ends with 1 if a token
-differs.
+For each prompt the program compares the tokens of every method with those of `none`. --together N:
+N prompts share the rounds of each method, and `none` answers them one by one. --logprobs: log-probs
+of answer and prompt must be the same, too. Results are kept in OUT. A call that runs out of time
+ends with 75, and the next call resumes if source, device and flags are the same. The program ends
+with 1 if a token differs.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def compare(
 def compare_some(
     engine: Engine, names: Sequence[str], args: argparse.Namespace, found: Found, some: range
 ) -> None:
-    """Compare the prompts of the range `some`, which share rounds."""
+    """Run the prompts with the indices `some` in the same rounds, by every method, and compare the
+    tokens with those of `none`."""
     prompt = pairs.prompts_of(args.pair)
     given = [(prompt(i), params_of(args, i)) for i in some]
     plain: list[Asked] = []
@@ -169,7 +170,7 @@ def ask(
 
 
 def difference(method: str, prompt: int, got: list[int], plain: list[int]) -> dict[str, Any]:
-    """Return a sentence on the first place where the tokens `got` differ from those of plain
+    """Return a JSON object with the first place where the tokens `got` differ from those of plain
     decoding."""
     differs = (i for i, (a, b) in enumerate(zip(got, plain, strict=False)) if a != b)
     shared = next(differs, min(len(got), len(plain)))
@@ -183,7 +184,8 @@ def difference(method: str, prompt: int, got: list[int], plain: list[int]) -> di
 
 
 def earlier(out: Path | None, key: dict[str, Any]) -> Found:
-    """Return the results that an earlier call with the same key stored, or empty results."""
+    """Return the results that an earlier call stored in `out` under the same key, or empty
+    results."""
     try:
         kept = json.loads(out.read_text()) if out else {}
     except (OSError, ValueError):
@@ -201,7 +203,7 @@ def save(out: Path | None, key: dict[str, Any], found: Found) -> None:
 
 
 def tell(found: Found, names: Sequence[str], wanted: int) -> int:
-    """Print the results; return the exit code. wanted: number of prompts."""
+    """Print the results; return the exit code. wanted: number of prompts to compare."""
     for method, line in found.methods.items():
         tokens, rounds = line["tokens"], max(1, line["rounds"])
         print(

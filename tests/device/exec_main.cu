@@ -60,7 +60,8 @@ T fetched(const T* there) {
   return here;
 }
 
-// Two streams pass a number to and fro. A stream may wait for an event before it is recorded.
+// Two streams in turn add one to a number, each through events of the other stream. A stream may be
+// told to wait for an event before the event is recorded.
 void keep_order() {
   const auto exec = make_cuda_exec(0);
   const auto cells = exec->cells<int64_t>(2, Where::device);
@@ -71,7 +72,7 @@ void keep_order() {
   one->prepare(slow), two->prepare(quick);
   Event first("first"), second("second");
   for (int64_t turn = 1; turn <= kTurns; ++turn) {
-    two->wait(first, turn);  // this wait may come before the event's record
+    two->wait(first, turn);  // this call may come before the event's record
     two->launch(quick, 1);
     two->record(second, turn);
     one->wait(second, turn - 1);
@@ -82,8 +83,8 @@ void keep_order() {
   check(fetched(a + 1) == 2 * kTurns, "order: expected ", 2 * kTurns, ", got ", fetched(a + 1));
 }
 
-// A graph is launched as one fused launch, and part by part. Its parts are a kernel and a captured
-// graph. Both ways do the same work.
+// A graph of a kernel and a captured graph is launched as one fused launch, and part by part. Both
+// ways do the same work.
 void fuse() {
   const auto exec = make_cuda_exec(0);
   const auto cells = exec->cells<int64_t>(2, Where::device);
@@ -121,7 +122,8 @@ void fuse() {
   check(fetched(a + 1) == wanted, "fused: expected ", wanted, ", got ", fetched(a + 1));
 }
 
-// Runs the ops of an OpScript on the device, one graph for each op and dtype, on one state.
+// Runs the ops of an OpScript on an OpState in the device's memory. Each op and dtype has its own
+// graph.
 class DeviceOps {
  public:
   DeviceOps()
@@ -201,7 +203,8 @@ void compare_ops() {
   std::printf("%ld ops\n", static_cast<long>(ops));
 }
 
-// The ops of rejection: every bit of the distributions, too.
+// Compares the ops of rejection sampling on the device with those on the host. Every bit of the
+// distributions must be equal, too.
 void compare_walks() {
   constexpr uint64_t kSeeds = 400;
   const auto host = std::make_unique<ChanceState>(), device = std::make_unique<ChanceState>();

@@ -1,8 +1,9 @@
 """`python -m tests.device.ready`: checks that build and machine are ready for device checks.
 
-It checks the core with its CUDA backend, torch, Triton, and a matrix product as in the lanes. It
-also checks a captured graph of a kernel and a product. It prints a line for each check. It stops at
-the first failure with one sentence, because the later checks depend on the earlier ones.
+The program checks the core with its CUDA backend, torch, Triton, and a matrix product as in the
+lanes. It also checks a captured graph of a kernel and a product. It prints a line for each check.
+It stops at the first failure with one sentence, because the later checks depend on the earlier
+ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ NO_KERNEL = "expected ops with a kernel"  # a working device refuses the toy lan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run all checks; return the exit code, 2 after a failure."""
+    """Run all checks; return the exit code, which is 2 after a failure."""
     return flags.guarded("tests.device.ready", lambda: _main(argv))
 
 
@@ -35,8 +36,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def core() -> str:
-    """Check that the core was built with CUDA for this device and that the driver accepts it.
-    Return the line to print."""
+    """Check that the core was built with CUDA for this device and that the driver accepts the
+    build. Return the line to print."""
     info = build_info()
     if not info["cuda"]:
         raise EngineError("core: expected one built with CUDA (SBRT_CUDA=ON says why), got none")

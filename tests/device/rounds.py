@@ -4,13 +4,13 @@ from a trace.
 python -m tests.device.rounds [--pair 8b] [--methods A,B] [--temperature 0] [--top-p 1] [--top-k 0]
     [--mode exact] [--streams] [--share 0.7] [--idle 20] [--json OUT]
 
-It prints tokens/s and us per round of `none` and of every method. `none` reads weights and the
-context's keys and values: the program prints which share of the measured read bandwidth this takes.
-From a trace it prints how long each lane works, and how long both work at the same time. It also
-prints how long the target is idle between two rounds. Overlapped methods run a second time, with
-higher priority for the target's stream. --streams: answers are streamed, token by token. Ends with
-1 if a token differs, if `none` is below --share, or if the median idle time is --idle us or more.
-In --mode fast tokens may differ.
+The program prints tokens/s and us per round of `none` and of every method. `none` reads weights and
+the context's keys and values: the program prints which share of the measured read bandwidth these
+reads use. From a trace it prints how long each lane works, and how long both work at the same time.
+It also prints how long the target is idle between two rounds. Overlapped methods run a second time,
+with higher priority for the target's stream. --streams: answers are streamed, token by token. The
+program ends with 1 if a token differs, if `none` is below --share, or if the median idle time is
+--idle us or more. In --mode fast tokens may differ.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PLAIN = "none"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; returns the exit code."""
+    """Run the command; returns its exit code."""
     return flags.guarded("tests.device.rounds", lambda: _main(argv))
 
 
@@ -113,8 +113,9 @@ def by_the_clock(answers: Sequence[RequestOutput]) -> dict[str, float]:
 
 
 def by_the_trace(answer: RequestOutput, spans: Sequence[Span]) -> dict[str, float]:
-    """Return us per round: work of the draft lane, of the target lane, and the time in which both
-    work. Also return the median and the largest idle time of the target between rounds, in us."""
+    """Return us per round: work of the draft lane, work of the target lane, and time in which both
+    lanes work. Also return the median and the largest idle time of the target between rounds, in
+    us."""
     spec = answer.outputs[0].spec_decode_metrics or {}
     rounds = max(1, spec.get("num_spec_steps", 0))
     times, idle = lane_times(spans), idle_between(spans)
@@ -128,8 +129,8 @@ def by_the_trace(answer: RequestOutput, spans: Sequence[Span]) -> dict[str, floa
 
 
 def idle_between(spans: Sequence[Span]) -> list[float]:
-    """Return a list of idle times in us. Each lasts from the end of a `select`, which ends a round
-    of the target, to the target's next work."""
+    """Return a list of idle times of the target in us. An idle time begins when `select` ends a
+    round, and lasts until the target's next work."""
     work = lane_work(spans, TARGET)
     return [(b.begin_ns - a.end_ns) / 1e3 for a, b in pairwise(work) if a.name == "select"]
 
@@ -144,7 +145,7 @@ def shares(args: argparse.Namespace, plain: dict[str, Any]) -> dict[str, float]:
     from bench.gpu.timing import read_bandwidth
 
     roof = read_bandwidth(torch.device("cuda", torch.cuda.current_device()))
-    context = 100 + args.max_tokens // 2  # mean prompt plus half of an answer, in tokens
+    context = 100 + args.max_tokens // 2  # number of tokens of a mean prompt and half of an answer
     moved = moved_bytes(pairs.shape_of(args.pair), context, 2)
     reads = moved / (plain["us_per_round"] / 1e6)
     print(f"none reads {reads / 1e9:.0f} of {roof / 1e9:.0f} GB/s: {100 * reads / roof:.0f} %")
@@ -152,7 +153,8 @@ def shares(args: argparse.Namespace, plain: dict[str, Any]) -> dict[str, float]:
 
 
 def missed(args: argparse.Namespace, report: dict[str, Any]) -> list[str]:
-    """Return a sentence for each method with wrong tokens, and for each bound that is missed."""
+    """Return a sentence for each method with wrong tokens, and for each bound that `none`
+    misses."""
     plain = report["lines"][0]
     wrong = [line["method"] for line in report["lines"] if not line["right"]]
     found = [f"{method}: wrong tokens" for method in wrong if args.mode == "exact"]

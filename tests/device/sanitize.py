@@ -1,4 +1,5 @@
-"""Runs compute-sanitizer over a short decode. Before that the tool must report a known fault."""
+"""Runs compute-sanitizer over a short decode. Before this run, the tool must report a known
+fault."""
 
 from __future__ import annotations
 
@@ -26,15 +27,19 @@ DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)
 SUMMARY = re.compile(r"(ERROR|RACECHECK) SUMMARY: 0 (errors|hazards)")
 DECODE = ("-m", "bench.gpu.decode", "--device", "cuda", "--max-tokens")
 TOKENS = {"memcheck": "16", "racecheck": "4", "synccheck": "4"}
-SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}  # {tool: time limit of a decode}
-TRIES = {"racecheck": 2}  # racecheck may report false hazards in cp.async pipelines
+# {tool: time limit of a decode in seconds}
+SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}
+# {tool: number of tries}. racecheck may report false hazards in cp.async pipelines.
+TRIES = {"racecheck": 2}
 BUILD_SECONDS, CANARY_SECONDS = 40, 15
-# Libraries may call functions that the driver lacks, which is no fault. Our code checks its calls.
+# No report of failed API calls: libraries may call functions that the driver lacks, which is no
+# fault. Our code checks its own calls.
 PROBES = ("--report-api-errors", "no")
 
 
 def find_tool() -> str | None:
-    """Return the path of compute-sanitizer, on PATH or next to the CUDA compiler; else None."""
+    """Return the path of compute-sanitizer, which is on PATH or next to the CUDA compiler. Return
+    None if there is none."""
     beside = [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin"]
     nvcc = shutil.which("nvcc")
     if nvcc:
@@ -45,7 +50,7 @@ def find_tool() -> str | None:
 
 
 def why_not(tool: str | None) -> str:
-    """Return the reason why the tool does not run here, in a sentence; "" if it does."""
+    """Return the reason why the tool does not run here, in a sentence; "" if the tool runs."""
     if tool is None:
         return f"{TOOL}: expected it on PATH or beside nvcc, found none: nothing was sanitized"
     if shutil.which("nvcc") is None:
@@ -76,8 +81,8 @@ def steps(tool: str) -> tuple[Step, ...]:
 
 
 def must_report(says: str) -> Callable[[Outcome], str]:
-    """Return a function that judges an outcome: it expects this report. If the tool misses a known
-    fault, a decode without reports proves nothing."""
+    """Return a function that judges an outcome. It expects the report `says`. If the tool misses a
+    known fault, a decode without reports proves nothing."""
 
     def judge(outcome: Outcome) -> str:
         if outcome.code == REPORTED and says in outcome.text:

@@ -1,5 +1,6 @@
-"""Runs a check in steps; it may be killed and resumed. Each step has its own time limit. The result
-of a step is stored in a JSON file, and the step is not run again for the same source and device.
+"""Runs the steps of a check. The check may be killed and resumed. Each step has its own time limit.
+The result of a step is stored in a JSON file. The step is not run again for the same source and
+device.
 
 A step that ran out of time, or that exits with UNFINISHED, has not ended: it runs again. A step
 that failed has ended, and does not run again.
@@ -29,7 +30,7 @@ SUFFIXES = {".py", ".cc", ".cu", ".h", ".inc"}
 TAIL = 60  # number of lines of a step's output that are kept
 COUNTS = re.compile(r"(\d+) (passed|failed|error|skipped)")
 UNFINISHED = 75  # exit code of a command that stores its results and must run again
-# Patterns for the cause of a failure; the first one that matches the output wins. They find: an
+# Patterns for the cause of a failure. The first pattern that matches the output wins. They find: an
 # error sentence of sbrt, the first failure of pytest, a compiler's error, the end of a traceback.
 CAUSES = (
     re.compile(r"^\S+: error: .+", re.MULTILINE),
@@ -44,7 +45,8 @@ LONGEST_CAUSE = 300  # number of characters
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a command. code: its exit code, None if it ran out of time."""
+    """The result of a command. code: the exit code, or None if the command ran out of time. text:
+    the output."""
 
     code: int | None
     text: str
@@ -60,8 +62,8 @@ class Step:
 
     judge: returns the reason why an outcome is not right, "" if it is. figures: a JSON file that
     the command writes. keeps: a later run of the command resumes with the figures of an earlier
-    one. is_needed: if the step fails, no later step is run. tries: the largest number of runs until
-    one is right; all runs share `seconds`.
+    run. is_needed: if the step fails, no later step is run. tries: the largest number of runs until
+    a run is right; all runs share `seconds`.
     """
 
     name: str
@@ -84,7 +86,8 @@ def some_passed(outcome: Outcome) -> str:
 
 
 def none_failed(outcome: Outcome) -> str:
-    """Like some_passed, but all tests may be skipped, because there may be too few devices."""
+    """Judge a run of pytest like some_passed, except that all tests may be skipped, because there
+    may be too few devices."""
     if outcome.code == 0 and counts(outcome.text).get("skipped", 0):
         return ""
     return some_passed(outcome)
@@ -107,7 +110,7 @@ def counts(text: str) -> dict[str, int]:
 
 
 def succeeded(outcome: Outcome) -> str:
-    """Return the reason why a command is not right, or "". It must end with 0."""
+    """Return the reason why a command is not right, or "". The command must end with 0."""
     return "" if outcome.code == 0 else f"it ended with {outcome.code}"
 
 
@@ -128,7 +131,7 @@ class Record:
         return found
 
     def forget(self, name: str) -> None:
-        """Discard the results of this part."""
+        """Discard the results of the part `name`."""
         self._found["parts"].pop(name, None)
 
     def write(self) -> None:
@@ -147,7 +150,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 def run_steps(
     record: Record, part: str, steps: Sequence[Step], run: Runner, say: Callable[[str], None]
 ) -> bool:
-    """Run the steps that have not ended, in order. Return True if all are right."""
+    """Run the steps that have not ended, in order. Return True if all steps are right."""
     kept = record.part(part)["steps"]
     for stale in set(kept) - {step.name for step in steps}:
         del kept[stale]
@@ -178,8 +181,8 @@ def _has_ended(found: Mapping[str, Any] | None, step: Step) -> bool:
 
 
 def run_step(step: Step, run: Runner) -> dict[str, Any]:
-    """Run a step. Return the result of the first try that is right, or else of the last try. All
-    tries share the step's seconds."""
+    """Run a step until a try is right, at most step.tries times. Return the result of the last try.
+    All tries share the step's seconds."""
     begun, left, found = 1, step.seconds, run_once(step, run, step.seconds)
     while not found["right"] and begun < step.tries:
         left -= found["seconds"]
@@ -190,7 +193,8 @@ def run_step(step: Step, run: Runner) -> dict[str, Any]:
 
 
 def run_once(step: Step, run: Runner, seconds: float) -> dict[str, Any]:
-    """Run one try of a step with the time limit `seconds`; return its result for the file."""
+    """Run one try of a step with the time limit `seconds`. Return the try's result for the JSON
+    file."""
     if step.figures is not None:
         step.figures.parent.mkdir(parents=True, exist_ok=True)
         if not step.keeps:

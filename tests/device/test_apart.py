@@ -1,7 +1,7 @@
 """Contract under test, on a CUDA device: an engine whose draft has a memory of its own answers
-every method like plain decoding in one memory. On one device both memories are there. With two
-devices each lane has its own, and mail is copied between them. A draft on the CPU has the host's
-memory: its threads wait for the device, and the device for them."""
+every method like plain decoding in one memory. With one device, both memories are on it. With two
+devices, each lane has its own device, and mail is copied between the devices. A draft on the CPU
+uses the host's memory. Its threads wait for the device, and the device waits for them."""
 
 from dataclasses import replace
 
@@ -33,7 +33,8 @@ def config(draft_device, seats=1):
 
 
 def answers(made, methods, seats=1):
-    """Return {(method, kind of request): tokens of `seats` prompts}. The prompts share rounds."""
+    """Return {(method, kind of request): tokens of the first `seats` prompts}. The prompts share
+    rounds."""
     found = {}
     with Engine(made, methods=METHODS) as engine:
         for method in methods:

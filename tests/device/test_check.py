@@ -268,7 +268,8 @@ def test_a_warning_of_a_torch_that_nobody_tried_fails_no_test():
 
 @pytest.mark.parametrize("part", check.PARTS)
 def test_what_the_steps_of_a_part_run_is_there(part):
-    """The modules given to `python -m` and the test files given to pytest exist."""
+    """Every module that a step gives to `python -m`, and every test file that a step gives to
+    pytest, exists."""
     for step in check.PARTS[part]():
         words = step.command
         if "-m" in words:
@@ -287,9 +288,9 @@ def test_a_part_looks_first_whether_anything_can_run(part):
 
 
 def test_every_test_that_needs_a_device_is_in_a_part():
-    """Also, every step selects at least one test. Otherwise pytest would end with exit code 5 after
-    minutes. Steps select kernel tests by file: see
-    test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
+    """Every test that needs a device is selected by a step, and every step selects at least one
+    test. Without a test, pytest would end with exit code 5 after minutes. Steps select kernel tests
+    by file: see test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
     collect = ("-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider")
     done = subprocess.run(
         [sys.executable, *collect, "tests/device"], cwd=ROOT, capture_output=True, text=True
@@ -307,8 +308,8 @@ def test_every_test_that_needs_a_device_is_in_a_part():
 
 
 def runs(command, test):
-    """True if the pytest command of a step selects `test`: by its files, and by the word after
-    -k."""
+    """Return True if the pytest command of a step selects `test`, by the command's files and by the
+    word after -k."""
     ignored = [word.removeprefix("--ignore=") for word in command if word.startswith("--ignore=")]
     files = [word for word in command if word.startswith("tests/")]
     chosen = any(test.startswith(file) for file in files)

@@ -104,7 +104,8 @@ def test_a_token_that_differs_is_found(out, capsys, monkeypatch):
     assert (wrong["method"], wrong["prompt"], wrong["at"]) == ("pearl", 1, 3)
     assert wrong["got"] == [wrong["expected"][0] + 1]
     assert "WRONG: pearl, prompt 1: token 3 is" in capsys.readouterr().out
-    assert call(out, "--prompts", "3") == 1  # the stored failure is reported again
+    # the failure stored by the earlier call is reported again
+    assert call(out, "--prompts", "3") == 1
 
 
 def test_prompts_that_share_rounds_are_compared_with_plain_decoding_alone(out, monkeypatch):
@@ -215,8 +216,8 @@ def test_a_bound_that_is_not_kept_is_said(report, said):
 
 
 def test_a_random_draft_is_its_target_s_first_layers_and_often_right(monkeypatch):
-    """At these sizes a layer contributes as much to the logits as one of an 8B model, so the draft
-    agrees as often."""
+    """At these sizes a layer contributes as much to the logits as a layer of an 8B model. So the
+    draft agrees with the target as often as there."""
     pair = pairs.random_pair(SMALL, torch.device("cpu"), draft_layers=2)
     bound = []
     real = lanes.GpuLane

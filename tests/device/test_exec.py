@@ -12,7 +12,7 @@ pytestmark = pytest.mark.gpu
 def program(programs, nvcc, tmp_path_factory):
     """Compile exec_main for this device; return its path."""
     made = tmp_path_factory.mktemp("gpu") / "exec_main"
-    nvcc.build(made, "-arch=native", strict=False)  # a newer compiler may warn
+    nvcc.build(made, "-arch=native", strict=False)  # not strict, because a newer compiler may warn
     return made
 
 

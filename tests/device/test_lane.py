@@ -1,7 +1,7 @@
 """Contract under test, on a CUDA device: a captured forward gives the same bits as its ops run one
 by one, even if the row table changes after the capture. A row's bits do not depend on its index or
-its neighbours. Engines answer every method like plain decoding, for any request and any priority of
-the streams."""
+its neighbours. Every method gives the answers of plain decoding, for any request and any priority
+of the streams."""
 
 from dataclasses import replace
 
@@ -145,8 +145,8 @@ def check_rows(scene, rows):
 @pytest.mark.parametrize("rows", [16, 64])
 @pytest.mark.parametrize("size", ["1b", "8b"])
 def test_a_layer_has_at_most_ten_nodes_in_the_graph_itself(size, rows, capsys):
-    """The test asks the driver for the number of graph nodes, because a matrix product may be more
-    than one kernel."""
+    """A layer has at most ten graph nodes. The test asks the driver for the number of nodes,
+    because a matrix product may be more than one kernel."""
     scene = Scene(size, rows)
     layers = scene.config.layers
     fewer = replace(scene.lane.weights.config, layers=layers - 1)
@@ -205,7 +205,7 @@ def answers(made, method, params, count, tokens):
 @on_device
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_method_answers_like_plain_decoding(kind):
-    """The test uses ten prompts, tests.device.exact two hundred."""
+    """This test compares ten prompts; tests.device.exact compares two hundred."""
     with engine() as made:
         plain = answers(made, "none", KINDS[kind], 10, 64)
         assert any(plain)

@@ -1,6 +1,7 @@
 """Contract under test, on a CUDA device: flash attention over a ring equals attention in plain
 torch. A wide piece of a prompt is captured as one graph. Wide pieces leave the same KV as narrow
-ones, up to rounding, and the same bits when repeated. Memory that is not in use is not written."""
+pieces, up to rounding, and the same bits when repeated. Memory that is not in use is not
+written."""
 
 import pytest
 import torch
@@ -22,8 +23,8 @@ CONFIG = ModelConfig(
     head_dim=64, vocab=5003, rms_eps=1e-5, rope_theta=5e5, tied=True, max_positions=2048,
 )  # fmt: skip
 DTYPE = torch.bfloat16
-# Largest difference, relative to the largest value. Both sides round to bfloat16, in different
-# orders.
+# Largest difference of two results, relative to the largest value. Both results are rounded to
+# bfloat16, but their sums have different orders.
 NEARLY = 0.03
 
 
@@ -61,8 +62,8 @@ class Scene:
         self.pieces = {p.rows: p for p in self.lane.forward(self.table.data_ptr(), False)}
 
     def fed(self, tokens, width):
-        """Process tokens in pieces of `width` rows; return the KV ring, which was all NaN
-        before."""
+        """Fill the KV ring with NaN, then process the tokens in pieces of `width` rows. Return a
+        copy of the KV ring."""
         kv = self.lane.buffers.kv
         kv.fill_(float("nan"))
         for first in range(0, len(tokens), width):
@@ -96,7 +97,8 @@ def test_wide_pieces_leave_what_narrow_ones_leave(device, length):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_a_long_prompt_is_answered_as_plain_decoding_does(temperature):
-    """The demo pair reads the prompt of 700 tokens in pieces of at most 512 rows."""
+    """Every method gives the same answer to a prompt of 700 tokens. The demo pair reads the prompt
+    in pieces of at most 512 rows."""
     params = SamplingParams(temperature=temperature, seed=2, max_tokens=64, ignore_eos=True)
     prompt = [1 + i * i % 2000 for i in range(700)]
     pair = [demo_folder(name) for name in ("target", "draft")]

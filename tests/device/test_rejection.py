@@ -1,6 +1,6 @@
-"""Contract under test, on a CUDA device: under `acceptance=rejection` every method repeats its
-tokens with three seats, without graphs, and with a memory for each lane. Its tokens have the
-distribution of plain decoding's: the first three of each answer, of a few thousand seeds."""
+"""Contract under test, on a CUDA device, for `acceptance=rejection`. Every method gives the same
+tokens with three seats, without graphs, and with a memory for each lane. The first three tokens of
+an answer have the same distribution as by plain decoding, measured over a few thousand seeds."""
 
 from collections import Counter
 from dataclasses import replace
@@ -34,7 +34,8 @@ def opened(seats=1, methods=METHODS, **more):
 
 
 def answers(engine):
-    """Tokens by method and request of the first three prompts, together where there are seats."""
+    """Return {(method, index of the request): tokens for each of three prompts}. The prompts share
+    rounds if the engine has three seats."""
     found = {}
     for method in METHODS:
         for number, params in enumerate(REQUESTS):
@@ -66,7 +67,8 @@ def test_two_memories(plain, monkeypatch):
 
 
 def beginnings(engine, method, first):
-    """How often each beginning came, of SEEDS answers by seeds from `first` on."""
+    """Return how often each beginning of three tokens occurs in SEEDS answers. first: the first
+    seed."""
     found = Counter()
     params = [
         SamplingParams(temperature=1.0, top_k=4, seed=first + i, max_tokens=3) for i in range(SEEDS)
@@ -77,7 +79,8 @@ def beginnings(engine, method, first):
 
 
 def distance(one, other):
-    """Standard deviations between two tables of counts of as many answers (Wilson, Hilferty)."""
+    """Return how many standard deviations the chi-squared distance of two tables of counts is above
+    its mean (formula of Wilson and Hilferty). Both tables count equally many answers."""
     cells = [key for key in one | other if one[key] + other[key] >= 20]
     x = sum((one[key] - other[key]) ** 2 / (one[key] + other[key]) for key in cells)
     k = len(cells) - 1

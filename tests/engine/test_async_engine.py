@@ -167,7 +167,7 @@ def test_a_slow_reader_gets_larger_parts_and_holds_up_nobody(served, plain):
 
     parts, others = asyncio.run(run())
     assert others == [plain(2), plain(3)]
-    assert len(parts) <= 2  # first output, then one that joins all later ones
+    assert len(parts) <= 2  # the first output, and one output that joins all later ones
     assert [i for ids in parts for i in ids] == plain(5)
 
 
@@ -271,7 +271,7 @@ def test_an_engine_that_fails_tells_everybody(served, monkeypatch):
 
 
 def failing_engine(seats=1):
-    """Return an engine in which a forward of position 300 throws."""
+    """Return an engine in which a forward with position 300 throws."""
     fields = {"num_threads": 1, "max_model_len": 2**20, "max_num_seqs": seats}
     return toy_engine(target={"throw_at": 300}, **fields)
 

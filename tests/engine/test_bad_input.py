@@ -58,8 +58,8 @@ FIELDS = [
 
 
 def refusal(kind, given):
-    """Return the sentence with which `kind(**given)` is refused; "" if it is accepted. Other errors
-    are raised."""
+    """Return the sentence with which `kind(**given)` is refused, or "" if the arguments are
+    accepted. Other errors are raised."""
     try:
         kind(**given)
     except InvalidInputError as error:
@@ -114,7 +114,8 @@ def put_device(path):
 )  # fmt: skip
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_no_file_is_not_opened(make, tmp_path, name, put):
-    """Reading a FIFO would wait for ever, and reading a device would never end."""
+    """FIFOs and devices are refused without being opened. Reading a FIFO would wait for ever, and
+    reading a device would never end."""
     folder = make.checkpoint(tmp_path / "m")
     (folder / name).unlink()
     put(folder / name)
@@ -129,7 +130,8 @@ def test_a_file_that_may_be_missing_is_read_only_if_it_is_one(make, tmp_path, na
 
 
 def test_links_to_files_are_read(make, tmp_path):
-    """Hugging Face's cache stores a model as links to files outside the folder."""
+    """Links are followed, because Hugging Face's cache stores a model as links to files outside the
+    folder."""
     store, folder = make.checkpoint(tmp_path / "store"), tmp_path / "m"
     folder.mkdir()
     for name in FILES:
@@ -177,7 +179,7 @@ def test_a_pickle_in_the_folder_is_never_opened(make, tmp_path):
     assert "config.json" in done.stdout
     assert not any(name in done.stdout for name in (*names, "index"))
     assert not made.exists()
-    pickle.loads(pickle.dumps(Creates(made))).close()  # unpickling does create the file
+    pickle.loads(pickle.dumps(Creates(made))).close()  # shows that unpickling creates the file
     assert made.exists()
 
 
@@ -232,7 +234,8 @@ def test_a_key_that_appears_twice_among_many_is_found(tmp_path):
 
 
 def test_lists_of_any_depth_are_refused(make, tmp_path):
-    """Near the interpreter's recursion limit reading a nested list works, but printing may fail."""
+    """A nested list of any depth is refused in one sentence. Near the interpreter's recursion limit
+    reading such a list works, but printing it may fail."""
     text = json.dumps(make.config())
     for depth in (10, 100, *range(850, 1010, 5)):
         nested = "[" * depth + "]" * depth

@@ -1,6 +1,6 @@
-"""Contract under test: requests that run together have the answers that each has alone. The tests
-use every method, greedy, sampled and shaped, 1 and 2 threads, any order of arrival, and aborts of
-other requests. They use `generate` of a list, `step`, and streams of several threads."""
+"""Contract under test: requests that run together get the answers that each request gets alone. The
+tests use every method, greedy, sampled and shaped, 1 and 2 threads, any order of arrival, and
+aborts of other requests. They use `generate` of a list, `step`, and streams of several threads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.engine.test_same_tokens import METHODS, SAMPLINGS, some_prompts
 
 SEATS = 6
 COUNT, MANY = 14, 40  # numbers of requests
-GROWTH = 8 * 2**20  # bytes by which the allocator itself may grow
+GROWTH = 8 * 2**20  # number of bytes by which the allocator itself may grow
 METHODS_OF_SEATS = ("none", "draft_model", "specbranch")
 
 
@@ -38,7 +38,8 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def params_of(i: int, sampling: str) -> SamplingParams:
-    """Return the params of request i. Lengths differ, so that seats get free at different times."""
+    """Return the params of request i. The answers' lengths differ, so that seats get free at
+    different times."""
     return SamplingParams(
         seed=i, max_tokens=8 + 7 * i % 41, ignore_eos=i % 8 != 0, **SAMPLINGS[sampling]
     )
@@ -57,8 +58,8 @@ def summary(output) -> tuple:
 
 
 def run_together(engine: Engine, sampling: str, seed: int, count: int) -> dict[str, tuple]:
-    """Run requests that arrive at random, with several methods; return {name: summary}. Some more
-    requests are aborted meanwhile."""
+    """Run requests that arrive at random, with several methods; return {name: summary}. A few
+    additional requests are aborted while these run."""
     rng, found = Random(seed), {}
     prompts = some_prompts(count)
     waiting = [(f"{i}", prompts[i], params_of(i, sampling), METHODS[i % len(METHODS)])
@@ -161,8 +162,8 @@ def test_streams_of_several_threads_run_together() -> None:
     ("count", "seats"), [(300, 3), pytest.param(10_000, 8, marks=pytest.mark.exact)]
 )
 def test_seats_come_back(count: int, seats: int) -> None:
-    """Many requests of three methods run, and some are aborted; then one runs alone. Memory does
-    not grow."""
+    """Many requests of three methods run, and some are aborted. All other requests, and one that
+    then runs alone, get the right answers. Memory does not grow."""
     rng, before = Random(5), 0
     with toy_engine(max_num_seqs=seats, methods=METHODS_OF_SEATS) as engine:
         params = SamplingParams(temperature=0, max_tokens=12)

@@ -1,6 +1,7 @@
 """Contract under test: with cpu_affinity each thread of a lane is pinned to a core of its own. Each
 lane has a memory of its own. The tokens are those of any engine. Weights are read on the lane's
-cores. In EngineCore both lanes may share a core, which EngineConfig refuses: so one is enough."""
+cores. EngineConfig refuses that both lanes share a core, but EngineCore allows it. So most tests
+need only one core."""
 
 import os
 import sys
@@ -16,7 +17,7 @@ from tests.common import toys
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are pinned on Linux")
 ALLOWED = sorted(os.sched_getaffinity(0))
-FIRST, LAST = ALLOWED[0], ALLOWED[-1]  # the same where there is one core
+FIRST, LAST = ALLOWED[0], ALLOWED[-1]  # equal if only one core is allowed
 SIZES = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 2}
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 
@@ -26,7 +27,7 @@ def threads():
 
 
 def cores_of(tids):
-    """The cores of each thread, sorted."""
+    """Return a sorted list with the cores on which each thread may run."""
     return sorted(sorted(os.sched_getaffinity(tid)) for tid in tids)
 
 
@@ -87,7 +88,8 @@ def test_an_engine_without_a_draft_is_pinned():
 
 
 def test_an_engine_with_a_draft_answers_the_same(monkeypatch):
-    """With any set of cores, also of one core, which two teams share here."""
+    """With pinned threads the tokens are those of plain decoding. If only one core is allowed, the
+    teams of both lanes share it."""
     speculative = {"model": demo_folder("draft")}
     config = EngineConfig(demo_folder("target"), speculative=speculative, num_threads=2)
     with Engine(replace(config, speculative=None)) as engine:
@@ -113,7 +115,8 @@ def test_an_engine_with_a_draft_answers_the_same(monkeypatch):
 
 
 def test_a_pinned_engine_accepts_by_rejection_as_any_engine(monkeypatch):
-    """Two teams may share the only core here."""
+    """Pinned threads give the same tokens as other threads. If only one core is allowed, the teams
+    of both lanes share it."""
     params = SamplingParams(temperature=0.8, seed=3, max_tokens=24)
     speculative = {"model": demo_folder("draft"), "method": "specbranch:acceptance=rejection"}
     config = EngineConfig(demo_folder("target"), speculative=speculative, num_threads=2)
@@ -127,7 +130,7 @@ def test_a_pinned_engine_accepts_by_rejection_as_any_engine(monkeypatch):
 
 
 def test_each_lane_reads_its_weights_on_cores_of_its_own(monkeypatch):
-    """The process's mask is imitated, so that one core is enough."""
+    """The test replaces the process's affinity mask by a variable, so that one core is enough."""
     mask, read = {0, 1}, []
     decoder = Checkpoint.decoder
 

@@ -67,13 +67,14 @@ def test_rejection_repeats_and_is_plain_decoding_where_nothing_is_drawn(folders,
             assert [ids_of(o) for o in outputs] == [plain[p] for p in prompts]
         params = SamplingParams(temperature=1.0, top_p=0.9, seed=1, max_tokens=40)
         wanted = [ids_of(o) for o in engine.generate(prompts, params, method="none")]
-        # The choices of `auto` depend on measured times, so its sampled tokens vary.
+        # With `auto`, sampled tokens vary, because the methods that it selects depend on measured
+        # times.
         for method in METHODS[:-1]:
             found = [ids_of(o) for o in engine.generate(prompts, params, method=method)]
             assert found == [ids_of(o) for o in engine.generate(prompts, params, method=method)]
             if method in DRAFTLESS:
                 assert found == wanted
-            elif method != "adaedl":  # adaedl may have been too uncertain to draft
+            elif method != "adaedl":  # adaedl drafts nothing while the draft is uncertain
                 assert found != wanted
             coupled = engine.generate(prompts, params, method=f"{method}:acceptance=coupled")
             assert [ids_of(o) for o in coupled] == wanted

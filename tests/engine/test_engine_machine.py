@@ -55,7 +55,7 @@ BAD = (
 
 
 def open_engine(tuned: bool = False, seats: int = 1) -> Engine:
-    """Open an engine. tuned: `auto` is among its methods."""
+    """Open an engine. tuned: True if `auto` is among its methods."""
     config = EngineConfig(
         model="toy",
         skip_tokenizer_init=True,
@@ -88,8 +88,8 @@ def plain(prompt: tuple[int, ...], sampling: int, budget: int) -> tuple[list[int
 class Callers(RuleBasedStateMachine):
     """Makes random calls to an engine and checks the results.
 
-    told: unfinished requests that `step` runs, in the order of the queue. tuned: True for about
-    every fourth engine; it has `auto`, which replaces `none`.
+    told: unfinished requests that `step` runs, in the order of the queue. tuned: True if the engine
+    has `auto` in place of `none`, as about every fourth engine has.
     """
 
     @initialize(
@@ -118,8 +118,8 @@ class Callers(RuleBasedStateMachine):
         return "hedge" if method == AUTO else method
 
     def check(self, outputs):
-        """Outputs of `step` must be for live requests and in order. Their tokens must be a prefix
-        of those of plain decoding."""
+        """Check outputs of `step`. A request with an output must be among the first `seats`
+        requests of the queue. Its tokens must be a prefix of those of plain decoding."""
         for output in outputs:
             assert output.request_id in self.told
             tokens, finish = plain(*self.told[output.request_id])

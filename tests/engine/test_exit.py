@@ -92,7 +92,8 @@ def test_the_exit_code_is_the_program_s_own(end: str, code: int) -> None:
 
 
 def test_an_exit_handler_that_closes_ends_the_work_first() -> None:
-    """The daemon thread outlives the exit handlers, so its call raises a closed engine's error."""
+    """The daemon thread outlives the exit handlers, so its call raises the error of a closed
+    engine."""
     script = (
         f"{BEGIN}from sbrt import EngineError\ne = open_engine()\n"
         "def work():\n    try:\n        e.generate('abc', PARAMS)\n    except EngineError:\n"
@@ -106,8 +107,8 @@ def test_an_exit_handler_that_closes_ends_the_work_first() -> None:
 
 
 def test_an_exit_handler_may_call_an_engine_of_a_program_with_a_signal_handler() -> None:
-    """A helper thread makes the engine calls of the main thread. It exists until the exit handlers
-    are over."""
+    """A helper thread makes the engine calls of the main thread. The helper thread exists until the
+    exit handlers are over."""
     script = (
         f"{BEGIN}import signal\ne = open_engine()\n"
         "atexit.register(lambda: print(len(e.generate('abc', PARAMS)), flush=True))\n"

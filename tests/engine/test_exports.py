@@ -1,5 +1,5 @@
 """Contract under test: our modules change nothing in libraries that are loaded later. If the core
-is imported first, all libraries use the C++ runtime that it loads. operator new must be that
+is imported first, all libraries use the C++ runtime that the core loads. operator new must be that
 runtime's own, not one that our modules define."""
 
 import ctypes

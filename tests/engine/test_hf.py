@@ -1,5 +1,6 @@
 """Contract under test: model.generate(custom_generate=sbrt.hf.generate) returns the same tokens as
-model.generate, in the same shape. It refuses arguments that the engine does not support."""
+model.generate, in the same shape. sbrt.hf.generate refuses arguments that the engine does not
+support."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import pytest
 from sbrt import Engine, InvalidInputError, hf
 from sbrt.model import demo_pair
 
-NEAR = 1e-3  # if two logits are closer than this, rounding may decide which is larger
+NEAR = 1e-3  # rounding may decide which of two logits closer than this is larger
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def engine():
 
 
 def same(model, ours, theirs):
-    """True if both are equal, or differ first where the model's logits are nearly tied."""
+    """Return True if both answers are equal, or first differ at a token whose logits are nearly
+    tied."""
     import torch
 
     if ours.shape == theirs.shape and bool((ours == theirs).all()):

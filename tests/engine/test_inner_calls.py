@@ -1,6 +1,6 @@
 """Contract under test: a signal handler may call the engine at every moment of another call, and
-both answers are right. on_prefill may call it, too. A call by a destructor inside another call of
-the same thread raises EngineError."""
+both answers are right. on_prefill may call the engine, too. A call by a destructor inside another
+call of the same thread raises EngineError."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def one_engine(**fields: object) -> Engine:
 
 @pytest.fixture
 def alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """alarm(call): installs a handler of SIGALRM that makes this call."""
+    """alarm(call): installs a handler of SIGALRM that makes the call `call`."""
     before = signal.getsignal(signal.SIGALRM)
     yield lambda call: signal.signal(signal.SIGALRM, lambda *_: call())
     signal.signal(signal.SIGALRM, before)
@@ -46,7 +46,7 @@ def send() -> None:
 
 @pytest.fixture
 def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], None]:
-    """during(method, call): makes `call` once while that method of the scheduler runs."""
+    """during(method, call): makes `call` once while the scheduler's method `method` runs."""
 
     def plant(method: str, call: Callable[[], object]) -> None:
         inner, calls = getattr(Scheduler, method), [call]
@@ -117,7 +117,8 @@ def test_a_handler_that_generates_at_every_moment_of_a_call(how, alarm) -> None:
     """A helper thread makes the engine calls of the main thread. In this test the handler runs at
     any moment of the main thread. In the next tests it runs at chosen moments of the call
     itself."""
-    two = SamplingParams(temperature=0, max_tokens=2)  # short, because it runs thousands of times
+    # few tokens, because the handler runs thousands of times
+    two = SamplingParams(temperature=0, max_tokens=2)
     want, inner = fresh(PROMPT[:20], SHORT), fresh(PROMPT[:9], two)
     found: list[list[int]] = []
     with one_engine() as engine:
@@ -163,7 +164,7 @@ def test_a_handler_that_generates_while_a_call_is_half_done(how, method, alarm, 
         def half_done() -> None:
             assert threading.current_thread() is not threading.main_thread()
             send()
-            assert begun.wait(60)  # the handler is running, and this call is not done
+            assert begun.wait(60)  # the handler has begun, and the interrupted call is not done
 
         alarm(handler)
         during(method, half_done)
@@ -186,7 +187,7 @@ CALLS = [
 
 @pytest.mark.parametrize("call", CALLS)
 def test_every_call_by_a_handler_while_another_is_half_done(call, alarm, during) -> None:
-    """The interrupted call ends first, then the handler's call."""
+    """The interrupted call ends first, then the handler's call is made."""
     with one_engine() as engine:
         done: list[object] = []
         alarm(lambda: done.append((call(engine), None)))
@@ -267,7 +268,8 @@ def test_what_a_handler_raises_in_a_step_ends_the_step_and_no_request(error, ala
 
 
 def test_what_a_handler_raises_ends_a_call_that_waits_for_another_thread(alarm) -> None:
-    """The handler runs while another thread's call runs. The call that waits is never made."""
+    """The main thread's call waits for another thread's call. An error that a handler raises
+    meanwhile ends the waiting call before it has begun."""
     with one_engine() as engine:
         turns, held, raised = engine._scheduler.turns, threading.Event(), threading.Event()
         seen: list[bool] = []

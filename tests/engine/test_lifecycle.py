@@ -21,7 +21,7 @@ from sbrt._core import EngineCore, Policy, Sampling, Toy
 from sbrt.methods import DRAFTLESS, METHODS
 from tests.common.toys import GREEDY, PROMPT, answer, fresh, ids_of, toy_engine
 
-GATE = {"gate_at": 300}  # a forward of this position waits until the gate is opened
+GATE = {"gate_at": 300}  # a forward of position 300 waits until the gate is opened
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,8 @@ def gated_engine(
 
 
 def test_a_long_prefill_tells_how_far_it_is() -> None:
-    """While prefill waits in the fifth of ten pieces, it reports the tokens of four pieces."""
+    """While the prefill waits in the fifth of ten pieces, on_prefill gets the number of tokens of
+    four pieces."""
     with gated_engine() as (engine, toy):
         told: list[tuple[int, int]] = []
 
@@ -77,7 +78,8 @@ def ctrl_c_at_the_gate(engine: Engine, toy: Toy) -> Iterator[None]:
             time.sleep(0.001)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
-    sender = threading.Thread(target=send, daemon=True)  # daemon, so that a failing test still ends
+    # daemon=True, so that the program ends even if the test fails.
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     with pytest.raises(KeyboardInterrupt):
         yield
@@ -125,7 +127,7 @@ def test_ctrl_c_inside_a_long_round_of_a_stream(start: str) -> None:
 
 def test_ctrl_c_while_waiting_for_a_round_that_was_dropped() -> None:
     with gated_engine() as (engine, toy):
-        for _ in range(2):  # the second time the request has not begun
+        for _ in range(2):  # in the second turn the request has not begun
             with ctrl_c_at_the_gate(engine, toy):
                 engine.generate(PROMPT[:290], GREEDY)
         toy.open_gate()
@@ -210,7 +212,8 @@ def test_an_abort_after_any_number_of_steps(method: str, stride: int) -> None:
             assert ids_of(last["b"]) == then, steps
             if "a" in last:
                 assert ids_of(last["a"]) == first[: len(ids_of(last["a"]))]
-        assert last["a"].outputs[0].finish_reason == "length"  # with many steps it ends normally
+        # in the last turn request a ends before its abort
+        assert last["a"].outputs[0].finish_reason == "length"
 
 
 # --- threads ---
@@ -234,7 +237,8 @@ def test_closing_joins_every_thread(how: str) -> None:
         elif how == "failed":
             with pytest.raises(EngineError, match="position 200") as caught:
                 engine.generate(PROMPT[:190], GREEDY)
-            assert caught.tb  # the traceback's frames refer to the core
+            # The traceback is kept alive, because its frames refer to the core.
+            assert caught.tb
         elif how == "stream":
             stream = engine.stream(PROMPT[:20], GREEDY)
             next(stream)
@@ -283,7 +287,7 @@ def test_an_interpreter_ends_with_an_engine_open(more: str) -> None:
 
 @pytest.mark.parametrize("length", [640, 290], ids=["prefill", "round"])
 def test_a_python_thread_runs_during_one_long_call(length: int) -> None:
-    """If begin() or run() held the GIL, nothing could open the gate."""
+    """If begin() or run() held the GIL, the Python thread could not open the gate."""
     toy = Toy(**GATE)
     core = EngineCore(toy, None, max_model_len=4096)
 

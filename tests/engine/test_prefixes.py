@@ -59,8 +59,8 @@ def test_a_chat_feeds_what_is_new(sampling: dict, names: tuple[str, ...]) -> Non
             assert [tokens for tokens, *_ in turns] == [tokens for tokens, *_ in fresh], method
             before = 0
             for tokens, cached, length in turns:
-                # The KV of the last accepted path is not reused: only a next round would move it to
-                # its slots.
+                # The KV of the last accepted path is not reused, because only a further round would
+                # move this KV to its slots.
                 least = max(0, before - 20)
                 assert least <= cached <= (length - 1 if before else 0), (method, cached, before)
                 before = length + len(tokens)

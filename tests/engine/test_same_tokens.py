@@ -23,17 +23,19 @@ METHODS = (
     "hedge:F=8,tree=0,on_miss=lookup",
 )
 UNTUNED = untuned(METHODS)
-MAX_TOKENS, FEW_TOKENS = 64, 40  # of an answer; few where few prompts are compared
-DRAFTS = ("draft", "poor", "random")  # the last one misses in every round
+# Numbers of tokens of an answer; FEW_TOKENS if few prompts are compared.
+MAX_TOKENS, FEW_TOKENS = 64, 40
+DRAFTS = ("draft", "poor", "random")  # the random draft misses in every round
 THREADS = (1, 2)
-# Draft, threads, prompts, methods; `auto` once.
+# (draft, number of threads, number of prompts, methods); only one entry has `auto`.
 SOME = (
     ("draft", 1, 2, UNTUNED),
     ("draft", 2, 2, METHODS),
     ("poor", 2, 2, UNTUNED),
     ("random", 1, 1, UNTUNED),
 )
-ENOUGH = 4  # number of prompts: some answers end at a stop string, others at max_tokens
+# Number of prompts with which some answers end at a stop string, and others at max_tokens.
+ENOUGH = 4
 QUANTISED = [("int8", "float32"), ("int8", "int8"), ("int4", "int8")]  # (weights, activations)
 # All params that change a row's distribution, and stop strings of several tokens. Each stop string
 # ends some answers.
@@ -56,7 +58,8 @@ PLAIN_DISTS, SHAPED_DISTS = list(SAMPLINGS)[:2], list(SAMPLINGS)[2:]
 
 @cache
 def some_prompts(limit: int) -> list[str]:
-    """Return prompts of the JSON lines that $SBRT_PROMPTS names, else built-in ones, numbered."""
+    """Return the prompts of the JSON lines file that $SBRT_PROMPTS names. Without it, return
+    built-in prompts with a number before each."""
     if file := os.environ.get("SBRT_PROMPTS"):
         return read_prompts(Path(file), limit)
     return [f"# {i}\n{text}" for i in range(limit) for text in BUILT_IN][:limit]
@@ -100,7 +103,8 @@ Answer = tuple[list[int], str, str | None, int | str | None]
 
 
 def length_of(prompts: list[str], sampling: str) -> int:
-    """Tokens of an answer. A shaped one needs many to reach a stop string."""
+    """Return the length of an answer in tokens. A shaped answer needs many tokens to reach a stop
+    string."""
     return MAX_TOKENS if "stop" in SAMPLINGS[sampling] or len(prompts) > ENOUGH else FEW_TOKENS
 
 
@@ -108,7 +112,7 @@ def answers(engine: Engine, method: str, prompts: list[str], sampling: str) -> l
     found: list[Answer] = []
     most = length_of(prompts, sampling)
     for i, prompt in enumerate(prompts):
-        # Every eighth answer may end at an end token; the others ignore it.
+        # Every eighth answer may end at an end-of-sequence token; the other answers ignore it.
         params = SamplingParams(
             seed=i, max_tokens=most, ignore_eos=i % 8 != 0, **SAMPLINGS[sampling]
         )
@@ -229,7 +233,7 @@ def test_threads_change_nothing(engine_of: MakeEngine, sampling: str) -> None:
 
 
 def test_seeds_differ(engine_of: MakeEngine) -> None:
-    """The sampled comparison is meaningful: another seed gives another text."""
+    """The comparison of sampled answers is meaningful, because another seed gives another text."""
     engine, [prompt] = engine_of("draft", 1, UNTUNED), some_prompts(1)
     texts = set()
     for seed in range(4):

@@ -1,5 +1,5 @@
-"""Faults that tests insert into sbrt's code. Each replaces a text that occurs once in its file. It
-names tests of `make test` that must then fail."""
+"""Faults that tests insert into sbrt's code. A fault replaces a text that occurs once in its file,
+and names tests of `make test` that must then fail."""
 
 from __future__ import annotations
 

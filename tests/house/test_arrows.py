@@ -34,7 +34,8 @@ OWN_RULES = {"reference", "triton_kernels"}
 # PRIVATE: packages that no other package may import. ALONE: packages that may import none of our
 # other packages.
 PRIVATE = {"bench.peers", "bench.clients"}  # they are separate programs
-ALONE = {"bench.peers.workers", "bench.clients.workers"}  # they run in environments without sbrt
+# these packages run in environments without sbrt
+ALONE = {"bench.peers.workers", "bench.clients.workers"}
 # Inside bench a room may import only rooms to its right. Modules outside every room belong to
 # `commands`.
 BENCH_ROOMS = ("commands", "clients", "peers", "sweep", "kernels", "lanes", "gpu", "models")
@@ -381,7 +382,7 @@ def test_import_sbrt_reaches_nothing_heavy():
 
 
 def test_only_commands_know_the_server():
-    """The server is an extra, so an embedder's imports must not need it."""
+    """The server is an optional extra, so `import sbrt` in another program must not need it."""
     graph = import_graph(ROOT, in_functions=True)
     knows = {m for m, names in graph.items() if any(below(name, "sbrt.server") for name in names)}
     commands = {"sbrt.tools.serve", "sbrt.tools.draft.chat"}  # draft.chat renders a template

@@ -14,11 +14,12 @@ OPS = {
     *CSRC.rglob("*_op.h"),
     CSRC / "round/crew.h",
     CSRC / "state/record.h",
-}  # kernels of a device call this code, too
+}  # device kernels call the code of these files, too
 SOURCES = sorted({*CSRC.rglob("*.cu"), *OPS, *(p for p in BODY.iterdir() if p.is_file())})
-ALLOCATES = {"device_memory.cc"}  # only when an engine is built
-# Number of waits of the host for a stream or an event: for new memory, at the end of a stream,
-# between sequences, for the device's clock. A worker waits for the mail of a draft on the CPU.
+ALLOCATES = {"device_memory.cc"}  # the one file that allocates; it does so when an engine is built
+# {file: number of places where the host waits for a stream or an event}. The host waits for new
+# memory, at the end of a stream, between sequences, and for the device's clock. In host_stream.cc a
+# worker waits until the mail of a draft on the CPU is copied.
 WAITS = {
     "device_memory.cc": 1,
     "cuda_stream.cc": 1,
@@ -26,7 +27,7 @@ WAITS = {
     "timing.cc": 1,
     "host_stream.cc": 1,
 }
-TIMES = {"timing.h", "timing.cc"}  # events that keep their time
+TIMES = {"timing.h", "timing.cc"}  # the files that may use timed events
 CAPTURED = {"device_graph.cc", "device_graph.h", "publish.cu", "kernels.cu"}
 CAPTURED |= {path.name for path in OPS}
 

@@ -137,8 +137,8 @@ def test_the_commands_of_a_page_have_the_flags_that_exist(line):
 
 
 def test_the_worked_example_obeys_the_rules():
-    """A round commits n + 1 tokens. After a hit the chain is as deep as the row of the table says,
-    after a miss it is empty."""
+    """A round that accepts n draft tokens commits n + 1 tokens. After a hit the next chain is as
+    deep as the row of the table says. After a miss the next chain is empty."""
     text = (ROOT / "docs" / "round.md").read_text()
     rows = re.findall(
         r"^\| (\d+) \| (\d+)[^|]*\| (\d+) \| ([^|]+)\| (\d+) \| ([^|]+)\| (\d+) \|$",

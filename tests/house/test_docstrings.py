@@ -23,8 +23,8 @@ FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def public(tree, prefix=""):
-    """Return (name, node) of public classes and functions. Methods have the name of their class in
-    front. Fields are left out."""
+    """Return (name, node) of public classes and functions. A method's name begins with the name of
+    its class. Fields are left out."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (ast.ClassDef, *FUNCTION)) and not node.name.startswith("_"):
             yield prefix + node.name, node

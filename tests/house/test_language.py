@@ -39,7 +39,7 @@ RETIRED = {
 }
 CXX_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//(?P<comment>[^\n]*)')
 BEGINS = re.compile(r"(Of|What|Whether|Which|Who)\b")  # these words begin a clause, not a sentence
-LONGEST = 25  # number of words of a sentence
+LONGEST = 25  # largest number of words of a sentence
 # Pattern of the ends of sentences. A field of a docstring, `name: ...`, is a sentence of its own.
 SENTENCE = re.compile(r"(?<=[.:;!?])\s+|\n(?=[\w*, ]+: )")
 TABLE = re.compile(r"^ .*|^.*\S {2,}\S.*", re.MULTILINE)  # lines with columns, commands or code

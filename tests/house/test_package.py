@@ -21,7 +21,8 @@ def python(code, cwd):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Return the names in a wheel of the checkout. It reuses the last build's compiled files."""
+    """Return the names of the files in a wheel of the checkout. The wheel reuses the last build's
+    compiled files."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"]
     command += ["--no-build-isolation", "--no-cache-dir", "--quiet", "--wheel-dir", folder, ROOT]

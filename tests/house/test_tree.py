@@ -1,4 +1,5 @@
-"""Contract under test: the tree itself. No built file is tracked, no file grows too long."""
+"""Contract under test: the files of the repository. No built file is tracked, and no file grows too
+long."""
 
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("csrc", "sbrt", "triton_kernels", "tests", "bench", "tools")
 SUFFIXES = {".h", ".inc", ".cc", ".cu", ".cuh", ".py"}
-LONGEST = 450  # number of lines; aim at 350 at most
+LONGEST = 450  # largest number of lines of a file; aim at 350
 
 BUILT = """
 .venv/bin/python
@@ -36,8 +37,8 @@ constraints.txt
 
 
 def test_files_that_run_first_are_there(request):
-    """LONG_FILES lists files that run first. Without this test, a renamed file would silently lose
-    that place."""
+    """LONG_FILES lists the test files that run first. Without this test, a renamed file would
+    silently run later."""
     [conftest] = [
         plugin
         for plugin in request.config.pluginmanager.get_plugins()
@@ -170,7 +171,8 @@ def pybind_guards(folder):
 
 
 def test_the_gil_is_taken_by_our_guards_alone(tmp_path):
-    """pybind11's guards abort a program that ends while a daemon thread is inside a guard."""
+    """All code uses our own guards. pybind11's guards abort a program that ends while a daemon
+    thread is inside a guard."""
     (tmp_path / "wrong.cc").write_text("const py::gil_scoped_release free;\n")
     assert pybind_guards(tmp_path) == ["wrong.cc"]
     assert [pybind_guards(ROOT / "csrc" / room) for room in ("bind", "probe")] == [[], []]

@@ -1,8 +1,8 @@
 """Short generations on the cpu backend, to be run under a sanitizer: `generation.py [CANARY]`.
 
-It runs every method, greedy and sampled, with hits, misses and aborts. It also runs an exception in
-a worker, two concurrent engines, and the demo pair. At the end it prints "fine". With CANARY it
-runs only some of these, and then triggers the fault CANARY of csrc/exec/canary.h.
+The program runs every method, greedy and sampled, with hits, misses and aborts. It also covers an
+exception in a worker, two concurrent engines, and the demo pair. At the end it prints "fine". With
+CANARY it runs only some of these, and then triggers the fault CANARY of csrc/exec/canary.h.
 """
 
 import itertools
@@ -31,7 +31,8 @@ SAMPLINGS = (
 )
 
 
-# All methods but `auto`. An engine with `auto` first measures costs, and no forward may fail then.
+# All methods but `auto`. An engine with `auto` first measures costs, and no forward may fail during
+# this measurement.
 FIXED = tuple(method for method in PRESETS if method != "auto")
 
 

@@ -34,7 +34,7 @@ PROGRAMS = {
     "exec_test": (["core", "exec"], [20]),
     "fuzz_ring": (["core", "ring"], ["fuzz", 20_000, 1]),
     "refuse_ring": (["core", "ring"], []),
-    "race_main": (None, [2000]),  # None: the sources that Programs lists for rounds
+    "race_main": (None, [2000]),  # None: the sources in Programs.rounds
 }
 
 
@@ -54,7 +54,8 @@ def check_reported(done: subprocess.CompletedProcess[str], text: str) -> None:
 
 
 def run(programs, kind: str, name: str, *arguments: object):
-    """Objects of csrc are those of the extension module, so each is compiled once."""
+    """Build the program `name` for the sanitizer `kind`, run it, and return the finished process.
+    Its object files of csrc are those of the extension module, so that each is compiled once."""
     flags = getattr(programs, kind)
     programs.builds[flags] = core(kind).parent
     parts = programs.rounds if name == "race_main" else PROGRAMS[name][0]
@@ -98,8 +99,8 @@ def pybind11_folder() -> str:
 
 
 def python(programs, kind: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run `python arguments` with the sanitizer's runtime preloaded, and with the extension that
-    was built for it."""
+    """Run `python arguments` with a sanitizer's runtime preloaded, and with the extension that was
+    built for this sanitizer."""
     found = [
         programs.run(programs.compiler, f"-print-file-name={name}").stdout.strip()
         for name in RUNTIMES[kind]
@@ -142,7 +143,8 @@ def test_a_fault_beside_a_generation_is_reported(
     ],
 )
 def test_other_tests_have_nothing_to_report(programs, kind: str, tests: str) -> None:
-    """These tests make deliberate errors: exceptions, interrupts, aborts, engines left open."""
+    """The tests that run here make deliberate errors: exceptions, interrupts, aborts, engines left
+    open."""
     done = python(
         programs, kind, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests" / tests
     )
@@ -151,7 +153,7 @@ def test_other_tests_have_nothing_to_report(programs, kind: str, tests: str) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_crowd_has_nothing_to_report(programs, kind: str) -> None:
-    """Sequences that come and go on the cpu backend: fewer than `make test` has."""
+    """Many sequences come and go on the cpu backend, but fewer than in `make test`."""
     crowd = ROOT / "tests" / "decode" / "crowd.py"
     done = python(programs, kind, crowd, "--sequences", 96, "--seed", 2, "--cpu", 1.0)
     check_silent(done)

@@ -9,7 +9,8 @@ from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, _core
 from sbrt.methods import METHODS
 from tests.common.trimmed import answers
 
-KNOWN = 200  # number of the draft's tokens; the target has 300, in 320 rows
+# Number of tokens of the draft. The target has 300 tokens, and an embedding of 320 rows.
+KNOWN = 200
 PARAMS = [
     SamplingParams(temperature=0, max_tokens=40),
     SamplingParams(temperature=0.9, seed=3, max_tokens=40),
@@ -30,7 +31,7 @@ def without_last_rows(weights, rows):
 @pytest.fixture(scope="module")
 def pair_of(tmp_path_factory, make):
     """Return pair_of(rows), which returns the folders (target, draft). The draft is a slightly
-    changed target with `rows` rows."""
+    changed target whose embedding has `rows` rows."""
     base = tmp_path_factory.mktemp("fewer")
     weights = make.weights(make.config(), seed=1)
     target = make.checkpoint(base / "target", weights=weights, eos_token_id=290)
@@ -56,7 +57,7 @@ def want(pair_of, prompts):
 def test_no_answer_changes(pair_of, prompts, want):
     target, draft = pair_of(KNOWN)
     said = {token for tokens, *_ in want for token in tokens}
-    assert min(said) < KNOWN <= max(said)  # the target samples tokens that the draft does not know
+    assert min(said) < KNOWN <= max(said)  # the target also samples tokens that the draft lacks
     config = EngineConfig(target, num_threads=2, speculative={"model": draft})
     with Engine(config, methods=METHODS) as engine:
         assert any(max(engine.encode(prompt)) >= KNOWN for prompt in prompts)

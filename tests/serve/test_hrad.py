@@ -1,6 +1,6 @@
 """Contract under test: H-RAD in the core. The core reads a classifier's file and computes what
 plain Python computes. The engine keeps the features that a classifier is trained on. The
-classifier's decision cuts chains, and never changes a token."""
+classifier's decision shortens chains, and never changes a token."""
 
 import json
 from contextlib import contextmanager
@@ -49,7 +49,8 @@ def test_the_core_computes_what_python_computes(tmp_path, hidden, make):
     expected = given.logits(x.astype(np.float64))
     for row, wanted in zip(x, expected, strict=True):
         found = np.array(given.core.logits(row))
-        # A logit takes three sums. They add at most inputs + 256 + 64 products of order 1 in f32.
+        # A logit is computed by three sums in float32. Together they add at most inputs + 256 + 64
+        # products of order 1.
         assert np.abs(found - wanted).max() < 2**-23 * (hrad.inputs(hidden) + 320) * 4
         assert given.core.classify(row) == found.argmax()
 
@@ -87,8 +88,8 @@ def rounds_with(engine, prompt, method):
 
 
 def test_nothing_keeps_no_node(opened, prompts):
-    """The classifier always predicts class 0. So the chain is empty after a hit, and nothing is
-    ever rolled back."""
+    """The classifier always predicts class 0, which keeps no node of a tail. So the chain is empty
+    after a hit, and nothing is ever rolled back."""
     with opened(0) as (engine, method):
         for prompt in prompts:
             rounds = rounds_with(engine, prompt, method)
@@ -97,8 +98,8 @@ def test_nothing_keeps_no_node(opened, prompts):
 
 
 def test_all_keeps_every_node(opened, prompts):
-    """The classifier always predicts class 2, which ignores confidence. So the rounds are those of
-    uncut chains."""
+    """The classifier always predicts class 2, which keeps the whole tail at any confidence. So the
+    rounds are those of chains that nothing shortens."""
     with opened(2, epsilon=1.0) as (engine, method):
         for prompt in prompts:
             rounds = rounds_with(engine, prompt, method)
@@ -135,14 +136,14 @@ def test_features_are_five_blocks_of_unit_mean_square(folders, make):
             assert np.abs(np.sqrt((blocks**2).mean(1)) - 1).max() < 1e-3
             row = embedding[output.outputs[0].token_ids[-1]]
             assert np.abs(blocks[4] - row / np.sqrt((row**2).mean())).max() < 1e-4
-            # The model has only two layers, so the features of the first layer are there twice.
+            # The model has only two layers, so the first two blocks are both of the first layer.
             assert (blocks[0] == blocks[1]).all()
             assert (blocks[2] != blocks[3]).any()
 
 
 def test_behind_them_stands_how_sure_the_draft_was_of_the_adopted_tail(folders):
-    """The features end with log probabilities, one for each node of the adopted tail. After a miss
-    there are none."""
+    """The features end with two log probabilities for each node of the tail that a hit adopts.
+    After a miss there is no such tail, and these features are 0."""
     given = SpeculativeConfig(method=f"specbranch:gamma={GAMMA},epsilon=0", model=folders[1])
     config = EngineConfig(folders[0], speculative=given, num_threads=1)
     seen = {True: 0, False: 0}
@@ -187,7 +188,8 @@ def test_features_do_not_depend_on_the_method(opened, prompts):
 
 @pytest.mark.usefixtures("each_round")
 def test_with_hrad_alone_features_are_there_when_no_round_is_in_flight(opened, prompts):
-    """The next round of a stream runs while the caller reads. It would overwrite the features."""
+    """The next round of a stream runs while the caller reads. That round would overwrite the
+    features, so the engine refuses to return them."""
     with opened() as (engine, method):
         stream = engine.stream(prompts[0], GREEDY, method=method)
         next(stream)

@@ -106,7 +106,7 @@ def test_gamma_is_the_file_s_where_none_is_given(hrad_file):
         return hrad.fitted(methods.parse(text, gamma=gamma or 4), gamma, None).gamma
 
     assert fitted(f"specbranch:hrad={hrad_file}") == 7
-    assert fitted(f"specbranch:hrad={hrad_file}", gamma=5) == 5  # an engine refuses gamma 5
+    assert fitted(f"specbranch:hrad={hrad_file}", gamma=5) == 5  # an engine then refuses gamma 5
     assert fitted(f"specbranch:gamma=3,hrad={hrad_file}") == 3
     assert fitted("specbranch") == 4
 

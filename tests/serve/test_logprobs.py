@@ -43,7 +43,8 @@ def model():
 
 
 def told(output):
-    """Return (token ids, their log-probs, the sum, the prompt's log-probs) of an output."""
+    """Return (token ids, their log-probs, the sum of these, the prompt's log-probs) of an
+    output."""
     [answer] = output.outputs
     return answer.token_ids, answer.logprobs, answer.cumulative_logprob, output.prompt_logprobs
 
@@ -71,7 +72,7 @@ def test_the_shape_is_vllms(demo):
             best = sorted(position.values(), key=lambda found: found.rank)
             assert [f.logprob for f in best] == sorted((f.logprob for f in best), reverse=True)
             assert all(isinstance(f, Logprob) and f.logprob <= 0 for f in best)
-    assert sizes == {0, 1}  # the sampled token may be among the top tokens
+    assert sizes == {0, 1}  # 1: the sampled token is not among the top tokens
     firsts = [p[t].logprob for p, t in zip(answer.logprobs, answer.token_ids, strict=True)]
     assert answer.cumulative_logprob == sum(firsts)
 
@@ -222,7 +223,7 @@ def test_steps_are_cumulative_and_their_deltas_add_up(demo, method):
         snapshots.append((answer, len(answer.token_ids)))
         assert output.prompt_logprobs == expected[3]
     assert seen == expected[1]
-    for answer, n in snapshots:  # snapshots do not change, even if read late
+    for answer, n in snapshots:  # the answers of earlier outputs do not change
         assert answer.logprobs == expected[1][:n]
         assert pickle.loads(pickle.dumps(answer)) == answer
     assert told(outputs[-1]) == expected

@@ -50,7 +50,8 @@ def test_a_stream_never_started_queues_nothing(engine, prompts):
 
 
 def test_step_runs_requests_in_order(engine, plain, prompts):
-    for i, prompt in enumerate(prompts):  # by one token a round, so that all end in one
+    # Plain decoding gives one token a round, so that all requests end in the same round.
+    for i, prompt in enumerate(prompts):
         engine.add_request(f"r{i}", prompt, GREEDY, method="none")
     with pytest.raises(InvalidInputError, match="'r2'"):
         engine.add_request("r2", "x", GREEDY)
@@ -109,7 +110,8 @@ def test_ids_of_callers_and_drawn_ids_never_collide(folders, plain, prompts):
         assert ids_of(engine.generate(prompts[1], GREEDY)[0]) == plain[prompts[1]]  # generate-0
         stream = engine.stream(prompts[2], GREEDY)  # generate-1
         outputs = [next(stream)]
-        engine.abort_request(drawn)  # aborts requests of add_request, not the stream
+        # aborts the requests of add_request, not the stream with the same id
+        engine.abort_request(drawn)
         outputs += stream
         assert ids_of(outputs[-1]) == plain[prompts[2]]
         assert {output.request_id for output in outputs} == {"generate-1"}

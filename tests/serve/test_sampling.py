@@ -75,7 +75,8 @@ def test_bad_words_never_come(engine, prompts, plain, method):
 
 
 def test_a_word_is_banned_where_the_prompt_ends_inside_it(engine, prompts, plain):
-    """The first token would complete a word that begins at the prompt's end."""
+    """The first token would complete a bad word that begins at the prompt's end, so it is
+    banned."""
     prompt_ids, first = engine.encode(prompts[0]), plain[prompts[0]][0]
     tokenizer = engine.pair.tokenizer
     word = tokenizer.decode([prompt_ids[-1], first])

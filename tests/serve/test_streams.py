@@ -66,8 +66,8 @@ def test_a_round_of_a_stream_costs_the_same_from_first_to_last(long_engine, stop
 
 
 def test_the_text_of_a_request_with_stop_strings_stays_short(long_engine, monkeypatch):
-    """Only the last output is read. The text to search stays short: it drops text that no stop
-    string can cut any more."""
+    """Only the last output is read. The text in which stop strings are searched stays short: the
+    request drops text that no later stop string can contain."""
     lengths = []
     settle = Request.settle
 
@@ -189,7 +189,7 @@ def ticks(engine, monkeypatch):
     """Return ticks(seconds), which gives the scheduler a clock that advances by `seconds` at each
     reading.
 
-    ticks returns a list. In it the core records the max_rounds of each call of `advance`.
+    ticks returns a list, in which the core records the max_rounds of each call of `advance`.
     """
 
     def tick(seconds):

@@ -18,11 +18,12 @@ PARAMS = [
         logit_bias={5: -2.0, 250: 2.0, 201: 1.0}, bad_words=["self", "print", "return x"],
     ),
     SamplingParams(temperature=0.7, seed=5, max_tokens=12, allowed_token_ids=[7, 60, 201, 299]),
-    # The trimmed LM head has neither of the two ids.
+    # The trimmed LM head has neither of these allowed ids.
     SamplingParams(temperature=0, max_tokens=6, allowed_token_ids=[60, 250]),
 ]  # fmt: skip
 KINDS = ("own", "shared", "whole", "narrow")
-MAY_REST = ("none", "auto", "adaedl")  # these may draft nothing; adaedl stops when uncertain
+# Methods that may draft nothing. adaedl drafts nothing while the draft is uncertain.
+MAY_REST = ("none", "auto", "adaedl")
 
 
 @pytest.fixture(scope="module")

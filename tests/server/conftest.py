@@ -35,8 +35,8 @@ def render(messages, adds_prompt=True):
 
 @contextmanager
 def listening(service, engine=None, seconds=10.0, sent=None):
-    """Run a server in a thread; yields its url, the server and the thread. sent: size of the
-    system's send buffer of a connection, bytes."""
+    """Run a server in a thread; yields its url, the server and the thread. sent: size in bytes of
+    the system's send buffer of a connection; None: the system's default."""
     server = make_server(service, seconds)
     if engine is not None:
         service.open(AsyncEngine(engine))
@@ -80,7 +80,7 @@ def engine():
 
 @pytest.fixture(scope="session")
 def served(engine, template):
-    """The url and service of a server that all tests share and none changes."""
+    """The url and the service of a server that all tests share. No test changes its settings."""
     settings = Settings(names=("demo", "alias"), root="demo", template=template)
     service = Service(settings)
     with listening(service, engine) as found:

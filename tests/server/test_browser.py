@@ -1,5 +1,6 @@
-"""Contract under test: a person types into the page, and sees tokens stream in, and which model
-each token came from. With another method the text is the same. Runs if Chromium is installed."""
+"""Contract under test: a person types into the page and sees tokens stream in. The page shows which
+model each token came from. With another method the text is the same. The tests run if Chromium is
+installed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Contract under test: a stream has its chunks in the order that clients rely on, and always ends
-in [DONE]. A client that leaves or reads slowly does not disturb others."""
+in [DONE]. A client that leaves or reads slowly does not disturb other clients."""
 
 from __future__ import annotations
 
@@ -196,8 +196,8 @@ def test_a_client_that_goes_away_aborts_its_request(
 
 
 def test_a_client_that_reads_nothing_holds_up_nobody(client, engine, served, plain, tools):
-    """The client's connection is full. The request runs to its end, and other clients are
-    answered."""
+    """The send buffer of the client's connection fills up. The request still runs to its end, and
+    other clients are answered."""
     host, port = served.url.removeprefix("http://").split(":")
     fields = {"n": 8, "stream": True, "return_token_ids": True, "seed": 1, "temperature": 1}
     body = json.dumps({"prompt": PROMPT, **ENDLESS, "max_tokens": 300, **fields}).encode()
@@ -215,8 +215,8 @@ def test_a_client_that_reads_nothing_holds_up_nobody(client, engine, served, pla
 
 
 def test_a_client_that_reads_nothing_for_too_long_is_dropped(engine, tools):
-    """The client's request is aborted. A client that reads a little from time to time stays
-    connected."""
+    """The request of a client that reads nothing is aborted. A client that reads a little from time
+    to time stays connected."""
     service = Service(Settings(names=("demo",), limits=Limits(n=64, send_seconds=0.5)))
     fields = {"n": 64, "stream": True, "return_token_ids": True}
     body = json.dumps({"prompt": PROMPT * 200, **ENDLESS, "max_tokens": 80, **fields}).encode()

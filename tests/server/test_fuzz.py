@@ -34,7 +34,8 @@ STATUSES = {200, 400, 404}
 
 
 def mutated(draw):
-    """Return (path, body): a valid request with some fields replaced, and sometimes some bytes."""
+    """Return (path, body): a valid request with some fields replaced, and sometimes also some
+    bytes."""
     body = {"max_tokens": draw.choice([1, 2, 4]), "seed": draw.randrange(9)}
     path = draw.choice(PATHS)
     if path == "/v1/chat/completions":

@@ -1,6 +1,6 @@
 """Contract under test: many clients send requests together. Some of them disconnect, read slowly or
-send garbage. Every finished answer is the one that a client without others would get, and no
-request remains."""
+send garbage. Every finished answer is the answer that the client would get alone, and no request
+remains."""
 
 from __future__ import annotations
 

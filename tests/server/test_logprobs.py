@@ -1,6 +1,6 @@
-"""Contract under test: the log-probs of both routes are those of the engine, in OpenAI's formats,
-in whole answers and in chunks. With `echo` the log-probs of the prompt come first, as lm-eval
-expects."""
+"""Contract under test: the log-probs of completions and of chats are those of the engine, in
+OpenAI's formats, in whole answers and in chunks. With `echo` the log-probs of the prompt come
+first, as lm-eval expects."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_what_json_cannot_hold(engine):
 
 
 def test_a_client_that_tokenises_by_routes_finds_them(client, engine):
-    """lm-eval requests these two routes before it uses the server's tokenizer."""
+    """lm-eval requests /tokenizer_info and /tokenize before it uses the server's tokenizer."""
     info = client.get("/tokenizer_info").json()
     assert "chat_template" in info
     assert engine.pair.eos >= set(engine.encode(info["eos_token"]))

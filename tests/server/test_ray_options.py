@@ -1,5 +1,5 @@
 """Contract under test: the Ray application takes its options as strings or as values, and refuses a
-bad one in one sentence. tests/clients/test_ray.py runs it on a cluster."""
+bad option in one sentence. tests/clients/test_ray.py runs the application on a cluster."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Contract under test: every field of a body has its effect, and null means not given. A wrong
-field is named in `param`, and an unknown one is ignored and logged once."""
+field is named in `param`. An unknown field is ignored and logged once."""
 
 from __future__ import annotations
 
@@ -245,7 +245,8 @@ NO_OBJECT = [
 
 
 def test_parameters_that_leave_no_token_are_the_client_s(client):
-    """The only allowed token must not appear before min_tokens."""
+    """The only allowed token is a stop token, which must not appear before min_tokens. So no token
+    is left."""
     impossible = {"allowed_token_ids": [288], "stop_token_ids": [288], "min_tokens": 2}
     response = complete(client, **impossible)
     assert response.status_code == 400, response.text

@@ -118,7 +118,8 @@ def test_a_full_queue(local, engine):
         response = call("POST", "/v1/completions", json={**PROMPT, "n": places})
         assert len(response.json()["choices"]) == places
     error = error_of(call("POST", "/v1/completions", json={**PROMPT, "n": places + 1}), 400)
-    assert error["param"] == "n"  # there are never as many places, however long it waits
+    # the server never has this number of places, however long a request waits
+    assert error["param"] == "n"
     more = [mock.Mock() for _ in range(2)]
     for choice in more:
         choice.stream.is_done = False
@@ -126,7 +127,8 @@ def test_a_full_queue(local, engine):
     response = call("POST", "/v1/completions", json={**PROMPT, "n": places - 1})
     assert error_of(response, 429)["code"] == "rate_limit_exceeded"
     assert response.headers["retry-after"] == "1"
-    more[0].stream.is_done = True  # its client has not read everything, but the engine is free
+    # the client has not read everything, but the engine has finished the answer
+    more[0].stream.is_done = True
     response = call("POST", "/v1/completions", json={**PROMPT, "n": places - 1})
     assert response.status_code == 200
 

@@ -152,7 +152,7 @@ def test_a_hostile_template_is_refused_in_a_sentence(template):
         text = ours(template, chat)
     except InvalidInputError as error:
         text, said = "", str(error)
-    assert text == ""  # the sandbox makes such values undefined, and they render as nothing
+    assert text == ""  # values that the sandbox forbids are undefined, and render as nothing
     assert said.startswith("chat_template: expected one that takes these messages, got: ")
     assert len(said) < 400
     assert "\n" not in said

@@ -13,7 +13,7 @@ from sbrt.server.errors import ApiError
 from sbrt.server.options import EngineOptions
 from sbrt.server.tokens import ask_of, chunks
 
-# Absent fields, in the form in which Dynamo's frontend sends them.
+# Fields that a request leaves out. Dynamo's frontend sends null for them.
 NULLS = {
     "sampling_options": dict.fromkeys(
         ("n", "best_of", "temperature", "top_p", "top_k", "seed", "guided_decoding", "min_p")

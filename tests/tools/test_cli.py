@@ -322,7 +322,8 @@ def test_bench_decode_is_compare(run, prompts, tmp_path):
     assert "tokens/pass" in table
     assert {line["placement"] for line in lines} == {"split"}
     alone = {line["method"] for line in lines if line["threads"] == 1}
-    assert alone == {"none", "lookup"}  # without a draft: only the target's share of threads
+    # methods without a draft use the target's share of the threads only
+    assert alone == {"none", "lookup"}
     for line in lines:
         check_line(line)
     longer = ("--methods", "lookup:gamma=7,pearl")  # longer chains than the default

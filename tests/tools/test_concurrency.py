@@ -14,7 +14,7 @@ from sbrt.tools.costs import read_costs
 
 TOY = ("plan", "--costs", "c=4", "--acceptance", "0.7")
 METHODS = "none,draft_model:gamma=3,pearl:gamma=3,hedge:gamma=3,F=4"
-PROMPTS = [list(range(1, 3 + 40 * i)) for i in range(3)]  # the last one has two prompt pieces
+PROMPTS = [list(range(1, 3 + 40 * i)) for i in range(3)]  # the last prompt is fed in two pieces
 
 
 @pytest.fixture
@@ -74,12 +74,13 @@ def test_a_round_of_many_lasts_as_long_as_a_round_of_one(run):
     plain, pearl = lines[::2], lines[1::2]
     assert [line["tokens_per_second"] for line in plain] == pytest.approx([0.25, 1, 4])
     assert all(line["identical_to_none"] for line in lines)
-    # the 3 = c - 1 draft steps fit into a target forward, so the speedup is that of one sequence
+    # The 3 = c - 1 draft steps last no longer than a target forward. So the speedup is that of one
+    # sequence.
     assert [line["speedup"] for line in pearl] == pytest.approx([pearl[0]["speedup"]] * 3, rel=0.05)
 
 
 def test_only_rounds_of_all_sequences_count(loop):
-    """Every counted round of plain decoding gives N tokens. It lasts as long as c = 4 draft
+    """Every counted round of plain decoding gives N tokens, and lasts as long as c = 4 draft
     forwards."""
     for n in (1, 2, 3):
         load = loop(n, "none")
@@ -118,7 +119,8 @@ def test_a_comparison_of_one_number(run, folders):
 
 
 def test_the_plot_has_a_line_for_each_method(run, tmp_path, monkeypatch):
-    """x: number of sequences. y: speedup over plain decoding of the same number of sequences."""
+    """The plot shows the number of sequences on the x axis. The y axis is the speedup over plain
+    decoding of the same number of sequences."""
     axes, draw = [], plan._lines
     monkeypatch.setattr(
         plan, "_lines", lambda axis, reports: draw(axes.append(axis) or axis, reports)

@@ -1,6 +1,6 @@
 """Contract under test: H-RAD's files and training. A written file is read back, equal contents give
-equal bytes, and a wrong file is refused in one sentence. Labels come only from uncut chains.
-Training is reproducible and learns."""
+equal bytes, and a wrong file is refused in one sentence. Labels come only from chains that nothing
+shortens. Training is reproducible and learns."""
 
 import json
 import os
@@ -202,7 +202,7 @@ def test_a_classifier_is_no_samples_and_the_reverse(hrad_file, tmp_path, one_sen
 
 
 def rounds_of(*entries):
-    """Return the Rounds for entries (depth, n, is_hit) or (depth, n, is_hit, tokens)."""
+    """Return Rounds with the given entries: (depth, n, is_hit) or (depth, n, is_hit, tokens)."""
     return [
         Round(i, depth, n, 3, bool(hit), more[0] if more else n + 1)
         for i, (depth, n, hit, *more) in enumerate(entries)
@@ -213,7 +213,7 @@ def rounds_of(*entries):
     ("rounds", "labels"),
     [
         ([], []),
-        ([(0, 0, 1)], []),  # no round has verified the adopted tail
+        ([(0, 0, 1)], []),  # no round verifies the tail that the hit adopts
         ([(0, 0, 1), (4, 0, 0)], [(0, 0)]),
         ([(0, 0, 1), (4, 1, 0)], [(0, 1)]),
         ([(0, 0, 1), (4, 3, 0)], [(0, 1)]),

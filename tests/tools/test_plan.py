@@ -41,7 +41,7 @@ def test_acceptances_and_costs_are_enough(plan):
     assert all(line["identical_to_none"] and line["device"] == "sim" for line in lines)
     worse, better = lines[:3], lines[3:]
     # gamma is 3 = c - 1, and the draft is always right. So a target forward gives four tokens,
-    # except at the beginning
+    # except at the beginning.
     assert better[2]["speedup"] == pytest.approx(4, rel=0.02)
     assert all(b["speedup"] > w["speedup"] for w, b in zip(worse[1:], better[1:], strict=True))
 

@@ -240,7 +240,7 @@ def test_ctrl_c_ends_a_comparison_with_one_line(pair, tmp_path):
     prompts.write_text('{"prompt": "def"}\n' * 5000)
     words = ["compare", *pair, "--prompts", prompts, "--max-tokens", 200, "--ignore-eos"]
     command = [sys.executable, "-m", "sbrt", *map(str, words), "--json", tmp_path / "x.json"]
-    # A background job would ignore SIGINT.
+    # A program that a shell runs in the background ignores SIGINT, and so do its children.
     heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -375,7 +375,7 @@ def test_collect_env_says_what_is_missing(monkeypatch):
 def test_collect_env_names_no_path_and_no_person():
     text = json.dumps(collect_env.collect()) + collect_env.render(collect_env.collect())
     forbidden = [str(Path.home()), os.getcwd(), sys.prefix, platform.node(), "/home", "/tmp"]
-    if getpass.getuser() != "root":  # "root" also occurs for other reasons
+    if getpass.getuser() != "root":  # "root" may occur in the text for other reasons
         forbidden.append(getpass.getuser())
     assert [word for word in forbidden if len(word) > 2 and word in text] == []
 

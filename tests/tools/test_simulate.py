@@ -73,7 +73,8 @@ def test_the_unit_is_a_draft_forward(simulate):
         assert "sweep" not in line["options"]
     assert plain["seconds"] == 8 * 48
     assert serial["seconds"] == (8 + 3) * serial["target_passes"]
-    assert pearl["seconds"] == 8 * pearl["target_passes"]  # as long as the catch-up and 7 steps
+    # the catch-up and 7 steps last 8 units, too
+    assert pearl["seconds"] == 8 * pearl["target_passes"]
     assert branches["seconds"] == 8 * branches["target_passes"]
 
 
@@ -189,8 +190,8 @@ def test_a_cost_file_end_to_end(simulate, tmp_path):
         path.write_text(json.dumps(file | {"devices": devices}))
         plain, serial, pearl, swept = simulate(path, "--methods", names)
         assert plain["seconds"] == pytest.approx(48 * 85e-6)
-        # All chains are full, except those that the answer's end cuts short. The time T grows by 10
-        # us per row, up to 5 rows.
+        # All chains are full, except those that the answer's end cuts short. The time T of a target
+        # forward grows by 10 us per row, up to 5 rows.
         rounds = serial["target_passes"]
         wanted = rounds * (80 + 20 + 5) + 10 * serial["draft_tokens"]
         assert serial["seconds"] == pytest.approx(wanted / 1e6)
@@ -214,8 +215,9 @@ def test_the_table_picture_and_trace(capsys, folders, tmp_path):
         assert word in table
     assert png.read_bytes().startswith(b"\x89PNG")
     events = [e for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"]
-    assert {e["dur"] for e in events if e["name"] == "verify"} == {4e6}  # a unit is 1e6 us
-    # auto skips drafting if it does not pay; a step without rows takes no time
+    # one unit is shown as 1e6 us
+    assert {e["dur"] for e in events if e["name"] == "verify"} == {4e6}
+    # `auto` skips drafting if drafting does not pay. A step without rows takes no time.
     assert {e["dur"] for e in events if e["name"] == "step"} == {0.0, 1e6}
 
 
@@ -327,7 +329,8 @@ def test_a_file_that_is_not_json(refused, tmp_path, text):
 
 
 def test_a_shipped_file_is_known_by_its_name(simulate):
-    """With an 8B target and a 1B draft, drafting is costly: the burst limits a round of pearl."""
+    """With an 8B target and a 1B draft, drafting is costly: a burst of pearl lasts longer than the
+    verification, so it limits the round."""
     methods = "none,draft_model:gamma=2,pearl:gamma=4"
     model = read_costs("h200-8b-1b")
     plain, serial, pearl = simulate("h200-8b-1b", "--methods", methods)
@@ -339,5 +342,5 @@ def test_a_shipped_file_is_known_by_its_name(simulate):
 
 def test_costs_that_grow_out_of_bounds():
     file = {"T": {"1": 0.001, "2": 1e9}, "t": {"1": 1}}
-    assert cost_model("f", file).costs() is not None  # 64 rows would cost 63e9 us
+    assert cost_model("f", file).costs() is not None  # extrapolated, 64 rows cost 63e9 us
     assert issubclass(InvalidInputError, ValueError)

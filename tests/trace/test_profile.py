@@ -62,7 +62,8 @@ def test_every_request_is_a_process_on_one_clock(engine, tmp_path):
     assert begins[2] >= max(ends[:2])
     shared, _, alone = (slices for _, slices in found.values())
     assert all("round" in s["args"] for s in alone if s["name"] == "select")
-    assert not any("args" in s for s in shared)  # shared rounds belong to no single request
+    # rounds of several requests belong to no single request
+    assert not any("args" in s for s in shared)
 
 
 def test_a_request_may_outlast_the_profile(engine, tmp_path):
@@ -76,7 +77,8 @@ def test_a_request_may_outlast_the_profile(engine, tmp_path):
     assert len(last[0].outputs[0].token_ids) == PARAMS.max_tokens
     [(name, slices)] = processes(tmp_path / "part.json").values()
     assert name.startswith("long: ")
-    assert [s["name"] for s in slices].count("select") in (1, 2)  # one round may be enqueued ahead
+    # A second round may have been enqueued ahead.
+    assert [s["name"] for s in slices].count("select") in (1, 2)
 
 
 def test_a_dropped_request_is_in_it(engine, tmp_path):

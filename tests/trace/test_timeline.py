@@ -15,7 +15,7 @@ from sbrt.trace.chrome import Recording, chrome_events, write_chrome
 from sbrt.trace.spans import Round, Span
 from sbrt.trace.timeline import timed_rounds
 
-LENGTH = 1_000_000  # duration of a made-up round, ns
+LENGTH = 1_000_000  # duration of a made-up round in ns
 
 
 def made_up(count, depth=3, serial=False):
@@ -124,8 +124,7 @@ def phase(events, ph):
 
 
 def around(events, flow):
-    """Return the slice at an end of a flow: the slice that encloses the end, as in trace
-    viewers."""
+    """Return the slice that encloses an end of a flow arrow, as trace viewers find it."""
     found = [
         e
         for e in phase(events, "X")
@@ -172,7 +171,7 @@ def test_the_chrome_trace_says_what_rounds_decided():
     assert phase(events, "C")[-1]["args"] == {"tokens": total}
     adopted = [
         a.number for a, b in itertools.pairwise(rounds) if a.is_hit and b.depth
-    ]  # without the last hit: no later round verifies that tail
+    ]  # without the last hit, whose tail no later round verifies
     starts, ends = phase(events, "s"), phase(events, "f")
     assert len(starts) == len(ends) == len(adopted) > 0
     for start, end in zip(starts, ends, strict=True):
@@ -234,7 +233,8 @@ def test_strips_begin_at_the_same_token_and_are_equally_long():
 def test_the_stretch_shown_is_one_that_was_not_disturbed():
     report = report_of(("none", "none"))
 
-    def later(ns):  # another process uses the CPU core in the fourth round
+    # Times as if another process used the CPU core in the fourth round.
+    def later(ns):
         return ns + 8 * LENGTH * (ns > 3.5 * LENGTH)
 
     for tally in report.tallies:
@@ -262,7 +262,7 @@ def test_files_are_refused_before_and_whole_after(tmp_path):
     check_writable("--json", path)
     check_writable("--json", "-")
     assert path.read_text() == "old"
-    for bad in (tmp_path, tmp_path / "no" / "x", path / "x"):
+    for bad in (tmp_path, tmp_path / "no" / "x", path / "x", tmp_path / ("x" * 5000)):
         with pytest.raises(ValueError, match="--json: expected a file that can be written, got"):
             check_writable("--json", bad)
     write_file(path, b"new")

@@ -1,4 +1,4 @@
-"""Sends chats and completions, whole and streamed, by openai-python; prints totals as JSON.
+"""Sends chats and completions, whole and streamed, through openai-python. Prints totals as JSON.
 
 Its arguments are the server's address, the number of requests and the length of each answer in
 tokens.

@@ -38,7 +38,8 @@ INSIDE = {
 
 
 def write_gguf(folder, build, dtype):
-    """Return the path of the GGUF file in the folder `build`. Writes it if it does not exist."""
+    """Return the path of the GGUF file in the folder `build`. The file is written if it does not
+    exist."""
     path = Path(build) / f"{Path(folder).name}-{dtype}.gguf"
     if not path.exists():
         part = path.with_suffix(".part")
@@ -87,13 +88,15 @@ def name_of(name):
 
 
 def for_rope(values, heads):
-    """Reorder the rows of each head from halves to neighbouring pairs."""
+    """Reorder the rows of each head, from Hugging Face's halves to llama.cpp's neighbouring
+    pairs."""
     halves = values.reshape(heads, 2, values.shape[0] // heads // 2, values.shape[1])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
 
 
 def tensors(path):
-    """Yield (name, float32 values) of a safetensors file. Raises ValueError if one is not bf16."""
+    """Yield (name, float32 values) of a safetensors file. Raises ValueError if a tensor is not
+    bf16."""
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     [length] = struct.unpack("<Q", data[:8])

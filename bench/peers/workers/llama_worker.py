@@ -21,14 +21,15 @@ from gguf_file import write_gguf
 from llama_cpp.llama_speculative import LlamaDraftModel, LlamaPromptLookupDecoding
 from serve import Clock, gap_of, serve, timed
 
-# Draft tokens per round. For prompt lookup, its documentation advises this number on a CPU.
+# Number of draft tokens per round, with prompt lookup and with a draft. The documentation of
+# llama-cpp-python advises the first number for prompt lookup on a CPU.
 LOOKUP, DRAFTED = 2, 4
 KV = {"float32": llama_cpp.GGML_TYPE_F32}  # with other dtypes the KV cache is float16, the default
 ROWS = 512  # largest number of rows of a llama_batch
 
 
 class Rows:
-    """One sequence in a Llama's context: takes tokens as rows, and gives their logits."""
+    """One sequence in a Llama's context. It takes tokens as rows, and returns their logits."""
 
     def __init__(self, llama, context=None):
         self.llama, self.context = llama, context or llama.ctx
@@ -54,13 +55,14 @@ class Rows:
         return self.logits(all_logits)
 
     def fill(self, tokens, all_logits=False):
-        """Put tokens into the batch, at the positions that follow the tokens in the context."""
+        """Put tokens into the llama_batch, at the positions that follow the tokens in the
+        context."""
         head, last = len(self.held), len(tokens) - 1
         self.put([(0, head + i, token, all_logits or i == last) for i, token in enumerate(tokens)])
         self.held += tokens
 
     def put(self, rows):
-        """Fill the batch: for each row a sequence, a position, a token, and whether it needs
+        """Fill the llama_batch. rows: a sequence, a position, a token, and whether the row needs
         logits."""
         batch = self.batch
         batch.n_tokens = len(rows)
@@ -72,7 +74,8 @@ class Rows:
             batch.logits[i] = wants
 
     def decode(self):
-        """Run llama_decode on the batch. llama_get_logits waits until it has finished."""
+        """Run llama_decode on the llama_batch. llama_get_logits waits until the computation has
+        ended."""
         begin = time.perf_counter()
         code = llama_cpp.llama_decode(self.context, self.batch)
         if code:
@@ -86,7 +89,7 @@ class Rows:
         return found if all_logits else found[0]
 
     def rows_of_logits(self, count):
-        """Return the logits of the first `count` rows that needed them, [count, vocab].
+        """Return the logits of the first `count` rows among those that need logits, [count, vocab].
 
         The array is valid until the next `decode`.
         """
@@ -133,7 +136,7 @@ class Batch(Rows):
     def generate(self, prompts, max_tokens):
         """Prefill all prompts, then decode them with one row of each in every llama_batch.
 
-        Returns the answer to generate_batch.
+        Returns the answer to the request generate_batch; see serve.py.
         """
         llama_cpp.llama_memory_clear(self.memory, True)
         begin = time.perf_counter()
@@ -167,7 +170,8 @@ class Vocabulary:
     def ids(self, text):
         """Encode a prompt, given as UTF-8 bytes.
 
-        Special tokens in the text are recognised. Those that surround a prompt are added.
+        Special tokens in the text are recognised. The special tokens that the model wants around a
+        prompt are added.
         """
         room = len(text) + 8
         found = (llama_cpp.llama_token * room)()
@@ -176,7 +180,8 @@ class Vocabulary:
 
 
 class SecondModel(LlamaDraftModel):
-    """Drafts with a separate Llama. Its context keeps the tokens that are still valid."""
+    """Drafts with a separate Llama. Tokens that are still in the answer stay in that Llama's
+    context."""
 
     def __init__(self, llama):
         self.rows = Rows(llama)
@@ -262,7 +267,8 @@ class Peer:
         clock.engine = self.rows.seconds - begin
 
     def _looked_up(self, ids, max_tokens, clock):
-        """Decode with llama-cpp-python's prompt lookup. One llama_decode verifies its drafts."""
+        """Decode with llama-cpp-python's prompt lookup. One llama_decode verifies the drafts of a
+        round."""
         guess, known = LlamaPromptLookupDecoding(num_pred_tokens=LOOKUP), list(ids)
         known += self._first(ids, clock)
         begin = self.rows.seconds
@@ -302,7 +308,8 @@ class Peer:
         return {"us": found}
 
     def logits(self, ids, path):
-        """Write the logits of every position of `ids`, at most ROWS, to the file `path`."""
+        """Write the logits of all `ids`, at most ROWS, to the file `path`. Returns the logits'
+        shape."""
         self.rows.cut(0)
         found = self.rows.feed(ids, all_logits=True)
         found.tofile(path)

@@ -1,4 +1,5 @@
-"""openvino-genai on the CPU: plain greedy decoding, or with its `draft_model`.
+"""Runs openvino-genai on the CPU. It decodes greedily: plainly, with a draft (`draft_model`), or
+with its prompt lookup (`prompt_lookup`).
 
 optimum-intel converts a Hugging Face folder once. Weights keep the requested dtype, but bfloat16
 weights are stored as float16. Arithmetic has the precision of the requested dtype. openvino-genai
@@ -17,19 +18,19 @@ from serve import Clock, gap_of, serve, timed
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 WEIGHTS = {"float32": "fp32", "bfloat16": "fp16"}
-DRAFTED, NGRAM = 4, 3  # draft tokens per round; longest n-gram that is looked up
+DRAFTED, NGRAM = 4, 3  # number of draft tokens per round; longest n-gram to look up
 MODEL = "openvino_model.xml"
 
 
 class Arrivals(openvino_genai.StreamerBase):
-    """A streamer that notes when tokens arrive."""
+    """A streamer that records when tokens arrive."""
 
     def __init__(self):
         super().__init__()
         self.clock = Clock()
 
     def write(self, token):
-        """Note the time of a token, or of several."""
+        """Record the arrival of one or several tokens."""
         self.clock.add(list(token) if isinstance(token, (list, tuple)) else [int(token)])
         return openvino_genai.StreamingStatus.RUNNING
 
@@ -127,7 +128,8 @@ def linked(file, build):
 
 
 def converted(folder, build, dtype):
-    """Return the folder of OpenVINO's model and tokenizer. Makes it if it does not exist."""
+    """Return the folder of OpenVINO's model and tokenizer. The folder is made if it does not
+    exist."""
     out = Path(build) / f"{Path(folder).name}-openvino-{WEIGHTS[dtype]}"
     if not out.is_dir():
         from optimum.exporters.openvino import main_export

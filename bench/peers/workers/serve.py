@@ -39,7 +39,7 @@ def serve(peer):
 
 
 class Clock:
-    """Notes when tokens arrive, one or several at a time. The first arrival ends the prefill."""
+    """Records when tokens arrive, one or several at a time. The first arrival ends the prefill."""
 
     def __init__(self):
         self.ids, self.times = [], []
@@ -47,13 +47,14 @@ class Clock:
         self.engine = None  # seconds of the engine itself after prefill, if the worker knows them
 
     def add(self, ids):
-        """Note that `ids` have arrived."""
+        """Record that `ids` have arrived now."""
         self.times.append(time.perf_counter())
         self.ids += ids
         self.first = self.first or len(self.ids)
 
     def answer(self, max_tokens):
-        """Return the answer to `generate`, cut to max_tokens, because a method may overshoot."""
+        """Return the answer to `generate`. A method may generate too many tokens, so the ids are
+        cut to max_tokens."""
         seconds = self.times[-1] - self.times[0] if self.times else 0.0
         timed = len(self.ids) - self.first
         answer = {"ids": self.ids[:max_tokens], "seconds": seconds, "timed": timed}
@@ -68,6 +69,6 @@ def timed(run):
 
 
 def gap_of(logits, token):
-    """Return the answer to `gap`. logits: [vocab], any object with max() that can be indexed."""
+    """Return the answer to the request `gap`. logits: an array [vocab]."""
     best = float(logits.max())
     return {"gap": (best - float(logits[token])) / max(abs(best), 1.0)}

@@ -1,4 +1,5 @@
-"""transformers: plain greedy decoding, or assisted by a draft (`assistant_model`), on the CPU."""
+"""Runs transformers on the CPU: plain greedy decoding, or assisted by a draft
+(`assistant_model`)."""
 
 import torch
 import transformers
@@ -9,13 +10,13 @@ from transformers.utils import logging
 
 
 class Arrivals(BaseStreamer):
-    """A streamer that notes when tokens arrive."""
+    """A streamer that records when tokens arrive."""
 
     def __init__(self):
         self.clock, self.is_prompt = Clock(), True
 
     def put(self, value):
-        """Note the time of new tokens. The first call has the prompt."""
+        """Record the arrival of new tokens. The first call passes the prompt, which is left out."""
         if self.is_prompt:
             self.is_prompt = False
         else:

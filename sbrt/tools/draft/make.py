@@ -113,11 +113,17 @@ def open_work(plan: Plan) -> None:
                 )
         say(f"going on in {plan.work}")
         return
-    if (plan.out / "config.json").exists():
+    if check.is_file(plan.out / "config.json"):
         raise InvalidInputError(
             f"--out: expected a folder without a model, or one with its work, got {plan.out}"
         )
-    plan.work.mkdir(parents=True, exist_ok=True)
+    try:
+        plan.work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(
+            f"--out: expected a folder that can be made, got {check.show(str(plan.out))}: "
+            f"{error.strerror}"
+        ) from None
     write_file(path, (json.dumps(ours, indent=1) + "\n").encode())
 
 

@@ -71,7 +71,7 @@ def test_training_rounds_as_the_folder_does(draft, target):
     _, weights, folder = draft
     found = open_draft(folder, open_checkpoint(target))
     matrices = [name for name, weight in found.weights.items() if len(weight.shape) == 2]
-    assert len(matrices) == 8  # seven in the layer, and the LM head
+    assert len(matrices) == 8  # seven matrices of the layer, and the LM head
     for name in matrices:
         expected = rounded(torch.from_numpy(weights[name])).numpy()
         assert (numbers(found.weights[name]) == expected).all()
@@ -137,7 +137,7 @@ def test_a_narrow_draft_has_an_embedding_of_its_own(make, tmp_path):
 
 
 def test_rows_of_broken_groups_stay_bfloat16(make, tmp_path):
-    target = make.checkpoint(tmp_path / "t")  # 48 neurons, no multiple of 32
+    target = make.checkpoint(tmp_path / "t")  # its MLP has 48 neurons, no multiple of 32
     checkpoint = open_checkpoint(target)
     config = draft_config(checkpoint.config, 1, 32, len(IDS))
     write_draft(tmp_path / "d", config, dict(random_weights(config, 3)), IDS, shares_embedding=True)

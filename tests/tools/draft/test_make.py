@@ -54,9 +54,10 @@ def run(target, tmp_path, prompts_file, capsys):
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """stopped(module, name, after): make the function raise KeyboardInterrupt after `after` calls.
+    """stopped(module, name, after): make `name` of `module` raise KeyboardInterrupt after `after`
+    calls.
 
-    Returns a function that undoes this.
+    Returns a function that restores `name`.
     """
 
     def arm(module, name, after):
@@ -145,7 +146,8 @@ def test_answers_that_are_there_are_taken_over(
     work = tmp_path / "third" / "work"
     assert (work / "answers.jsonl").read_bytes() == first.read_bytes()
     assert (work / "held-out.jsonl").read_bytes() == held_out.read_bytes()
-    # Refused: answers of another draft, and answers from the work folder itself.
+    # Two kinds of answers are refused: those of another draft, and those from the work folder
+    # itself.
     for answers, said in (
         (held_out, "--out: expected the work of this draft"),
         (work / "answers.jsonl", "--answers, --held-out: expected files outside"),
