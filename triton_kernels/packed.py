@@ -13,7 +13,7 @@ import torch
 from .state import MAX_ROWS
 
 GROUP = 32  # columns of a row of activations that share a scale
-TURN = 4  # groups of a row in one iteration of a product's loop; the groups of k are padded to it
+TURN = 4  # groups of a row per loop iteration of a product; the number of groups is padded to this
 GROUPS = {"int8": (16, 32, 64, 128), "int4": (32, 64, 128)}
 
 

@@ -101,7 +101,7 @@ def _shape_kernel(
     Bias,  # [seats, vocab]
     Counts,  # [seats, vocab]
     Seen,  # [seats, vocab]
-    Ids,  # [vocab] the token of a column; never touched without HAS_IDS
+    Ids,  # [vocab] the token of each column; read only with HAS_IDS
     Out,  # [rows, vocab] float32, written
     out_stride,
     seat_stride,  # elements from one seat to the next in the four tensors above
@@ -245,7 +245,7 @@ def shape_logits_torch(
 
 
 def path_of(c: Sequence, table_head: int, row: Row) -> list[int]:
-    """Tokens after the root that a row sees."""
+    """Return the tokens after the root up to the row's own token."""
     root, chain, tail = c.head - table_head, mask_bits(row.chain), mask_bits(row.tail)
     nodes = [bit - root for bit in range(root + 1, SLOTS) if chain >> bit & 1]
     hung, certain = c.chain.token, c.branches[0].token
