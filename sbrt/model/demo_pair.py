@@ -13,7 +13,8 @@ from .config import ModelConfig
 FOLDER = Path(__file__).parents[1] / "demo"
 TARGET, DRAFT, POOR = "target", "draft", "poor"
 
-# Sizes of the demo draft. A random draft has them, too, with the target's vocabulary and positions.
+# Sizes of the demo draft. A random draft has the same sizes, but the target's vocabulary and number
+# of positions.
 HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 128, 288, 2, 4, 2
 
 
