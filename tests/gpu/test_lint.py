@@ -1,5 +1,5 @@
-"""Contract under test: recorded code calls only ops that write into memory that they are given. It
-does not allocate, read a value on the host, wait, or use another stream."""
+"""Contract under test: recorded code calls only ops that write into memory that the caller gives.
+Recorded code must not allocate, read a value on the host, wait, or use another stream."""
 
 import ast
 from pathlib import Path

@@ -1,10 +1,11 @@
 """Compile every kernel of triton_kernels/ for real GPUs, on a machine without one.
 
 `python -m tests.triton_kernels.offline [--all|--core] [--dtype bf16] [--table]` prints one JSON
-object per cubin, or the table in docs/measured. TRITON_INTERPRET must not be set. It compiles the
-usual configurations in every dtype; with --all, all configurations. --core compiles every kernel
-once on sm_90, and a product on the other architectures. It also compiles the configurations of
-`is_watched`.
+object per cubin, or the table in docs/measured. TRITON_INTERPRET must not be set.
+
+Without an option, the usual configurations are compiled in every dtype. With --all, all
+configurations are compiled. With --core, every kernel is compiled once on sm_90, one product on the
+other architectures, and the configurations of `is_watched`.
 """
 
 import argparse
@@ -74,7 +75,7 @@ def see_cases():
 
 
 def attention_plans(dtype):
-    """Yield (name, plan, core). core: True if the default tests compile the plan."""
+    """Yield (name, plan, core). core: True if the default tests compile this plan."""
     for head_dim in (64, 128, 256):
         for rows, heads, kv_heads in ((1, 32, 8), (16, 32, 8), (64, 32, 8), (7, 7, 1)):
             sizes = {"rows": rows, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
@@ -148,9 +149,10 @@ def embed_cases():
 
 
 def is_wanted(model, rows, dtype):
-    """Return True for the products that are compiled.
+    """Return True if the products of this model with this number of rows are compiled in this
+    dtype.
 
-    They are the 8B model in both 16-bit dtypes, the demo pair in float32, and every model in
+    These are the 8B model in both 16-bit dtypes, the demo pair in float32, and every model in
     bfloat16 with 16 or 64 rows.
     """
     if dtype == torch.float32:
@@ -220,7 +222,7 @@ def ban_cases():
 
 
 def cut_cases():
-    """Yield the kernels that filter a row of 128,256 logits."""
+    """Yield the cases of the kernels that filter a row of 128,256 logits."""
     words = dict.fromkeys(("Dist", "Table", "Tokens", "Counters", "Cut"), "*i32")
     words |= dict.fromkeys(("State", "Units", "Parts"), "*i64")
     sizes, warps = cut.constants(4096, 32), cut.num_warps(4096)
@@ -339,7 +341,7 @@ def compiled(case, architecture):
     }
 
 
-TASKS = []  # (case, architecture) for the processes that all_of() forks
+TASKS = []  # pairs (case, architecture) for the processes that all_of() forks
 
 
 def compiled_task(i):
