@@ -99,10 +99,10 @@ def _branch_attention_kernel(
     V,  # [kv_heads, slots, HEAD_DIM]
     v_head_stride,
     v_slot_stride,
-    Out,  # [rows, heads, HEAD_DIM] written; 0 for a row that sees no key
+    Out,  # [rows, heads, HEAD_DIM] written; 0 for a row without keys
     out_row_stride,
     out_head_stride,
-    Slots,  # [64, 128] depth-to-slot table; `see` wrote this and the next four (Workspace)
+    Slots,  # [64, 128] depth-to-slot table; `see` wrote it, like the next four tensors (Workspace)
     Firsts,  # [2, 64]
     Meta,  # [4, 64]
     Members,  # [9, 64]

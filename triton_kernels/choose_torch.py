@@ -40,8 +40,8 @@ def choose_row(
 ) -> None:
     """Write the Choice or the Dist of one row.
 
-    raw, x [vocab]: logits before and after shaping. cuts: the row's result of `find_cut`; no rows
-    if the plan does not cut.
+    raw, x [vocab]: logits before and after shaping. cuts: the row's result of `find_cut`; empty if
+    plan.cuts is False.
     """
     plan, dist = asked.plan, asked.sampling
     is_bad = not bool((raw < float("inf")).all() and (x < float("inf")).all())

@@ -74,10 +74,10 @@ def _integer_linear_kernel(
     Angles,  # [2, ROWS, HALF]; used with the next ten arguments if HALF is not 0 (heads.py)
     Table,  # [words] Batch
     first_row,
-    K,  # [keys, slots, 2 HALF] written
+    K,  # [keys, slots, 2 HALF] keys of the ring, written
     k_head_stride,
     k_slot_stride,
-    V,  # [keys, slots, 2 HALF] written
+    V,  # [keys, slots, 2 HALF] values of the ring, written
     v_head_stride,
     v_slot_stride,
     queries,

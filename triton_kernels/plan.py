@@ -132,7 +132,7 @@ class AttentionPlan:
 
     @property
     def block_n(self) -> int:
-        """Keys of a tile, few enough for the registers."""
+        """Number of keys of a tile. It is small enough for the registers."""
         wide = self.head_dim * self.dtype.itemsize
         return 32 if wide <= 512 else 16
 

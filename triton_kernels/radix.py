@@ -59,7 +59,7 @@ class CutWork:
 
 
 def cut_work(rows: int, splits: int, device: str | torch.device) -> CutWork:
-    """Allocate memory for rows of `splits` chunks."""
+    """Allocate the CutWork for `rows` rows of `splits` chunks on `device`."""
     return CutWork(
         state=torch.zeros((rows, STATE_WORDS), dtype=torch.int64, device=device),
         tokens=torch.zeros((rows, 2, BINS), dtype=torch.int32, device=device),
@@ -250,7 +250,8 @@ def _end_digit(
     Dist, p_state, p_tokens, p_units, p_first_units, p_parts, p_cut,
     DIGIT: tl.constexpr, SPLITS: tl.constexpr, SPLITS_UP: tl.constexpr,
 ):  # fmt: skip
-    """Finds the digit from a row's histograms, which other programs wrote."""
+    """Finds the digit from the histograms of a row, and updates the state of the row. Other
+    programs wrote the histograms."""
     temperature = tl.load(Dist).to(tl.float32, bitcast=True)
     top_p = tl.load(Dist + 2).to(tl.float32, bitcast=True)
     mode = tl.load(p_state + MODE)

@@ -46,7 +46,7 @@ def _round_rows_kernel(
     X,  # [rows, columns] read
     x_stride,
     Norm,  # [columns]; read with NORM
-    Q,  # [64, columns padded to TURN groups] written
+    Q,  # [64, columns padded to a multiple of TURN groups] written
     q_stride,
     Scales,  # [groups, 64] written
     scales_stride,

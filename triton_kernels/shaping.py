@@ -113,7 +113,7 @@ def _shape_kernel(
 ):
     """One program per row and CHUNK tokens.  Steps: mask; + bias; repetition; frequency; presence.
 
-    If the row's sequence does not shape logits, x is only copied.
+    If the row's sequence does not shape logits, the logits are only copied.
     Penalties count the trunk and the row's own ancestors, which its masks name. So no count has to
     be undone after a rejection.
     bytes = rows * vocab * (size + 4 + 10)
@@ -140,8 +140,8 @@ def _shape_kernel(
             count = tl.load(Counts + at, mask=m, other=0)
             seen = tl.load(Seen + at, mask=m, other=0) != 0
             extra = tl.zeros((CHUNK,), tl.int32)
-            # The root's bit may be another than bit 0, because a draft's KV may lag the trunk. The
-            # bits after the root's are nodes.
+            # The root's bit may be above bit 0, because a draft's KV may lag the trunk. Higher bits
+            # are nodes.
             root = root_of(Block, Table, p_row)
             chain_low = load_unsigned(p_row + ROW_CHAIN, True)
             chain_high = load_unsigned(p_row + ROW_CHAIN + 1, True)

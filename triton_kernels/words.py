@@ -59,7 +59,7 @@ def sequence_of(Block, Table, row):
 
 @triton.jit
 def has_bit(low, high, bit):
-    """Returns a bit, 0 .. 63, of a mask of two words as int32 0 or 1."""
+    """Returns a bit (0 to 63) of a mask, as int32 0 or 1. The mask is given as two words."""
     word = tl.where(bit < 32, low, high)
     return ((word >> (bit & 31).to(tl.uint32)) & 1).to(tl.int32)
 

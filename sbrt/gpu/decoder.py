@@ -108,7 +108,8 @@ class Views:
 
 
 class Forwards(ABC):
-    """Records forwards of one lane. It allocates nothing, and computes nothing itself."""
+    """Records forwards of one lane. Its methods pass each call of an op to `run`; they allocate and
+    compute nothing."""
 
     def __init__(self, weights: Weights, ops: Ops, buffers: Buffers) -> None:
         self.weights, self.ops, self.buffers = weights, ops, buffers
@@ -145,7 +146,7 @@ class Forwards(ABC):
 
     @abstractmethod
     def finish(self, run: Run, rows: Rows, v: Views) -> None:
-        """Record the last norm and the logits, in float32."""
+        """Record the last norm, and the product that computes the logits in float32."""
 
 
 class Decoder(Forwards):

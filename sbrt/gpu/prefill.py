@@ -27,7 +27,8 @@ from .ops import Run, add, copy, subtract
 HALF = (torch.float16, torch.bfloat16)
 OLDEST = 80  # sm_80: the first architecture that flash attention supports
 
-# (q [rows, heads, d], k and v [slots, kv_heads, d], lengths) -> [rows, heads, d]
+# An attention function: (q [rows, heads, d], k and v [slots, kv_heads, d], lengths) -> [rows,
+# heads, d].
 Flash = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Lengths"], torch.Tensor]
 
 

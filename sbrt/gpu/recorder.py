@@ -160,9 +160,9 @@ class EagerRecorder:
 
 
 def nodes_of(graph: int) -> int:
-    """Return the number of nodes of a captured graph. Raises EngineError.
+    """Return the number of nodes of a captured graph. Raises EngineError if the driver fails.
 
-    The driver counts them, because a library may launch more than one kernel for a call.
+    The driver counts the nodes, because a library may launch more than one kernel for a call.
     """
     count = ctypes.c_size_t()
     driver("cuGraphGetNodes", ctypes.c_void_p(graph), None, ctypes.byref(count))
@@ -170,8 +170,8 @@ def nodes_of(graph: int) -> int:
 
 
 def driver(call: str, *arguments: object) -> None:
-    """Call a function of the CUDA driver. The driver accepts handles of the CUDA runtime. Raises
-    EngineError."""
+    """Call a function of the CUDA driver. It accepts handles of the CUDA runtime. Raises
+    EngineError if the function fails."""
     error = getattr(ctypes.CDLL("libcuda.so.1"), call)(*arguments)
     if error:
         raise EngineError(f"driver: {call} gave error {error}")

@@ -183,7 +183,7 @@ def load(
 
 
 def _write(arena: Arena, where: _Map, name: str, weight: Stored) -> None:
-    """Write one tensor to its place."""
+    """Write one stored tensor to its place in the buffers."""
     place = where.places[name]
     if place.buffer in where.packed:
         matrix = where.matrix(arena, place.buffer)

@@ -19,8 +19,8 @@ HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 128, 288, 2, 4, 2
 
 
 def demo_folder(name: str) -> Path:
-    """Return the folder of `target`, `draft` or `poor`. Raises InvalidInputError if there is
-    none."""
+    """Return the folder of `target`, `draft` or `poor`. Raises InvalidInputError if the folder is
+    missing."""
     folder = FOLDER / name
     if not (folder / "config.json").is_file():
         raise InvalidInputError(f"demo: expected the demo pair's {name} in {folder}, found none")

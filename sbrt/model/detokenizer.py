@@ -1,5 +1,5 @@
-"""Turns tokens into text as they arrive. Only whole characters are given, each once. The cost per
-token is bounded.
+"""Turns tokens into text as they arrive. The caller gets only whole characters, each once. The cost
+per token is bounded.
 
 Two kinds of tokenizers spell characters in bytes. In a byte-level tokenizer every letter of a token
 means one byte. A tokenizer with byte fallback has a token for each byte, such as `<0x0A>`. A

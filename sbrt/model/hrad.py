@@ -147,7 +147,7 @@ def open_existing(path: Path) -> TensorFile:
 
 
 def inputs(hidden: int) -> int:
-    """Return the number of inputs of a classifier, for a target of that hidden size."""
+    """Return the number of inputs of a classifier, for a target with hidden size `hidden`."""
     return BLOCKS * hidden + 2 * TAIL
 
 

@@ -45,7 +45,7 @@ class Capture:
 
     def said(self, handle):
         """Return ("forward", "choose" or "moves", rows) of the graph with this handle. For "choose"
-        two bools follow: True if the graph filters, True if it shapes."""
+        two bools follow: True if the graph supports filters, and if it supports shaping."""
         ops = {op.__name__: given for op, _, given in self.tapes[handle].calls}
         if "choose_torch" in ops:
             plan = ops["choose_torch"]["plan"]

@@ -1,7 +1,7 @@
-"""Contract under test: if a text ends with a bad word but its last token, a device masks the last
-token. The other tokens may be in the prompt, in the answer, and in chains and tails of any method.
-Many sequences may share a round. The tokens must be those of the CPU, which reads the bad words
-from a list."""
+"""Contract under test: if a text ends with all tokens of a bad word but the last, a device masks
+the last token. The other tokens may be in the prompt, in the answer, and in chains and tails of any
+method. Many sequences may share a round. The tokens must be those of the CPU, which reads the bad
+words from a list."""
 
 import pytest
 

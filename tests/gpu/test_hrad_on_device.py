@@ -133,8 +133,8 @@ def test_in_company_it_cuts_as_it_does_alone(
 
 @pytest.mark.parametrize("favourite", [pytest.param(0, marks=pytest.mark.exact), 2])
 def test_halves_are_read_too(tools, tool, stand_in, checkpoints, method_of, plain_of, favourite):
-    """With a target, features and embedding in bfloat16, the classifier decides as it must, and no
-    token changes."""
+    """With target, features and embedding in bfloat16, the predicted class must decide how deep
+    chains are. No token may change."""
     method = method_of("Llama", favourite)
     config = config_of(tool, tools, checkpoints, "Llama", "cuda", method)
     with Engine(replace(config, dtype="bfloat16")) as engine:

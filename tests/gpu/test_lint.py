@@ -68,7 +68,7 @@ def call_faults(call, own):
 
 
 def wrapper_faults(source):
-    """Yield the faults of ops of plain torch: every call in them must write to `out`."""
+    """Yield the faults of plain-torch ops: calls that do not write to `out`."""
     for function in ast.parse(source).body:
         if not (isinstance(function, ast.FunctionDef) and "out" in ast.unparse(function.args)):
             continue

@@ -164,7 +164,7 @@ SIZES = {
     "lookup:gamma=20": ({32}, set()),
 }
 KINDS = ("forward", "choose")
-ASKED = {  # {kind of request: (True if it filters, True if it shapes)}
+ASKED = {  # {kind of request: (True if it filters tokens, True if it shapes logits)}
     "greedy": (False, False), "sampled": (False, False), "filtered": (True, False),
     "shaped": (False, True), "both": (True, True),
 }  # fmt: skip

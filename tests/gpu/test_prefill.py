@@ -239,8 +239,8 @@ def test_the_package_is_called_as_it_wants_to_be(monkeypatch):
 
 
 def test_torch_has_the_op_as_it_is_called():
-    """Flash attention of torch cannot run without a device. So the test compares its schema with
-    the call in flash_torch."""
+    """torch's flash attention cannot run without a device. So the test compares the schema of
+    torch's op with the call in flash_torch."""
     schema = torch.ops.aten._flash_attention_forward.default._schema
     names = [a.name for a in schema.arguments]
     assert names[:10] == [

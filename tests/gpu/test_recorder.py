@@ -99,7 +99,8 @@ def test_a_workspace_is_as_large_as_the_environment_says(count, monkeypatch):
 
 
 def test_nothing_is_collected_during_a_capture(monkeypatch):
-    """Garbage collection may free the memory of another engine, which would break the capture."""
+    """No garbage is collected during a capture. A collection may free the memory of another engine,
+    which would break the capture."""
     events = []
 
     class Graph:

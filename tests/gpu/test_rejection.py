@@ -1,7 +1,7 @@
-"""Contract under test: `acceptance=rejection` on a CUDA device, on the stand-in. The
-tokens of every method must be those of the CPU's engine over the same recordings. There are one or
-three seats, and one or two memories. Candidates must be both accepted and rejected. If the draft
-has another device, its messages carry the scores."""
+"""Contract under test: `acceptance=rejection` on a CUDA device, on the stand-in. The tokens of
+every method must be those of the CPU's engine over the same recordings. There are one or three
+seats, and one or two memories. Candidates must be both accepted and rejected. If the draft has
+another device, its messages carry the scores."""
 
 from dataclasses import replace
 

@@ -92,8 +92,8 @@ def attention_cases():
         types |= dict.fromkeys(("Firsts", "Members"), "*i64")
         for name, plan, core in attention_plans(torch_dtype):
             kernel = attention._branch_attention_kernel
-            # The constants and the warps depend on the architecture: its registers limit a
-            # program's queries.
+            # The constants and the warps depend on the architecture, whose registers limit the
+            # queries of a program.
             constants, warps = partial(attention_constants, plan), partial(attention_warps, plan)
             yield Case(kernel, name, dtype, types, constants, warps, False, core)
 
@@ -161,7 +161,7 @@ def is_wanted(model, rows, dtype):
 
 
 def products(rows, dtype):
-    """Yield (name, plan) of every product of the wanted models."""
+    """Yield (name, plan) of every product that `is_wanted` selects."""
     for model, (hidden, inner, q, qkv, vocab) in MODELS.items():
         if not is_wanted(model, rows, dtype):
             continue
@@ -281,10 +281,11 @@ def source_of(case):
 
 
 def issue_slots(case, warps, cubin):
-    """Return the issue slots per KiB that a kernel streams, or None for other kernels.
+    """Return the instruction issue slots per KiB that a kernel streams; None for a kernel that
+    streams no weights or logits.
 
-    For a product they are the slots of one loop iteration, per KiB of weights and scales. For a
-    pass over logits they are the slots of a program up to its arrival, per KiB of logits.
+    A product counts the slots of one loop iteration, per KiB of weights and scales. A pass over
+    logits counts the slots of a program up to its arrival, per KiB of logits.
     """
     size = {"*fp32": 4}.get(case.dtype, 2)
     sizes = case.constants

@@ -235,7 +235,8 @@ def test_what_a_program_takes_changes_no_bit(scene, shapes, device, window):
 
 
 def test_a_row_of_a_block_has_the_bits_of_plain_decoding(scene, shapes, device):
-    """The forward uses blocks of splits. Plain decoding, over fewer keys, uses single splits."""
+    """A row must have the bits of plain decoding. The forward uses blocks of splits. Plain
+    decoding, over fewer keys, uses single splits."""
     sizes = {"heads": 2, "kv_heads": 1, "capacity": 400, "window": None, "split": 32, "short": 8}
     same_bits(scene, shapes, device, torch.float32, (253,), "path", rows=4, **sizes)
 

@@ -95,7 +95,7 @@ def test_a_draft_draws_what_the_cpu_draws(device, op, kind, shaped, trims):
         if trims:
             case.trim()
         (want, scores), (got, kept) = case.by_cpu(dists=True), case.by(op, dists=True)
-        assert want[-1].n == 0  # a row of a prompt
+        assert want[-1].n == 0  # the last row belongs to a prompt
         for i, (here, there) in enumerate(zip(got, want, strict=True)):
             n = there.n
             assert (here.n, here.token[:n]) == (n, there.token[:n]), i

@@ -29,7 +29,8 @@ def strided(rows, columns, dtype, device, scale=1.0, seed=0):
 
 
 def assert_close(got, want, exact, dtype):
-    """Compare, and report the worst element with its coordinates.
+    """Check that `got` is close to `want`. The message reports the worst element with its
+    coordinates.
 
     Four roundings of the dtype are allowed, plus the dtype's smallest step for values near zero.
     """

@@ -71,8 +71,8 @@ def products_on_sm90(cubins):
             yield c["configuration"], c
 
 
-# While a multiprocessor gets a KiB of its share of 4.8 TB/s, it has about 223 issue slots at the
-# lowest clock. A kernel that needs more per KiB is limited by issue slots.
+# At 4.8 TB/s and the lowest clock, a multiprocessor has about 223 issue slots for each KiB that it
+# receives. A kernel that needs more per KiB is limited by issue slots.
 SLOTS_OF_PRODUCTS = 200
 # Limits for the issue slots per KiB of integer products with up to 16 rows. As on the CPU, every 32
 # columns need a float32 addition. In int4, a KiB has more groups of 32 columns, so int4 products
@@ -127,7 +127,7 @@ def check_integers(cubins):
 
 
 def test_every_kernel_compiles(cubins):
-    """All kernels compile on sm_90, and a product on the other architectures."""
+    """All kernels compile on sm_90, and one product on the other architectures."""
     found = {(c["kernel"], c["architecture"]) for c in cubins}
     products = {("_linear_kernel", a) for a in ARCHITECTURES}
     assert found == {(name, 90) for name in jitted_functions()} | products
