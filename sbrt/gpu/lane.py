@@ -312,9 +312,9 @@ class GpuLane(LaneStore):
 
         where: addresses of row table, sequences and result. columns: number of used logits per row.
         dists: write Dist words, not Choice words. filters: support min_p, top_k and top_p.
-        shaping: for requests that change logits: addresses of mask, bias, counts and seen, each
-        [seats, vocab]; vocab; address and row length of the bad words; the same of the trunks.
-        scores: for rejection sampling: address and number of rows of scores [seats, rows, columns].
+        shaping (for requests that change logits): addresses of mask, bias, counts and seen, each
+        [seats, vocab]; vocab; address and row length of the bad words, and then of the trunks.
+        scores (for rejection sampling): address and number of rows of the [seats, rows, columns].
         Calls with equal arguments return the same recordings.
         """
 
