@@ -202,8 +202,7 @@ def rope_kv_write_torch(
 
 
 def _normed(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
-    """Return the RMSNorm of heads [n, head_dim]. If `weight` is None, return the heads
-    themselves."""
+    """Return the RMSNorm of heads [n, head_dim], or the heads themselves without a weight."""
     if weight is None:
         return x
     h = x.float()
@@ -212,7 +211,7 @@ def _normed(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.T
 
 
 def angles_torch(position: int, rope: Rope) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cosines and sines [head_dim / 2] of a position's angles."""
+    """Cosines and sines [head_dim / 2] of a position's angles."""
     kind = torch.float32 if position < EXACT_FLOAT else torch.float64
     angle = torch.tensor(position, dtype=kind, device=rope.inv_freq.device) * rope.inv_freq.to(kind)
     return torch.cos(angle).float() * rope.amplitude, torch.sin(angle).float() * rope.amplitude
