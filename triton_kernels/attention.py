@@ -1,28 +1,32 @@
 """Attention of one forward's rows over a KV ring.
 
-A row sees the trunk, its ancestors in flight, and its branch's tail up to itself. In flight are the
-positions from the head on, which are not committed. The public op is `branch_attention`. Its twin
-in plain torch is `branch_attention_torch`. Both read what `see` (visible.py) wrote. A path, k
-branches and any tree use the same kernel.
+A row attends to the trunk, to its ancestors in the chain, and to its branch's tail up to itself.
+The public op is `branch_attention`. Its twin in plain torch is `branch_attention_torch`. Both read
+the tables that `see` (visible.py) wrote. One kernel serves a path, k branches and any tree.
 
-Order of sums. Positions are cut into splits, and splits into tiles, at multiples of their length. A
-key is summed in the column of its absolute position, wherever its bytes are. One loop serves the
-trunk and the positions in flight. So, for one compiled kernel, a row's result depends only on the
-keys that the row sees, bit for bit. A verified row has the bits that plain decoding would give it.
-This holds for trees too, because keys in flight are gathered along each leader's own path
-(visible.py).
+In flight. The positions from the head on are in flight: they are not committed. Their slots come
+from the depth-to-slot table of the row's leader (visible.py).
 
-Sequences. The rows of one sequence are a member. No tile of rows has rows of two members. So a
-row's bits depend neither on other sequences nor on the seat of its own.
+Order of sums. Positions are divided into splits of equal length, and splits into tiles of equal
+length. A key is always summed in the column of its absolute position, wherever its bytes are
+stored. One loop serves the trunk and the positions in flight. So, for one compiled kernel, the bits
+of a row's result depend only on the keys that the row attends to. A verified row has the same bits
+as in plain decoding. This holds for trees too, because keys in flight are gathered along the path
+of each leader.
 
-Work. A unit is a KV head and a tile of rows (with all their query heads). An item is the work of a
-unit on one split or, for a long context, on a block of FAN = 8 splits. The result of an item is a
-partial softmax. About two programs per multiprocessor loop over the items. Partial softmaxes are
-merged level by level, always in ascending order. FAN of level 0 (splits) are merged into one of
-level 1 (a block). FAN of level 1 are merged into one of level 2, and so on. Those of the last level
-are merged into the result. A program with a block merges its splits in registers in the same order,
-so the size of an item changes no bit. The last program to finish a group of partial softmaxes
-merges the group.
+Sequences. The rows of one sequence in a forward are called a member. No tile of rows has rows of
+two members. So the bits of a row depend neither on other sequences nor on the seat of its own
+sequence.
+
+Work. A unit is one KV head with one tile of rows, for all query heads of the KV head. An item is
+the work of one unit on one split or, for a long context, on a block of FAN = 8 splits. The result
+of an item is a partial softmax. About two programs per multiprocessor loop over the items.
+
+Merging. Partial softmaxes are merged level by level, always in ascending order. Level 0 has one
+partial softmax for each split. FAN partial softmaxes of a level are merged into one of the next
+level. Those of the last level are merged into the result. The last program to finish a group of
+partial softmaxes merges the group. A program with a block merges its splits in registers in the
+same order, so the size of an item changes no bit.
 """
 
 from __future__ import annotations
@@ -38,8 +42,8 @@ from .words import MAX_REGISTERS, arrived_last, interpreting
 
 @triton.jit
 def _fold(m_a, l_a, acc_a, m_b, l_b, acc_b):
-    """Merges two partial softmaxes, each with its maximum m, sum of weights l and weighted values
-    acc. One without keys changes no bit of the other."""
+    """Returns the merge of two partial softmaxes. Each has its maximum m, its sum of weights l, and
+    its weighted sum of values acc. A partial softmax without keys changes no bit of the other."""
     m = tl.maximum(m_a, m_b)
     safe = tl.where(m == float("-inf"), 0.0, m)
     a = tl.exp2(m_a - safe)
@@ -49,7 +53,7 @@ def _fold(m_a, l_a, acc_a, m_b, l_b, acc_b):
 
 @triton.jit
 def _put(Partial, Dist, at, o_m, o_d, m, l, acc, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr):  # noqa: E741
-    """Stores columns o_d of a partial softmax, which is merged later."""
+    """Stores columns o_d of a partial softmax at index `at`. Another call merges it later."""
     tl.store(Dist + at * (2 * BLOCK_M) + o_m, m)
     tl.store(Dist + at * (2 * BLOCK_M) + BLOCK_M + o_m, l)
     p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
@@ -61,8 +65,8 @@ def _merged(
     Partial, Dist, first, last, units, unit, o_m, o_d, BLOCK_M: tl.constexpr,
     HEAD_DIM: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Merges the partial softmaxes first .. last - 1, and returns columns o_d. Other programs wrote
-    them, so loads bypass L1."""
+    """Returns the merge of the partial softmaxes first .. last - 1, for columns o_d. Other programs
+    wrote the partial softmaxes, so loads bypass L1."""
     m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
     acc = tl.zeros((BLOCK_M, o_d.shape[0]), tl.float32)
@@ -79,7 +83,7 @@ def _merged(
 
 @triton.jit
 def _write(p_out, o_d, m_row, l, acc):  # noqa: E741
-    """Writes columns o_d of the result, 0 for rows that see no key."""
+    """Writes columns o_d of the result, acc / l; 0 for rows without keys."""
     o = tl.where((l > 0)[:, None], acc / tl.where(l > 0, l, 1.0)[:, None], 0.0)
     tl.store(p_out[:, None] + o_d[None, :], o.to(p_out.dtype.element_ty), mask=m_row[:, None])
 
@@ -95,23 +99,23 @@ def _branch_attention_kernel(
     V,  # [kv_heads, slots, HEAD_DIM]
     v_head_stride,
     v_slot_stride,
-    Out,  # [rows, heads, HEAD_DIM] written; 0 for a row that sees no key
+    Out,  # [rows, heads, HEAD_DIM] written; 0 for a row without keys
     out_row_stride,
     out_head_stride,
-    Slots,  # [64, 128] depth-to-slot table; `see` wrote this and the next four (Workspace)
+    Slots,  # [64, 128] depth-to-slot table; `see` wrote it, like the next four tensors (Workspace)
     Firsts,  # [2, 64]
     Meta,  # [4, 64]
     Members,  # [9, 64]
     Items,  # [64]
     Partial,  # [pieces, units, BLOCK_M, HEAD_DIM] weighted values of partial softmaxes, by level
     Dist,  # [pieces, units, 2, BLOCK_M] maxima and sums of weights of partial softmaxes
-    Counters,  # [units, 1 + above] programs that arrived; 0 before and after a launch
+    Counters,  # [units, 1 + above] counts of programs that arrived; 0 before and after a launch
     capacity,  # positions of the ring
     kv_heads,
     units,  # largest number of units of a forward
-    short,  # limit of partial softmaxes in level 0; with this many splits or fewer, an item has one
+    short,  # largest number of splits for which an item is one split
     blocks,  # largest number of partial softmaxes in level 1
-    above,  # largest number of partial softmaxes in all levels but 0
+    above,  # largest number of partial softmaxes in all levels above 0
     last_level,  # number of the last level
     scale,  # factor of the scores; it includes log2 e
     GROUP: tl.constexpr,  # number of query heads that share a KV head
@@ -121,13 +125,14 @@ def _branch_attention_kernel(
     BLOCK_N: tl.constexpr,
     SPLIT: tl.constexpr,  # a multiple of BLOCK_N
     FAN: tl.constexpr,
-    PIECE: tl.constexpr,  # columns that are merged together
-    UNROLL: tl.constexpr,  # partial softmaxes that are loaded together
-    UPCAST: tl.constexpr,  # products take float32, because the interpreter has no bfloat16
+    PIECE: tl.constexpr,  # number of columns that are merged at a time
+    UNROLL: tl.constexpr,  # number of partial softmaxes that are loaded together
+    UPCAST: tl.constexpr,  # compute products in float32, because the interpreter has no bfloat16
     STAGES: tl.constexpr,
     EARLY: tl.constexpr,  # launched early (early.py)
 ):
-    """softmax(scale q K^T) V over the keys that each row sees, in base 2 and float32.
+    """Computes softmax(scale q K^T) V over the keys that each row attends to, with powers of 2 and
+    in float32.
 
     bytes = kv_heads * keys * HEAD_DIM * size * 2 * tiles, + rows * heads * HEAD_DIM * size * 2
     flops = 4 * kv_heads * tiles * BLOCK_M * keys * HEAD_DIM
@@ -148,7 +153,7 @@ def _branch_attention_kernel(
         low = tl.load(p_member + 64)
         first_split = tl.load(p_member + 2 * 64)
         splits = tl.load(p_member + 3 * 64)
-        taken = tl.load(p_member + 4 * 64)  # splits of an item: 1 or FAN
+        taken = tl.load(p_member + 4 * 64)  # number of splits of an item: 1 or FAN
         storage = tl.load(p_member + 5 * 64).to(tl.int32)
         its_first = tl.load(p_member + 6 * 64).to(tl.int32)
         its_end = tl.load(p_member + 7 * 64).to(tl.int32)
@@ -173,8 +178,8 @@ def _branch_attention_kernel(
         if UPCAST:
             q = q.to(tl.float32)
 
-        # Tiles with only trunk positions come first. Tiles with positions in flight follow, each
-        # once per leader.
+        # Tiles of keys that are all in the trunk come first. Then come the tiles with keys in
+        # flight, once for each leader.
         start = piece_at * length
         row_from = tl.minimum(tl.maximum(row_first - start, 0), length).to(tl.int32)
         high = tl.minimum(start + length, head + tl.max(count, axis=0))
@@ -207,8 +212,8 @@ def _branch_attention_kernel(
             led_count = tl.load(Meta + led_by, mask=in_flight, other=0)
             led_first = tl.load(Firsts + 64 + led_by, mask=in_flight, other=0)
 
-            # Slot of each column: in the trunk from the position, in flight from the leader's
-            # depth-to-slot table.
+            # Find the slot of each column. In the trunk it follows from the position. In flight it
+            # is in the leader's depth-to-slot table.
             depth = tl.minimum(tl.maximum(position - head, -BLOCK_N), 1 << 20).to(tl.int32) + o_n
             is_node = depth >= 0
             m_node = is_node & (depth < led_count)
@@ -264,18 +269,20 @@ def _climb(
     last_level, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr, FAN: tl.constexpr,
     PIECE: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Merges groups of partial softmaxes as long as this program is the last to arrive at a group.
+    """Merges groups of partial softmaxes, level by level, as long as this program is the last to
+    arrive at the group.
 
-    A group becomes one partial softmax of the next level. Those of the last level become the
-    result. PIECE columns are merged together. A group with all of the unit's partial softmaxes is
-    the result already: further levels would change no bit of it.
+    A group is merged into one partial softmax of the next level. PIECE columns are merged at a
+    time. The partial softmaxes of the last level are merged into the result. So is a group that has
+    all partial softmaxes of the unit: further levels would change no bit.
     """
     o_m = tl.arange(0, BLOCK_M)
     is_split = taken == 1
     level = tl.where(is_split, 0, 1)
     lower = tl.where(is_split, 0, short)  # offset of this level in Partial
     upper = tl.where(is_split, short, short + blocks)  # offset of the next level in Partial
-    pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)  # limit of the next level
+    # Largest number of partial softmaxes in the next level.
+    pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)
     going = first < last
     while going:
         is_last = level == last_level
@@ -318,14 +325,16 @@ def branch_attention(
     out: torch.Tensor,
     early: bool = False,
 ) -> torch.Tensor:
-    """Compute out = softmax(scale q k^T) v, for each row over the keys that the row sees.
+    """Compute out = softmax(scale q k^T) v, for each row over the keys that the row attends to.
 
-    q    [rows, heads, head_dim]       rotated; any strides but the last
-    k,v  [kv_heads, slots, head_dim]   one layer's storage: the ring's slots, then the tails'; any
-                                       strides but the last. Values that no row sees may be NaN
-    out  [rows, heads, head_dim]       written; 0 for a row that sees nothing and for padding
-    early launch it early (early.py). It changes no bit
-    work as `see` wrote it for these rows. Its scratch is used, so launches must not overlap on it
+    q      [rows, heads, head_dim]      rotated; the last stride must be 1
+    k, v   [kv_heads, slots, head_dim]  storage of one layer: the slots of the ring, then those of
+                                        the tails; the last stride must be 1. Values that no row
+                                        attends to may be NaN
+    out    [rows, heads, head_dim]      written; 0 for padding and for a row without keys
+    work   the tables that `see` wrote for these rows, and scratch memory. Launches that may
+           overlap need separate work
+    early  start before the previous kernel has ended (early.py). It changes no bit
 
     Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
     ValueError on any other shape, dtype or stride.

@@ -1,8 +1,8 @@
 """Masks bad words of several tokens on the device (csrc/ops/shaping.h).
 
-If the tokens before a row's next token are a bad word without its last token, that last token is
-masked. The public op is `ban_words`. Its twin in plain torch, for one row, is `ban_words_torch`.
-Bad words are a flat list, because a captured launch must handle any number of them, of any length.
+If the text up to a row ends with all tokens of a bad word but the last, the last token is masked.
+The public op is `ban_words`. Its twin in plain torch, for one row, is `ban_words_torch`. Bad words
+are a flat list, because a captured launch must handle any number of words of any length.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .words import (
     seat_of,
 )
 
-WORDS = 32  # bad words that a program checks together
+WORDS = 32  # number of bad words that a program checks together
 SPLITS = 4  # programs per row
 SEARCH = 20  # steps of a binary search in up to 2^20 columns
 ACTIVE = tl.constexpr(offset(Sequence, "shaping"))
@@ -44,9 +44,9 @@ BRANCH_WORDS = tl.constexpr(size(Branch))
 def flat_words(words: Iterable[list[int]], room: int) -> torch.Tensor:
     """Return bad words as one int32 [room] tensor (csrc/ops/choose.h, DenseShaping::words).
 
-    It begins with the number n of words and the length of the longest word. Then come n + 1 offsets
-    into the tokens, and the tokens of all words. Raises ValueError if they need more room, or if a
-    word has no token.
+    The tensor begins with the number n of words and the length of the longest word. Then come n + 1
+    offsets into the tokens, and the tokens of all words. Raises ValueError if the words need more
+    room, or if a word has no token.
     """
     tokens: list[int] = []
     begins, longest = [0], 0
@@ -64,15 +64,15 @@ def flat_words(words: Iterable[list[int]], room: int) -> torch.Tensor:
 
 @triton.jit
 def root_of(p_sequence, Table, p_row):
-    """Returns the number of the root's bit in a row's chain mask."""
+    """Returns the index of the root's bit in the chain mask of a row."""
     first = head_of(Table, seat_of(p_row, True), True)
     return (load_int64(p_sequence + HEAD, True) - first).to(tl.int32)
 
 
 @triton.jit
 def _still_like(match, p_last, length, back, token):
-    """Returns the mask of those words in `match` whose token `back` places before the last is
-    `token`. Words that are too short to have such a token stay in the mask."""
+    """Returns the mask `match` without the words whose token `back` places before the last one is
+    not `token`. Words that are too short to have such a token stay in the mask."""
     inside = match & (back < length)
     expected = tl.load(p_last - back, mask=inside, other=-1)
     return match & ((back >= length) | (expected == token))
@@ -80,8 +80,8 @@ def _still_like(match, p_last, length, back, token):
 
 @triton.jit
 def _column_of(Ids, columns, token, SEARCH: tl.constexpr):
-    """Returns the columns of tokens by binary search; -1 for tokens without a column. Ids must
-    ascend."""
+    """Returns the column of each token, found by binary search in Ids; -1 for a token without a
+    column. Ids must ascend."""
     low = token * 0
     high = low + columns
     for _ in range(SEARCH + 1):
@@ -100,8 +100,8 @@ def _ban_kernel(
     Table,  # [words] Batch
     Words,  # [seats, room] bad words as `flat_words` makes them
     Trunk,  # [seats, positions] tokens
-    Ids,  # [columns] the token of a column; never touched without HAS_IDS
-    Out,  # [rows, columns] float32: -inf is written for last tokens of words that rows have begun
+    Ids,  # [columns] the token of each column; read only with HAS_IDS
+    Out,  # [rows, columns] float32; -inf is written for each masked token
     out_stride,
     first_row,
     room,
@@ -113,8 +113,8 @@ def _ban_kernel(
     SEARCH: tl.constexpr,
     HAS_IDS: tl.constexpr,
 ):
-    """SPLITS programs per row. Each checks WORDS bad words together: it walks from the row's token
-    back over tail and chain into the trunk."""
+    """SPLITS programs per row. Each program compares WORDS bad words at once with the tokens of the
+    row, from the last token backwards: tail, then chain, then trunk."""
     i_row = tl.program_id(0).to(tl.int64)
     if first_row + i_row >= tl.load(Table + TABLE_N):
         return
@@ -178,8 +178,8 @@ def ban_words(
 ) -> torch.Tensor:
     """Mask the last tokens of bad words in `out`, float32 [rows, columns].
 
-    `shape_logits` has written `out` before, and describes the other arguments. Returns `out`.
-    Allocates nothing.
+    `out` must hold the result of `shape_logits`. Shaping describes `words` and `trunk`. Returns
+    `out`. Allocates nothing.
     """
     _ban_kernel[(len(out), SPLITS)](
         *(sequence, table, words, trunk, words if ids is None else ids, out, out.stride(0)),

@@ -1,12 +1,15 @@
-"""The sampling pass on the device: turns a row of logits into a token or a draft's distribution.
+"""The sampling pass on the device: turns each row of logits into a token or a draft's distribution.
 
-The public op is `choose`, its plain-torch twin `choose_torch`. Order and formulas are those of
-csrc/ops/choose.h, and so are the random bits (noise.py). A row is one pass over its vocabulary in
-chunks. Every chunk picks its few best by float32 scores and scores these in float64. The last
-program of a row to finish takes the best of all, ties to the lowest id. A request that shapes
-(shaping.py) costs an additional pass. One that filters (cut.py) costs several for the target's
-tokens; the plan says which. A draft's distribution is filtered among the picks alone, unless its
-engine accepts at random (draw.py).
+The public op is `choose`. Its twin in plain torch is `choose_torch`. The order of operations and
+the formulas are those of csrc/ops/choose.h, and so are the random bits (noise.py).
+
+Each program reads one chunk of a row's vocabulary. It picks the few tokens with the best float32
+scores, and computes their scores in float64. The last program of a row to finish takes the best of
+all picks; ties go to the lowest id.
+
+If a request may change logits (shaping.py), there is one more pass over the vocabulary. If a
+request may filter tokens (cut.py), there are several more for the target's tokens. A draft's
+distribution is filtered among the picks alone, except for rejection sampling (draw.py).
 """
 
 from __future__ import annotations
@@ -44,18 +47,18 @@ _STATS = tl.constexpr(STATS)
 def _choose_kernel(
     Logits,  # [rows, vocab] before shaping
     logits_stride,
-    Shaped,  # [rows, vocab] logits to sample from: shaped if HAS_SHAPED, else Logits
+    Shaped,  # [rows, vocab] logits to sample from; without HAS_SHAPED the same as Logits
     shaped_stride,
-    Cut,  # [rows, 4] written by find_cut; never touched without HAS_CUT
-    Ids,  # [vocab] the token of a column; never touched without HAS_IDS
+    Cut,  # [rows, 4] result of find_cut; read only with HAS_CUT
+    Ids,  # [vocab] the token of each column; read only with HAS_IDS
     Block,  # [seats, words] the sequences
     Table,  # [words] Batch
     Score,  # [rows, splits, KEEP] float64 scratch
     Token,  # [rows, splits, KEEP] scratch
     Stat,  # [rows, splits, 6] scratch
-    Counters,  # [rows] 0 before and after
-    Scores,  # [seats, score_rows, vocab] never touched without KEEPS
-    Out,  # [rows, words] Choice or, with DISTS, Dist
+    Counters,  # [rows] programs that arrived; 0 before and after a launch
+    Scores,  # [seats, score_rows, vocab] written only with KEEPS
+    Out,  # [rows, words] written: a Dist with DISTS, otherwise a Choice
     first_row,
     vocab,
     score_rows,
@@ -68,11 +71,12 @@ def _choose_kernel(
     DISTS: tl.constexpr,
     HAS_SHAPED: tl.constexpr,
     HAS_CUT: tl.constexpr,
-    THINS: tl.constexpr,  # the Dist is filtered by `thinned`
+    THINS: tl.constexpr,  # filter the Dist with `thinned`
     HAS_IDS: tl.constexpr,
-    KEEPS: tl.constexpr,  # for sequences that accept at random: see draw.py
+    KEEPS: tl.constexpr,  # keep scores for rejection sampling (draw.py)
 ):
-    """One program per row and CHUNK tokens.  argmax of logit / temperature + g(seed, position, id).
+    """One program per row and CHUNK tokens.  argmax of logit / temperature + g.  g: the noise
+    of (seed, position, id).
 
     bytes = rows * vocab * size (once; twice with HAS_SHAPED)
     """
@@ -162,7 +166,7 @@ def _choose_kernel(
     tl.store(Token + at * KEEP + o_pick, picked)
     tl.store(Stat + at * _STATS + 3, bad.to(tl.float32))
     if DISTS:
-        if KEEPS:  # loaded again: registers cannot hold it so long
+        if KEEPS:  # load the logits again, because registers cannot hold them so long
             raw = tl.load(Logits + i_row * logits_stride + o, mask=m, other=float("-inf"))
             raw = raw.to(tl.float32)
             fine = raw < float("inf")
@@ -189,8 +193,8 @@ def _merge(
     SPLITS_UP: tl.constexpr, KEEP: tl.constexpr, DISTS: tl.constexpr, THINS: tl.constexpr,
     HAS_IDS: tl.constexpr,
 ):  # fmt: skip
-    """Writes the result of a row from the picks of its chunks. Other programs wrote the picks, so
-    loads bypass L1."""
+    """Writes the result of a row from the picks of all its chunks. Other programs wrote the picks,
+    so loads bypass L1."""
     o = tl.arange(0, SPLITS_UP * KEEP)
     m = o < SPLITS * KEEP
     score = tl.load(Score + o, mask=m, other=float("-inf"), cache_modifier=".cg")
@@ -241,21 +245,20 @@ def choose(
 ) -> torch.Tensor:
     """Sample a token from every row (Choice words), or with plan.dists write a Dist (Dist words).
 
-    logits   [rows, vocab]  float16, bfloat16 or float32; rows may be strided, columns may not
-    sequence  int32 words of the sequences, one for each seat: sampling, shaping, the ancestors'
-             tokens, sharpness
-    table    int32 words of the Batch; rows from index `n` on are not written. A row is sampled by
-             the parameters of its sequence. Its noise belongs to the position after the row's
-             position
-    out      int32 [rows, plan.out_words], contiguous, written; may be a view of the block's
-             `choice` or `row_dist`
-    shaping  dense lists of every seat, if plan.shaped; a captured choice reads these very tensors.
-             They are not read for rows whose sequence does not shape
-    ids      int32 [vocab], ascending, if plan.trimmed: the token of a column. Noise and shaping
-             are those of the tokens, and so are the candidates of a Dist
-    scores   if plan.keeps: rows of sequences that accept at random are written there
+    logits    [rows, vocab]  float16, bfloat16 or float32; rows may be strided, columns may not
+    sequence  int32 words of the sequences, one for each seat: sampling, shaping, tokens of the
+              ancestors, sharpness
+    table     int32 words of the Batch; rows from index `n` on are not written. Each row uses the
+              sampling parameters of its sequence, and the noise of the position after its own
+    out       int32 [rows, plan.out_words], contiguous, written; may be a view of the field `choice`
+              or `row_dist` of an engine's memory
+    shaping   dense lists of every seat, if plan.shaped. A captured launch always reads these
+              tensors. Rows whose sequence does not change logits do not read them
+    ids       int32 [vocab], ascending, if plan.trimmed: the token of each column. Noise, shaping
+              and the candidates of a Dist use the token, not the column
+    scores    if plan.keeps: memory for the scores of rows that use rejection sampling
 
-    Returns `out`. Allocates nothing. It takes one launch, plus one for shaping, one for bad words,
+    Returns `out`. Allocates nothing. It makes one launch, plus one for shaping, one for bad words,
     and those of `find_cut` if tokens are filtered. Raises ValueError on invalid tensors.
     """
     _check(logits, sequence, table, plan, out, shaping, ids)

@@ -11,8 +11,8 @@ from .cut import CUT_WORDS
 from .radix import CutWork, cut_work
 from .state import Choice, Dist, size
 
-# Picks per chunk, by `dists`. Without `dists` one is needed, with `dists` CANDIDATES are needed.
-# The others are spare, for near-ties in float32.
+# Number of picks per chunk, by plan.dists. A Choice needs one pick, a Dist needs CANDIDATES. The
+# others are spare, because float32 scores may put near-ties in the wrong order.
 PICKS = {False: 4, True: 20}
 STATS = 6  # values per chunk in ChooseWork.stat
 
@@ -21,17 +21,17 @@ STATS = 6  # values per chunk in ChooseWork.stat
 class ChoosePlan:
     """Constants of a captured sampling pass.
 
-    rows, vocab  of the logits; vocab at most 2^20
-    dists         write Dist words of the draft; else Choice words of the target
-    shaped       some request shapes its logits
+    rows, vocab  shape of the logits; vocab is at most 2^20
+    dists        write a Dist of the draft for each row, otherwise a Choice of the target
+    shaped       some request changes its logits
     filtered     some request has min_p, top_k or top_p. A token is sampled from exactly the tokens
-                 that the filters leave. With `dists` only those candidates are dropped that the
-                 chunks' picks show to be filtered. That changes no token, so it needs no pass
-                 over the vocabulary
-    chunk        tokens of a program
-    first_row    of the table: row 0 of the logits
-    trimmed      a draft's head knows some tokens only: `vocab` is how many, a column each
-    keeps        some sequence may accept at random (draw.py). Then `dists` are filtered exactly
+                 that the filters leave. With `dists`, a candidate is dropped only if the picks of
+                 the chunks prove that a filter drops it. That changes no token, so it needs no
+                 further pass over the vocabulary
+    chunk        number of tokens that a program reads
+    first_row    row of the row table to which row 0 of the logits belongs
+    trimmed      the draft's LM head has only some tokens: `vocab` columns, one for each token
+    keeps        some sequence may use rejection sampling (draw.py). Then a Dist is filtered exactly
     """
 
     rows: int
@@ -59,7 +59,7 @@ class ChoosePlan:
 
     @property
     def cuts(self) -> bool:
-        """True if a choice needs `find_cut` first."""
+        """True if the sampling pass runs `find_cut` first."""
         return self.filtered and (self.keeps or not self.dists)
 
     @property
@@ -74,7 +74,7 @@ class ChoosePlan:
 
     @property
     def num_warps(self) -> int:
-        """Number of warps of a program."""
+        """Number of warps per program."""
         return min(8, max(1, self.chunk // 512))
 
     def sizes(self) -> dict[str, object]:
@@ -88,7 +88,7 @@ class ChoosePlan:
 
     @property
     def out_words(self) -> int:
-        """Words of one row of the result."""
+        """Number of words in one row of the result."""
         return size(Dist if self.dists else Choice)
 
 
@@ -98,16 +98,16 @@ class ChooseWork:
 
     score    float64 [rows, splits, keep]  scores of each chunk's picks
     token    int32 [rows, splits, keep]    columns of these picks; -1: no pick
-    stat     float32 [rows, splits, 6]     of each chunk: largest raw logit, sum of exponentials and
-                                           their first moment; 1 if there was a NaN or +inf; of the
-                                           shaped logits, the largest and the sum of weights
-    counters int32 [rows]                  arrivals; 0 between launches
-    cut      int32 [rows, 4]               find_cut; no rows with dists unless the plan keeps, as
-                                           for the next five
-    cut_*                                  fields of its CutWork
-    blind    float32 [rows, splits, keep]  largest scores of each chunk; rows only if the plan
-                                           keeps dists
-    shaped   float32 [rows, vocab]         shape_logits; no elements unless the plan shapes
+    stat     float32 [rows, splits, 6]     for each chunk: largest raw logit, sum of exponentials,
+                                           their first moment; 1 if there is a NaN or +inf; largest
+                                           shaped logit, sum of the weights of shaped logits
+    counters int32 [rows]                  programs that arrived; 0 between launches
+    cut      int32 [rows, 4]               result of find_cut. This tensor and the next five have no
+                                           rows if the plan has `dists` without `keeps`
+    cut_*                                  fields of the CutWork of find_cut
+    blind    float32 [rows, splits, keep]  largest scores of each chunk, for `rate`; no rows unless
+                                           the plan has `dists` and `keeps`
+    shaped   float32 [rows, vocab]         result of shape_logits; empty unless the plan is shaped
     """
 
     score: torch.Tensor

@@ -1,4 +1,4 @@
-"""Parts of `choose_torch`, the twin of `choose`: one row."""
+"""Computes one row of `choose_torch`, the twin of `choose`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .state import CANDIDATES, Row, Sampling, Sequence, size, struct
 class Asked:
     """The request of one row.
 
-    head: position of the root of the row's seat. words: the words of the row's sequence, and all
-    words after them. tokens: the token of each column.
+    head: position of the root of the row's seat. words: words of all sequences, from the row's
+    sequence on. tokens: the token of each column.
     """
 
     plan: ChoosePlan
@@ -40,8 +40,8 @@ def choose_row(
 ) -> None:
     """Write the Choice or the Dist of one row.
 
-    raw, x [vocab]: logits before and after shaping. cuts: the row's result of `find_cut`; no rows
-    if the plan does not cut.
+    raw, x [vocab]: logits before and after shaping. cuts: the row's result of `find_cut`; empty if
+    plan.cuts is False.
     """
     plan, dist = asked.plan, asked.sampling
     is_bad = not bool((raw < float("inf")).all() and (x < float("inf")).all())
@@ -104,7 +104,8 @@ def kept_torch(x: torch.Tensor, dist: Sampling, cut: torch.Tensor | None) -> tor
 def scores_torch(
     kept: torch.Tensor, ids: torch.Tensor, dist: Sampling, noise: tuple[int, int]
 ) -> torch.Tensor:
-    """Return the deciding scores [vocab] float64. noise: `where` and `use` of Noise (philox.h)."""
+    """Return the float64 scores of all tokens, [vocab]. noise: `where` and `use` of Noise
+    (philox.h)."""
     if dist.temperature == 0:
         return kept.double()
     where, use = noise

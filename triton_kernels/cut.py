@@ -1,11 +1,13 @@
 """Finds which tokens of a row min-p, top-k and top-p keep, without sorting.
 
-The public op is `find_cut`. Its twin in plain torch is `find_cut_torch`. The result is a cut: the
-last token (logit, id) that is kept, in the order (logit descending, id ascending). The kernels find
-the cut by radix selection. Logits become 32-bit keys with the same order, which have three digits
-of 11, 11 and 10 bits (radix.py). For each digit every program adds its chunk to the row's
-histograms of tokens and of weights. The last program to finish a row finds the bin in which the sum
-reaches the wanted value. Order and formulas are those of csrc/ops/choose.h.
+The public op is `find_cut`. Its twin in plain torch is `find_cut_torch`. The result is called a
+cut: the last token (logit, id) that is kept, in the order (logit descending, id ascending). Order
+and formulas are those of csrc/ops/choose.h.
+
+The kernels find the cut by radix selection. Each logit becomes a 32-bit key of the same order. A
+key has three digits of 11, 11 and 10 bits (radix.py). For each digit, every program adds its chunk
+to two histograms of the row: numbers of tokens, and sums of weights. The last program of the row to
+finish finds the bin in which the running sum reaches the wanted value.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ from .radix import (
 from .state import Batch, Sampling, check_words, of_seat, size, struct
 from .words import TABLE_N, arrived_last, sequence_of
 
-CUT_WORDS = 4  # per row: largest logit, last logit (both float32 bits), last id, unused
+# Words per row: largest logit, last kept logit (both as float32 bits), last kept id, unused.
+CUT_WORDS = 4
 ALL_IDS = 2**31 - 1  # the last id of a cut that keeps all tokens with the last logit
 # The digits in the order of the passes. With top-k or top-p alone the first three passes suffice.
 # With both, top-p follows top-k. The first digit's histogram serves both, so top-p needs only two
@@ -63,13 +66,13 @@ _GROUP = tl.constexpr(64)  # the first pass reduces this many tokens to their la
 def _begin_cut_kernel(
     Logits,  # [rows, vocab]
     logits_stride,
-    Dist,  # [words] Sampling, or [seats, words] the sequences
+    Dist,  # [seats, words] the sequences, or [words] one Sampling
     Table,  # [words] Batch
     State,  # [rows, 8] written
     Tokens,  # [rows, 2, 2048] histograms
     Parts,  # [rows, SPLITS] scratch
-    Counters,  # [rows] programs that arrived; 0 before and after a launch
-    Cut,  # [rows, 4] written: a cut that keeps everything
+    Counters,  # [rows] counts of programs that arrived; 0 before and after a launch
+    Cut,  # [rows, 4] written with a cut that keeps everything
     first_row,
     vocab,
     CHUNK: tl.constexpr,
@@ -79,8 +82,9 @@ def _begin_cut_kernel(
     """One program per row and chunk: finds the largest logit, and a threshold that at least top_k
     tokens reach.
 
-    The threshold is the lower end of a bin of the first digit. Only the largest logit of each GROUP
-    is counted, from the highest bin down. The bin in which the count reaches top_k is taken.
+    The kernel counts only the largest logit of each GROUP of tokens, in the bins of the first
+    digit. The threshold is the lower end of the bin in which the count, from the highest bin down,
+    reaches top_k.
     bytes = rows * vocab * size
     """
     i_row = tl.program_id(0).to(tl.int64)
@@ -134,7 +138,7 @@ def _end_cut_kernel(
     Units,  # [rows, 2, 2048]
     Parts,  # [rows, SPLITS] scratch
     Counters,  # [rows] programs that arrived; 0 before and after a launch
-    Cut,  # [rows, 4] the last id is written, if not all tokens with the last logit are kept
+    Cut,  # [rows, 4] the last id is written, unless all ties are kept
     first_row,
     vocab,
     CHUNK: tl.constexpr,
@@ -142,7 +146,7 @@ def _end_cut_kernel(
     SPLITS_UP: tl.constexpr,
 ):
     """One program per row and chunk. Several tokens may have the last logit that is kept (ties).
-    The kernel finds the id of the last token among them that is kept.
+    The kernel finds the largest id of these tokens that is kept.
 
     Tokens with the same logit have the same weight, so min-p keeps all of them or none.
     bytes = rows * vocab * size, 0 for rows that keep all ties
@@ -193,8 +197,9 @@ def find_cut(
               If all rows belong to the first seat, the words of one Sampling are enough
     table     int32 words of the Batch; rows from index `n` on are not written
     work      memory for at least this number of rows and chunks
-    out       [rows, 4] int32, written: float32 bits of the largest and of the last logit, last id.
-              At temperature 0, and for a row with NaN or +inf, the cut keeps everything
+    out       [rows, 4] int32, written: the largest logit and the last kept logit, both as float32
+              bits, and the last kept id. At temperature 0, and for a row with NaN or +inf, the cut
+              keeps everything
 
     Returns `out`. Allocates nothing. It makes LAUNCHES launches; programs with nothing to find end
     immediately. Raises ValueError on invalid tensors.
@@ -273,8 +278,8 @@ def _last(x: torch.Tensor, most: torch.Tensor, s: Sampling) -> tuple[torch.Tenso
 
 
 def _enough_torch(top_p: float, total: int) -> int:
-    """Return the least number of units that reaches top_p of the total. It is at least 1, because
-    the first token is always kept."""
+    """Return the least sum of weights that reaches top_p of `total`, in units of 2^-40. It is at
+    least 1, because the first token is always kept."""
     return max(1, math.ceil(top_p * float(total)))
 
 

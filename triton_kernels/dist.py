@@ -1,9 +1,9 @@
-"""Writes a draft's distribution at a row: its best candidates and its confidence
+"""Writes a draft's distribution at a row: its best candidates and their confidence
 (csrc/ops/choose.cc).
 
-If the choice is greedy and logits are not shaped, confidence is the softmax of the raw logits.
-Otherwise it is the softmax of the candidates' scores. Both are sharpened by a factor that is
-calibrated on outcomes.
+Without temperature and shaping, the confidence is the softmax of the raw logits. Otherwise it is
+the softmax of the candidates' scores. In both cases its exponent `sharpness` is fitted to the
+outcomes of verification.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _CANDIDATES = tl.constexpr(CANDIDATES)
 def thinned(P, Block, token, p_stat, m_split, best, best_score):
     """Removes the candidates that the filters certainly drop, and closes the gaps.
 
-    Only the chunks' picks are known. The picks above a candidate are a lower bound for the tokens
-    above the candidate and for their weight. So every candidate removed here is dropped by the
-    filters, up to the rounding of a sum of weights. The target decides exactly.
+    Only the picks of the chunks are known. The number and the weight of the picks above a candidate
+    are lower bounds for all tokens above the candidate. So every candidate removed here is dropped
+    by the filters, up to the rounding of a sum of weights. The target decides exactly.
     """
     temperature = tl.load(Block).to(tl.float32, bitcast=True)
     min_p = tl.load(Block + 1).to(tl.float32, bitcast=True)
@@ -70,13 +70,15 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
 
 @triton.jit
 def among(lp, m):
-    """Logarithms of the softmax over the candidates of a mask, from their scores below the best."""
+    """Returns the log-softmax of the scores lp over the candidates in the mask m. lp: scores minus
+    the best score."""
     return lp - tl.log(tl.sum(tl.where(m, exp32(lp), 0.0), axis=0))
 
 
 @triton.jit
 def calibrated(lp, m, Block):
-    """Confidence p -> p^sharpness, normalised; the probability of other tokens is kept."""
+    """Returns the log of the calibrated confidence p^sharpness of the candidates in the mask m. lp:
+    log p. The result is normalised; the weight of all other tokens is not sharpened."""
     sharpness = tl.load(Block + SHARPNESS).to(tl.float32, bitcast=True)
     if sharpness != 1.0:
         given = tl.sum(tl.where(m, exp32(lp), 0.0), axis=0)
@@ -90,11 +92,13 @@ def calibrated(lp, m, Block):
 def write_dist(
     P, Logits, Ids, Block, token, score, most, total, moment, draws, HAS_IDS: tl.constexpr
 ):  # fmt: skip
-    """Writes the words of a Dist at P, from a row's first choices and the softmax of its raw
+    """Writes the words of a Dist at P, from the best candidates of a row and the softmax of its raw
     logits.
 
-    draws: q is the largest probability. Another launch writes the confidence (rate.py).
-    token: columns of the choices. With HAS_IDS the Dist holds the tokens of these columns.
+    token, score: columns and scores of the candidates, best first. With HAS_IDS the Dist gets the
+    tokens of these columns.
+    draws: True if the row uses rejection sampling. Then q is the largest probability of the row,
+    and another launch overwrites the confidence (rate.py).
     """
     o = tl.arange(0, _CANDIDATES)
     n = tl.sum((token >= 0).to(tl.int32), axis=0)
@@ -132,8 +136,8 @@ def write_dist_torch(
 ) -> None:
     """Plain-torch twin of `write_dist`.
 
-    best: columns; `ids` are the tokens of all columns. likely: for draws, the columns of as
-    many largest scores; they give the confidence.
+    best: columns of the candidates. ids: the token of each column. likely: for rejection sampling,
+    the columns of the len(best) largest scores, which give the confidence.
     """
     out[0] = len(best)
     if not best:

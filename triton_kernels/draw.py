@@ -1,8 +1,9 @@
-"""The sampling pass for sequences that accept candidates at random (csrc/round/accept_op.h).
+"""Parts of the sampling pass for rejection sampling (csrc/round/accept_op.h).
 
-The pass keeps the scores of the row: logit / temperature of the tokens that the filters leave. The
-walk compares these scores of target and draft. A draft draws its candidates with the noise of their
-prefix. Its confidence does not depend on the draw.
+The pass keeps the scores of each row: logit / temperature of the tokens that the filters leave. The
+acceptance test compares the scores of target and draft. A draft draws its candidates with noise
+that depends on their prefix, which is all tokens before them. The confidence of a candidate does
+not depend on the draw.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Scores:
 
 @triton.jit
 def draws_of(Block, temperature):
-    """Return true if the sequence accepts candidates at random."""
+    """Return true if the sequence uses rejection sampling."""
     return (tl.load(Block + _REJECTION) != 0) & (temperature > 0)
 
 
@@ -66,7 +67,7 @@ def _extended(hash, token):
 
 @triton.jit
 def prefix_of(Block, Table, p_row):
-    """Return the hash of all tokens up to the row's own, as int64."""
+    """Return the hash of all tokens up to and including the row's own token, as int64."""
     hash = load_int64(Block + _TRUNK_HASH, True).to(tl.uint64)
     root = root_of(Block, Table, p_row)
     hung = tl.load(Block + CHAIN_SIZE)
@@ -92,13 +93,13 @@ def prefix_of(Block, Table, p_row):
 
 @triton.jit
 def node_of(p_row):
-    """Return the node of a row. It is below 0 if nothing is drawn there."""
+    """Return the index of a row's node. It is below 0 if no token is drawn for the row."""
     return (tl.load(p_row + ROW_SEAT) << 16) >> 16
 
 
 @triton.jit
 def place_of(Block, p_row, score_rows, tail_slots, DISTS: tl.constexpr):
-    """Return the index of a row's scores among the rows of all seats."""
+    """Return the index of a row's scores in the score rows of all seats."""
     row = node_of(p_row)
     if DISTS:
         branch = tl.load(p_row + ROW_BRANCH)
@@ -115,7 +116,7 @@ def draws_torch(c: Sequence) -> bool:
 
 
 def prefix_torch(c: Sequence, path: list[int]) -> int:
-    """Return the same as `prefix_of`. path: the tokens after the root that the row sees."""
+    """Return the same hash as `prefix_of`. path: the tokens after the root, up to the row's own."""
     found, word = int(c.trunk_hash), 2**64 - 1
     for token in path:
         z = found ^ ((token + 1) * STEP & word)

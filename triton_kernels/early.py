@@ -2,12 +2,12 @@
 
 A kernel that is launched early does three things first. It allows the next kernel to start. It
 prefetches its first weights into L2. It waits until the previous kernel has ended and its results
-can be read. Until then it reads nothing but weights, which no kernel writes. Every such kernel
-waits for the one before it. So after its wait all earlier kernels have ended.
+can be read. Until then it reads nothing but weights, which no kernel writes. Every early kernel
+waits for the kernel before it. So after this wait, all earlier kernels have ended.
 
-A kernel that is launched as usual starts after the previous kernel has ended, even if that one
-allowed an early start. Devices before sm_90 and the interpreter have no early launches; there
-`programmatic_launch` changes nothing.
+A kernel that is launched as usual starts after the previous kernel has ended, even if the previous
+kernel allowed an early start. Devices before sm_90 and the interpreter have no early launches;
+there `programmatic_launch` changes nothing.
 """
 
 from __future__ import annotations

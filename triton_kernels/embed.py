@@ -1,7 +1,8 @@
 """Looks up the embeddings of a forward's tokens.
 
-The public op is `embed`, its plain-torch twin `embed_torch`. Both copy bits, and store what the
-layers need of every row: the sums of squares for a following norm, and the angles of rope.
+The public op is `embed`. Its twin in plain torch is `embed_torch`. Both copy the embeddings without
+rounding. They also store what the layers need for each row: sums of squares for the first norm, and
+the angles of rope.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ def _embed_kernel(
     weight_stride,
     Out,  # [rows, columns] written
     out_stride,
-    Squares,  # [parts, rows] written with HAS_SQUARES
+    Squares,  # [parts, rows] sums of squares, written with HAS_SQUARES
     squares_stride,
-    Angles,  # [2, ROWS, HALF] written where HALF is not 0
+    Angles,  # [2, ROWS, HALF] cosines and sines, written if HALF is not 0
     InvFreq,  # [HALF]; read there
     amplitude,
-    first_row,  # its table row is row 0 of Out
+    first_row,  # row of the table that row 0 of Out belongs to
     columns,
     HAS_SQUARES: tl.constexpr,
     HALF: tl.constexpr,
@@ -56,7 +57,7 @@ def _embed_kernel(
         part = (tl.program_id(1) * (BLOCK // PART) + tl.arange(0, BLOCK // PART)).to(tl.int64)
         p_squares = Squares + part * squares_stride + i_row
         tl.store(p_squares, tl.sum(parts * parts, axis=1), mask=part < tl.cdiv(columns, PART))
-    if HALF != 0:  # noqa: SIM102 (the first is known when it is compiled)
+    if HALF != 0:  # noqa: SIM102 (the outer condition is a compile-time constant)
         if tl.program_id(1) == 0:
             position = load_int64(p_row, in_use)
             o_half = tl.arange(0, HALF)
@@ -81,9 +82,10 @@ def embed(
     table    int32 words of a Batch; rows from index `n` on are not read
     weight   [vocab, columns]  float16, bfloat16 or float32; contiguous columns
     out      [rows, columns]   same dtype, written
-    squares  float32 [parts, at least rows]  written, if given: of PART columns each (norm.py)
-    angles   float32 [2, 64, head_dim / 2]   written, if given with a rope: cosines and sines of the
-             rows' positions; of position 0 for a row that is not there
+    squares  float32 [parts, at least rows]  None, or written: sums of squares over PART columns
+             each (norm.py)
+    angles   float32 [2, 64, head_dim / 2]   None, or written (needs `rope`): cosines and sines of
+             the rows' positions; of position 0 for a row that the table does not have
 
     Returns `out`. Allocates nothing. Raises ValueError on any other shape, dtype or stride.
     """

@@ -1,8 +1,9 @@
-"""The end of a product that makes q, k and v: rope, and the write of keys and values to the ring.
+"""Last step of the product that computes q, k and v: rope, and the write of k and v to the ring.
 
-`linear` and `integer_linear` call it, so rope needs no launch of its own. The bits are those of
-`rope_kv_write` (rope.py) after the same product. A tile of the product has both elements of every
-pair that rope rotates: a run of first halves, then the same run of second halves.
+`linear` and `integer_linear` call it, so rope needs no launch of its own. The result has the same
+bits as `rope_kv_write` (rope.py) after the product. Rope rotates pairs of elements, one from each
+half of a head. A tile of the product has both elements of each of its pairs: a run of first halves,
+then the same run of second halves.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ class HeadTerms:
     """The additional inputs and outputs of a product that rotates heads.
 
     angles     float32 [2, 64, head_dim / 2]: cosines and sines of every row, as `embed` writes them
-    table      int32 words of a Batch; row i of the product is its row first_row + i
+    table      int32 words of a Batch
+    first_row  row of the table to which row 0 of the product belongs
     k, v       [kv_heads, slots, head_dim] storage of one layer, of the plan's dtype, written at the
-               slots of the rows. Slot -1 and rows from the table's n on write nothing
+               slots of the rows. Nothing is written for slot -1 and for rows that the table lacks
     """
 
     angles: torch.Tensor
@@ -37,7 +39,8 @@ class HeadTerms:
 
 @triton.jit
 def columns_of(tile, BLOCK_N: tl.constexpr, HALF: tl.constexpr):
-    """Return the BLOCK_N columns of a tile. With heads they are runs of pairs, else consecutive."""
+    """Return the BLOCK_N columns of a tile. Without heads the columns are consecutive. With heads
+    the tile has runs of first and second halves of heads."""
     o = tl.arange(0, BLOCK_N)
     if HALF == 0:
         columns = tile * BLOCK_N + o
@@ -54,7 +57,8 @@ def write_heads(
     k_slot_stride, V, v_head_stride, v_slot_stride, queries, keys, HALF: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Rotate queries and keys of a rounded tile x [M, N], and write queries, keys and values."""
+    """Rotate the queries and keys of a rounded tile x [M, N]. Write queries to Out, and keys and
+    values to the ring."""
     M: tl.constexpr = x.shape[0]
     N: tl.constexpr = x.shape[1]
     RUN: tl.constexpr = HALF if HALF < N // 2 else N // 2
@@ -93,7 +97,8 @@ def write_heads(
 def arguments(
     heads: Heads | None, terms: HeadTerms | None, other: torch.Tensor
 ) -> tuple[object, ...]:
-    """Return a kernel's arguments from Angles to keys. Without heads they are never read."""
+    """Return the arguments of a kernel from `Angles` to `keys`. Without heads the kernel never
+    reads them."""
     if heads is None or terms is None:
         return (other, other, 0, other, 0, 0, other, 0, 0, 0, 0)
     k, v = terms.k, terms.v
@@ -107,7 +112,7 @@ def arguments(
 def write_heads_torch(
     product: torch.Tensor, heads: Heads, terms: HeadTerms, out: torch.Tensor
 ) -> None:
-    """Do the same as `write_heads` in plain torch, for all columns of a product [rows, n]."""
+    """Do the same as `write_heads` in plain torch, for all columns of the product [rows, n]."""
     rows, dtype = product.shape[0], out.dtype
     x = product.to(dtype).view(rows, -1, heads.head_dim)
     a, b = x.float().chunk(2, -1)
@@ -125,7 +130,7 @@ def write_heads_torch(
 
 
 def check_heads(heads: Heads | None, terms: HeadTerms | None, out: torch.Tensor) -> None:
-    """Raise ValueError unless the terms fit the heads."""
+    """Raise ValueError unless `terms` has the tensors that `heads` needs."""
     if (heads is None) != (terms is None):
         raise ValueError(f"heads: expected {'none' if heads is None else 'some'} by the plan")
     if heads is None or terms is None:

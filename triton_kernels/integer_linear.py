@@ -1,9 +1,9 @@
 """Products of integer rows with quantised weights, with the CPU's arithmetic.
 
-The public op is `integer_linear`. Its twin in plain torch is `integer_linear_torch`. k is cut into
-groups of 32. The sum over a group is a sum of integers, which is exact. Groups are added in
-ascending order with fma, as on the CPU (csrc/ops/integers_simd.inc). So a row has the same bits as
-on the CPU, whatever the tiles.
+The public op is `integer_linear`. Its twin in plain torch is `integer_linear_torch`. The k columns
+are divided into groups of 32. The sum over a group is a sum of integers, which is exact. Groups are
+added in ascending order with fma, as on the CPU (csrc/ops/integers_simd.inc). So a row has the same
+bits as on the CPU, for any size of tiles.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from .words import interpreting
 class IntegerTerms:
     """Operands of the ops that are fused with a product; all tensors have the plan's dtype.
 
-    bias      [n], of a gate [2 n]
-    residual  [rows, n] to which the product is added; `out` may be it
-    rounded   where a plan that rounds writes its rows; `out` is then not written
-    heads     of a product that makes q, k and v. Then only the queries are written to `out`
+    bias      [n], or [2 n] with a gate
+    residual  [rows, n] to which the product is added; may be the same tensor as `out`
+    rounded   receives the rows if the plan rounds; then `out` is not written
+    heads     for the product that computes q, k and v. Then only the queries are written to `out`
     """
 
     bias: torch.Tensor | None = None
@@ -44,19 +44,21 @@ class IntegerTerms:
 
 @triton.jit
 def _prefetch_weights(W, w_row, n_rows, PLANES: tl.constexpr):
-    """Asks L2 for the first turn of these columns' levels."""
+    """Prefetches into L2 the levels of these rows of weights for the first loop iteration."""
     plane = tl.arange(0, PLANES).to(tl.int64)
     prefetch(W + plane[:, None] * 32 * n_rows + w_row[None, :] * 32)
 
 
 @triton.jit
 def _integer_linear_kernel(
-    Q,  # [64, at least k] integers of rows
+    Q,  # [64, at least k] rows, rounded to int8
     q_stride,
     XScale,  # [groups, 64]
-    Sums,  # [2, groups, 64]; read with MINIMUMS or ZERO
+    Sums,  # [2, groups, 64] sums of Q over half groups; read with MINIMUMS or ZERO
     half_stride,
-    W,  # [groups, n, 32] levels, with a gate [groups, 2 n, 32]; int4: two groups in a byte
+    # Levels, [groups, n, 32]; with a gate [groups, 2 n, 32]. In int4 a byte holds a level of an
+    # even group and a level of the next group.
+    W,
     Scale,  # [k / GROUP, n] scales of the weights
     Minimum,  # [k / GROUP, n] minimums of the weights; read with MINIMUMS
     Bias,  # [n]; read with HAS_BIAS
@@ -69,13 +71,13 @@ def _integer_linear_kernel(
     OutScale,  # [groups of n, 64]
     OutSums,  # [2, groups of n, 64] written with ROUNDS
     out_half_stride,
-    Angles,  # [2, ROWS, HALF] this and the next ten are read only where HALF is not 0 (heads.py)
+    Angles,  # [2, ROWS, HALF]; used with the next ten arguments if HALF is not 0 (heads.py)
     Table,  # [words] Batch
     first_row,
-    K,  # [keys, slots, 2 HALF] written
+    K,  # [keys, slots, 2 HALF] keys of the ring, written
     k_head_stride,
     k_slot_stride,
-    V,  # [keys, slots, 2 HALF] written
+    V,  # [keys, slots, 2 HALF] values of the ring, written
     v_head_stride,
     v_slot_stride,
     queries,
@@ -91,19 +93,19 @@ def _integer_linear_kernel(
     GROUP: tl.constexpr,
     MINIMUMS: tl.constexpr,
     ZERO: tl.constexpr,
-    HALVES: tl.constexpr,  # int4: a byte holds two quantised values (levels)
+    HALVES: tl.constexpr,  # True for int4: a byte holds two quantised values (levels)
     PACKED: tl.constexpr,  # unpack four bytes per instruction; the interpreter cannot
     ROWS: tl.constexpr,  # 64: stride of the rows' scales and sums from group to group
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     TURN: tl.constexpr,
     EVEN: tl.constexpr,  # whole turns fill k
-    SHARED: tl.constexpr,  # warps share the groups of a turn, not the columns
-    HALF: tl.constexpr,  # of a head; 0 for a product without heads
+    SHARED: tl.constexpr,  # warps divide the groups of a loop iteration, not the columns
+    HALF: tl.constexpr,  # half of head_dim; 0 for a product without heads
     STAGES: tl.constexpr,
     EARLY: tl.constexpr,  # launched early (early.py)
 ):
-    """One program per tile of n computes all rows.
+    """One program per tile of n. Each program computes all rows.
 
     bytes = n * k * bits / 8 + n * k / GROUP * size (1, or 2 with minimums); twice with a gate
     """
@@ -111,7 +113,8 @@ def _integer_linear_kernel(
     row = tl.arange(0, BLOCK_M).to(tl.int64)
     m_row = row < rows
     o_n = columns_of(tile, BLOCK_N, HALF)
-    w_row = tl.minimum(o_n, n - 1)  # clamped to the last row, whose copies are dropped: no mask
+    # Clamp to the last row, so that loads need no mask. The copies are dropped.
+    w_row = tl.minimum(o_n, n - 1)
     n_rows = (2 * n if GATE else n).to(tl.int64)
     PLANES: tl.constexpr = TURN // 2 if HALVES else TURN
     if EARLY:
@@ -129,8 +132,10 @@ def _integer_linear_kernel(
     p_x_scale = XScale + row
     p_sums = Sums + row
     p_scale, p_minimum = Scale + w_row, Minimum + w_row
-    OWN: tl.constexpr = TURN * 32 // GROUP  # scales of a turn: whole ones, as TURN * 32 >= GROUP
-    left, left_own = groups, counts  # pointers are moved: an address is then one addition
+    # Number of scales per loop iteration. It is at least 1, because TURN * 32 >= GROUP.
+    OWN: tl.constexpr = TURN * 32 // GROUP
+    # The loop moves all pointers, so that an address is one addition.
+    left, left_own = groups, counts
     plane = tl.arange(0, PLANES)[:, None, None]
     p_x_all = Q + row[None, :, None] * q_stride + o_k[None, None, :] + plane * (TURN // PLANES * 32)
     p_w_all = W + w_row[None, None, :] * 32 + o_k[None, :, None] + plane * 32 * n_rows
@@ -167,7 +172,7 @@ def _integer_linear_kernel(
                 if GATE:
                     w_up = tl.load(p_up + j * 32 * n_rows)
             m_x = m_row if EVEN else m_row & (left > j)
-            if EVEN:  # a row of padding has any scale, and is not written
+            if EVEN:  # padding rows may have any scale: they are not written
                 x_scale = tl.load(p_x_scale + j * ROWS)
             else:
                 x_scale = tl.load(p_x_scale + j * ROWS, mask=m_x, other=0.0)
@@ -261,12 +266,12 @@ def integer_linear(
 ) -> None:
     """Compute y = x weight^T + bias. Write y, its gate silu(gate) * up, or y + residual.
 
-    x       rows of k, as round_rows writes them
-    weight  [n, k], or [2 n, k] of a gate
+    x       rows of k columns, as round_rows writes them
+    weight  [n, k], or [2 n, k] with a gate
     out     [rows, n] of the plan's dtype, or float32 without gate, residual and heads. None if the
-            plan rounds: then terms.rounded is written
-    terms   those that the plan names
-    early   launch it early (early.py). It changes no bit
+            plan rounds; then terms.rounded is written
+    terms   the operands that the plan names
+    early   start before the previous kernel has ended (early.py). It changes no bit
 
     Allocates nothing and reads nothing on the host, so it can be captured. Raises ValueError on any
     other shape, dtype or stride.

@@ -1,4 +1,4 @@
-"""How a product of few integer rows with a quantised matrix is cut into tiles."""
+"""How the product of a few integer rows with a quantised matrix is divided into tiles."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import triton
 from .packed import GROUP, TURN, PackedFormat, padded_groups
 from .product_plan import MULTIPROCESSORS, PROGRAMS, ProductPlan
 
-GATE_COLUMNS = GROUP  # a gate's tile is one group of the row that it writes
-NARROW, WIDE = 16, 32  # columns of a tile whose groups the warps share
-# From this number of tiles on, tiles of WIDE columns are better than twice as many of NARROW.
-# Nearly every multiprocessor then has a tile, and each tile reads all of the rows from L2.
+GATE_COLUMNS = GROUP  # a tile of a gate is one group of the rounded row that it writes
+NARROW, WIDE = 16, 32  # columns of a tile, if the warps share its groups
+# Least number of WIDE tiles for which WIDE tiles are better than twice as many NARROW tiles. Then
+# nearly every multiprocessor has a tile. Each tile reads all rows from L2, so fewer tiles read
+# less.
 ENOUGH = 120
 
 
@@ -20,10 +21,11 @@ ENOUGH = 120
 class IntegerPlan(ProductPlan):
     """A product of integer rows with a quantised matrix.
 
-    format    of the weight
-    rounds    the gated row is written as integers
+    format    format of the weight
+    rounds    True: the gated row is written as integers
 
-    There are no splits of k: the CPU adds groups in ascending order, and so does every program.
+    Sums over k are not split among programs. Each program adds the groups in ascending order, as
+    the CPU does.
     """
 
     format: PackedFormat
@@ -37,7 +39,8 @@ class IntegerPlan(ProductPlan):
 
     @property
     def block_n(self) -> int:
-        """Columns of a tile: as many as possible with enough programs to fill the device."""
+        """Number of columns of a tile. It is the largest number that still gives enough programs to
+        fill the device."""
         if self.gate:
             return GATE_COLUMNS
         wide = next((w for w in (64, WIDE) if triton.cdiv(self.n, w) >= PROGRAMS), NARROW)
@@ -52,13 +55,16 @@ class IntegerPlan(ProductPlan):
 
     @property
     def is_even(self) -> bool:
-        """True if k is a multiple of the columns of one loop iteration."""
+        """True if k is a multiple of the columns that padded loop iterations cover."""
         return self.k == padded_groups(self.k) * GROUP
 
     @property
     def turn(self) -> int:
-        """Groups of 32 k in one turn of the loop: of narrow tiles more, so that as many bytes are
-        in flight, and two for each warp that shares them."""
+        """Number of groups of 32 columns of x in one loop iteration.
+
+        A narrow tile has more groups, so that as many bytes are in flight. If warps share the
+        groups, there are two groups for each of four warps.
+        """
         groups = padded_groups(self.k)
         most = TURN * 32 // (self.block_n * (2 if self.gate else 1))
         most = 2 * TURN if self.shares_groups else most
@@ -66,25 +72,27 @@ class IntegerPlan(ProductPlan):
 
     @property
     def may_share(self) -> bool:
-        """True for few rows whose groups are products of their own."""
+        """True if warps may share the groups of k: at most 16 rows, no gate, and more than 16
+        columns per scale."""
         return not self.gate and self.block_m == 16 and self.format.group > 16
 
     @property
     def shares_groups(self) -> bool:
         """True if each warp computes some groups of an iteration, which are then added in order.
 
-        A narrow tile has work for one warp otherwise, or for two. Then a program would take as long
-        as their instructions one after the other.
+        Without sharing, a narrow tile has work for only one or two warps. Then a program would take
+        as long as all instructions of these warps in sequence.
         """
         return self.may_share and self.block_n <= WIDE
 
     @property
     def num_warps(self) -> int:
-        """Warps of a program.
+        """Number of warps of a program.
 
-        Each takes 16 columns, because with fewer, some would repeat others' work; or some groups of
-        a turn: one each where a multiprocessor has one program. Both halves of a gate with more
-        rows would spill.
+        If warps share groups, each warp computes some groups of a loop iteration. A program has
+        more warps if it is alone on its multiprocessor. Otherwise each warp computes 16 columns;
+        with fewer columns, warps would repeat each other's work. A gate of more than 16 rows has
+        twice as many warps, so that registers hold the sums of both halves.
         """
         if self.shares_groups:
             is_alone = self.block_n == WIDE and self.tiles <= MULTIPROCESSORS
@@ -93,5 +101,5 @@ class IntegerPlan(ProductPlan):
 
     @property
     def stages(self) -> int:
-        """Stages of the pipeline over k."""
+        """Number of stages of the software pipeline over k."""
         return 4

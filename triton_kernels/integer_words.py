@@ -34,8 +34,8 @@ def _added(total, sums, scale, x_scale):
 def group_added(
     total, sums, scale, minimum, x_scale, of_q, MINIMUMS: tl.constexpr, ZERO: tl.constexpr
 ):
-    """Returns total plus one group of k. sums: the group's integer products; of_q: the sum of the
-    row's own integers in the group."""
+    """Returns total plus one group of k. sums: integer products of the group; of_q: sum of the
+    row's integers in the group."""
     if ZERO != 0:
         sums -= ZERO * of_q[:, None]
     total = _added(total, sums, scale, x_scale)
@@ -88,8 +88,9 @@ def each_of(sums):
 def numbers(p, j: tl.constexpr, n, left, GROUP: tl.constexpr, EVEN: tl.constexpr):
     """Returns the scales or minimums of group j of a loop iteration as a pair of vectors.
 
-    With groups of 16 columns the vectors differ, else both are the same. left: how many scales
-    remain from this iteration on; those beyond are returned as 0."""
+    With groups of 16 columns the two vectors differ, otherwise they are the same. left: number of
+    scales that remain from this iteration on. Scales beyond them are returned as 0.
+    """
     if GROUP == 16:
         at: tl.constexpr = 2 * j
     else:

@@ -1,12 +1,13 @@
-"""Products of a forward's few rows with a matrix of weights, which is read only once.
+"""Products of the few rows of a forward with a weight matrix, which is read only once.
 
 The public op is `linear`. Its twin in plain torch is `linear_torch`. It computes
 out = f(x) weight^T, fused with the ops before and after a layer's product. Both round where the
 separate ops would round: rms_norm, the product, silu_mul, the residual add.
 
-Order of sums. Only the plan decides how n and k are cut. A program adds its tiles of k in ascending
-order. The last program to arrive merges the splits of k in ascending order. For one compiled
-kernel, the bits of a result's row depend only on the same row of x and on the weights.
+Order of sums. Only the plan decides how n is divided into tiles, and k into splits and tiles. A
+program adds its tiles of k in ascending order. The last program of a tile to finish adds the splits
+of k in ascending order. For one compiled kernel, the bits of a row of the result depend only on the
+same row of x and on the weights.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from .words import TWO_PROGRAMS, arrived_last, interpreting
 class Terms:
     """Operands of the ops that are fused with a product; all tensors have the dtype of x.
 
-    bias      [n], of a gate [2 n]
-    norm      [k] weight of the RMSNorm of x, whose sums of squares are in the work; eps: its own
-    residual  [rows, n] to which the product is added; `out` may be it
-    heads     of a product that makes q, k and v. Then only the queries are written to `out`
+    bias      [n], or [2 n] with a gate
+    norm      [k] weight of the RMSNorm of x; LinearWork has the sums of squares of x
+    eps       eps of this norm
+    residual  [rows, n] to which the product is added; may be the same tensor as `out`
+    heads     for the product that computes q, k and v. Then only the queries are written to `out`
     """
 
     bias: torch.Tensor | None = None
@@ -64,7 +66,7 @@ def _prefetch_weights(W, w_stride, w_row, o_first, k, BLOCK_K: tl.constexpr):
 @triton.jit
 def _summed(p_partial, STEP: tl.constexpr, SPLITS: tl.constexpr):
     """Returns the sum of the partial sums of all splits, added in ascending order. Other programs
-    wrote them, so loads bypass L1."""
+    wrote the partial sums, so loads bypass L1."""
     acc = tl.load(p_partial, cache_modifier=".cg")
     for split in tl.static_range(1, SPLITS):
         acc += tl.load(p_partial + split * STEP, cache_modifier=".cg")
@@ -124,15 +126,15 @@ def _linear_kernel(
     out_stride,
     Squares,  # [PARTS, 64] sums of squares, read with NORM, written with RESIDUAL
     squares_stride,
-    Partial,  # [tiles, SPLITS, 1 or 2, BLOCK_M, BLOCK_N] scratch
-    Counters,  # [tiles] 0 before and after
-    Angles,  # [2, ROWS, HALF] this and the next ten are read only where HALF is not 0 (heads.py)
+    Partial,  # [tiles, SPLITS, 1 (2 with a gate), BLOCK_M, BLOCK_N] scratch
+    Counters,  # [tiles] programs that arrived; 0 before and after a launch
+    Angles,  # [2, ROWS, HALF]; used with the next ten arguments if HALF is not 0 (heads.py)
     Table,  # [words] Batch
     first_row,
-    K,  # [keys, slots, 2 HALF] written
+    K,  # [keys, slots, 2 HALF] keys of the ring, written
     k_head_stride,
     k_slot_stride,
-    V,  # [keys, slots, 2 HALF] written
+    V,  # [keys, slots, 2 HALF] values of the ring, written
     v_head_stride,
     v_slot_stride,
     queries,
@@ -153,9 +155,9 @@ def _linear_kernel(
     SPLITS: tl.constexpr,
     SPLIT_TILES: tl.constexpr,
     EVEN: tl.constexpr,  # BLOCK_K divides k
-    UPCAST: tl.constexpr,  # products take float32, because the interpreter has no bfloat16
+    UPCAST: tl.constexpr,  # compute products in float32, because the interpreter has no bfloat16
     STAGES: tl.constexpr,
-    HALF: tl.constexpr,  # of a head; 0 for a product without heads
+    HALF: tl.constexpr,  # half of head_dim; 0 for a product without heads
     ROWS: tl.constexpr,  # 64
     EARLY: tl.constexpr,  # launched early (early.py)
 ):
@@ -170,7 +172,8 @@ def _linear_kernel(
     row = tl.arange(0, BLOCK_M).to(tl.int64)
     m_row = row < rows
     o_n = columns_of(tile, BLOCK_N, HALF)
-    w_row = tl.minimum(o_n, n - 1)  # clamped to the last row, whose copies are dropped: no mask
+    # Clamp to the last row, so that loads need no mask. The copies are dropped.
+    w_row = tl.minimum(o_n, n - 1)
     if EARLY:
         start_next()
         o_first = split * (SPLIT_TILES * BLOCK_K)
@@ -182,7 +185,8 @@ def _linear_kernel(
     p_x = X + row[:, None] * x_stride + o_k[None, :]
     p_w = W + w_row[None, :] * w_stride + o_k[:, None]
     p_up = W + (n + w_row)[None, :] * w_stride + o_k[:, None]
-    LATE: tl.constexpr = BLOCK_M <= 32  # compute the norm's scale in the loop, if registers suffice
+    # Compute the norm's scale in the loop, if there are enough registers.
+    LATE: tl.constexpr = BLOCK_M <= 32
     scale = tl.zeros((BLOCK_M,), tl.float32)
     if NORM and not LATE:
         scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
@@ -190,8 +194,8 @@ def _linear_kernel(
     up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
 
     first = split * SPLIT_TILES
-    # The norm's weight is loaded one tile ahead. Its loads are too narrow for the pipeline, so each
-    # iteration would wait for L2.
+    # Load the norm's weight one tile ahead. These loads are too narrow for the software pipeline,
+    # so without this each iteration would wait for L2.
     if NORM:
         g_next = tl.load(Norm + first * BLOCK_K + o_k, mask=o_k < k - first * BLOCK_K, other=0.0)
     last = tl.minimum(first + SPLIT_TILES, tl.cdiv(k, BLOCK_K))
@@ -264,9 +268,10 @@ def linear(
     x       [rows, k]           of the plan's dtype; rows may be strided, columns may not
     weight  [n, k] or [2 n, k]  same dtype; same strides
     out     [rows, n]           same dtype, or float32 if there are no gate, residual or heads
-    work    a norm reads its squares, a residual writes them; launches on it must not overlap
-    terms   those that the plan names
-    early   launch it early (early.py). It changes no bit
+    work    scratch memory and sums of squares: a norm reads the sums, a residual writes them.
+            Launches that use the same work must not overlap
+    terms   the operands that the plan names
+    early   start before the previous kernel has ended (early.py). It changes no bit
 
     Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
     ValueError on any other shape, dtype or stride.
@@ -292,11 +297,11 @@ def linear(
 
 
 def max_registers(num_warps: int) -> int | None:
-    """Limit for the registers per thread. None: no limit, since the assembler spills nothing.
+    """Return the limit of registers per thread; None: no limit.
 
     With eight warps, two programs must fit a multiprocessor, because one alone would wait for its
-    weights. With four warps and 16 rows the assembler takes fewer than 128 registers on sm_90. If
-    it is given a bound, it takes 150 and more.
+    weights. With four warps nothing spills, so no limit is needed. With four warps and 16 rows on
+    sm_90 the assembler then uses fewer than 128 registers. With a limit it would use 150 or more.
     """
     return TWO_PROGRAMS if num_warps == 8 else None
 
@@ -383,7 +388,7 @@ def _check(
 
 
 def _expected(plan: LinearPlan) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors that a product of this plan reads."""
+    """Return the shapes of the tensors that a product of this plan reads, by name."""
     wide = 2 * plan.n if plan.gate else plan.n
     found: dict[str, tuple[int, ...]] = {"x": (plan.rows, plan.k), "weight": (wide, plan.k)}
     if plan.bias:

@@ -1,8 +1,9 @@
-"""How a product of few rows with a matrix of weights is cut into tiles, and the memory it needs.
+"""How the product of a few rows with a weight matrix is divided into tiles, and the memory that it
+needs.
 
-A plan has the constants of a captured graph. Its cuts of n and k depend neither on the number of
-rows nor on the device. So the order of sums is always the same. Sizes are computed once, because
-every launch reads them.
+A plan has the constants of a captured graph. Tiles of n and splits of k depend neither on the
+number of rows nor on the device. So the order of sums is always the same. Sizes are computed once,
+because every launch reads them.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from .norm import PART
 from .product_plan import MULTIPROCESSORS, PROGRAMS, ProductPlan
 from .state import MAX_ROWS
 
-LEAST_TILES = 2  # tiles of k in a split: with fewer, a program would only begin and merge
+# Least number of tiles of k in a split. Shorter splits would mostly start and merge.
+LEAST_TILES = 2
 
 
 @dataclass(frozen=True)
 class LinearPlan(ProductPlan):
     """A product of rows of floats: out = f(x) weight^T.
 
-    norm      x is normalised first (RMSNorm). A residual stores sums of squares for a norm
-    splits    of k; None: chosen
+    norm      True: normalise x first (RMSNorm). A product with a residual stores the sums of
+              squares that a later norm needs
+    splits    number of splits of k; None: as many as fill the device
     """
 
     _: KW_ONLY
@@ -35,7 +38,7 @@ class LinearPlan(ProductPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.residual and self.norm:  # it writes the squares that a norm reads
+        if self.residual and self.norm:  # a residual overwrites the squares that a norm reads
             raise ValueError("plan: expected a residual alone but got a norm with it")
         if self.splits is not None and self.splits < 1:
             raise ValueError(f"splits: expected at least 1 but got {self.splits}")
@@ -53,9 +56,9 @@ class LinearPlan(ProductPlan):
 
     @cached_property
     def block_k(self) -> int:
-        """Columns of x in a tile of k, 128 at most: two cache lines of a row of weights.
+        """Number of columns of x in a tile of k, 128 at most: two cache lines of a row of weights.
 
-        The largest size is taken that divides k into two or more equal parts, so that loads need no
+        It is the largest size that divides k into two or more equal parts, so that loads need no
         mask.
         """
         most = 128 if self.is_half else 32
@@ -75,8 +78,8 @@ class LinearPlan(ProductPlan):
 
     @cached_property
     def split_tiles(self) -> int:
-        """Tiles of k in a split; the last split may have fewer. There are no more splits than
-        needed to fill the device."""
+        """Number of tiles of k in a split; the last split may have fewer. There are no more splits
+        than needed to fill the device."""
         wanted = self.splits or triton.cdiv(PROGRAMS, self.tiles)
         least = 1 if self.splits else LEAST_TILES
         return min(self.k_tiles, max(least, triton.cdiv(self.k_tiles, wanted)))
@@ -88,34 +91,36 @@ class LinearPlan(ProductPlan):
 
     @cached_property
     def parts(self) -> int:
-        """Number of sums of squares per row: of x before a norm, of the result after a residual."""
+        """Number of sums of squares per row: of x if there is a norm, of the result if there is a
+        residual."""
         if self.norm or self.residual:
             return triton.cdiv(self.k if self.norm else self.n, PART)
         return 0
 
     @cached_property
     def partial_size(self) -> int:
-        """Number of float32 values that wait to be merged."""
+        """Number of float32 values in LinearWork.partial that the product needs."""
         halves = 2 if self.gate else 1
         each = halves * self.block_m * self.block_n
         return self.tiles * self.cuts * each if self.cuts > 1 else 0
 
     @property
     def num_warps(self) -> int:
-        """Warps of a program: the fewest whose registers suffice without spills.
+        """Number of warps of a program: the fewest whose registers suffice without spills.
 
-        Products without tensor cores need more. So does a gate with more than 16 rows, because two
-        products are summed.
+        Products without tensor cores need more warps. So do gates with more than 16 rows, because
+        they sum two products.
         """
         return 8 if not self.is_half or (self.gate and self.block_m > 16) else 4
 
     @cached_property
     def stages(self) -> int:
-        """Stages of the pipeline over k.
+        """Number of stages of the software pipeline over k.
 
-        With 4, two tiles of weights are loaded ahead, and three programs of 16 rows fit a
-        multiprocessor of sm_90. With 3, one tile is loaded ahead, and four programs fit. 3 is used
-        if there are more than three programs per multiprocessor, so that all run concurrently.
+        With 4 stages, two tiles of weights are loaded ahead, and three programs of 16 rows fit a
+        multiprocessor of sm_90. With 3 stages, one tile is loaded ahead, and four programs fit.
+        There are 3 stages if each multiprocessor has more than three programs, so that all run
+        concurrently.
         """
         programs = triton.cdiv(self.tiles * self.cuts, MULTIPROCESSORS)
         most = 4 if self.is_half and self.block_m <= 32 and programs <= 3 else 3
@@ -128,8 +133,9 @@ class LinearWork:
 
     partial   float32 [size]      sums of splits that wait to be merged
     counters  int32 [tiles]       programs that have arrived, per tile of n; 0 between launches
-    squares   float32 [parts, 64] sums of squares over PART columns of the residual stream's rows.
-                                  `embed` or a residual writes them, a norm reads them
+    squares   float32 [parts, 64] sums of squares of each row of the residual stream, over PART
+                                  columns each. `embed` and products with a residual write them;
+                                  products with a norm read them
     """
 
     partial: torch.Tensor

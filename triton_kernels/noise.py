@@ -1,9 +1,9 @@
 """Counter-based noise and the exponential of softmax, with the same bits as on the CPU.
 
 The generator is Philox (csrc/ops/philox.h). The key is the seed. The counter is (token / 4,
-position, completion). Of the four resulting words, number token % 4 belongs to the token. The
-Gumbel noise of a word is g = -log(-log u), where u = (word + 1/2) / 2^32. Noise that decides is
-computed in float64. Noise that only selects the tokens that can win is computed in float32.
+position, completion). A counter gives four words; a token gets word token % 4. The Gumbel noise of
+a word is g = -log(-log u), where u = (word + 1/2) / 2^32. Noise that decides is computed in
+float64. Noise that only selects the tokens that can win is computed in float32.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def philox_torch(counter: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
 def noise_words_torch(
     seed: int, completion: int, position: int, tokens: torch.Tensor, use: int = 0
 ) -> torch.Tensor:
-    """Each token's word, int64 [tokens]. use: of csrc/ops/philox.h."""
+    """Return the random word of each token, int64 [tokens]. use: a value of Use in
+    csrc/ops/philox.h."""
     zero = torch.zeros_like(tokens)
     counter = [tokens >> 2 | use << 30, zero + (position & 0xFFFFFFFF), zero + (position >> 32)]
     words = torch.stack(philox_torch([*counter, zero + completion], seed))

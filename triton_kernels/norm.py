@@ -58,8 +58,8 @@ def _rms_norm_kernel(
 def row_scale(
     Squares, squares_stride, row, m_row, columns, eps, PARTS: tl.constexpr, UP: tl.constexpr
 ):
-    """Returns 1 / sqrt(mean(x^2) + eps) of rows. The PARTS sums of squares of a row are added by
-    one reduction tree over UP values."""
+    """Returns 1 / sqrt(mean(x^2) + eps) for each row. The PARTS sums of squares of a row are added
+    by one reduction tree of UP values."""
     part = tl.arange(0, UP).to(tl.int64)
     p_squares = Squares + part[:, None] * squares_stride + row[None, :]
     m = (part < PARTS)[:, None] & m_row[None, :]

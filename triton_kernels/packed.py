@@ -13,7 +13,7 @@ import torch
 from .state import MAX_ROWS
 
 GROUP = 32  # columns of a row of activations that share a scale
-TURN = 4  # groups of a row in one iteration of a product's loop; the groups of k are padded to it
+TURN = 4  # groups of a row per loop iteration of a product; the number of groups is padded to this
 GROUPS = {"int8": (16, 32, 64, 128), "int4": (32, 64, 128)}
 
 
@@ -153,13 +153,13 @@ def integer_sizes(k: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 
 
 def integer_rows(k: int, device: str | torch.device) -> IntegerRows:
-    """Allocate memory for rows of up to k columns."""
+    """Allocate IntegerRows for rows of up to k columns on `device`."""
     sizes = integer_sizes(k).items()
     return IntegerRows(**{name: torch.zeros(s, dtype=d, device=device) for name, (s, d) in sizes})
 
 
 def packed_matrix(format: PackedFormat, n: int, k: int, device: str | torch.device) -> PackedMatrix:
-    """Allocate memory for a matrix; everything is 0."""
+    """Allocate a matrix [n, k] in this format on `device`; everything is 0."""
     made = {
         name: torch.zeros(s, dtype=d, device=device) for name, (s, d) in format.sizes(n, k).items()
     }

@@ -1,9 +1,9 @@
 """The constants of attention for one lane, and the memory of its kernels.
 
 A plan has the constants of a captured graph: sizes, tiles, the split length. Kernels read
-everything else from device memory. With one plan, a row's bits do not depend on other rows. Sizes
-are computed once, because every launch reads them. attention.py defines splits, items, units and
-partial softmaxes.
+everything else from device memory. For a given plan, the bits of a row do not depend on other rows.
+Sizes are computed once, because every launch reads them. attention.py defines splits, items, units,
+members and partial softmaxes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from .state import MAX_ROWS, MAX_SEATS, SLOTS
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-FLIGHT = 2 * SLOTS  # slots after the trunk that a row can see: chain slots, then tail slots
+# Largest number of slots in flight that a row attends to: chain slots, then tail slots.
+FLIGHT = 2 * SLOTS
 SPLIT = 64  # positions of a split, the same for every model, because splits decide bits
 FAN = 8  # partial softmaxes that a program merges into one of the next level
 MULTIPROCESSORS = 132  # number in an H100 or H200; `short` is chosen for this number
@@ -35,17 +36,18 @@ class AttentionPlan:
     rows         rows of the forward, 1 to 64, with padding
     heads, kv_heads, head_dim
     capacity     positions of the ring, at least 64
-    window       positions that a row sees, its own included; None: all
+    window       positions that a row attends to, its own included; None: all
     tail_slots   slots of the tail of each branch; the tails follow the ring
     seats        largest number of sequences that have rows in a forward
     seat_slots   slots from the storage of one sequence to that of the next
     scale        factor of the scores; None: 1 / sqrt(head_dim)
     split        positions of a split; None: SPLIT
-    short        if a sequence's keys have at most this many splits, an item has one split, else
-                 FAN. The number is divided by the number of sequences in the forward. It changes no
-                 bit. None: chosen so that items of FAN splits keep every multiprocessor busy
+    short        the keys of a sequence with at most `short` splits have items of one split; longer
+                 ones have items of FAN splits. Kernels divide `short` by the number of sequences in
+                 the forward. It changes no bit. None: chosen so that items of FAN splits keep every
+                 multiprocessor busy
     programs     programs of a launch; None: two per multiprocessor
-    architecture of the device (architecture_of), which decides how many queries its registers hold
+    architecture of the device (architecture_of); it decides how many queries the registers hold
     """
 
     rows: int
@@ -89,16 +91,16 @@ class AttentionPlan:
 
     @property
     def reach(self) -> int:
-        """Number of positions that a row can see."""
+        """Largest number of positions that a row attends to."""
         return self.capacity if self.window is None else self.window
 
     @cached_property
     def block_m(self) -> int:
-        """Queries of a tile: a tile's rows times the heads that share a KV head.
+        """Number of queries of a tile: its rows times the query heads that share a KV head.
 
-        The keys are read once for all of them. A tile has as many queries as the registers hold
-        next to the partial softmax of earlier splits. Wide heads allow only half as many. So do
-        products without tensor cores.
+        The keys are read once for all these queries. A tile has as many queries as the registers
+        hold together with the partial softmax of earlier splits. Wide heads allow only half as
+        many. So do products without tensor cores.
         """
         widest = 128 if self.architecture // 10 == 9 else 64
         most = 64 if self.dtype.itemsize == 2 and self.head_dim <= widest else 32
@@ -107,7 +109,8 @@ class AttentionPlan:
 
     @property
     def row_block(self) -> int:
-        """Rows that `see` computes: a power of two, for which it is compiled."""
+        """Number of rows for which `see` is compiled: a power of two, at least 16 and at least
+        `rows`."""
         return max(16, triton.next_power_of_2(self.rows))
 
     @property
@@ -122,14 +125,14 @@ class AttentionPlan:
 
     @property
     def most_tiles(self) -> int:
-        """Largest number of tiles if the rows belong to several sequences. No tile has rows of
-        two."""
+        """Largest number of tiles if the rows belong to several sequences. A tile never has rows of
+        two sequences."""
         shared = min(self.seats, self.rows)
         return (self.rows + shared * (self.tile_rows - 1)) // self.tile_rows
 
     @property
     def block_n(self) -> int:
-        """Keys of a tile, few enough for the registers."""
+        """Number of keys of a tile. It is small enough for the registers."""
         wide = self.head_dim * self.dtype.itemsize
         return 32 if wide <= 512 else 16
 
@@ -140,22 +143,22 @@ class AttentionPlan:
 
     @cached_property
     def max_splits(self) -> int:
-        """Largest number of splits that the keys of a row can touch, in the trunk and after it."""
+        """Largest number of splits that the keys of a row can touch, in the trunk and in flight."""
         return triton.cdiv(self.reach + FLIGHT, self.split_length) + 1
 
     @cached_property
     def max_short(self) -> int:
-        """The value of `short` that kernels use. At most this many partial softmaxes are in level
-        0."""
+        """The value of `short` that kernels use. It is also the largest number of partial softmaxes
+        in level 0."""
         chosen = FAN * triton.cdiv(MULTIPROCESSORS, self.kv_heads * self.tiles)
         return min(self.max_splits, chosen if self.short is None else self.short)
 
     @cached_property
     def levels(self) -> list[int]:
-        """Largest numbers of a unit's partial softmaxes in levels 1, 2, and so on.
+        """Return the largest numbers of partial softmaxes of a unit in levels 1, 2, and so on.
 
-        One of them is merged from up to FAN of the level below. The last level has at most FAN,
-        which are merged into the result.
+        Each partial softmax is merged from up to FAN of the level below. The last level has at most
+        FAN; these are merged into the result.
         """
         found = [self.next_level(self.max_splits)]
         while found[-1] > FAN:
@@ -174,18 +177,19 @@ class AttentionPlan:
 
     @property
     def score_scale(self) -> float:
-        """Factor of the scores for a softmax with powers of 2 instead of e."""
+        """Factor of the scores. It includes log2 e, because the softmax uses powers of 2."""
         scale = 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
         return scale * math.log2(math.e)
 
     @property
     def num_warps(self) -> int:
-        """Warps of a program: the fewest whose registers suffice without spills. If the heads of a
-        KV head are no power of two, each row's indices take additional registers."""
+        """Number of warps of a program: the fewest whose registers suffice without spills. If the
+        number of query heads per KV head is not a power of two, the indices of a row take
+        additional registers."""
         is_half = self.dtype.itemsize == 2
         is_even = self.group & (self.group - 1) == 0
         if is_half and self.block_m * self.head_dim <= 16 * 64:
-            return 1  # with one warp, no barrier waits for other warps
+            return 1  # a single warp never waits for other warps at a barrier
         if self.block_m * self.head_dim <= 32 * 64 and (is_half or is_even):
             return 4
         few = self.head_dim <= 128 if is_even else self.head_dim <= 64
@@ -205,22 +209,23 @@ class AttentionPlan:
 class Workspace:
     """Device memory of one lane's attention, allocated once. `see` fills the first five tensors.
 
-    A member is a sequence that has rows in the forward; padding after them is one more member. A
-    member's tiles begin with its first row. A row's leader is the row whose slots it shares
-    (visible.py).
+    A member is the rows of one sequence in the forward. The padding after all rows is one more
+    member. The tiles of a member begin with its first row. The leader of a row is the row whose
+    slots it shares (visible.py). Positions in flight are those from the head on.
 
-    slots     int32 [64, 128]  for each row, the slot of the j-th position after the trunk it sees
-    firsts    int64 [2, 64]    for each row, the first position it sees, and the first position
-                               that the rows it leads see
-    meta      int32 [4, 64]    for each row, how many positions after the trunk it sees (-1:
-                               padding), and its leader. Then, from a tile's first row on, the
-                               tile's leaders, and in its first row their number
-    members   int64 [9, 64]    for each member: head, first position seen, first split, splits,
-                               splits of an item, first slot of its storage, first row, the row
-                               after its last, number of tiles of the members before it
+    slots     int32 [64, 128]  for each row, the slots of the positions in flight that it attends to
+    firsts    int64 [2, 64]    for each row, the first position that it attends to. For each leader,
+                               the first position that its rows attend to
+    meta      int32 [4, 64]    [0]: for each row, the number of its slots in flight; -1: padding.
+                               [1]: for each row, its leader. [2]: for each tile, from its first
+                               row on, its leaders. [3]: at the tile's first row, their number
+    members   int64 [9, 64]    for each member: head, first position that it attends to, first
+                               split, number of splits, splits per item, first slot of its
+                               storage, first row, row after the last, number of tiles of all
+                               members before it
     items     int32 [64]       number of items of the members up to each one; then the total
     partial   float32 [pieces, units, block_m, head_dim]  weighted values that wait to be merged
-    dist       float32 [pieces, units, 2, block_m]        maxima and sums of weights for `partial`
+    dist      float32 [pieces, units, 2, block_m]         maxima and sums of weights for `partial`
     counters  int32 [units, 1 + pieces above level 0]     programs that arrived; 0 between launches
     """
 

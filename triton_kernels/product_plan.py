@@ -13,15 +13,15 @@ from .state import MAX_ROWS
 
 # Multiprocessors of an H100 or H200. It is a constant because tiles and splits determine bits.
 MULTIPROCESSORS = 132
-# Programs that a product has at least where its sizes allow it. 4.8 TB/s need some 5 MB in flight,
-# and a program has 12 to 32 KiB. So one and a half programs per multiprocessor suffice.
+# Least number of programs of a product, if its sizes allow it. At 4.8 TB/s some 5 MB must be in
+# flight, and a program has 12 to 32 KiB in flight. So 1.5 programs per multiprocessor suffice.
 PROGRAMS = 192
 
 
 @dataclass(frozen=True)
 class Heads:
-    """The columns of a product that makes q, k and v. Heads of queries come first, then heads of
-    keys, then heads of values."""
+    """The heads of a product that computes q, k and v. Its columns are the heads of queries, then
+    those of keys, then those of values."""
 
     queries: int
     keys: int
@@ -41,7 +41,7 @@ class ProductPlan:
     dtype     of activations, bias and residual
     gate      weight is [2 n, k], gate rows and then up rows: out = silu(gate) * up
     residual  the product is added to a residual stream
-    bias      of every row of the weight
+    bias      a bias is added to the product
     heads     the heads, if the product also rotates queries and keys, and writes keys and values to
               the ring (heads.py)
     """
@@ -74,8 +74,8 @@ class ProductPlan:
 
     @cached_property
     def block_m(self) -> int:
-        """Rows of a tile: all of them, so that weights are read once. A tensor core needs at least
-        16."""
+        """Number of rows of a tile: all rows, so that weights are read once, and at least the 16
+        rows of a tensor core."""
         return max(16, triton.next_power_of_2(self.rows))
 
     @property

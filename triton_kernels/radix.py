@@ -1,4 +1,4 @@
-"""Finds one digit of the key of a cut (cut.py): many programs build a row's histograms.
+"""Finds one digit of the key of a cut (cut.py). Many programs build the histograms of a row.
 
 Keys are float32 logits as uint32 with the same order. The weight of a token is its unnormalised
 probability, exp((logit - largest logit) / temperature). Weights are summed as int64 in units of
@@ -22,17 +22,19 @@ SHIFTS = (21, 10, 0)  # number of bits below each of the three digits of a key
 
 ROW_BINS = tl.constexpr(BINS)
 ROW_STATE = tl.constexpr(STATE_WORDS)
-# Indices of the words of a row in CutWork.state. MODE has four values.
-MODE = tl.constexpr(0)  # what the next pass looks for, as one of these values:
+# Indices of the words of a row in CutWork.state. The word MODE has one of four values: DONE, TOP_K,
+# TOP_P, TIES.
+MODE = tl.constexpr(0)  # what the next pass looks for
 DONE = tl.constexpr(0)
 TOP_K = tl.constexpr(1)
 TOP_P = tl.constexpr(2)
 TIES = tl.constexpr(3)
-PREFIX = tl.constexpr(1)  # the digits found so far; with TIES the whole key
-WANTED = tl.constexpr(2)  # tokens or units that keys with this prefix must contribute
+PREFIX = tl.constexpr(1)  # the digits found so far; if MODE is TIES, the whole key
+# Number of tokens or of weight units that are still wanted from keys with this prefix.
+WANTED = tl.constexpr(2)
 ABOVE = tl.constexpr(3)  # sum of the units of all keys above the prefix
 MOST = tl.constexpr(4)  # key of the largest logit
-BAR = tl.constexpr(5)  # keys below it are dropped by min_p, or certainly by top_k
+BAR = tl.constexpr(5)  # keys below it are dropped, by min_p or because top_k certainly drops them
 BAD_KEY = tl.constexpr(0xFFFFFFFF)  # key of a NaN or +inf
 NO_KEY = tl.constexpr(0x007FFFFF)  # key of -inf
 
@@ -57,7 +59,7 @@ class CutWork:
 
 
 def cut_work(rows: int, splits: int, device: str | torch.device) -> CutWork:
-    """Allocate memory for rows of `splits` chunks."""
+    """Allocate the CutWork for `rows` rows of `splits` chunks on `device`."""
     return CutWork(
         state=torch.zeros((rows, STATE_WORDS), dtype=torch.int64, device=device),
         tokens=torch.zeros((rows, 2, BINS), dtype=torch.int32, device=device),
@@ -70,7 +72,7 @@ def cut_work(rows: int, splits: int, device: str | torch.device) -> CutWork:
 @triton.jit
 def key_of(x):
     """Returns the key of a float32: a uint32 with the same order. Both zeros have the same key. NaN
-    and +inf have the largest."""
+    and +inf have the largest key."""
     bits = (x + 0.0).to(tl.uint32, bitcast=True)
     key = bits ^ tl.where(bits >= 0x80000000, 0xFFFFFFFF, 0x80000000).to(tl.uint32)
     return tl.where(x < float("inf"), key, BAD_KEY).to(tl.uint32)
@@ -85,9 +87,10 @@ def logit_of(key):
 
 @triton.jit
 def units_of(weight):
-    """Returns a weight from 0 to 1 in units of 2^-40, rounded to the nearest, on ties to even.
+    """Returns a weight from 0 to 1 as an int64 in units of 2^-40, rounded to nearest, ties to even.
 
-    Adding 2^12 makes one unit the last bit of the float64."""
+    Adding 2^12 makes one unit the last bit of the float64.
+    """
     return (weight.to(tl.float64) + 4096.0).to(tl.int64, bitcast=True) - 0x40B0000000000000
 
 
@@ -99,8 +102,8 @@ def weight_of(x, most, temperature):
 
 @triton.jit
 def enough_of(top_p, total):
-    """Returns the least number of units that reaches top_p of the total. It is at least 1, because
-    the first token is always kept."""
+    """Returns the least sum of weights that reaches top_p of `total`, in units of 2^-40. It is at
+    least 1, because the first token is always kept."""
     wanted = tl.ceil(top_p.to(tl.float64) * total.to(tl.float64)).to(tl.int64)
     return tl.maximum(wanted, 1)
 
@@ -114,8 +117,9 @@ def chunk_of(p_logits, start, vocab, CHUNK: tl.constexpr):
 
 @triton.jit
 def bin_after(n):
-    """Returns the number of the bin that follows the highest n bins."""
-    return n * -1 + (ROW_BINS - 1)  # a left constexpr would stay a constexpr in the interpreter
+    """Returns the index of the bin below the n highest bins."""
+    # With a constexpr on the left, the interpreter would return a constexpr.
+    return n * -1 + (ROW_BINS - 1)
 
 
 @triton.jit
@@ -128,8 +132,7 @@ def bins_of(p_bins):
 
 @triton.jit
 def reaching(bins, wanted):
-    """Returns how many bins, from the highest down, come before the one in which the sum reaches
-    `wanted`."""
+    """Returns the number of highest bins whose sum stays below `wanted`."""
     return tl.sum((tl.cumsum(bins, axis=0) < wanted).to(tl.int32), axis=0)
 
 
@@ -141,11 +144,12 @@ def sum_before(bins, n):
 
 @triton.jit
 def _next_digit(low, most_key, temperature, min_p, SHIFT: tl.constexpr):
-    """Returns the least key from `low` on whose weight is at least min_p, except for its lowest
-    SHIFT bits.
+    """Returns the least key from `low` on whose weight is at least min_p, with its lowest SHIFT
+    bits set to 0.
 
-    A bin is kept if the weight of its greatest key is large enough. Keys above the key of the
-    largest logit are always kept."""
+    A bin of keys is kept if the weight of its greatest key is large enough. Keys above the key of
+    the largest logit are always kept.
+    """
     top = low + ((tl.arange(0, ROW_BINS).to(tl.int64) + 1) << SHIFT) - 1
     top = tl.minimum(tl.maximum(top, NO_KEY), most_key)
     most = logit_of(most_key.to(tl.uint32))
@@ -173,13 +177,13 @@ def clear(p_bins):
 def _digit_kernel(
     Logits,  # [rows, vocab]
     logits_stride,
-    Dist,  # [words] Sampling, or [seats, words] the sequences
+    Dist,  # [seats, words] the sequences, or [words] one Sampling
     Table,  # [words] Batch
     State,  # [rows, 8] read and written
     Tokens,  # [rows, 2, 2048] histograms
     Units,  # [rows, 2, 2048]
     Parts,  # [rows, SPLITS] scratch
-    Counters,  # [rows] programs that arrived; 0 before and after a launch
+    Counters,  # [rows] counts of programs that arrived; 0 before and after a launch
     Cut,  # [rows, 4] the last logit is written, once the last digit is known
     first_row,
     vocab,
@@ -246,7 +250,8 @@ def _end_digit(
     Dist, p_state, p_tokens, p_units, p_first_units, p_parts, p_cut,
     DIGIT: tl.constexpr, SPLITS: tl.constexpr, SPLITS_UP: tl.constexpr,
 ):  # fmt: skip
-    """Finds the digit from a row's histograms, which other programs wrote."""
+    """Finds the digit from the histograms of a row, and updates the state of the row. Other
+    programs wrote the histograms."""
     temperature = tl.load(Dist).to(tl.float32, bitcast=True)
     top_p = tl.load(Dist + 2).to(tl.float32, bitcast=True)
     mode = tl.load(p_state + MODE)

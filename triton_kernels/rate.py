@@ -1,7 +1,9 @@
-"""Computes the confidence of a draft's draws from the largest scores (csrc/ops/choose.cc).
+"""Computes the confidence of the candidates that a draft draws for rejection sampling
+(csrc/ops/choose.cc).
 
-So the confidence does not depend on the draw. `choose` launches this kernel after its own. The twin
-computes it together with the row.
+The confidence follows from the largest scores of the row, so it does not depend on the draw.
+`choose` launches this kernel after its own kernel. `choose_torch` computes the confidence together
+with the row.
 """
 
 from __future__ import annotations
@@ -27,19 +29,20 @@ def _rate_kernel(
     Table,  # [words] Batch
     Scores,  # [seats, score_rows, vocab]
     Blind,  # [rows, splits, KEEP] scratch
-    Counters,  # [rows] 0 before and after
-    Out,  # [rows, words] Dist: the confidence of rows that draw is written
+    Counters,  # [rows] programs that arrived; 0 before and after a launch
+    Out,  # [rows, words] Dist; the confidence is written for rows with rejection sampling
     first_row,
     vocab,
     score_rows,
     tail_slots,
     CHUNK: tl.constexpr,
     SPLITS: tl.constexpr,
-    SPLITS_UP: tl.constexpr,  # to a power of two
+    SPLITS_UP: tl.constexpr,  # SPLITS, rounded up to a power of two
     KEEP: tl.constexpr,
     PICKS: tl.constexpr,
 ):
-    """One program per row and CHUNK tokens.  bytes = rows * vocab * 4, of rows that draw"""
+    """One program per row and CHUNK tokens.  bytes = rows * vocab * 4, of rows with rejection
+    sampling"""
     i_row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     if first_row + i_row >= tl.load(Table + TABLE_N):
@@ -86,7 +89,8 @@ def rate(
     work: ChooseWork,
     out: torch.Tensor,
 ) -> None:
-    """Write the confidence of the rows of `out` that draw. See `choose` for the arguments."""
+    """Write the confidence to the rows of `out` that use rejection sampling. See `choose` for the
+    arguments."""
     _rate_kernel[(plan.rows, plan.splits)](
         *(sequence, table, scores.rows, work.blind, work.counters, out),
         *(plan.first_row, plan.vocab, scores.rows.shape[1], scores.tail_slots),

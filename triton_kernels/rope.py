@@ -39,8 +39,8 @@ class Rope:
 
 @triton.jit
 def angles_of(position, inv_freq, amplitude):
-    """Cosines and sines of a position's angles. As in transformers if a float32 holds the position,
-    in double beyond."""
+    """Returns cosines and sines of a position's angles. If float32 represents the position exactly,
+    angles are float32 as in transformers, otherwise float64."""
     if position < 16777216:
         angle = position.to(tl.float32) * inv_freq
         cosines = tl.cos(angle) * amplitude
@@ -141,13 +141,13 @@ def rope_kv_write(
     early: bool = False,
 ) -> None:
     """Normalise and rotate queries in place. Write the normalised, rotated keys and the values to
-    their rows' slots.
+    the slots of the rows.
 
     qkv    [rows, heads + 2 kv_heads, head_dim]  float16, bfloat16 or float32; heads contiguous
     k, v   [kv_heads, slots, head_dim]           same dtype; one layer's storage
     table  int32 words of a Batch; row i of qkv is row first_row + i of the table. Nothing is
-           written to the ring for slot -1. Rows from index `n` on are not touched at all
-    early  launch the kernel early (early.py). This changes no bit
+           written to the ring for slot -1. Rows from index `n` on are neither read nor written
+    early  start before the previous kernel has ended (early.py). It changes no bit
 
     Allocates nothing. Raises ValueError on any other shape, dtype or stride.
     """

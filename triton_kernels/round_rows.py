@@ -46,7 +46,7 @@ def _round_rows_kernel(
     X,  # [rows, columns] read
     x_stride,
     Norm,  # [columns]; read with NORM
-    Q,  # [64, columns padded to TURN groups] written
+    Q,  # [64, columns padded to a multiple of TURN groups] written
     q_stride,
     Scales,  # [groups, 64] written
     scales_stride,
@@ -56,7 +56,7 @@ def _round_rows_kernel(
     columns,
     eps,
     NORM: tl.constexpr,
-    BLOCK: tl.constexpr,  # depends on the width alone
+    BLOCK: tl.constexpr,  # depends only on the number of columns
     EARLY: tl.constexpr,  # launched early (early.py)
 ):
     """One program per row.  h = x, or x / sqrt(mean(x^2) + eps) * norm;  q = round(h / scale).
@@ -78,7 +78,7 @@ def _round_rows_kernel(
         y = tl.load(Norm + o, mask=m, other=0.0).to(tl.float32) * (y * scale)
     q, scale, first, second = round_groups(y)
     m_group = group < tl.cdiv(columns, 32)
-    tl.store(Q + row * q_stride + o, q, mask=m_group[:, None])  # beyond the columns q is 0
+    tl.store(Q + row * q_stride + o, q, mask=m_group[:, None])  # q is 0 beyond the columns of X
     tl.store(Scales + group * scales_stride + row, scale, mask=m_group)
     p_sums = Sums + group * sums_stride + row
     tl.store(p_sums, first, mask=m_group)
@@ -93,12 +93,12 @@ def round_rows(
     eps: float = 0.0,
     early: bool = False,
 ) -> IntegerRows:
-    """Round rows to integers. If a norm's weight is given, rows are normalised first.
+    """Round rows to integers. If a norm's weight is given, normalise the rows first.
 
-    x     [rows, columns]  float16, bfloat16 or float32; rows may be strided, columns may not
-    out   written for these rows and columns; padding in it stays as it is
-    norm  [columns]        same dtype; the normalised row is not rounded in between
-    early launch it early (early.py). It changes no bit
+    x      [rows, columns]  float16, bfloat16 or float32; rows may be strided, columns may not
+    out    written for these rows and columns; its padding is not written
+    norm   [columns]        same dtype; the normalised row is not rounded in between
+    early  start before the previous kernel has ended (early.py). It changes no bit
 
     Returns `out`. Allocates nothing, so it can be captured. Raises ValueError on any other shape,
     dtype or stride, and above 32768 columns.
@@ -122,7 +122,7 @@ def round_rows(
 
 
 def num_warps(block: int) -> int:
-    """Warps of a program: each thread has eight values."""
+    """Number of warps of a program: each thread handles eight values."""
     return min(16, max(1, block // 256))
 
 

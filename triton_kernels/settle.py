@@ -2,10 +2,11 @@
 
 The public op is `ring_settle`. Its twin in plain torch is `ring_settle_torch`. Both move the KV of
 all layers in place. They read the fields of the sequences that `settle` (csrc/round/settle.cc)
-wrote: head, outcome, chain, source, the adopted branch. `draft_have` and `draft_nodes` tell which
-slots may be filled with NaN. An accepted path of a chain without siblings needs no move. Nothing
-moves for a seat that is not in the round. After a serial burst, nothing moves for a seat that did
-not wait for the burst.
+wrote: head, outcome, chain, source, the adopted branch. The fields `draft_have` and `draft_nodes`
+tell which slots may be filled with NaN.
+
+An accepted path of a chain without siblings needs no move. The KV of a seat that is not in the
+round does not move. After a serial burst, only the KV of seats moves that waited for the burst.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .state import (
 )
 from .words import SEQUENCE_WORDS, has_bit, load_int64, load_unsigned
 
-MOVES = 16  # slots that are moved together
+MOVES = 16  # number of slots that are moved together
 
 
 class Settle(Enum):
@@ -95,7 +96,8 @@ def _ring_slot(base, o, capacity):
 
 @triton.jit
 def _takes_part(Roll, Ended, seat):
-    """Returns True if a seat is in the roll of the round after the last one that ended."""
+    """Returns True if a seat takes part in the current round, which follows the last one that
+    ended."""
     p_word = Roll + 2 * ((load_int64(Ended, True) + 1) % _ROUNDS).to(tl.int32)
     return has_bit(load_unsigned(p_word, True), load_unsigned(p_word + 1, True), seat) != 0
 
@@ -110,7 +112,7 @@ def _awaited_burst(Block):
 @triton.jit
 def _ring_settle_kernel(
     Block,  # [seats, words] the sequences
-    Roll,  # [16]; Roll and Ended are never touched without HAS_ROLL
+    Roll,  # [16]; Roll and Ended are read only with HAS_ROLL
     Ended,  # [2]
     KV,  # [layers, kv_heads, slots, head_dim] keys; the values begin v_offset elements later
     v_offset,
@@ -133,8 +135,9 @@ def _ring_settle_kernel(
     """One program per seat, layer and KV head, for keys or for values. It moves KV in order of
     depth.
 
-    A node's index is never below its depth, so no move overwrites what a later one reads. The
-    kernel reads MOVES slots, waits at a barrier and writes them. The next MOVES slots follow.
+    A node's index is never below its depth, so no move overwrites a slot that a later move reads.
+    The kernel reads MOVES slots, waits at a barrier and writes them. Then it continues with the
+    next MOVES slots.
     bytes = layers * kv_heads * moved slots * head_dim * size * 4
     """
     i = tl.program_id(0)
@@ -180,8 +183,8 @@ def _ring_settle_kernel(
         in_place = tl.load(p_branch + _IN_PLACE)
         for start in range(0, last + 1, MOVES):
             node = start + o
-            # Index j of the tail's node that becomes chain node `node`; -1: its token is not from
-            # the tail.
+            # j: index of the tail's node that becomes chain node `node`; -1 if the node's token
+            # does not come from the tail.
             j = tl.load(Block + _SOURCE + node, mask=node <= last, other=-1)
             has_dist = tl.load(p_branch + _HAS_DIST + j, mask=j >= 0, other=0)
             own = capacity + branch * tail_slots + j + tl.zeros((MOVES,), tl.int64)
@@ -226,7 +229,8 @@ def ring_settle(
 
     sequence    int32 words of the sequences, one for each seat, as `settle` left them
     kv          [2, layers, kv_heads, slots, head_dim]  keys and values; the last stride must be 1
-    capacity    positions of a ring; the slots after the ring are tails, tail_slots per branch
+    capacity    positions of a ring; the tails follow the ring, with tail_slots slots per branch
+    what        the kind of moves
     poison      for debugging: fill the slots that were dropped with NaN
     seats       None: there is one seat, which takes part
 

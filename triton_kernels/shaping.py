@@ -101,7 +101,7 @@ def _shape_kernel(
     Bias,  # [seats, vocab]
     Counts,  # [seats, vocab]
     Seen,  # [seats, vocab]
-    Ids,  # [vocab] the token of a column; never touched without HAS_IDS
+    Ids,  # [vocab] the token of each column; read only with HAS_IDS
     Out,  # [rows, vocab] float32, written
     out_stride,
     seat_stride,  # elements from one seat to the next in the four tensors above
@@ -113,7 +113,7 @@ def _shape_kernel(
 ):
     """One program per row and CHUNK tokens.  Steps: mask; + bias; repetition; frequency; presence.
 
-    If the row's sequence does not shape logits, x is only copied.
+    If the row's sequence does not shape logits, the logits are only copied.
     Penalties count the trunk and the row's own ancestors, which its masks name. So no count has to
     be undone after a rejection.
     bytes = rows * vocab * (size + 4 + 10)
@@ -140,8 +140,8 @@ def _shape_kernel(
             count = tl.load(Counts + at, mask=m, other=0)
             seen = tl.load(Seen + at, mask=m, other=0) != 0
             extra = tl.zeros((CHUNK,), tl.int32)
-            # The root's bit may be another than bit 0, because a draft's KV may lag the trunk. The
-            # bits after the root's are nodes.
+            # The root's bit may be above bit 0, because a draft's KV may lag the trunk. Higher bits
+            # are nodes.
             root = root_of(Block, Table, p_row)
             chain_low = load_unsigned(p_row + ROW_CHAIN, True)
             chain_high = load_unsigned(p_row + ROW_CHAIN + 1, True)
@@ -245,7 +245,7 @@ def shape_logits_torch(
 
 
 def path_of(c: Sequence, table_head: int, row: Row) -> list[int]:
-    """Tokens after the root that a row sees."""
+    """Return the tokens after the root up to the row's own token."""
     root, chain, tail = c.head - table_head, mask_bits(row.chain), mask_bits(row.tail)
     nodes = [bit - root for bit in range(root + 1, SLOTS) if chain >> bit & 1]
     hung, certain = c.chain.token, c.branches[0].token

@@ -1,7 +1,7 @@
 """Access to the structs of csrc/state, which kernels read as 32-bit words in device memory.
 
-fields.py defines the structs. An op takes the words of the struct that it reads. They are a view
-into an engine's memory, or a separate copy.
+fields.py defines the structs. An op gets the words of each struct that it reads. The words are a
+view of an engine's memory, or a separate copy.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def view(words: torch.Tensor, kind: type[Structure], field: str) -> torch.Tensor
 
 
 def of_seat(words: torch.Tensor, seat: int) -> torch.Tensor:
-    """Return the words from one seat's Sequence on."""
+    """Return the words of all sequences from the given seat's on."""
     return words[seat * size(Sequence) :]
 
 

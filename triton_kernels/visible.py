@@ -1,12 +1,18 @@
-"""Computes which keys the rows of a forward see, once for all layers.
+"""Computes which keys the rows of a forward attend to, once for all layers.
 
-The public op is `see`. Its twin in plain torch is `see_torch`. A row sees the trunk, its ancestors
-in the chain, and its branch's tail up to itself, in this order. The positions from the head on are
-in flight: they are not committed. For them a table, made from the row's masks, maps depth to slot.
-If a row's table is the beginning of another row's table, the other row is its leader. A path has
-one leader, a tree has one per leaf. Attention reads the slots in flight once per leader and tile of
-rows. The rows of one sequence are a member (Workspace). Each member has its own range of keys. The
-schedule tells how many items of work a member has (attention.py).
+The public op is `see`. Its twin in plain torch is `see_torch`. A row attends to the trunk, its
+ancestors in the chain, and its branch's tail up to itself, in this order. The positions from the
+head on are in flight: they are not committed.
+
+Slots. For the positions in flight, each row has a table from depth to slot. The table is made from
+the masks of the row.
+
+Leaders. If a row's table is the beginning of another row's table, the other row is its leader. A
+path has one leader; a tree has one for each leaf. For each tile of rows, attention reads the slots
+in flight once per leader.
+
+Members. The rows of one sequence are called a member (Workspace). Each member has its own range of
+keys. For each member, the result also has the number of its items of work (attention.py).
 """
 
 from __future__ import annotations
@@ -54,7 +60,7 @@ def _is_beginning(low, high):
 
 @triton.jit
 def _most(is_mine, x):
-    """Returns [64]: for every member the largest x of its rows. is_mine: [members, rows], True if
+    """Returns, for every member, the largest x of its rows, [64]. is_mine: [members, rows], True if
     the row belongs to the member."""
     least = tl.full((), -1 << 62, tl.int64)
     return tl.max(tl.where(is_mine, x.to(tl.int64)[None, :], least), axis=1)
@@ -63,27 +69,28 @@ def _most(is_mine, x):
 @triton.jit
 def _see_kernel(
     Table,  # [words] Batch
-    Slots,  # [64, 128] written; the next four are written, too
+    Slots,  # [64, 128]; written, like the next four tensors (Workspace)
     Firsts,  # [2, 64]
     Meta,  # [4, 64]
     Members,  # [9, 64]
     Items,  # [64]
     first_row,  # row of the table that row 0 of the result belongs to
     capacity,  # positions of the ring
-    reach,  # largest number of positions that a row sees
+    reach,  # largest number of positions that a row attends to
     tail_slots,  # slots per branch
     seat_slots,  # slots from one seat's storage to the next seat's storage
     rows,  # rows of the forward
     kv_heads,
-    short,  # AttentionPlan.max_short, which the members share
+    short,  # AttentionPlan.max_short; divided by the number of members
     TILE_ROWS: tl.constexpr,
     SPLIT: tl.constexpr,
     FAN: tl.constexpr,
-    ROWS: tl.constexpr,  # 64: rows of the tables, and bits of a mask
-    M: tl.constexpr,  # at least `rows`: what this forward computes
+    ROWS: tl.constexpr,  # 64: rows of the written tables, and bits of a mask
+    M: tl.constexpr,  # number of rows that this kernel is compiled for; at least `rows`
 ):
-    """One program.  slot[r][j] = slot of the j-th set bit of (chain, tail). leader(a) = the longest
-    row of a's tile whose slots begin with a's; the lowest of equals."""
+    """One program.  slot[r][j] = slot of the j-th set bit of the masks (chain, tail) of row r. The
+    leader of row a is the longest row of its tile whose slots begin with those of a; of equal rows
+    the lowest."""
     o_row = tl.arange(0, M)
     o_bit = tl.arange(0, ROWS)
     always = o_row >= 0
@@ -147,7 +154,7 @@ def _see_kernel(
     tl.store(Meta + 2 * ROWS + tile + rank, o_row, mask=leads != 0)
     tl.store(Meta + 3 * ROWS + o_row, in_tile, mask=(o_row == tile) & (o_row < rows))
 
-    # Compute the range of keys that the rows of each member see.
+    # Compute the range of keys that the rows of each member attend to.
     first = tl.maximum(position - reach + 1, 0)
     far = head + 2 * ROWS
     led = (leader[None, :] == o_row[:, None]) & m_row[None, :]
@@ -156,7 +163,8 @@ def _see_kernel(
     tl.store(Firsts + ROWS + o_row, led_first, mask=always)
     high = tl.where(m_row, head + count, head)
     low = tl.minimum(tl.where(m_row, first, head), head)
-    low = tl.maximum(low, head - reach)  # also bounds invalid rows: the workspace has no more room
+    # This also bounds invalid rows, because the workspace has no more room.
+    low = tl.maximum(low, head - reach)
     is_mine = member[None, :] == o_row[:, None]
     its_head = _most(is_mine, head)
     its_low = -_most(is_mine, -low)
@@ -183,7 +191,7 @@ def _see_kernel(
         Members + 8 * ROWS + o_row, (tl.cumsum(tiles, axis=0) - tiles).to(tl.int64), mask=is_there
     )
     tl.store(Items + o_row, tl.cumsum(items, axis=0))
-    if M < ROWS:  # rows of the tables that this forward does not have
+    if M < ROWS:  # clear the rows of the tables that this forward does not have
         o_rest = tl.arange(0, ROWS)
         m_rest = o_rest >= M
         tl.store(Meta + o_rest, -1, mask=m_rest)
@@ -196,7 +204,8 @@ def _see_kernel(
 def see(
     table: torch.Tensor, plan: AttentionPlan, work: Workspace, *, first_row: int = 0
 ) -> Workspace:
-    """Write into `work` which keys the rows first_row .. first_row + plan.rows - 1 of a table see.
+    """Write into `work` the keys to which rows first_row .. first_row + plan.rows - 1 of a table
+    attend.
 
     table  int32 words of a Batch (csrc/state); rows from index `n` on are padding. The rows of a
            sequence must be adjacent
@@ -221,7 +230,7 @@ def see(
 
 
 def num_warps(rows: int) -> int:
-    """Warps of the program that computes this many rows."""
+    """Return the number of warps for a program that computes `rows` rows."""
     return min(16, rows // 4)
 
 
@@ -272,9 +281,9 @@ def _members(rows: list[Row], count: int) -> list[tuple[int, int]]:
 def _extent(
     mine: list[tuple[Row, int, int]], head: int, short: int, plan: AttentionPlan
 ) -> dict[str, int]:
-    """Return the fields of MEMBER that describe a member's keys.
+    """Return the fields of MEMBER that describe the keys of a member.
 
-    mine: for each of its rows (row, first position seen, number of slots in flight).
+    mine: for each row of the member (row, first position it attends to, number of slots in flight).
     """
     low = max(min([head, *(first for _, first, _ in mine)]), head - plan.reach)
     high = max([head, *(head + seen for _, _, seen in mine)])
@@ -291,8 +300,8 @@ def _extent(
 
 
 def _put_members(found: list[list[int]], plan: AttentionPlan, work: Workspace) -> None:
-    """Write the members and the items into `work`. Entries beyond the last member keep their
-    values."""
+    """Write the members and the items into `work`. Columns of work.members after the last member
+    keep their values."""
     total, items = 0, []
     for _, _, first, splits, taken, _, row, end, _ in found:
         pieces = (first + splits - 1) // taken - first // taken + 1
@@ -304,7 +313,7 @@ def _put_members(found: list[list[int]], plan: AttentionPlan, work: Workspace) -
 
 
 def _slots_of(row: Row, head: int, plan: AttentionPlan) -> list[int]:
-    """Return the slots in flight that a row sees, by ascending depth."""
+    """Return the slots in flight that a row attends to, by ascending depth."""
     chain, tail, storage = mask_bits(row.chain), mask_bits(row.tail), row.seat * plan.seat_slots
     nodes = [(head + bit) % plan.capacity for bit in range(SLOTS) if chain >> bit & 1]
     own = plan.capacity + row.branch * plan.tail_slots
@@ -313,9 +322,10 @@ def _slots_of(row: Row, head: int, plan: AttentionPlan) -> list[int]:
 
 
 def _leaders(seen: list[list[int]], tiles: list[int]) -> list[int]:
-    """Return for every row its leader: the row of its tile whose slots begin with its own.
+    """Return the leader of every row: a row of the same tile whose slots begin with the slots of
+    the row.
 
-    Among several such rows, it is one with the most slots, and of these the lowest.
+    If several rows qualify, the leader is one with the most slots, and of these the lowest.
     """
     leaders = []
     for a, slots in enumerate(seen):
@@ -328,7 +338,8 @@ def _leaders(seen: list[list[int]], tiles: list[int]) -> list[int]:
 def _meta(
     seen: list[list[int]], leaders: list[int], tiles: list[int], meta: torch.Tensor
 ) -> torch.Tensor:
-    """Return the new words of Workspace.meta. Entries without a leader keep their old values."""
+    """Return the new values of Workspace.meta. Entries of rows without a leader keep their old
+    values."""
     out = meta.cpu().clone()
     out[0] = torch.tensor([len(slots) for slots in seen] + [-1] * (MAX_ROWS - len(seen)))
     out[1] = torch.tensor(leaders + [-1] * (MAX_ROWS - len(seen)))

@@ -1,5 +1,5 @@
-"""Helpers that the kernels share: they read words of structs and detect the last program to
-arrive."""
+"""Helpers that the kernels share: they read words of structs, and find out which program arrives
+last."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ ROW_CHAIN = tl.constexpr(offset(Row, "chain"))
 ROW_TAIL = tl.constexpr(offset(Row, "tail"))
 SEQUENCE_WORDS = tl.constexpr(size(Sequence))  # int32 words from one seat to the next
 
-TWO_PROGRAMS = 128  # registers per thread, so that two programs of eight warps fit a multiprocessor
-MAX_REGISTERS = 255  # registers per thread; without it the assembler spills to fit more threads
+TWO_PROGRAMS = 128  # registers per thread that let two programs of eight warps fit a multiprocessor
+# Limit of registers per thread. Without it the assembler spills to fit more threads.
+MAX_REGISTERS = 255
 
 
 @triton.jit
@@ -45,30 +46,32 @@ def seat_of(p_row, mask):
 
 @triton.jit
 def head_of(Table, seat, mask):
-    """Loads the first positions after the trunk of seats; 0 where the mask is false."""
+    """Loads the first position in flight of each seat; 0 where the mask is false."""
     return load_int64(Table + TABLE_HEAD + 2 * seat, mask)
 
 
 @triton.jit
 def sequence_of(Block, Table, row):
-    """Returns a pointer to the words of the sequence that a table's row belongs to."""
+    """Returns a pointer to the words of the sequence to which a row of the table belongs."""
     seat = seat_of(Table + TABLE_ROWS + row.to(tl.int64) * ROW_WORDS, True)
     return Block + seat.to(tl.int64) * SEQUENCE_WORDS
 
 
 @triton.jit
 def has_bit(low, high, bit):
-    """Returns a bit, 0 .. 63, of a mask of two words as int32 0 or 1."""
+    """Returns a bit (0 to 63) of a mask, as int32 0 or 1. The mask is given as two words."""
     word = tl.where(bit < 32, low, high)
     return ((word >> (bit & 31).to(tl.uint32)) & 1).to(tl.int32)
 
 
 @triton.jit
 def arrived_last(p_counter, expected):
-    """Counts this program's arrival; all its earlier writes are visible to later arrivals.
+    """Counts the arrival of this program. All its earlier writes are visible to programs that
+    arrive later.
 
     Returns True if it is the last of `expected` programs. Then it resets the counter for the next
-    launch."""
+    launch.
+    """
     tl.debug_barrier()  # the stores of all threads come before the atomic
     is_last = tl.atomic_add(p_counter, 1, sem="acq_rel", scope="gpu") == expected - 1
     if is_last:

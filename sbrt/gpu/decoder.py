@@ -1,10 +1,11 @@
 """Computes the forward of all model families, as calls of ops on fixed buffers.
 
-`Forwards` is the loop over layers. `Decoder` is one form of it, with torch's products. The other
-forms are in fused.py and integer.py.
+`Forwards` holds the loop over layers. `Decoder` computes a layer with torch's matrix products.
+fused.py and integer.py have the other implementations.
 
-A layer of `Decoder` is nine calls: norm (with the residual add), qkv, rope with the write to the
-ring, attention, o, norm, gate and up, silu, down. `LAYER_NODES` is nine, and a test counts them.
+`Decoder` makes nine calls per layer: norm (with the residual add), qkv, rope with the write to the
+ring, attention, o, norm, gate and up, silu, down. A test compares the number of calls with
+`LAYER_NODES`.
 """
 
 from __future__ import annotations
@@ -29,14 +30,22 @@ LAYER_NODES = 9
 
 @dataclass(frozen=True)
 class Buffers:
-    """Buffers of a forward of up to n rows. n: 64, or the number of rows of the widest prompt
-    forward.
+    """Buffers of a forward of up to n rows. n is the largest number of rows of a prompt forward,
+    and at least 64.
 
-    h, x, normed [n, hidden]; qkv [n, heads + 2 kv_heads, head_dim]; attended [n, heads, head_dim];
-    gate_up [n, 2 inner]; gated [n, inner]; logits float32 [max_rows, columns]; raw [64, columns] in
-    the model's dtype, only where products cannot be float32; features [max_rows, 4, hidden] or
-    None; kv [2, layers, kv_heads, slots, head_dim]; angles float32 [2, 64, head_dim / 2], the
-    cosines and sines of up to 64 rows.
+    h         [n, hidden]                         residual stream
+    x         [n, hidden]                         output of o or of the MLP, not yet added to h
+    normed    [n, hidden]                         normalised h
+    qkv       [n, heads + 2 kv_heads, head_dim]
+    attended  [n, heads, head_dim]                output of attention
+    gate_up   [n, 2 inner]
+    gated     [n, inner]                          silu(gate) * up
+    logits    float32 [max_rows, columns]
+    raw       [64, columns]                       logits in the model's dtype; None if the product
+                                                  can write float32
+    features  [max_rows, 4, hidden]               inputs of H-RAD; or None
+    kv        [2, layers, kv_heads, slots, head_dim]
+    angles    float32 [2, 64, head_dim / 2]       cosines and sines of up to 64 rows
     """
 
     h: torch.Tensor
@@ -55,7 +64,10 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that a forward computes: `count` rows of a row table, beginning with row `first`."""
+    """The rows that a forward computes: `count` rows of a row table, beginning with row `first`.
+
+    A row table is a Batch (csrc/state) as a tensor of int32 words.
+    """
 
     table: torch.Tensor
     first: int
@@ -77,7 +89,8 @@ class PromptRows:
 
 
 class Views:
-    """Views of the buffers, cut to the number of rows, in the shape that each op needs."""
+    """Views of a forward's buffers. They hold only the forward's rows, in the shapes that the ops
+    need."""
 
     def __init__(self, buffers: Buffers, rows: Rows | PromptRows, heads: int) -> None:
         n = rows.count
@@ -95,17 +108,18 @@ class Views:
 
 
 class Forwards(ABC):
-    """Records forwards of one lane. It allocates nothing, and computes nothing itself."""
+    """Records forwards of one lane. Its methods pass each call of an op to `run`; they allocate and
+    compute nothing."""
 
     def __init__(self, weights: Weights, ops: Ops, buffers: Buffers) -> None:
         self.weights, self.ops, self.buffers = weights, ops, buffers
         self.config = weights.config
 
     def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
-        """Record a forward. It writes K and V of every row to the row's slot.
+        """Record a forward. The forward writes K and V of every row to the slot of the row.
 
-        If `with_logits`, it also computes the logits. Otherwise it ends with K and V of the last
-        layer, because nothing reads the rest.
+        If `with_logits`, the forward also computes the logits. Otherwise it ends when K and V of
+        the last layer are written, because nothing reads later results.
         """
         v = Views(self.buffers, rows, self.config.heads)
         self.start(run, rows, v)
@@ -119,23 +133,24 @@ class Forwards(ABC):
 
     @abstractmethod
     def start(self, run: Run, rows: Rows, v: Views) -> None:
-        """Record the embedding, and the keys that every row sees."""
+        """Record the embedding, and the op `see`: it finds the keys that each row attends to."""
 
     @abstractmethod
     def attention(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Record q, k and v of the normalised rows of layer i, and the write to the ring."""
+        """Record the first half of layer i up to attention: norm, q, k and v, rope, and the write
+        to the ring."""
 
     @abstractmethod
     def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Record attention, o, and the MLP of layer i."""
+        """Record attention, the output projection o, and the MLP of layer i."""
 
     @abstractmethod
     def finish(self, run: Run, rows: Rows, v: Views) -> None:
-        """Record the last norm and the logits, in float32."""
+        """Record the last norm, and the product that computes the logits in float32."""
 
 
 class Decoder(Forwards):
-    """The form with torch's products, which takes any number of rows."""
+    """Records forwards of any number of rows, with torch's matrix products."""
 
     def __init__(self, weights: Weights, ops: Ops, buffers: Buffers, rope: Rope) -> None:
         super().__init__(weights, ops, buffers)
@@ -173,7 +188,7 @@ class Decoder(Forwards):
         self.rope(run, rows, v, i)
 
     def rope(self, run: Run, rows: Rows | PromptRows, v: Views, i: int) -> None:
-        """Record rope, and the write to the ring."""
+        """Record rope for q and k of layer i, and the write of k and v to the ring."""
         run(
             self.ops.rope_kv_write, v.heads, self.keys[i], self.values[i], rows.table,
             self.ropes[i], first_row=rows.first,
@@ -192,9 +207,9 @@ class Decoder(Forwards):
         )  # fmt: skip
 
     def mlp(self, run: Run, v: Views, i: int) -> None:
-        """Record o and the MLP, which follow attention.
+        """Record the output projection o and the MLP of layer i.
 
-        Afterwards v.x holds the MLP's output. It is not yet added to the residual stream v.h.
+        Afterwards v.x holds the output of the MLP. It is not yet added to the residual stream v.h.
         """
         layer = self.weights.layers[i]
         self.linear(run, v.summed, layer.o, v.x)
@@ -216,8 +231,11 @@ class Decoder(Forwards):
             run(matmul_float32, v.normed, self.weights.head, out=v.logits)
 
     def norm(self, run: Run, v: Views, weight: torch.Tensor, i: int) -> None:
-        """Record h += x, then normed = norm(h). i: the layer that follows; before layer 0 nothing
-        is added."""
+        """Record h += x, then normed = norm(h), then the copies of h that H-RAD needs.
+
+        i: index of the layer that reads `normed`. Before layer 0, nothing is added and nothing is
+        copied.
+        """
         eps = self.config.rms_eps
         if i == 0:
             run(self.ops.rms_norm, v.h, weight, eps=eps, out=v.normed)
@@ -235,10 +253,11 @@ class Decoder(Forwards):
 
 
 class FewRows(Forwards):
-    """Records forwards of up to 64 rows. The two forms for few rows inherit from it.
+    """Base of FusedDecoder and IntegerDecoder, which record forwards of up to 64 rows.
 
-    The product qkv ends with rope. A model with norms of heads has a separate call for rope,
-    because a tile of qkv has only a part of a head. The buffers are those of a Decoder.
+    The product qkv also applies rope, unless q and k have norms (Qwen3). Then rope is a separate
+    call, because a tile of the product holds only a part of a head. The buffers are those of the
+    Decoder `plain`.
     """
 
     def __init__(self, plain: Decoder) -> None:
@@ -247,7 +266,11 @@ class FewRows(Forwards):
         self.heads = heads_of(plain.weights)
 
     def embed(self, run: Run, rows: Rows, v: Views, squares: torch.Tensor | None) -> None:
-        """Record the embedding, with the angles of every row; then the keys that it sees."""
+        """Record the embedding with the rope angles of every row. Then record the op `see`, which
+        finds the keys that each row attends to.
+
+        squares: None, or the buffer in which the embedding stores sums of squares of its rows.
+        """
         has = self.heads is not None
         run(
             self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first,
@@ -257,20 +280,21 @@ class FewRows(Forwards):
         run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
 
     def head_terms(self, rows: Rows, i: int) -> HeadTerms | None:
-        """Return what qkv of layer i needs to rotate heads; None if rope is a separate call."""
+        """Return what the product qkv of layer i needs to apply rope and to write to the ring.
+        Returns None if rope is a separate call."""
         if self.heads is None:
             return None
         keys, values = self.plain.keys[i], self.plain.values[i]
         return HeadTerms(self.buffers.angles, rows.table, keys, values, rows.first)
 
     def keep(self, run: Run, v: Views, i: int) -> None:
-        """Record the copies of the residual stream that are features."""
+        """Record the copies of the residual stream after layer i that H-RAD reads as features."""
         for block in feature_blocks(i, self.config.layers if v.features is not None else 0):
             run(copy, v.h, out=v.features[:, block])
 
 
 def heads_of(weights: Weights) -> Heads | None:
-    """The heads of a product that rotates them itself; None if they have norms."""
+    """Return the sizes of the heads that the product qkv rotates; None if q and k have norms."""
     config, layer = weights.config, weights.layers[0]
     if layer.q_norm is not None:
         return None
@@ -281,8 +305,9 @@ def feature_blocks(layer: int, layers: int) -> range:
     """Return the indices of the blocks of H-RAD's features that hold the residual stream after
     `layer`.
 
-    If the model has fewer layers than there are blocks, layer 0 fills the rest. layers: number of
-    layers of the model; 0 if no features are kept.
+    The features are the outputs of the last FEATURE_LAYERS layers, one block for each layer. If the
+    model has fewer layers, layer 0 also fills the remaining blocks. layers: number of layers of the
+    model; 0 if no features are kept.
     """
     first = layers - FEATURE_LAYERS
     if layers == 0 or layer < first:
@@ -291,14 +316,15 @@ def feature_blocks(layer: int, layers: int) -> range:
 
 
 def rope_of(rope: Rope, layer: Layer, eps: float) -> Rope:
-    """Return the model's rope with one layer's norms of q and k."""
+    """Return `rope` together with the norms of q and k of `layer`."""
     return Rope(rope.inv_freq, rope.amplitude, layer.q_norm, layer.k_norm, eps)
 
 
 def attention_plan(
     config: ModelConfig, dtype: torch.dtype, rows: int, capacity: int, tail_slots: int, window: int
 ) -> AttentionPlan:
-    """Return the attention plan of `rows` rows. Raises ValueError on sizes without a kernel."""
+    """Return the plan of attention for `rows` rows. Raises ValueError if no kernel supports the
+    sizes."""
     return AttentionPlan(
         rows=rows,
         heads=config.heads,

@@ -1,9 +1,12 @@
-"""The forward of few rows in five calls a layer: products include norms, rope, gate and residual.
+"""Forwards of up to 64 rows with five calls per layer. Products include norms, rope, gate and
+residual add.
 
-A layer is norm and qkv with rope and the write to the ring; attention; o with the residual; norm,
-gate and up; down with the residual. A norm reads sums of squares that the last writer of the
-residual stream left: the embedding, o or down. `LAYER_NODES` is that number, and a test counts the
-calls. A model with norms of heads (Qwen3) has one more, for rope.
+The calls of a layer are: norm and qkv with rope and the write to the ring; attention; o with the
+residual add; norm, gate and up; down with the residual add. `LAYER_NODES` is their number, and a
+test counts the calls. A model with norms of q and k (Qwen3) has one more call, for rope.
+
+A norm needs the sum of squares of each row. The op that last wrote the residual stream stores these
+sums: the embedding, o or down.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ class Products:
 
 
 def products_of(weights: Weights, rows: int) -> Products:
-    """The plans for a model, by its sizes and by which weights have a bias, the same in every
-    layer."""
+    """Return the plans of the products of `rows` rows. They are made from layer 0, because all
+    layers have the same sizes and the same biases."""
     c, layer = weights.config, weights.layers[0]
     queries = c.heads * c.head_dim
     keys = c.kv_heads * c.head_dim
@@ -59,14 +62,16 @@ def products_of(weights: Weights, rows: int) -> Products:
 
 
 class FusedDecoder(FewRows):
-    """Records forwards of up to 64 rows of one lane, over the buffers of a Decoder."""
+    """Records forwards of up to 64 rows with five calls per layer. It uses the buffers of a
+    Decoder."""
 
     def __init__(self, plain: Decoder, products: dict[int, Products], work: LinearWork) -> None:
         super().__init__(plain)
         self.products, self.work = products, work
 
     def start(self, run: Run, rows: Rows, v: Views) -> None:
-        """See Forwards. The embedding leaves its sums of squares."""
+        """See Forwards. The embedding also stores the sums of squares of its rows, for the first
+        norm."""
         self.embed(run, rows, v, self.work.squares)
 
     def attention(self, run: Run, rows: Rows, v: Views, i: int) -> None:
@@ -80,7 +85,7 @@ class FusedDecoder(FewRows):
             self.plain.rope(run, rows, v, i)
 
     def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """See Forwards. Each product adds its result to h itself."""
+        """See Forwards. The products o and down add their results to h."""
         layer, plans = self.weights.layers[i], self.products[rows.count]
         self.plain.attend(run, rows, v, i)
         run(
@@ -108,5 +113,6 @@ class FusedDecoder(FewRows):
     def normed(
         self, norm: torch.Tensor, linear: Linear | None, heads: HeadTerms | None = None
     ) -> Terms:
-        """Terms of a product whose rows are normalised first."""
+        """Return the terms of a product that first normalises its input rows with the weights
+        `norm`."""
         return Terms(linear.bias if linear else None, norm, self.config.rms_eps, heads=heads)

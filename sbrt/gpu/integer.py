@@ -1,9 +1,11 @@
-"""The forward of up to 64 rows with quantised weights. Its products add integers, as on the CPU.
+"""Forwards of up to 64 rows with quantised weights. Products sum integers, as on the CPU.
 
-A layer is eight calls: norm and rounding, qkv with rope and the write to the ring; attention;
-rounding, o with the residual; norm and rounding, gate and up, whose result is rounded as it is
-written; down with the residual. Matrices of floats, which a quantised file may also have, are
-multiplied as in fused.py. A model with norms of heads has one call more, for rope.
+A layer has eight calls: norm with rounding; qkv with rope and the write to the ring; attention;
+rounding; o with the residual add; norm with rounding; gate and up, which write a rounded result;
+down with the residual add. A model with norms of q and k (Qwen3) has one more call, for rope.
+
+A quantised file may also have matrices of floats. Their products use the op `linear`, as in
+fused.py.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ LAYER_NODES = 8
 class Integers:
     """Buffers that hold activations rounded to int8.
 
-    x: the input of a product. It has the columns of the widest input. gated: the result of gate and
-    up, which is the input of down.
+    gated: the input of down, which is the result of gate and up. x: the input of any other product;
+    x has as many columns as the widest of these inputs.
     """
 
     x: IntegerRows
@@ -46,7 +48,7 @@ def widest(weights: Weights) -> dict[str, int]:
 
 
 def float_plans(weights: Weights, rows: int) -> Iterator[LinearPlan]:
-    """Yield the plans of all products with float matrices."""
+    """Yield the plans of all products of `rows` rows with float matrices."""
     dtype = weights.dtype
     for layer in weights.layers:
         for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
@@ -67,7 +69,7 @@ def _float_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: Any) -> Li
 
 
 def integer_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: Any) -> IntegerPlan:
-    """The plan of a product with a quantised matrix."""
+    """Return the plan of the product of `rows` rows with the quantised matrix of `linear`."""
     weight = linear.weight
     assert isinstance(weight, PackedMatrix)
     n = weight.n // 2 if how.get("gate") else weight.n
@@ -76,7 +78,8 @@ def integer_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: Any) -> I
 
 
 class IntegerDecoder(FewRows):
-    """Records forwards of up to 64 rows of one lane, over the buffers of a Decoder."""
+    """Records forwards of up to 64 rows with quantised weights. It uses the buffers of a
+    Decoder."""
 
     def __init__(self, plain: Decoder, integers: Integers, work: LinearWork) -> None:
         super().__init__(plain)
@@ -95,7 +98,7 @@ class IntegerDecoder(FewRows):
             self.plain.rope(run, rows, v, i)
 
     def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """See Forwards. Each product adds its result to h itself."""
+        """See Forwards. The products o and down add their results to h."""
         layer = self.weights.layers[i]
         self.plain.attend(run, rows, v, i)
         attended = self.input(run, v.summed, layer.o.weight)
@@ -112,7 +115,7 @@ class IntegerDecoder(FewRows):
     def normed(
         self, run: Run, v: Views, norm: torch.Tensor, weight: torch.Tensor | PackedMatrix
     ) -> torch.Tensor | IntegerRows:
-        """Record the norm of h, rounded if the weight is quantised; returns the result."""
+        """Record the norm of h, with rounding if `weight` is quantised. Return the result."""
         eps = self.config.rms_eps
         if isinstance(weight, PackedMatrix):
             run(self.ops.round_rows, v.h, out=self.integers.x, norm=norm, eps=eps)
@@ -123,15 +126,16 @@ class IntegerDecoder(FewRows):
     def input(
         self, run: Run, x: torch.Tensor | IntegerRows, weight: torch.Tensor | PackedMatrix
     ) -> torch.Tensor | IntegerRows:
-        """Return x. If the weight is quantised, record the rounding of x and return the rounded
-        rows."""
+        """Return x as the input of a product with `weight`. If `weight` is quantised and x is not
+        rounded yet, record the rounding of x and return the rounded rows."""
         if isinstance(x, torch.Tensor) and isinstance(weight, PackedMatrix):
             run(self.ops.round_rows, x, out=self.integers.x)
             return self.integers.x
         return x
 
     def gated(self, run: Run, v: Views, i: int) -> torch.Tensor | IntegerRows:
-        """Record gate and up, rounded if down is quantised; returns the result."""
+        """Record the product gate_up of layer i. Return its gated result, the input of down. The
+        result is rounded if both matrices are quantised."""
         layer = self.weights.layers[i]
         x = self.normed(run, v, layer.mlp_norm, layer.gate_up.weight)
         rounds = isinstance(layer.down.weight, PackedMatrix)
@@ -153,7 +157,11 @@ class IntegerDecoder(FewRows):
         residual: bool = False,
         heads: HeadTerms | None = None,
     ) -> None:
-        """Record out = x w^T + b, its gate, out += it, or its heads."""
+        """Record y = x w^T + b, and the write of y to `out`.
+
+        gate: write silu(gate) * up, where y is gate and up. residual: add y to `out`. heads: y is
+        q, k and v; rotate q and k, and write k and v to the ring.
+        """
         rows, dtype, weight = v.h.shape[0], self.weights.dtype, linear.weight
         own = self.heads if heads else None
         if isinstance(x, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Makes a model whose lanes are recordings. `_core.EngineCore` takes it like a Decoder.
+"""Makes a model whose lanes are recordings. `_core.EngineCore` accepts it in place of a Decoder.
 
     model = model_of(open_checkpoint(folder), device="cuda", rows=16)
 
@@ -67,14 +67,14 @@ def model_of(
     """Load weights to `device` and return a model that records its lanes when they are bound.
 
     ops: "triton" or "torch" (default: triton on a device, torch on a CPU).
-    rows: number of rows of a target's one verification forward, repeated for more: 16, 32 or 64.
+    rows: 16, 32 or 64 rows in every verification forward of a target; more rows take more forwards.
     None: there are graphs of several sizes (EngineConfig.mode fast).
     memory: maximum bytes of the weights and one lane together. Default: 9/10 of the free memory.
-    attention: the backend for prompts, see flash_for.
+    attention: the attention backend for prompts, see flash_for.
     products: "fused" gives five graph nodes per layer; "cublas" gives nine, with torch's products.
-    on_bind: called with every lane. eager: run ops one by one, without graphs.
-    programmatic_launch: a kernel starts before the previous kernel has ended.
-    target: the model whose embedding a draft shares. Raises EngineError without the device,
+    on_bind: called with every new lane. eager: run ops one by one, without graphs.
+    programmatic_launch: let kernels start before the previous kernel has ended.
+    target: the model whose embedding a draft shares. Raises EngineError if the device is missing,
     InvalidInputError for bad arguments.
     """
     place = torch.device(device)
@@ -146,7 +146,7 @@ def model_with(
 
 
 def _ways_of(checkpoint: Checkpoint, dtype: str, attention: str, products: str) -> str:
-    """Return the attention backend for prompts. Raises InvalidInputError on a bad `products`."""
+    """Check `products`, and return the attention backend for prompts. Raises InvalidInputError."""
     is_packed = bool(layouts_of(checkpoint, dtype))
     if is_packed and products != "fused":
         raise InvalidInputError(f"products: expected fused with quantised weights, got {products}")
@@ -154,8 +154,8 @@ def _ways_of(checkpoint: Checkpoint, dtype: str, attention: str, products: str) 
 
 
 def _attention_for(attention: str, is_packed: bool) -> str:
-    """Return the attention backend for prompts. Quantised weights need one that takes at most 64
-    rows. Raises InvalidInputError for any other backend."""
+    """Return the attention backend for prompts. Quantised weights need backend triton, because
+    their forwards have at most 64 rows. Raises InvalidInputError for another backend with them."""
     if is_packed and attention not in ("auto", "triton"):
         raise InvalidInputError(
             f"attention_backend: expected auto or triton with quantised weights, got {attention}"
@@ -170,7 +170,7 @@ def _recorder(place: torch.device, eager: bool, stream: int) -> Recorder:
 
 
 def rows_for(method: Method, seats: int = 1) -> int:
-    """Return the rows of the verification graph, at most 64: roots and chain nodes of all seats."""
+    """Return the least number in ROWS that holds roots and chain nodes of all seats; at most 64."""
     policies = [policy for arm in method.arms if (policy := arm.policy())]
     needed = seats * (1 + max(policy.most_nodes for policy in policies))
     return next((rows for rows in ROWS if needed <= rows), ROWS[-1])
@@ -215,7 +215,7 @@ class GpuLane(LaneStore):
         self.ops, self.recorder = ops, recorder
         self.decoder = Decoder(weights, ops, self.buffers, _rope(weights.config, self.device))
         self.few = self._few()
-        self._made: dict[tuple[object, ...], list[Piece]] = {}  # recordings by kind and arguments
+        self._made: dict[tuple[object, ...], list[Piece]] = {}  # recordings, by kind and arguments
 
     def _few(self) -> Decoder | FusedDecoder | IntegerDecoder:
         """Return the decoder that records forwards of up to 64 rows."""
@@ -275,8 +275,8 @@ class GpuLane(LaneStore):
 
     @property
     def kv(self) -> int:
-        """Address of K and V, [2, layers, kv_heads, slots, head_dim]; 0: a token's K and V differ
-        with the piece of a prompt that holds it, so no other prompt can reuse them."""
+        """Address of K and V, [2, layers, kv_heads, slots, head_dim]. 0 if no other prompt can
+        reuse them: K and V of a token then depend on how the prompt was cut into pieces."""
         differs = self.flash is not None or self.few is self.decoder
         return 0 if differs else self.buffers.kv.data_ptr()
 
@@ -286,8 +286,8 @@ class GpuLane(LaneStore):
         return self.fed[-1]
 
     def forward(self, rows: int, with_logits: bool) -> list[Piece]:
-        """Return the recorded forwards of the row table at address `rows`. Equal arguments share
-        their recordings."""
+        """Return the recorded forwards over the row table at address `rows`. Calls with equal
+        arguments return the same recordings."""
 
         def made() -> list[Piece]:
             table = words_at(rows, size(Batch), self.device)
@@ -310,12 +310,12 @@ class GpuLane(LaneStore):
     ) -> list[Piece]:
         """Return recordings that sample at the rows of the last forward.
 
-        where: addresses of row table, sequences and result. columns: number of a row's logits in
-        use. dists: write Dist words, not Choice words. filters: support min_p, top_k and top_p.
-        shaping: for requests that change logits. It has the addresses of mask, bias, counts and
-        seen, [seats, vocab] each, then vocab. Address and row length of the bad words follow, then
-        those of the trunks. scores: for requests that accept at random, the address and the rows
-        of [seats, rows, columns]. Equal arguments share their recordings.
+        where: addresses of row table, sequences and result. columns: number of used logits per row.
+        dists: write Dist words, not Choice words. filters: support min_p, top_k and top_p.
+        shaping (for requests that change logits): addresses of mask, bias, counts and seen, each
+        [seats, vocab]; vocab; address and row length of the bad words, and then of the trunks.
+        scores (for rejection sampling): address and number of rows of the [seats, rows, columns].
+        Calls with equal arguments return the same recordings.
         """
 
         def made() -> list[Piece]:
@@ -379,7 +379,7 @@ class GpuLane(LaneStore):
         )
 
     def moves(self, where: tuple[int, int, int], which: int) -> list[Piece]:
-        """Return the recording that moves KV after the op `settle`.
+        """Return one recording, which moves KV after the op `settle`.
 
         where: addresses of the sequences, of the roll, and of the number of rounds that ended.
         which: a value of Moves in csrc/model/lane.h.
@@ -403,7 +403,7 @@ class GpuLane(LaneStore):
     # --- recordings ---
 
     def record_forward(self, table: torch.Tensor, count: int, with_logits: bool) -> Piece:
-        """Record a forward of up to `count` rows. table: the tensor with the row table."""
+        """Record a forward of up to `count` rows. table: the tensor that holds the row table."""
         chunk = self.chunk(count) if with_logits else count
         work = self.works[chunk]
         parts = [

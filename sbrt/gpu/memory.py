@@ -17,8 +17,8 @@ UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 @dataclass(frozen=True)
 class Item:
-    """One buffer. part: the group of buffers to which messages count this one. reserved: another
-    allocator provides its memory."""
+    """One buffer of a plan. part: the group of buffers to which messages add its bytes. reserved:
+    True if another allocator provides the buffer's memory."""
 
     part: str
     name: str
@@ -28,7 +28,7 @@ class Item:
 
     @property
     def bytes(self) -> int:
-        """Bytes that the buffer takes, rounded up to the alignment of the next buffer."""
+        """Size of the buffer in bytes, rounded up to a multiple of ALIGNED."""
         size = math.prod(self.shape) * self.dtype.itemsize
         return -(-size // ALIGNED) * ALIGNED
 
@@ -45,7 +45,7 @@ class MemoryPlan:
         self._put(Item(part, name, tuple(shape), dtype))
 
     def reserve(self, part: str, name: str, size: int) -> None:
-        """Count bytes in the plan that a library will allocate itself."""
+        """Add `size` bytes to the plan that a library will allocate itself."""
         self._put(Item(part, name, (size,), torch.uint8, reserved=True))
 
     def _put(self, new: Item) -> None:
@@ -59,7 +59,7 @@ class MemoryPlan:
         return sum(item.bytes for item in self.items)
 
     def parts(self) -> dict[str, int]:
-        """Return the bytes of each part, in order."""
+        """Return the bytes of each part, in the order in which the parts were added."""
         found: dict[str, int] = {}
         for item in self.items:
             found[item.part] = found.get(item.part, 0) + item.bytes
@@ -81,8 +81,8 @@ class MemoryPlan:
 
 
 class Arena:
-    """One allocation for all buffers of a plan that are not reserved. Buffers are views of it, and
-    are zeroed once."""
+    """One allocation for all buffers of a plan that are not reserved. The buffers are views of the
+    allocation, which is zeroed once."""
 
     def __init__(self, plan: MemoryPlan, device: torch.device, budget: int | None = None) -> None:
         plan.check(budget)
@@ -108,7 +108,7 @@ class Arena:
 
 
 def readable(size: int) -> str:
-    """Return a number of bytes with a unit."""
+    """Return `size` bytes as text with a unit, for example `1.5 GiB`."""
     for unit, name in UNITS:
         if size >= unit:
             return f"{size / unit:.1f} {name}"
@@ -116,8 +116,11 @@ def readable(size: int) -> str:
 
 
 def budget_of(device: torch.device, given: int | None) -> int | None:
-    """Return the bytes that a plan may take: `given`, else nine tenths of a CUDA device's free
-    memory. Returns None for a CPU: there is no limit."""
+    """Return the largest number of bytes that a plan may take.
+
+    It is `given` if that is not None. Otherwise it is nine tenths of the free memory of a CUDA
+    device, or None on a CPU: no limit.
+    """
     if given is not None or device.type != "cuda":
         return given
     free, _ = torch.cuda.mem_get_info(device)
@@ -125,7 +128,7 @@ def budget_of(device: torch.device, given: int | None) -> int | None:
 
 
 class _DeviceBytes:
-    """Memory of a CUDA device by its address, in the form that torch accepts."""
+    """Describes memory of a CUDA device so that torch can make a tensor of it."""
 
     def __init__(self, address: int, size: int) -> None:
         self.__cuda_array_interface__ = {
@@ -137,13 +140,14 @@ class _DeviceBytes:
 
 
 def words_at(address: int, count: int, device: torch.device) -> torch.Tensor:
-    """Return int32 [count] over memory on `device` that another object owns and keeps alive."""
+    """Return a tensor int32 [count] over the memory at `address` on `device`. The memory belongs to
+    another object, which keeps it alive."""
     return values_at(address, count, torch.int32, device)
 
 
 def values_at(address: int, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return a tensor [count] of `dtype` over memory on `device` that another object keeps
-    alive."""
+    """Return a tensor [count] of `dtype` over the memory at `address` on `device`. The memory
+    belongs to another object, which keeps it alive."""
     size = count * dtype.itemsize
     if device.type == "cuda":
         return torch.as_tensor(_DeviceBytes(address, size), device=device).view(dtype)

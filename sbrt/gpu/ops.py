@@ -34,15 +34,16 @@ class Run(Protocol):
     """A function that takes one call of an op. It runs the call, records it, or does both."""
 
     def __call__(self, op: Op, *args: Any, **kwargs: Any) -> None:
-        """Take the call op(*args, **kwargs). Pointers and scalars keep their present values."""
+        """Run or record op(*args, **kwargs). A recording keeps the present values of pointers and
+        scalars."""
 
 
 @dataclass(frozen=True)
 class Ops:
     """One set of ops, named as in triton_kernels.
 
-    fused: a forward of up to 64 rows multiplies with `linear` (fused.py), not with torch
-    (decoder.py). Quantised matrices are multiplied with `integer_linear` (integer.py).
+    fused: True if forwards of up to 64 rows use `linear` for products (fused.py), not torch
+    (decoder.py). Products with quantised matrices always use `integer_linear` (integer.py).
     """
 
     name: str
@@ -92,7 +93,8 @@ ALL = {ops.name: ops for ops in (TRITON, TORCH)}
 
 
 def ops_named(name: str) -> Ops:
-    """Return the ops with that name. Raises InvalidInputError on another name."""
+    """Return the set of ops called `name`, "triton" or "torch". Raises InvalidInputError for
+    another name."""
     if name not in ALL:
         raise InvalidInputError(f"ops: expected one of {', '.join(ALL)}, got {name}")
     return ALL[name]
@@ -102,15 +104,15 @@ EARLY = ("linear", "integer_linear", "round_rows", "rope_kv_write", "branch_atte
 
 
 def early(ops: Ops, asked: bool = True) -> Ops:
-    """`ops`; if asked, those of EARLY are launched early (triton_kernels/early.py)."""
+    """Return `ops`. If `asked` and the ops are Triton's, the ops in EARLY are launched before the
+    previous kernel ends (triton_kernels/early.py)."""
     if not asked or ops.name != TRITON.name:
         return ops
     return replace(ops, **{name: partial(getattr(ops, name), early=True) for name in EARLY})
 
 
 def matmul(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
-    """Write the product x weight^T to `out`, in the dtype of all three. x [rows, k], weight [n, k],
-    out [rows, n]."""
+    """Write x weight^T to `out`. x [rows, k], weight [n, k] and out [rows, n] have one dtype."""
     torch.mm(x, weight.t(), out=out)
 
 
@@ -122,13 +124,13 @@ def matmul_bias(
 
 
 def matmul_float32(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
-    """Write the product x weight^T to `out` [rows, n] float32. Inputs have half precision, sums are
+    """Write x weight^T to `out`, float32 [rows, n]. x and weight have half precision; sums are
     float32. CUDA only."""
     torch.mm(x, weight.t(), out_dtype=torch.float32, out=out)
 
 
 def copy(x: torch.Tensor, *, out: torch.Tensor) -> None:
-    """Copy x to `out`, in the dtype of `out`. Both may have any strides."""
+    """Copy x to `out`, converted to the dtype of `out`. Both tensors may have any strides."""
     out.copy_(x)
 
 

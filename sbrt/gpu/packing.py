@@ -70,8 +70,8 @@ def join(a: Layout | None, b: Layout | None) -> Layout | None:
 
 
 def converted(rows: Quantized, to: Layout) -> Quantized:
-    """Return the same weights in the layout `to`. `to` is a result of `join` for the present layout
-    and others."""
+    """Return the weights of `rows` in the layout `to`. `to` must be the result of `join` for the
+    layout of `rows` and other layouts."""
     own = rows.layout
     if own == to:
         return rows
@@ -90,8 +90,11 @@ def converted(rows: Quantized, to: Layout) -> Quantized:
 
 
 def write(matrix: PackedMatrix, first: int, weight: Stored, layout: Layout, to: Layout) -> None:
-    """Write a weight to the rows of `matrix` from `first` on. Its rows are quantised in the file,
-    or are quantised here."""
+    """Write `weight` to the rows of `matrix` from row `first` on.
+
+    If the file does not store `weight` in `layout`, the weight is first quantised to `layout`. to:
+    the layout of `matrix`.
+    """
     for at, piece in pieces_of(weight, layout):
         made = converted(piece, to)
         minimums = None if made.minimums is None else _tensor(made.minimums)
@@ -99,7 +102,7 @@ def write(matrix: PackedMatrix, first: int, weight: Stored, layout: Layout, to: 
 
 
 def pieces_of(weight: Stored, layout: Layout) -> Iterator[tuple[int, Quantized]]:
-    """Yield (index of the first row, rows) for successive parts of a weight in this layout."""
+    """Yield successive parts of `weight` in `layout`: (index of the first row, quantised rows)."""
     if weight.layout == layout:
         yield from weight.pieces()
         return
@@ -110,7 +113,7 @@ def pieces_of(weight: Stored, layout: Layout) -> Iterator[tuple[int, Quantized]]
         part = numbers[first : first + step].float().numpy()
         return first, Quantized(layout, *quantise(format, part))
 
-    with ThreadPoolExecutor() as pool:  # the C++ code releases the GIL
+    with ThreadPoolExecutor() as pool:  # `quantise` releases the GIL, so threads run in parallel
         yield from pool.map(made, range(0, weight.shape[0], step))
 
 
@@ -125,9 +128,10 @@ def _tensor(values: NDArray[np.generic]) -> torch.Tensor:
 
 
 def buffers_of(layouts: Mapping[str, Layout], places: Mapping[str, str]) -> dict[str, Layout]:
-    """Return the layouts of quantised buffers.
+    """Return the layouts of the buffers that hold quantised tensors.
 
-    Several tensors may share a buffer. The buffer's layout holds all of them exactly.
+    places: the name of each tensor's buffer. Several tensors may share a buffer; then the buffer's
+    layout represents all of them exactly.
     """
     found: dict[str, Layout | None] = {}
     for name, buffer in places.items():

@@ -1,10 +1,10 @@
-"""Computes the attention of many rows of a prompt together. It is flash attention over a ring that
-has not wrapped.
+"""Attention of many rows of a prompt at once: flash attention over a ring that has not wrapped.
 
-The slot of a position is then the first slot of the seat plus the position. So flash attention
-reads the ring directly, and needs only its causal mask. It reads the number of rows, and the begin
-and end of the keys, from device memory. So one recording serves every piece of a prompt, of any
-seat.
+In such a ring the slot of a position is the first slot of the seat plus the position. So flash
+attention reads K and V directly from the ring, and needs only its causal mask.
+
+The number of rows and the range of keys are read from device memory. So one recording serves every
+piece of a prompt, of any seat.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ from .ops import Run, add, copy, subtract
 HALF = (torch.float16, torch.bfloat16)
 OLDEST = 80  # sm_80: the first architecture that flash attention supports
 
-# (q [rows, heads, d], k and v [slots, kv_heads, d], lengths) -> [rows, heads, d]
+# An attention function: (q [rows, heads, d], k and v [slots, kv_heads, d], lengths) -> [rows,
+# heads, d].
 Flash = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Lengths"], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """The lengths of a prompt's piece, for flash attention.
+    """The numbers of rows and keys of a piece of a prompt, for flash attention.
 
-    starts: int32 [4], read at every replay: 0, the number of rows in use, the first slot of the
-    keys, the slot after the last key. rows, keys: maximum numbers of rows and of keys, fixed in a
-    recording.
-    window: number of positions that a row sees; None: all.
+    starts: int32 [4] on the device, read at every replay: 0, the number of rows in use, the slot of
+    the first key, the slot after the last key. rows, keys: largest numbers of rows and keys, fixed
+    in a recording.
+    window: number of positions that a row attends to; None: all.
     """
 
     starts: torch.Tensor
@@ -48,25 +49,26 @@ class Lengths:
 
     @property
     def of_rows(self) -> torch.Tensor:
-        """Begin and end of the rows in use, as a view of `starts`, int32 [2]."""
+        """Begin and end of the rows in use, int32 [2], a view of `starts`."""
         return self.starts[:2]
 
     @property
     def of_keys(self) -> torch.Tensor:
-        """Begin and end of the slots of the keys, as a view of `starts`, int32 [2]."""
+        """Begin and end of the slots of the keys, int32 [2], a view of `starts`."""
         return self.starts[2:]
 
     @property
     def before(self) -> int:
-        """Number of earlier positions that a row sees; -1: all."""
+        """Number of earlier positions that a row attends to; -1: all."""
         return -1 if self.window is None else self.window - 1
 
 
 def read_lengths(run: Run, table: torch.Tensor, lengths: Lengths) -> None:
-    """Record ops that read the lengths from a row table. Its rows have successive positions."""
+    """Record ops that compute `lengths.starts` from a row table. The rows of the table must have
+    successive positions."""
     first = TABLE_ROWS.value
     words = (TABLE_N.value, first, first + ROW_SLOT.value)
-    used, position, slot = (table[at : at + 1] for at in words)  # `position`: the low 32 bits only
+    used, position, slot = (table[at : at + 1] for at in words)  # the low 32 bits of `position`
     run(copy, used, out=lengths.starts[1:2])
     run(subtract, slot, position, out=lengths.starts[2:3])
     run(add, slot, used, out=lengths.starts[3:4])
@@ -81,11 +83,11 @@ def prefill_attention(
     flash: Flash,
     out: torch.Tensor,
 ) -> None:
-    """Compute out[i] = softmax(q[i] k^T / sqrt(head_dim)) v. Row i sees the keys up to its own,
-    within its window.
+    """Compute out[i] = softmax(q[i] k^T / sqrt(head_dim)) v. Row i attends to the keys up to its
+    own position, within its window.
 
-    q, out [rows, heads, head_dim]; k, v [kv_heads, slots, head_dim], one layer's storage. Results
-    of rows that are not in use are undefined.
+    q, out [rows, heads, head_dim]; k, v [kv_heads, slots, head_dim], the storage of one layer. The
+    results of rows that are not in use are undefined.
     """
     out.copy_(flash(q, k.transpose(0, 1), v.transpose(0, 1), lengths))
 
@@ -93,8 +95,8 @@ def prefill_attention(
 def flash_torch(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
 ) -> torch.Tensor:
-    """Run torch's flash attention by its internal function. torch's public functions align the
-    causal mask to another corner if the numbers of rows and keys differ."""
+    """Run torch's flash attention through an internal function. The public functions align the
+    causal mask to the wrong corner if there are fewer rows than keys."""
     found = torch.ops.aten._flash_attention_forward(
         *(q, k, v, lengths.of_rows, lengths.of_keys, lengths.rows, lengths.keys),
         *(0.0, True, False),  # no dropout; causal; no mask returned
@@ -118,7 +120,8 @@ def flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengt
 def flash_plain(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
 ) -> torch.Tensor:
-    """Compute the same attention in plain torch. Rows that are not in use are copied from `q`."""
+    """Compute the result of flash attention in plain torch. Rows that are not in use are copied
+    from `q`."""
     _, rows, begin, end = lengths.starts.tolist()
     keys = end - begin
     group = q.shape[1] // k.shape[1]
@@ -136,8 +139,8 @@ def flash_plain(
 def flash_for(
     backend: str, device: torch.device, dtype: torch.dtype, head_dim: int
 ) -> Flash | None:
-    """Return the attention function for the rows of a prompt. None means the kernel of rounds, 64
-    rows at a time.
+    """Return the attention function for prompt forwards. None means the attention kernel of rounds,
+    with at most 64 rows at a time.
 
     backend: auto (torch's flash attention if possible, else None), torch, flash-attn, or triton
     (None). Raises InvalidInputError, one sentence, for a backend that is missing or cannot run
@@ -180,8 +183,11 @@ def expect_flash_attn() -> None:
 
 
 def prefill_sizes(flash: Flash | None, capacity: int) -> list[int]:
-    """Return the numbers of rows of the prompt forwards: 64, then doubled up to the size of the
-    ring."""
+    """Return the numbers of rows for which prompt forwards are recorded.
+
+    Without flash attention it is only 64. With flash attention 64 is doubled until it reaches the
+    size of the ring or MAX_STEP_ROWS.
+    """
     sizes = [MAX_ROWS]
     while flash and sizes[-1] < min(MAX_STEP_ROWS, capacity):
         sizes.append(2 * sizes[-1])
@@ -189,20 +195,20 @@ def prefill_sizes(flash: Flash | None, capacity: int) -> list[int]:
 
 
 def scratch_bytes(config: ModelConfig, dtype: torch.dtype, rows: int) -> int:
-    """Return the bytes that one call of flash attention allocates.
+    """Return the number of bytes that one call of flash attention allocates.
 
-    These are the bytes of its result, of a float32 per row and head, and of some words. The
-    allocator rounds each of them up.
+    The call allocates its result, one float32 per row and head, and some words. The allocator
+    rounds each allocation up.
     """
     row = config.heads * (config.head_dim * dtype.itemsize + 4)
     return rows * row + 8 * 512
 
 
 def reserved_bytes(config: ModelConfig, dtype: torch.dtype, rows: int, device: torch.device) -> int:
-    """Return the bytes that torch's allocator keeps for `scratch_bytes`.
+    """Return the number of bytes that torch's allocator reserves for `scratch_bytes`.
 
-    On a device the allocator takes segments of 20 MiB, or of multiples of 2 MiB. There is one set
-    of segments for the captures, and one for the runs before the captures.
+    On a device the allocator reserves segments of 20 MiB, or of multiples of 2 MiB. Captures, and
+    the runs before the captures, have separate segments.
     """
     size = scratch_bytes(config, dtype, rows)
     if device.type != "cuda":

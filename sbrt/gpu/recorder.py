@@ -22,7 +22,7 @@ from ..errors import EngineError
 from .ops import Op, Run
 
 Recorded = Callable[[Run], None]
-# Bytes of torch's cuBLAS workspace per stream, by architecture.
+# Bytes of torch's cuBLAS workspace per stream: on most devices, and on Hopper.
 WORKSPACES = (8_519_680, 33_554_432)
 
 
@@ -30,10 +30,10 @@ WORKSPACES = (8_519_680, 33_554_432)
 class Piece:
     """A recording, as csrc/model/recorded.h expects it.
 
-    rows: number of rows that the recording computes. nodes: number of calls, or of the graph's
-    nodes. replay: runs the recording.
-    graph: the address of a cudaGraph_t, 0 if there is none. play: enqueues the calls on a
-    cudaStream_t; None if the calls are captured, and on the CPU.
+    rows: number of rows that the recording computes. nodes: number of nodes of the graph, or of
+    calls if there is no graph. replay: runs the recording.
+    graph: address of a cudaGraph_t; 0 if there is no graph. play: enqueues the calls on a given
+    cudaStream_t; None for a graph, and on the CPU.
     """
 
     rows: int
@@ -47,13 +47,13 @@ class Recorder(Protocol):
     """Makes the recordings of one lane."""
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """Record the calls that `function` makes now. Together they may allocate `scratch` bytes,
-        which only the call that allocated them reads."""
+        """Call `function`, and record the calls of ops that it makes. Together these ops may
+        allocate `scratch` bytes. Only the op that allocated memory reads it."""
 
 
 class Tape:
-    """A list of calls. Tensors are kept as separate views, so that a later change of the caller's
-    tensor object cannot redirect them."""
+    """A list of calls. It keeps its own view of each tensor, so that later changes to the caller's
+    tensor object do not change a recorded call."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Op, tuple[Any, ...], dict[str, Any]]] = []
@@ -80,13 +80,14 @@ class TapeRecorder:
 
 
 class CudaRecorder:
-    """Captures CUDA graphs on its lane's stream and in the lane's own pool.
+    """Captures CUDA graphs on the stream of its lane, with a memory pool of the lane's own.
 
     stream: the cudaStream_t that will replay the graphs; 0: a new torch stream, for a lane without
-    an engine. Two lanes that run at the same time share neither stream nor pool. The workspace of a
-    matrix product belongs to the stream on which the product was captured. torch frees that
-    workspace when any graph captured there is destroyed. So a lane keeps all its graphs until its
-    end.
+    an engine. Two lanes that run at the same time share neither stream nor pool.
+
+    A matrix product uses the cuBLAS workspace of the stream on which it was captured. torch frees
+    this workspace when any graph that was captured on the stream is destroyed. So a lane keeps all
+    its graphs until its end.
     """
 
     def __init__(self, device: torch.device, stream: int = 0) -> None:
@@ -99,7 +100,7 @@ class CudaRecorder:
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
         """Record the calls of ops, as in Recorder.record. The calls run once before they are
-        captured, so that kernels are compiled and libraries initialised."""
+        captured, to compile kernels and initialise libraries."""
         tape = Tape()
         function(tape)
         graph = torch.cuda.CUDAGraph(keep_graph=True)
@@ -124,7 +125,7 @@ class CudaRecorder:
             tape.replay()
             made = self._allocations() - before
         except BaseException:
-            with suppress(RuntimeError):  # the first error tells more than the error of this call
+            with suppress(RuntimeError):  # report the first error, not the error of this call
                 graph.capture_end()
             raise
         graph.capture_end()
@@ -144,8 +145,8 @@ class EagerRecorder:
         self.device = device
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """Record the calls of ops, as in Recorder.record. Nothing is computed. Waits until new
-        allocations are zeroed."""
+        """Record the calls of ops, as in Recorder.record. Nothing is computed. Before it returns,
+        all new allocations are zeroed."""
         tape = Tape()
         function(tape)
         torch.cuda.current_stream(self.device).synchronize()
@@ -159,9 +160,9 @@ class EagerRecorder:
 
 
 def nodes_of(graph: int) -> int:
-    """Return the number of nodes of a captured graph. Raises EngineError.
+    """Return the number of nodes of a captured graph. Raises EngineError if the driver fails.
 
-    The driver counts them, because a library may launch more than one kernel for a call.
+    The driver counts the nodes, because a library may launch more than one kernel for a call.
     """
     count = ctypes.c_size_t()
     driver("cuGraphGetNodes", ctypes.c_void_p(graph), None, ctypes.byref(count))
@@ -169,17 +170,19 @@ def nodes_of(graph: int) -> int:
 
 
 def driver(call: str, *arguments: object) -> None:
-    """Call a function of the CUDA driver. The driver accepts handles of the CUDA runtime. Raises
-    EngineError."""
+    """Call a function of the CUDA driver. It accepts handles of the CUDA runtime. Raises
+    EngineError if the function fails."""
     error = getattr(ctypes.CDLL("libcuda.so.1"), call)(*arguments)
     if error:
         raise EngineError(f"driver: {call} gave error {error}")
 
 
 def is_scratch(made: int, planned: int) -> bool:
-    """True if a capture that allocated `made` bytes stayed within the planned bytes. Some releases
-    of torch allocate the cuBLAS workspace inside every capture. So `made` may also exceed the plan
-    by exactly that workspace."""
+    """True if a capture that allocated `made` bytes stayed within the planned bytes.
+
+    Some releases of torch allocate the cuBLAS workspace inside every capture. So `made` may also
+    exceed the plan by the size of this workspace.
+    """
     given = os.environ.get("CUBLAS_WORKSPACE_CONFIG", "")
     pairs = re.findall(r":(\d+):(\d+)", given)  # KiB, count
     asked = sum(int(size) * int(count) for size, count in pairs) * 1024
@@ -191,8 +194,8 @@ def is_scratch(made: int, planned: int) -> bool:
 def no_collection() -> Iterator[None]:
     """Switch the cyclic garbage collector off inside this context.
 
-    The collector may destroy an engine that was never closed. That frees device memory, which would
-    break a capture of the same thread.
+    The collector may destroy an engine that was never closed. This would free device memory, which
+    breaks a capture on the same thread.
     """
     before = gc.isenabled()
     gc.disable()
@@ -205,7 +208,7 @@ def no_collection() -> Iterator[None]:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Inside this context matrix products use neither TF32 nor sums in half precision."""
+    """Inside this context matrix products use neither TF32 nor half-precision sums."""
     product = torch.backends.cuda.matmul
     names = (
         "allow_tf32",

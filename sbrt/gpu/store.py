@@ -26,13 +26,13 @@ from .memory import Arena, MemoryPlan
 from .prefill import Flash, Lengths, prefill_sizes, reserved_bytes
 from .weights import Weights
 
-STEP_ROWS = (1, 4, 16, 64)  # in a draft's graphs, then multiples of 64
-FAST_ROWS = (1, 4, 16, 32, 64)  # in a target's graphs, if it may have several sizes
+STEP_ROWS = (1, 4, 16, 64)  # rows of a draft's graphs; larger ones have 128, 256 or 512
+FAST_ROWS = (1, 4, 16, 32, 64)  # rows of a target's graphs in mode fast
 
 
 @dataclass(frozen=True)
 class LaneShape:
-    """The sizes that a lane must have. The fields are those of csrc/model/lane.h."""
+    """The sizes that a lane must have. csrc/model/lane.h describes the fields."""
 
     max_len: int
     max_rows: int
@@ -43,18 +43,26 @@ class LaneShape:
     on_device: bool = False
     stream: int = 0  # on a device: the cudaStream_t that the lane runs on
     seats: int = 1
-    scores: bool = False  # choices keep scores, for requests that accept at random
+    scores: bool = False  # keep scores of sampled rows, for rejection sampling
 
     @property
     def is_draft(self) -> bool:
-        """True for a draft lane: it has tails, and keeps distributions of its rows."""
+        """True for a draft lane: it has tails, and it keeps the distributions of its rows."""
         return self.branches > 0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Arguments of a choice: logits, sequences, table, words of its result, lists, tokens and
-    scores."""
+    """Arguments of one recording of the op `choose`.
+
+    logits    [rows, columns]
+    sequence  int32 words of the sequences of all seats
+    table     int32 words of the row table
+    words     int32 words of the result
+    shaping   masks, bias and counts of the seats, if requests may change logits
+    ids       int32 [columns], the token id of each column; None: all ids
+    scores    memory for scores, if rejection sampling is supported
+    """
 
     logits: torch.Tensor
     sequence: torch.Tensor
@@ -69,11 +77,13 @@ class Choice:
 class LaneStore:
     """The memory of one lane, planned from the sizes of its model and its shape.
 
-    sizes: numbers of rows for which the lane has graphs. fed: numbers of rows of the prompt
-    forwards. rows: number of rows of a target's smallest graph; the larger graphs repeat its
-    forward. None: the target has a graph for each number in FAST_ROWS. flash: attention for prompt
+    rows: number of rows of a target's smallest graph; the larger graphs repeat its forward. If rows
+    is None, a target has a graph for each number in FAST_ROWS. flash: attention function for prompt
     forwards of more than 64 rows. Raises InvalidInputError, one sentence, if the memory exceeds
     `budget` bytes.
+
+    sizes: numbers of rows for which the lane has graphs. fed: numbers of rows of the prompt
+    forwards.
     """
 
     def __init__(
@@ -87,14 +97,16 @@ class LaneStore:
         config = weights.config
         self.weights, self.shape = weights, shape
         self.device = weights.embed.device
-        self.shapes = shape.on_device  # if False, CPU ops apply the changes to logits
+        self.shapes = shape.on_device  # if False, CPU ops apply shaping
         self.window = min(config.window or shape.max_len, shape.max_len)
         self.capacity = self.window + SLOTS
         own = self.capacity + shape.branches * shape.tail_slots
-        # Each of several seats has whole panels, as in csrc/ring/shape.h.
+        # If there are several seats, each one begins at a multiple of KEY_PANEL, as in
+        # csrc/ring/shape.h.
         self.seat_slots = own if shape.seats == 1 else -(-own // KEY_PANEL) * KEY_PANEL
         self.slots = shape.seats * self.seat_slots
-        self.is_whole = shape.is_draft or rows is None  # True if one forward computes up to 64 rows
+        # True if one forward computes all rows, up to 64
+        self.is_whole = shape.is_draft or rows is None
         self.sizes = _sizes(shape, rows)
         self.flash, self.fed = flash, prefill_sizes(flash, self.capacity)
         self.plans = {count: self._plan(count) for count in self._chunks()}
@@ -108,11 +120,11 @@ class LaneStore:
         self.buffers = self._buffers()
 
     def describe(self) -> str:
-        """Return two lines: the weights, and every part of the lane's memory."""
+        """Return two lines: the memory of the weights, and the memory of every part of the lane."""
         return f"{self.weights.plan.describe()}\n{self.memory.describe()}"
 
     def choice_work(self, plan: ChoosePlan) -> ChooseWork:
-        """Return the lane's scratch memory for sampling, cut to a plan's sizes."""
+        """Return the lane's scratch memory for sampling, as tensors of the sizes of `plan`."""
         meta = choose_work(plan, "meta")
         cut = {}
         for name, wanted in vars(meta).items():
@@ -120,7 +132,8 @@ class LaneStore:
         return ChooseWork(**cut)
 
     def _chunks(self) -> list[int]:
-        """Return the numbers of rows of the forwards in the graphs, and of a prefill forward."""
+        """Return all numbers of rows that one forward may have. 64 is always one of them, for
+        prompts."""
         return sorted({MAX_ROWS, *(min(count, self.chunk(count)) for count in self.sizes)})
 
     def chunk(self, count: int) -> int:

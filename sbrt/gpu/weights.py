@@ -68,11 +68,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weights:
-    """All weights of a model in one allocation; `head` is `embed` itself if they are tied.
+    """All weights of a model in one allocation. `head` is the tensor `embed` if the LM head is
+    tied.
 
     dtype: dtype of activations, and of all weights that are not quantised. A draft may use its
-    target's tensor as `embed`, and as a tied `head`. head_ids and, on the device, `ids` int32
-    [columns] are the target's ids that the LM head has rows for; () and None mean all.
+    target's tensor as `embed`, and as a tied `head`.
+    head_ids, ids: the target's token ids for which the LM head has rows; () and None mean all ids.
+    `ids` is the same list on the device, int32 [columns].
     """
 
     config: ModelConfig
@@ -101,10 +103,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class _Map:
-    """The places of a checkpoint's tensors in buffers.
+    """The place of each tensor of a checkpoint in the buffers of a lane.
 
-    layouts: layouts of quantised tensors, by name. packed: layouts of the buffers that these
-    tensors share.
+    layouts: layouts of quantised tensors, by tensor. packed: layouts of the buffers that hold
+    quantised tensors, by buffer.
     """
 
     shapes: Shapes
@@ -135,8 +137,8 @@ class _Place:
 def storage_of(checkpoint: Checkpoint, dtype: str) -> torch.dtype:
     """Return the dtype of activations, and of weights that are not quantised.
 
-    For int8 and int4 it is the dtype that `auto` gives. Raises InvalidInputError on a dtype that no
-    lane supports.
+    If `dtype` is int8 or int4, the result is the same as for `auto`. Raises InvalidInputError on a
+    dtype that no lane supports.
     """
     name = checkpoint.storage("auto" if dtype in QUANTISED else dtype)
     if name not in DTYPES:
@@ -153,7 +155,8 @@ def load(
     progress: Progress | None = None,
     lender: Weights | None = None,
 ) -> Weights:
-    """Read the weights. lender: the target, for a draft that uses the target's embedding.
+    """Read the weights of `checkpoint` to `device`. lender: the target's weights, for a draft that
+    uses the target's embedding.
 
     Raises InvalidInputError, one sentence, if the weights need more than `budget` bytes.
     """
@@ -167,7 +170,8 @@ def load(
         weight = checkpoint.weights[name]
         if name == EMBED and HEAD in where.places and config.tied:
             _write(arena, where, HEAD, weight)
-        if name == EMBED and dtype in QUANTISED:  # the embedding is rounded as on the CPU
+        # as on the CPU, the embedding is rounded to bfloat16
+        if name == EMBED and dtype in QUANTISED:
             arena["embed"].copy_(values_of(weight).bfloat16())
         else:
             _write(arena, where, name, weight)
@@ -179,7 +183,7 @@ def load(
 
 
 def _write(arena: Arena, where: _Map, name: str, weight: Stored) -> None:
-    """Write one tensor to its place."""
+    """Write one stored tensor to its place in the buffers."""
     place = where.places[name]
     if place.buffer in where.packed:
         matrix = where.matrix(arena, place.buffer)
@@ -189,8 +193,8 @@ def _write(arena: Arena, where: _Map, name: str, weight: Stored) -> None:
 
 
 def _check_lender(checkpoint: Checkpoint, dtype: torch.dtype, lender: Weights | None) -> None:
-    """Raise InvalidInputError unless the target's embedding has the draft's dtype. Lanes do not
-    convert it."""
+    """Raise InvalidInputError unless the target's embedding has the draft's dtype. A lane does not
+    convert the embedding."""
     if not checkpoint.shares_embedding:
         return
     if lender is None or lender.dtype != dtype:
@@ -210,10 +214,10 @@ def random_weights(
     budget: int | None = None,
     storage: str = "auto",
 ) -> Weights:
-    """Draw random weights on the device, for benches: normal with standard deviation 0.02; norm
-    weights are 1.
+    """Return random weights on `device`, for benches. They are normal with standard deviation 0.02,
+    but the weights of norms are 1.
 
-    storage: int8 or int4 for quantised matrices, whose levels are drawn uniformly.
+    storage: int8 or int4 gives quantised matrices with uniformly drawn levels.
     """
     where = _map_for(config, storage)
     arena = Arena(_plan(config, where, dtype), device, budget)
@@ -225,7 +229,7 @@ def random_weights(
         elif name.endswith("levels"):
             values.view(torch.uint8).random_(0, 256, generator=generator)
         elif name.endswith("scales"):
-            values.fill_(0.02 / 73)  # 73: the standard deviation of uniformly drawn bytes
+            values.fill_(0.02 / 73)  # 73: about the standard deviation of uniform bytes
         elif not name.endswith("minimums"):
             values.normal_(0, 0.02, generator=generator)
     return _weights(config, arena, dtype, where)
@@ -240,7 +244,7 @@ def empty_weights(
 
 
 def _map_for(config: ModelConfig, storage: str) -> _Map:
-    """Return the places of a model's tensors in buffers, without a checkpoint."""
+    """Return the places of the tensors of a model without a checkpoint."""
     shapes = expected_shapes(config)
     layouts = named_layouts(shapes, storage) if storage in QUANTISED else {}
     return _map_of(shapes, layouts, config.tied)
@@ -249,8 +253,8 @@ def _map_for(config: ModelConfig, storage: str) -> _Map:
 def _map_of(shapes: Shapes, layouts: Layouts, ties_head: bool) -> _Map:
     """Return the places of tensors with these shapes in buffers.
 
-    ties_head: the LM head is tied to the embedding. If the head is quantised, it has a matrix of
-    its own, made from the embedding.
+    ties_head: the LM head is tied to the embedding. A quantised head is then a separate matrix,
+    made from the embedding.
     """
     if ties_head and HEAD in layouts:
         shapes = shapes | {HEAD: shapes[EMBED]}
@@ -260,8 +264,8 @@ def _map_of(shapes: Shapes, layouts: Layouts, ties_head: bool) -> _Map:
 
 
 def _places(shapes: Shapes) -> Iterator[tuple[str, _Place]]:
-    """Yield the place of every tensor. Tensors that share a buffer follow each other in the order
-    of `shapes`."""
+    """Yield the name and the place of every tensor. Tensors that share a buffer follow each other
+    in the order of `shapes`."""
     filled: dict[str, int] = {}
     for name, shape in shapes.items():
         buffer = _buffer(name)

@@ -1,1 +1,2 @@
-"""Reads models from folders, GGUF files and the hub, with their tokenizers and weights."""
+"""Reads models, their tokenizers and their weights from folders, GGUF files and the Hugging Face
+hub."""

@@ -1,10 +1,12 @@
 """Reads the tokens that a model folder adds to its tokenizer.json, as transformers reads them.
 
-Fine-tunes often add tokens in a file next to an older tokenizer.json. transformers takes them from
-tokenizer_config.json: from its `added_tokens_decoder`, then from the special tokens that it names.
-Without `added_tokens_decoder`, transformers also reads two older files, special_tokens_map.json and
-added_tokens.json. As in transformers, an id in these files only determines the order in which
-tokens are added: a token that the vocabulary lacks gets the next free id.
+A fine-tuned model often keeps an older tokenizer.json and adds tokens in other files. transformers
+takes these tokens from tokenizer_config.json: from the field `added_tokens_decoder`, then from the
+special tokens that the file names. Without `added_tokens_decoder`, transformers also reads two
+older files, special_tokens_map.json and added_tokens.json.
+
+As in transformers, an id in these files only determines the order in which tokens are added. A
+token that the vocabulary lacks gets the next free id.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 NAMED = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
 )  # fmt: skip
-EXTRA = "extra_special_tokens"  # a list of further tokens, or an object of names and tokens
+EXTRA = "extra_special_tokens"  # either a list of tokens, or an object of names and tokens
 ADDITIONAL = "additional_special_tokens"  # the older name of EXTRA
 DECODER = "added_tokens_decoder"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -32,11 +34,11 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 def added_tokens(
     folder: Path, file: Mapping[str, Any], library: tokenizers.Tokenizer
 ) -> list[tokenizers.AddedToken]:
-    """Return the tokens to add to `library`, in order; the list is often empty. `library` was made
-    from the tokenizer.json `file`.
+    """Return the tokens to add to `library`, in order; the list is often empty.
 
-    A token that `library` has already is listed if its flags differ. Adding it again changes its
-    flags. Raises InvalidInputError, naming file and field.
+    library: the tokenizer that was made from `file`, a tokenizer.json. A token that it already has
+    is in the list if its flags differ, because adding the token again changes its flags. Raises
+    InvalidInputError, naming file and field.
     """
     config = _read(folder / "tokenizer_config.json")
     names = _Names(config)
@@ -58,8 +60,8 @@ def added_tokens(
 
 
 class _Names:
-    """The special tokens that tokenizer_config.json gives: with a usual name, with another name, or
-    without a name."""
+    """The special tokens that tokenizer_config.json gives, in three groups: tokens with a name in
+    NAMED, tokens with another name, and tokens without a name."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._given = {key: config[key] for key in (EXTRA, ADDITIONAL) if key in config}
@@ -72,8 +74,8 @@ class _Names:
         self._take_object()
 
     def update(self, older: dict[str, Any]) -> None:
-        """Apply special_tokens_map.json. It overrides the tokens with usual names, but not those
-        with names of the folder's own."""
+        """Apply special_tokens_map.json. The file overrides the tokens with names in NAMED, but not
+        the tokens with the folder's own names."""
         given = self._given
         if isinstance(older.get(EXTRA), list) and isinstance(given.get(EXTRA), list):
             older = older | {EXTRA: [*given[EXTRA], *older[EXTRA]]}
@@ -82,12 +84,13 @@ class _Names:
         self._take_object()
 
     def _take_object(self) -> None:
-        """If EXTRA is an object of names and tokens, treat these tokens as named ones."""
+        """If EXTRA is an object of names and tokens, move its tokens to the tokens with the
+        folder's own names."""
         if isinstance(self._given.get(EXTRA), Mapping):
             self._own |= self._given.pop(EXTRA)
 
     def named(self) -> list[tokenizers.AddedToken]:
-        """Return the tokens that have a name; those with the usual names come first."""
+        """Return the tokens that have a name. The names in NAMED come first."""
         others = [k for k in self._given if k.endswith("_token") and k not in NAMED]
         given = {key: self._given.get(key) for key in (*NAMED, *others)} | self._own
         return _special_tokens(given.values())
@@ -98,7 +101,8 @@ class _Names:
         return _special_tokens(given if isinstance(given, list) else ())
 
     def usual(self) -> set[str]:
-        """Return the texts that make a token of added_tokens.json a special one.
+        """Return the texts of special tokens. A token of added_tokens.json with one of these texts
+        is special.
 
         transformers compares these texts before it reads the objects of tokenizer_config.json.
         """
@@ -113,7 +117,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _key(token: tokenizers.AddedToken) -> tuple[Any, ...]:
-    """Return content and flags of a token. Tokens that are equal in these count as one."""
+    """Return the content and the flags of a token. Tokens with the same content and flags count as
+    one."""
     return (token.content, *(getattr(token, flag) for flag in FLAGS))
 
 

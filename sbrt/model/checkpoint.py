@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DTYPES = ("F32", "BF16", "F16")
-QUANTISED = ("int8", "int4")  # storages whose products take int8 inputs
+QUANTISED = ("int8", "int4")  # formats of weights whose products take int8 inputs
 EMBED = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
@@ -38,8 +38,8 @@ class Checkpoint:
     """A model whose names and shapes have been checked; no weight has been read.
 
     folder: the folder, or the GGUF file. weights: the stored weights by name, in the order of the
-    files. They include a tied head and derived constants. head_ids: for a draft (draft.py), the
-    target's ids that its LM head has rows for, ascending; () means all. shares_embedding: True for
+    files; a tied head and derived constants are included. head_ids: for a draft (draft.py), the
+    target's ids for which its LM head has rows, ascending; () means all. shares_embedding: True for
     a draft that uses the target's embedding.
     """
 
@@ -61,7 +61,8 @@ class Checkpoint:
     def storage(self, dtype: str) -> str:
         """Return the storage of the weights that are not in `formats`.
 
-        `auto` means bfloat16 if every tensor that is not quantised is bfloat16, else float32.
+        `auto` means bfloat16 if every tensor that is not quantised is bfloat16. Otherwise it means
+        float32.
         """
         if dtype != "auto":
             return dtype
@@ -72,8 +73,8 @@ class Checkpoint:
         """Return the formats of the matrices that `auto` keeps in the format of their files, by
         name.
 
-        These are quantised matrices. In a GGUF file, whose norms are float32, they are also the
-        bfloat16 matrices.
+        These are the quantised matrices. A GGUF file also keeps its bfloat16 matrices, although its
+        norms are float32.
         """
         if dtype != "auto":
             return {}
@@ -87,7 +88,8 @@ class Checkpoint:
         return found
 
     def dtype_name(self, dtype: str) -> str:
-        """Return the weights' dtype for a message. With `auto` it is the dtype of most bytes."""
+        """Return the dtype of the weights for a message. With `auto` it is the dtype that takes the
+        most bytes."""
         if dtype != "auto" or not self.formats(dtype):
             return self.storage(dtype)
         sizes: dict[str, int] = {}
@@ -135,7 +137,8 @@ class Checkpoint:
         return decoder
 
     def _lender(self, target: Model | None) -> Decoder | None:
-        """Return the target's decoder if this draft shares the target's embedding, else None."""
+        """Return the target's decoder if this draft shares the target's embedding, otherwise
+        None."""
         if not self.shares_embedding:
             return None
         if not isinstance(target, Decoder):
@@ -177,7 +180,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read sizes and headers of a model folder or a GGUF file. Its tensors are not checked.
+    """Read sizes and headers of a model folder or a GGUF file. The tensors are not checked.
 
     Raises InvalidInputError, naming the file.
     """
@@ -195,7 +198,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _load_quantised(decoder: Decoder, name: str, weight: Stored) -> None:
-    """Load a weight some rows at a time, so that there is never a second copy of a whole matrix."""
+    """Load a weight in parts of some rows, so that there is never a second copy of the whole
+    matrix."""
     import numpy as np  # imported here, so that `import sbrt` stays fast
 
     for first, piece in weight.pieces():
@@ -205,7 +209,8 @@ def _load_quantised(decoder: Decoder, name: str, weight: Stored) -> None:
 
 
 def activations_of(storage: str, activation_dtype: str = "auto") -> str:
-    """Return float32 or int8: the meaning of `activation_dtype` for weights stored as `storage`."""
+    """Return the dtype, float32 or int8, that `activation_dtype` means for weights stored as
+    `storage`."""
     if activation_dtype == "auto":
         return "int8" if storage in QUANTISED else "float32"
     if activation_dtype == "int8" and storage not in QUANTISED:
@@ -291,7 +296,7 @@ def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
 
 
 def check_tensors(checkpoint: Checkpoint) -> None:
-    """Raise InvalidInputError on a missing or unknown tensor, or a wrong shape or dtype."""
+    """Raise InvalidInputError if a tensor is missing or unknown, or has a wrong shape or dtype."""
     expected = checkpoint.shapes
     for name in expected:
         if name not in checkpoint.weights:

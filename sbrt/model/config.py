@@ -18,7 +18,8 @@ from .rope import Rope, context_length, read_rope
 from .safetensors_file import parse_json
 
 MAX_JSON = 16 * 2**20  # maximum bytes of a JSON file
-LAYER_TYPES = ("full_attention", "sliding_attention")  # layers without a window, layers with one
+# A layer without a window, a layer with a window.
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,17 @@ SWITCHES = ("attention_bias", "mlp_bias", "use_sliding_window")
 class ModelConfig:
     """Sizes and switches of a decoder. head_dim is even; heads is a multiple of kv_heads.
 
-    window: number of positions that a row sees in a local layer, its own included; 0: all. local:
-    one bool per layer, True if the layer is local. If it is (), all layers use `rope`, and all are
-    local if there is a window.
+    window: number of positions that a row attends to in a local layer, its own included; 0: all.
+    local: one bool per layer, True if the layer is local. If `local` is (), all layers use `rope`,
+    and all are local if there is a window.
     local_theta, local_rope: the rope of the layers for which `local` is True.
     max_positions: config.json's max_position_embeddings, extended by its rope scaling
     (rope.context_length).
     query_scalar: attention scores are divided by the square root of this number; 0: of head_dim.
-    gelu: the activation of the MLP's gate is gelu, not silu. post_norms: norms after attention and
-    after the MLP. norm_offset: norms multiply by 1 + their weight. scaled_embedding: embeddings are
-    multiplied by sqrt(hidden).
-    draft_vocab: number of the target's ids that a draft's LM head has rows for; 0: all.
+    gelu: the activation of the MLP's gate is gelu, not silu. post_norms: there are norms after
+    attention and after the MLP. norm_offset: norms multiply by 1 + their weight. scaled_embedding:
+    embeddings are multiplied by sqrt(hidden).
+    draft_vocab: number of the target's ids for which a draft's LM head has rows; 0: all.
     """
 
     architecture: str
@@ -111,12 +112,13 @@ class ModelConfig:
 
     @property
     def columns(self) -> int:
-        """Number of logits in a row: the rows of lm_head.weight, or of the embedding if tied."""
+        """Number of logits in a row: the number of rows of lm_head.weight, or of the embedding if
+        tied."""
         return self.draft_vocab or self.vocab
 
     def core(self) -> DecoderConfig:
-        """Return the config in the form that the C++ module takes. Raises InvalidInputError on
-        impossible sizes."""
+        """Return the config in the form that the C++ module takes. Raises InvalidInputError if the
+        sizes are impossible."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         del given["architecture"], given["draft_vocab"]
         ropes = {"rope": self.rope.core(), "local_rope": self.local_rope.core()}
@@ -270,7 +272,7 @@ def _switches(path: Path, raw: Mapping[str, Any], architecture: str) -> dict[str
 
 
 def _window(path: Path, raw: Mapping[str, Any], architecture: str) -> int:
-    """Return the number of positions that a row sees; 0: all.
+    """Return the number of positions that a row attends to; 0: all.
 
     If use_sliding_window is false, sliding_window is ignored.
     """

@@ -7,7 +7,7 @@ from typing import Any
 from .config import ModelConfig
 from .rope import Rope
 
-# Names of the rope fields in config.json, by kind of rope and by our names.
+# Names of the rope fields in config.json, by kind of rope and by their names in Rope.
 ROPE_FIELDS = {
     "linear": {"factor": "factor"},
     "llama3": {

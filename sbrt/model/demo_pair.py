@@ -13,13 +13,14 @@ from .config import ModelConfig
 FOLDER = Path(__file__).parents[1] / "demo"
 TARGET, DRAFT, POOR = "target", "draft", "poor"
 
-# Sizes of the demo draft. A random draft has them, too, with the target's vocabulary and positions.
+# Sizes of the demo draft. A random draft has the same sizes, but the target's vocabulary and number
+# of positions.
 HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 128, 288, 2, 4, 2
 
 
 def demo_folder(name: str) -> Path:
-    """Return the folder of `target`, `draft` or `poor`. Raises InvalidInputError if there is
-    none."""
+    """Return the folder of `target`, `draft` or `poor`. Raises InvalidInputError if the folder is
+    missing."""
     folder = FOLDER / name
     if not (folder / "config.json").is_file():
         raise InvalidInputError(f"demo: expected the demo pair's {name} in {folder}, found none")

@@ -1,5 +1,5 @@
-"""Turns tokens into text as they arrive. Only whole characters are given, each once. The cost per
-token is bounded.
+"""Turns tokens into text as they arrive. The caller gets only whole characters, each once. The cost
+per token is bounded.
 
 Two kinds of tokenizers spell characters in bytes. In a byte-level tokenizer every letter of a token
 means one byte. A tokenizer with byte fallback has a token for each byte, such as `<0x0A>`. A
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 REPLACEMENT = "\ufffd"  # the text for bytes that form no character
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-STRAY = re.compile("[\udc80-\udcff]")  # "surrogateescape" turns stray bytes into these
+# The characters into which "surrogateescape" turns stray bytes.
+STRAY = re.compile("[\udc80-\udcff]")
 
 # The strings of tokens that are decoded together: the tokens of one character, or one token.
 Unit = tuple[str, ...]
@@ -32,9 +33,8 @@ UnitsOf = Callable[[bytes], "list[Unit]"]
 class Pieces:
     """The strings of a tokenizer's tokens, and the text that they make.
 
-    bytes_of: a function that returns the bytes of a token's string, or None if the string is plain
-    text. units_of: a function that returns the units for bytes that are whole characters or stray
-    bytes.
+    bytes_of: returns the bytes of a token's string, or None if the string is plain text. units_of:
+    returns the units for bytes that are whole characters or stray bytes.
     """
 
     def __init__(self, library: tokenizers.Tokenizer, file: Mapping[str, Any]) -> None:
@@ -52,7 +52,8 @@ class Pieces:
             self.bytes_of, self.units_of = _byte_of_token, _units_of_byte_tokens
 
     def string(self, token: int, *, skip_special: bool) -> str | None:
-        """Return the string of a token; None if it has none, or if it is special and is skipped."""
+        """Return the string of a token. Returns None if the token has no string, or if it is
+        special and special tokens are skipped."""
         string = self._string_of(token)
         return None if skip_special and string in self._special else string
 
@@ -79,14 +80,14 @@ class HasPieces(Protocol):
 
 
 class Detokenizer:
-    """Gives the text that each token adds to the text of all tokens before it.
+    """Returns the text that each token adds to the text of all earlier tokens.
 
     A decoder may treat the beginning of a text, or the last token, in a special way. So new units
-    are decoded together with the last units that have text. The text of those last units is then
-    cut off.
+    are decoded together with the last earlier units that have text. The text of these earlier units
+    is then cut off.
     """
 
-    FIRST = 8  # number of tokens at a prompt's end that are examined first
+    FIRST = 8  # number of tokens at the end of a prompt that are examined first
     SILENT = 32  # number of units without text that are kept as context
 
     def __init__(
@@ -94,8 +95,8 @@ class Detokenizer:
     ) -> None:
         self._pieces = tokenizer.pieces
         self._string = partial(self._pieces.string, skip_special=skip_special)
-        self._before: list[Unit] = []  # units whose text was given to the caller
-        self._given = 0  # length of the text of _before
+        self._before: list[Unit] = []  # units whose text the caller has
+        self._given = 0  # number of characters in the text of _before
         self._new: list[Unit] = []  # units that follow _before
         self._held = b""  # bytes that may be the beginning of a character
         self._read_prompt(prompt_ids)
@@ -116,8 +117,8 @@ class Detokenizer:
         return self._give()
 
     def _read_prompt(self, ids: Sequence[int]) -> None:
-        """Keep the end of the prompt as context of the first new token: units with text, and held
-        bytes."""
+        """Keep the end of the prompt as context for the first new token: the last units with text,
+        and the held bytes."""
         strings = self._strings_backwards(ids)
         tail: list[str] = []
         want, is_all = self.FIRST, False
@@ -140,7 +141,7 @@ class Detokenizer:
                 yield string
 
     def _take(self, string: str) -> None:
-        """Append the units that a token completes."""
+        """Append the units that the token with this string completes."""
         data = self._pieces.bytes_of(string)
         if data is None:
             self._new += [*self._lost(), (string,)]
@@ -151,8 +152,8 @@ class Detokenizer:
         self._new += self._pieces.units_of(data[:used])
 
     def _lost(self) -> list[Unit]:
-        """Return units for the held bytes, because they will not become a character. Afterwards no
-        bytes are held."""
+        """Return units for the held bytes, because they can no longer become a character.
+        Afterwards no bytes are held."""
         held, self._held = self._held, b""
         return self._pieces.units_of(held)
 
@@ -191,8 +192,8 @@ def _decoder_types(decoder: Any) -> Iterator[str]:
 
 
 def _letters() -> dict[int, str]:
-    """Return the letter that stands for each byte in byte-level tokens: the byte's own character if
-    visible, else one from U+0100 on."""
+    """Return the letter that stands for each byte in byte-level tokens. A visible character stands
+    for itself; other bytes have letters from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(0x100) if b not in visible]
     return {b: chr(b) for b in visible} | {b: chr(0x100 + i) for i, b in enumerate(hidden)}
@@ -205,7 +206,7 @@ _BYTE_OF = {letter: byte for byte, letter in _LETTER_OF.items()}
 def _bytes_of_letters(string: str) -> bytes | None:
     try:
         return bytes(_BYTE_OF[letter] for letter in string)
-    except KeyError:  # an added token that has other letters is plain text
+    except KeyError:  # an added token with other letters is plain text
         return None
 
 
@@ -219,8 +220,8 @@ def _byte_of_token(string: str) -> bytes | None:
 
 
 def _units_of_byte_tokens(data: bytes) -> list[Unit]:
-    """Return a unit for each character. Each stray byte is replaced by the bytes of the replacement
-    character. Otherwise the library would drop all neighbouring byte tokens."""
+    """Return one unit for each character. Each stray byte is replaced by the bytes of the
+    replacement character, because otherwise the library would drop all byte tokens next to it."""
     text = STRAY.sub(REPLACEMENT, data.decode("utf-8", "surrogateescape"))
     return [tuple(f"<0x{byte:02X}>" for byte in letter.encode()) for letter in text]
 

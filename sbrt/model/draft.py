@@ -1,11 +1,11 @@
 """Reads drafts that have a trimmed LM head, or that share the target's embedding.
 
 A trimmed head has rows for only `draft_vocab_size` ids of the target's vocabulary. The tensor d2t
-lists these ids in the form of EAGLE-3's files: row i of lm_head.weight belongs to the target's id i
-+ d2t[i]. The ids ascend. If there is a tensor t2d, it must be true for exactly these ids.
+lists these ids as in the files of EAGLE-3: row i of lm_head.weight belongs to the target's id i +
+d2t[i]. The ids ascend. If there is a tensor t2d, it must be true for exactly these ids.
 
 A draft without model.embed_tokens.weight uses the target's embedding, in the same memory. If
-tie_word_embeddings is true as well, it also uses the target's head.
+tie_word_embeddings is true as well, the draft also uses the target's head.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ D2T, T2D = "d2t", "t2d"
 
 
 def open_draft(path: Path, target: Checkpoint) -> Checkpoint:
-    """Check a draft's folder or GGUF file like open_checkpoint, and that it fits its target.
+    """Check a draft's folder or GGUF file like open_checkpoint. Also check that the draft fits its
+    target.
 
     Reads no weight except the ids of the head. Raises InvalidInputError, naming the file and the
     fault.
@@ -61,7 +62,7 @@ def _check_shared(draft: Checkpoint, target: Checkpoint) -> None:
 
 
 def _head_ids(draft: Checkpoint) -> tuple[int, ...]:
-    """Return the target's ids that the draft's LM head has rows for, ascending; () means all."""
+    """Return the target's ids for which the draft's LM head has rows, ascending; () means all."""
     size, config = draft.config.draft_vocab, draft.folder / "config.json"
     d2t, t2d = draft.weights.get(D2T), draft.weights.get(T2D)
     if d2t is None:

@@ -21,7 +21,8 @@ YOUNGER = {
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a sha256, in hex, of the config and of every weight file's size, header and samples.
+    """Return a sha256, in hex, over the config and over the size, the header and samples of every
+    weight file.
 
     Raises InvalidInputError if the folder holds no model.
     """
@@ -31,7 +32,7 @@ def fingerprint(folder: Path) -> str:
 def fingerprint_of(checkpoint: Checkpoint) -> str:
     """Return the fingerprint of an open checkpoint."""
     sizes = asdict(checkpoint.config)
-    if not sizes["rope"]["divisors"]:  # fingerprints are older than this field
+    if not sizes["rope"]["divisors"]:  # older fingerprints do not include this field
         del sizes["rope"]["divisors"]
     for name, idle in YOUNGER.items():
         if sizes[name] == idle:

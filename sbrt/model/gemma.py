@@ -36,7 +36,7 @@ IMAGES = ("vision_tower.", "multi_modal_projector.")
 
 @dataclass(frozen=True)
 class Kinds:
-    """The fields of ModelConfig that Gemma 3 determines, under the same names. local is () if no
+    """The fields of ModelConfig that Gemma 3 determines, under the same names. `local` is () if no
     layer is local."""
 
     local: tuple[bool, ...]
@@ -98,8 +98,8 @@ def read_kinds(path: Path, raw: Mapping[str, Any], layers: int, max_positions: i
 
 
 def _local(path: Path, raw: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
-    """Return one bool per layer, True if the layer is local. The bools come from layer_types, or
-    else from sliding_window_pattern."""
+    """Return one bool per layer, True if the layer is local. They come from layer_types if it is
+    given, otherwise from sliding_window_pattern."""
     types = raw.get("layer_types")
     if types is None:
         where = f"{path}, sliding_window_pattern"

@@ -12,8 +12,8 @@ from ..errors import InvalidInputError
 from ..sampling import SamplingParams
 from .config import read_json
 
-# Keys of the file, and our names. vLLM reads the same keys. Other keys, such as do_sample, are
-# ignored.
+# Keys of the file, and their names in SamplingParams. vLLM reads the same keys. Other keys, such as
+# do_sample, are ignored.
 KEYS = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -27,14 +27,14 @@ INTEGERS = ("top_k", "max_new_tokens")
 
 @dataclass(frozen=True)
 class Defaults:
-    """The sampling fields of generation_config.json at `path`, by our names. Their values are not
-    checked yet."""
+    """The sampling fields of generation_config.json at `path`, by their names in SamplingParams.
+    The values are not checked yet."""
 
     path: Path | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
 
     def params(self) -> SamplingParams:
-        """Return the parameters of a request that gives none.
+        """Return the sampling parameters for requests that set none.
 
         Where the file has no value, the default of SamplingParams applies.
 
@@ -48,8 +48,8 @@ class Defaults:
 
 
 def read_defaults(folder: Path) -> Defaults:
-    """Read the defaults of a model folder. Raises InvalidInputError if its file is no JSON
-    object."""
+    """Read the defaults of a model folder. Raises InvalidInputError if generation_config.json is
+    not a JSON object."""
     path = folder / "generation_config.json"
     if not check.is_file(path):
         return Defaults()
@@ -61,8 +61,8 @@ def read_defaults(folder: Path) -> Defaults:
 
 
 def as_meant(key: str, value: Any) -> Any:
-    """Return the intended value. 50.0 for an integer means 50; a top_k of -1 means 0: keep every
-    token."""
+    """Return the value that the file means. For an integer, 50.0 means 50. For top_k, -1 means 0,
+    which keeps every token."""
     if key in INTEGERS and isinstance(value, float) and value.is_integer():
         value = int(value)
     return 0 if key == "top_k" and value == -1 else value

@@ -1,11 +1,12 @@
 """Reads and writes the file of an H-RAD classifier: three layers that predict how much of an
 adopted tail is accepted.
 
-It is a safetensors file of w1 [256, inputs] (bf16), b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32). Its
-metadata name the gamma and the models for which the classifier was trained. The classifier is
-refused for any other gamma or model. The inputs are 5 hidden vectors of the target, and two numbers
-for each of a tail's first 16 nodes. Those two numbers tell the draft's confidence
-(csrc/round/hrad.h).
+The file is a safetensors file of w1 [256, inputs] (bf16), b1, w2 [64, 256], b2, w3 [3, 64], b3
+(f32). Its metadata name the gamma and the models for which the classifier was trained. The
+classifier is refused for any other gamma or model.
+
+The inputs are 5 hidden vectors of the target, and two numbers for each of a tail's first 16 nodes.
+These two numbers describe the draft's confidence (csrc/round/hrad.h).
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 FORMAT = "sbrt-hrad-2"
-BLOCKS = _core.FEATURE_LAYERS + 1  # number of blocks of `hidden` inputs: layers, an embedding
+# Number of blocks of `hidden` inputs: one per feature layer, one embedding.
+BLOCKS = _core.FEATURE_LAYERS + 1
 TAIL = _core.HRAD_TAIL  # number of nodes of a tail whose confidence is an input
 WIDTHS = _core.HRAD_WIDTHS
 WIDE = "w1"  # the largest tensor; it is stored as bfloat16, because every round reads it
-CLASSES = ("nothing", "some", "all")  # the share of the next chain that is accepted
+CLASSES = ("nothing", "some", "all")  # the accepted part of the next chain
 DEMO = "demo"  # this value means the file that ships with a draft of the demo pair
 FILE = "hrad.safetensors"
 MOST_HIDDEN = 2**20
@@ -62,8 +64,8 @@ class Origin:
         return {name: str(value) for name, value in vars(self).items()}
 
     def check_same(self, name: str, other: Origin) -> None:
-        """Raise InvalidInputError, naming the difference, if `other` differs in anything but the
-        temperature."""
+        """Raise InvalidInputError, naming the difference, if `other` has another gamma, hidden
+        size, target or draft."""
         for what in ("gamma", "hidden", "target", "draft"):
             mine, given = getattr(self, what), getattr(other, what)
             if mine != given:
@@ -97,8 +99,8 @@ class Classifier:
         return _core.Hrad(self.origin.hidden, *self.tensors.values())
 
     def logits(self, features: Array) -> Array:
-        """Return the class scores [n, 3] for features [n, inputs], f32. The arithmetic is a simple
-        form of the core's."""
+        """Return the class scores [n, 3] for features [n, inputs], f32. The C++ core computes the
+        same function."""
         import numpy as np
 
         t = self.tensors
@@ -145,7 +147,7 @@ def open_existing(path: Path) -> TensorFile:
 
 
 def inputs(hidden: int) -> int:
-    """Return the number of inputs of a classifier, for a target of that hidden size."""
+    """Return the number of inputs of a classifier, for a target with hidden size `hidden`."""
     return BLOCKS * hidden + 2 * TAIL
 
 
@@ -223,8 +225,8 @@ def locate(method: Method, draft: Path | None) -> Path:
 
 
 def fitted(method: Method, gamma: int | None, draft: Path | None) -> Method:
-    """Return the method. If it uses a classifier and no gamma is given, its gamma becomes the
-    classifier's."""
+    """Return the method. If the method uses a classifier and no gamma is given, the result has the
+    classifier's gamma."""
     if not is_on(method) or gamma is not None or "gamma" in method.named:
         return method
     origin = read_origin(open_existing(locate(method, draft)), FORMAT)
@@ -258,8 +260,7 @@ def load_for(
 
 
 def check_request(built: Classifier | None, method: Method, draft: Path | None) -> None:
-    """Raise InvalidInputError unless the method uses the classifier of its engine, or no
-    classifier."""
+    """Raise InvalidInputError if the method uses another classifier than its engine."""
     if not is_on(method):
         return
     path = locate(method, draft)

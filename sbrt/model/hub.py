@@ -30,10 +30,10 @@ Download = Callable[..., Any]
 
 
 def located(name: Folder, *, tokenizer: bool = False) -> Path:
-    """Return the local path of a model; a model that only the hub has is fetched.
+    """Return the local path of a model. A model that is only on the hub is fetched.
 
-    A path that exists, or that is no hub name, is returned unchanged. tokenizer: if True, only the
-    tokenizer's files of a model folder are fetched; a GGUF file is always fetched whole. Raises
+    A path that exists, or that is not a hub name, is returned unchanged. tokenizer: if True, only
+    the tokenizer's files of a model folder are fetched; a GGUF file is always fetched whole. Raises
     InvalidInputError if the library is missing or finds nothing.
     """
     path = folder("model", name)
@@ -81,7 +81,7 @@ def _file(repo: str, name: str) -> Path:
 
 
 def _snapshot(repo: str, patterns: Sequence[str], **more: Any) -> Path:
-    """Fetch all files of a repository that match these names; returns the local folder."""
+    """Fetch all files of a repository whose names match. Return the local folder."""
     download = _library(repo)
     try:
         return Path(download(repo, allow_patterns=list(patterns), **more))

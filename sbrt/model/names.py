@@ -1,8 +1,8 @@
 """Finds models by names such as `demo`, for commands, benches and Engine. These models ship with
-the package or are made here.
+the package, are downloaded, or are made here.
 
-A str that is such a name never means a folder. For a folder with that name write ./demo, or pass a
-Path.
+If a str is such a name, it never means a folder. For a folder with that name write ./demo, or pass
+a Path.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def target_folder(name: Folder) -> Folder:
 
 
 def default_draft(target: Folder) -> str:
-    """Return the draft to use with a target if none is given: the draft of a named pair, else
+    """Return the draft for a target if the caller names none: the draft of a named pair, otherwise
     `none`."""
     return str(target) if target in PAIRS else NONE
 
@@ -41,8 +41,8 @@ def draft_of(name: Folder | None) -> tuple[Folder | None, MakeDraft | None]:
     """Return (folder, maker) for the draft `demo`, `demo-poor`, `smollm2`, `random`, `none` or a
     folder.
 
-    folder: the draft's folder, or None. maker: a function that makes the draft, or None. At most
-    one of the two is given. Raises InvalidInputError.
+    folder: the draft's folder, or None. maker: a function that makes the draft, or None. Folder and
+    maker are never both given. Raises InvalidInputError.
     """
     if name is None or name == NONE:
         return None, None

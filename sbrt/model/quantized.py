@@ -30,8 +30,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantised matrix: w[i, k] = (levels[i, k] - zero) scales[i, g] + minimums[i, g], g = k //
-    group.
+    """A quantised matrix: w[i, k] = (levels[i, k] - zero) scales[i, g] + minimums[i, g], where g =
+    k // group.
 
     Each step is rounded to float32. levels: [rows, columns], int8, or uint8 for int4. scales:
     [rows, groups], float32. minimums: like scales, or None.

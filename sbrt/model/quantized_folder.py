@@ -1,8 +1,8 @@
 """Reads Hugging Face folders with quantised matrices: gptq, awq (gemm) and compressed-tensors.
 
-Each format stores a matrix [out, in] as several tensors. With q the unsigned levels, z the zero
-points and s the scales, w = s (q - z). The fields packed into an int32 are counted from its lowest
-bits.
+Each format stores a matrix [out, in] as several tensors. A weight is w = s (q - z), with the
+unsigned level q, the zero point z and the scale s. An int32 holds several fields, the first in its
+lowest bits; f is the number of fields.
 
  gptq   qweight [in / f, out], f levels of consecutive inputs in an int32; qzeros [groups, out / f],
         z - 1; scales [groups, out]; g_idx [in], the group of each input, ascending
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Unpacked = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int32] | None]
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-GROUPS = (128, 64, 32)  # numbers of columns that a group may have; larger groups are split
+GROUPS = (128, 64, 32)  # possible numbers of columns of a group; larger groups are split
 SCALES = {"F16": "float16", "BF16": "float32"}
 FIELD_BITS = 32
 SUFFIXES = {
@@ -50,7 +50,7 @@ SUFFIXES = {
 class PackedMatrix(Stored):
     """A matrix stored as several tensors.
 
-    parts: these tensors, by the suffix of their names. group: number of columns that share a scale.
+    parts: the tensors, by the suffix of their names. group: number of columns that share a scale.
     """
 
     scheme: Scheme

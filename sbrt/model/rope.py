@@ -18,7 +18,7 @@ from ..config import MAX_POSITIONS
 from ..errors import InvalidInputError
 
 COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-IDLE = "attn_factor"  # real files have this field; transformers ignores it, and so does sbrt
+IDLE = "attn_factor"  # files often have this field; transformers ignores it, and so does sbrt
 FIELDS: dict[str, set[str]] = {
     "default": set(),
     "linear": {"factor"},
@@ -37,11 +37,12 @@ MOST = 1e9  # largest accepted factor
 
 @dataclass(frozen=True)
 class Rope:
-    """The rotary embedding. The angle at position p in pair i is p f_i; `kind` selects the formula
-    of f_i.
+    """The rotary embedding. The angle of pair i at position p is p f_i; `kind` selects the formula
+    of the frequency f_i.
 
     csrc/model/rope_table.h has the formulas. A field that `kind` does not use keeps its default.
-    divisors: head_dim / 2 numbers. After the formula, f_i is divided by number i. (): no division.
+    divisors: head_dim / 2 numbers; the result of the formula for f_i is divided by number i. (): no
+    division.
     """
 
     kind: str = "default"
@@ -79,7 +80,8 @@ class _Fields:
 
 
 def read_rope(path: Path, raw: Mapping[str, Any], max_positions: int) -> tuple[float, Rope]:
-    """Return (theta, rope) of a config.json. Raises InvalidInputError, naming the field."""
+    """Return (theta, rope) of a config.json: the base of the frequencies, and the scaling. Raises
+    InvalidInputError, naming the field."""
     return _read(path, raw, *_section(path, raw), max_positions)
 
 
@@ -136,10 +138,10 @@ def _read(
 def context_length(path: Path, rope: Rope, max_positions: int) -> int:
     """Return the number of positions that a model with this rope supports, as vLLM does.
 
-    max_positions: config.json's max_position_embeddings. linear: factor times max_positions. yarn:
-    factor times the positions of pretraining, even if max_positions includes the factor already.
-    default, llama3: max_positions; for llama3 it always includes the factor. Raises
-    InvalidInputError beyond MAX_POSITIONS.
+    max_positions: config.json's max_position_embeddings. The result depends on the kind of rope.
+    linear: factor times max_positions. yarn: factor times the positions of pretraining, even if
+    max_positions already includes the factor. default, llama3: max_positions; for llama3 it always
+    includes the factor. Raises InvalidInputError beyond MAX_POSITIONS.
     """
     before = {"linear": max_positions, "yarn": rope.original_max}.get(rope.kind)
     if before is None:
@@ -154,7 +156,8 @@ def context_length(path: Path, rope: Rope, max_positions: int) -> int:
 
 
 def _section(path: Path, raw: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Return the name and the object that describe rope; the object is {} if there is none."""
+    """Return the name of the field that describes rope, and its object. The object is {} if there
+    is no such field."""
     found: list[tuple[str, Mapping[str, Any]]] = []
     for key in ("rope_parameters", "rope_scaling"):
         rope = raw.get(key)
@@ -175,8 +178,8 @@ def _original_max(
 ) -> float:
     """Return the number of positions in pretraining.
 
-    The number is taken from config.json itself, else from the rope object, else it is
-    `max_positions`.
+    The number is taken from config.json itself. If it is missing there, it is taken from the rope
+    object, and otherwise it is `max_positions`.
     """
     key = "original_max_position_embeddings"
     for name, value in ((f"{path}, {key}", raw.get(key)), (f"{where}.{key}", given.get(key))):
@@ -234,10 +237,10 @@ def _yarn(fields: _Fields) -> Rope:
 
 
 def _attention_factor(fields: _Fields, factor: float) -> float:
-    """Return yarn's attention factor: the given one, else g(mscale) / g(mscale_all_dim) if both are
-    given, else g(1).
+    """Return yarn's attention factor.
 
-    Here g(m) = 0.1 m ln(factor) + 1.
+    It is the given factor if there is one. Otherwise it is g(mscale) / g(mscale_all_dim) if both
+    are given, else g(1). Here g(m) = 0.1 m ln(factor) + 1.
     """
     if fields.given.get("attention_factor") is not None:
         return fields.number("attention_factor", 1e-6)

@@ -33,7 +33,7 @@ BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
-# numpy's names of the dtypes that `encode` and `array` support. bfloat16 numbers are handled as
+# Names in numpy of the dtypes that `encode` and `array` support. bfloat16 numbers are handled as
 # integers that hold their bits.
 NUMPY = {
     "F16": "<f2", "BF16": "<u2", "F32": "<f4", "I64": "<i8", "U8": "<u1", "I32": "<i4", "I8": "<i1",
@@ -140,7 +140,7 @@ def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> 
 
 
 def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round finite numbers to bfloat16, ties to even; returns the bits."""
+    """Return the bits of finite numbers that are rounded to bfloat16, ties to even."""
     import numpy as np
 
     bits = values.astype("<f4").view("<u4").astype(np.uint64)

@@ -38,7 +38,7 @@ class Stored:
 
         The dtype is F32, F16 or BF16; a quantised weight is converted to F32.
         """
-        import numpy as np  # here, so that `import sbrt` stays fast
+        import numpy as np  # imported here, so that `import sbrt` stays fast
 
         out = np.empty(self.shape, np.float32)
         for first, piece in self.pieces():

@@ -28,7 +28,7 @@ class Tokenizer:
     """The tokenizer in a tokenizer.json, with the tokens that the files next to it add
     (added_tokens.py).
 
-    It may also be the tokenizer of a GGUF file, which needs no files next to it.
+    A Tokenizer may also come from a GGUF file, which needs no other files.
     size: largest id + 1. tokens: the string of each token, by id.
     """
 
@@ -57,7 +57,7 @@ class Tokenizer:
         self._texts: dict[int, str] = {}  # earlier results of text_of
 
     def holes(self, vocab: int) -> tuple[int, ...]:
-        """Return the ids below `vocab` that no token has."""
+        """Return the ids below `vocab` that belong to no token."""
         return tuple(i for i in range(vocab) if i not in self.tokens)
 
     def encode(self, text: str, most: int, *, adds_special: bool = True) -> list[int]:

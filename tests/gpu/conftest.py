@@ -1,4 +1,5 @@
-"""Tiny random checkpoints of every family, and engine cores over recorded lanes on the CPU."""
+"""Fixtures: tiny random checkpoints of every family, and engine cores over lanes that are recorded
+on the CPU."""
 
 import json
 import sys
@@ -27,7 +28,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
-# Most tests run on Llama or Qwen3. Two layers show no more there, and cost twice as much.
+# Most tests run on Llama or Qwen3. For these two, a second layer would test nothing more, and cost
+# twice as much.
 FAMILIES = {
     "Llama": {"rope_scaling": LLAMA3, "num_hidden_layers": 1},
     "Mistral": {"sliding_window": WINDOW, "tie_word_embeddings": False},
@@ -44,12 +46,13 @@ METHODS = (
     "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4",
     "tree:gamma=3,width=4,nodes=12",
 )
-ROWS = 16  # rows of the verification graph: chains of the methods above have at most 15 nodes
+ROWS = 16  # rows of the verification graph: the methods above have chains of at most 15 nodes
 
 
 def write(folder, family="Llama", noise=0.0, dtype=np.float32, **changes):
-    """Write a random checkpoint; the same sizes give the same weights. A model with noise often
-    samples the same tokens as the model without."""
+    """Write a random checkpoint; the same sizes give the same weights. noise: factor of random
+    values that are added to the weights. A model with a little noise often samples the same tokens
+    as the model without noise."""
     folder.mkdir(parents=True, exist_ok=True)
     config = CONFIG | FAMILIES[family] | {"architectures": [f"{family}ForCausalLM"]} | changes
     (folder / "config.json").write_text(json.dumps(config))
@@ -66,7 +69,7 @@ def write(folder, family="Llama", noise=0.0, dtype=np.float32, **changes):
 
 
 def write_fewer(folder, checkpoint, vocab):
-    """Write the same model with only the first `vocab` rows of its embedding and LM head."""
+    """Write the model `target` with only the first `vocab` rows of its embedding and LM head."""
     folder.mkdir()
     config = json.loads((checkpoint.folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": vocab}))
@@ -95,7 +98,7 @@ class Play:
         self.core.begin(prompt, sampling, policy, tokens, list(stop))
 
     def answer(self, *args, **kwargs):
-        """Run one sequence; return (tokens, finish reason)."""
+        """Run one sequence. Return (tokens, finish reason)."""
         self.begin(*args, **kwargs)
         out = []
         while not self.core.seat(0).finished:
@@ -103,9 +106,10 @@ class Play:
         return out, self.core.seat(0).finish_reason
 
     def steps(self, between):
-        """Run the sequence that has begun; call `between` before each call of run(). Return tokens.
+        """Run the sequence that has begun. Call `between` before each call of run(). Return the
+        tokens.
 
-        run() may leave a round in flight, so idle() waits for the lanes before `between`.
+        run() may leave a round in flight, so idle() waits for the lanes before `between` is called.
         """
         out = []
         while not self.core.seat(0).finished:
@@ -128,15 +132,15 @@ def prompt_of(n, seed=0):
 
 def recorded(checkpoint, lanes=None, rows=ROWS, on_lane=None, **more):
     """Return a model whose lanes are recorded on the CPU. Each lane that is bound is appended to
-    `lanes`, or passed to `on_lane`."""
+    `lanes`, or passed to `on_lane`. rows: number of rows of the verification graph."""
     show = lanes.append if lanes is not None else on_lane
     return model_of(checkpoint, device="cpu", rows=rows, on_bind=show, **more)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    """Matrix products of these sizes gain nothing from more threads, and several tests run in
-    parallel."""
+    """Make torch use one thread. Matrix products of these sizes gain nothing from more threads, and
+    several tests run in parallel."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -145,7 +149,8 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """Return {family: (target, draft)}, written once. A draft is right about half of the time."""
+    """Return {family: (target, draft)}, written once. About half of a draft's tokens are
+    accepted."""
     base = tmp_path_factory.mktemp("families")
     return {
         family: (write(base / f"{family}-t", family), write(base / f"{family}-d", family, 0.03))

@@ -1,6 +1,6 @@
 """A stand-in for a CUDA device: engines for `cuda` run on the dry_cuda backend. Their lanes are
-recorded on the CPU, and the recorded ops have handles like captured graphs. Device memory faults
-when the host accesses it.
+recorded on the CPU, and each recording has a handle like a captured graph. The pages of device
+memory are protected: the process faults when the host accesses them.
 
     python tests/gpu/stand_in.py FOLDER run|block|arena    in a process of its own
 """
@@ -22,8 +22,8 @@ handles = itertools.count(HANDLE)
 
 
 class Capture:
-    """A recorder for one lane. It gives each tape, a list of recorded ops, a handle as a captured
-    graph has."""
+    """A recorder for one lane. It gives each tape (a list of recorded ops) a handle, as a captured
+    graph has one."""
 
     def __init__(self, lane, is_eager=False):
         self.lane, self.is_eager, self.tapes, self.rows = lane, is_eager, {}, {}
@@ -44,8 +44,8 @@ class Capture:
         return Piece(rows, len(tape.calls), replay, handle, **played)
 
     def said(self, handle):
-        """Return ("forward", "choose" or "moves", rows) of a graph. For "choose" two bools follow:
-        True if it filters, True if it shapes."""
+        """Return ("forward", "choose" or "moves", rows) of the graph with this handle. For "choose"
+        two bools follow: True if the graph supports filters, and if it supports shaping."""
         ops = {op.__name__: given for op, _, given in self.tapes[handle].calls}
         if "choose_torch" in ops:
             plan = ops["choose_torch"]["plan"]
@@ -65,8 +65,8 @@ def protect(tensors, how):
 
 
 class StandIn:
-    """Replaces the device. captures: the recorders of the lanes that were bound so far, the
-    target's first."""
+    """Replaces the device. captures: the recorders of all lanes that were bound so far; of each
+    engine, the target's comes first."""
 
     def __init__(self, set_attribute):
         self.captures, self.cores, self.devices = [], [], []
@@ -92,14 +92,15 @@ class StandIn:
         set_attribute(engine, "EngineCore", dry)
 
     def picks(self):
-        """Return [(stream, picked graph as in `said`)] for the launches of the last engine."""
+        """Return (stream, picked graph as in `said`) for each launch of the last engine."""
         by_stream = dict(zip(("target", "draft"), self.captures[-2:], strict=False))
         book = self.cores[-1][1].order
         return [(stream, by_stream[stream].said(handle)) for stream, _, handle in book.picks()]
 
 
 def config_of(folders, device, method="specbranch", draft_device=None, **more):
-    """Return the config of an engine over two folders without a tokenizer."""
+    """Return the config of an engine over the model folders (target, draft), without a
+    tokenizer."""
     return EngineConfig(
         folders[0], skip_tokenizer_init=True, num_threads=2, device=device, dtype="float32",
         speculative={"model": folders[1], "method": method, "device": draft_device}, **more,
@@ -107,8 +108,8 @@ def config_of(folders, device, method="specbranch", draft_device=None, **more):
 
 
 def main(folder, what):
-    """Answer while the lanes' memory is protected. With `what` "block" or "arena", access that
-    memory, which kills the process."""
+    """Run a request while the lanes' memory is protected. With `what` "block" or "arena", access
+    this memory first, which kills the process."""
     stand_in = StandIn(setattr)
     pair = [Path(folder) / name for name in "td"]
     with Engine(config_of(pair, "cuda")) as made:

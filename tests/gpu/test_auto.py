@@ -1,6 +1,6 @@
 """Contract under test: `auto` on a device. The host picks a policy from the records of rounds and
-the ranks of tokens. It writes the policy to the device's memory between rounds. Tokens are those of
-plain decoding, for one sequence and for many. Fences order all accesses."""
+the ranks of tokens, and writes it to the device's memory between rounds. For one sequence and for
+many, the tokens must be those of plain decoding. Fences must order all accesses."""
 
 from dataclasses import replace
 
@@ -21,8 +21,8 @@ PARAMS = (
 
 
 def costs(target=8000, draft=100, rows=0):
-    """Return times of forwards in ns: `draft` for the draft, `target` plus `rows` per row for the
-    target."""
+    """Return costs for the tuner, in ns. A draft forward takes `draft`. A target forward takes
+    `target`, plus `rows` for each row."""
     targets = [target + rows * n for n in range(_core.MAX_ROWS)]
     drafts = [draft] * _core.MAX_ROWS
     return _core.Costs(
@@ -31,14 +31,14 @@ def costs(target=8000, draft=100, rows=0):
 
 
 def ran(out):
-    """Return the names of the methods that ran."""
+    """Return the names of the methods that ran in an answer."""
     auto = out.outputs[0].spec_decode_metrics["auto"]
     return {methods.parse(arm).name for arm in auto["rounds"]}
 
 
 @pytest.fixture
 def requests(tools):
-    """Return requests. All prompts but one repeat the same 12 tokens, so that look-ups find
+    """Return requests. All prompts but one repeat the same 12 tokens, so that prompt lookup finds
     matches."""
     return [
         ((tools.prompt(12, seed=i) * (3 if i != 1 else 1))[:36], params, AUTO)
@@ -57,8 +57,8 @@ def opened(tools, tool, stand_in, checkpoints):
         )
         loaded = load_pair(config)
         if device == "cpu":
-            # The bits of torch's results depend on the number of rows, so both engines use graphs
-            # of equal size.
+            # The bits of torch's results depend on the number of rows. So both engines use graphs
+            # of the same size.
             rows = rows_for(methods.parse(AUTO), seats)
             models = [tools.recorded(c, rows=rows) for c in checkpoints["Llama"]]
             loaded = replace(loaded, target=models[0], draft=models[1])
@@ -93,8 +93,8 @@ def test_many_share_one_policy(stand_in, opened, requests, plain):
 
 
 def test_a_draft_that_never_pays_is_never_fed(stand_in, opened, requests, plain):
-    """The tuner uses the given costs instead of measured ones. With these costs a draft never
-    pays."""
+    """The tuner gets costs with which a draft never pays. The answer is that of plain decoding, and
+    only the target's stream has launches."""
     with opened("cuda", tuning=costs(target=100, draft=8000)) as engine:
         [out] = engine.generate(*requests[0][:2])
         assert found_in(out) == plain[0]

@@ -1,6 +1,7 @@
-"""Contract under test: a device masks the last token of a bad word after the word's other tokens.
-These may be in the prompt, in the answer, and in chains and tails of any method, with many
-sequences in a round. The tokens are those of the CPU, which reads the words from a list."""
+"""Contract under test: if a text ends with all tokens of a bad word but the last, a device masks
+the last token. The other tokens may be in the prompt, in the answer, and in chains and tails of any
+method. Many sequences may share a round. The tokens must be those of the CPU, which reads the bad
+words from a list."""
 
 import pytest
 
@@ -19,7 +20,7 @@ def start(core, prompt, method, words):
 
 
 def answers(core, requests):
-    """Run requests that share rounds; return the tokens of each."""
+    """Run requests that share rounds. Return the tokens of each request."""
     seats = [start(core, *request) for request in requests]
     while not all(seat.finished for seat in seats):
         core.advance()
@@ -31,7 +32,8 @@ def answers(core, requests):
 
 @pytest.fixture
 def opened(tool, tools, stand_in, checkpoints):
-    """opened(seats): opens an engine on the stand-in; returns its core."""
+    """Return a function that opens an engine with `seats` seats on the stand-in, and returns its
+    core."""
     engines = []
 
     def made(seats):
@@ -50,8 +52,8 @@ def test_words_of_several_tokens(tools, opened, checkpoints):
     cpu = tools.Play(*map(tools.recorded, checkpoints["Qwen3"])).core
     free = [answers(cpu, [(prompt, "none", [])])[0] for prompt in prompts]
     words = [
-        # Bad words: one crosses the prompt's end, two are inside the answer, one has one token, and
-        # one never occurs.
+        # Four kinds of bad words: the first crosses the end of the prompt, the next two are inside
+        # the answer, one has one token, and the last never occurs.
         [[*p[-3:], a[0]], a[2:4], a[4:9], [a[10]], [66] * 40]
         for p, a in zip(prompts, free, strict=True)
     ]
@@ -66,7 +68,7 @@ def test_words_of_several_tokens(tools, opened, checkpoints):
     requests = list(zip(prompts, METHODS, words, strict=True))
     alone = opened(1)
     assert [answers(alone, [request])[0] for request in requests] == want
-    # The bad words of earlier requests no longer have an effect.
+    # The bad words of earlier requests must no longer have an effect.
     assert answers(alone, [(prompts[0], "pearl", [])])[0] == free[0]
     assert answers(opened(len(METHODS)), requests) == want
 

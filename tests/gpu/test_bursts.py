@@ -1,5 +1,5 @@
-"""Contract under test: on a device a draft's burst is one launch of a fused graph, and so is the
-target's work between two waits. A fused graph does the same work in the same order as its parts,
+"""Contract under test: on a device a draft's burst is one launch of a fused graph. So is the
+target's work between two waits. A fused graph must do the same work in the same order as its parts,
 with the same tokens, for any gamma and request. The target moves accepted KV (`settle`) only if
 chains are trees."""
 
@@ -57,7 +57,7 @@ def pair_of(checkpoints):
 
 
 def of_stream(order, kind, stream):
-    """Return what the OrderBook recorded for a stream. kind: "ops" or "launches"."""
+    """Return what the OrderBook `order` recorded for one stream. kind: "ops" or "launches"."""
     return [tuple(said[1:]) for said in getattr(order, kind)() if said[0] == stream]
 
 
@@ -66,7 +66,7 @@ def of_draft(order, kind):
 
 
 def rounds_of(order):
-    """Return the names of the target's launches, a list for each round."""
+    """Return the names of the target's launches: one list for each round."""
     rounds = [[]]
     for (name,) in of_stream(order, "launches", "target"):
         if name != "prefill" and name in rounds[-1]:
@@ -100,8 +100,9 @@ def check_bursts(order, method, kind):
 def test_a_burst_is_one_launch_and_so_is_a_verification(
     tools, tool, stand_in, checkpoints, method, asked
 ):
-    """When an engine is built, it fuses the graphs for requests without shaping, filtered or not.
-    Other graphs are fused at their first use."""
+    """A burst is one launch, and a verification has the launches in VERIFIED. When an engine is
+    built, it fuses the graphs for requests without shaping, filtered or not. It fuses other graphs
+    at their first use."""
     config = tool.config_of(pair_of(checkpoints), "cuda", method, max_model_len=tools.max_len)
     kinds = len(VERIFIED.get(method, ())) + len(BURSTS.get(method, ()))
     tokens = 12 if kinds > 2 else 6  # number of tokens that makes every kind of round occur
@@ -124,8 +125,9 @@ def test_a_burst_is_one_launch_and_so_is_a_verification(
 
 @pytest.mark.parametrize("method", VERIFIED)
 def test_a_verification_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, method):
-    """The dry backend fuses nothing, so its record shows the parts. It also settles the KV of
-    chains that are paths."""
+    """The target's ops of an engine on the stand-in are those of the dry backend, in the same
+    order. The dry backend fuses nothing, so it records the parts of a fused graph. It also moves KV
+    of chains that are paths; these moves are not compared."""
     prompt, how = tools.prompt(9), methods.parse(method)
     with Engine(tool.config_of(pair_of(checkpoints), "cuda", method)) as engine:
         [out] = engine.generate(prompt, GREEDY)
@@ -148,7 +150,8 @@ def test_a_verification_is_the_work_of_its_parts(tools, tool, stand_in, checkpoi
 
 @pytest.mark.parametrize("method", [HEDGE, *GAMMAS])
 def test_a_burst_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, method):
-    """The dry backend records the parts, because it fuses nothing."""
+    """The draft's ops of an engine on the stand-in are those of the dry backend, in the same order.
+    The dry backend fuses nothing, so it records the parts of a fused graph."""
     prompt, how = tools.prompt(9), methods.parse(method)
     with Engine(tool.config_of(pair_of(checkpoints), "cuda", method)) as engine:
         [out] = engine.generate(prompt, GREEDY)
@@ -166,8 +169,8 @@ def test_a_burst_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, me
 
 
 def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, checkpoints):
-    """Requests with different gamma take turns. A graph for one gamma would do the wrong number of
-    steps for the next."""
+    """Requests with different gammas follow each other. Each round launches one fused burst, and
+    the tokens are always the same. A graph for another gamma would do the wrong number of steps."""
     pair = pair_of(checkpoints)
     config = tool.config_of(pair, "cuda", "specbranch:gamma=7", max_model_len=tools.max_len)
     found = set()
@@ -186,8 +189,8 @@ def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, chec
 
 
 def test_launches_are_made_for_what_comes(tools, tool, stand_in, checkpoints):
-    """All graphs are fused in advance, for the rows of each method. This also holds if some ids
-    have no token."""
+    """All graphs are fused when the engine is built, for the rows of each method: requests fuse no
+    more graphs. This also holds if some ids have no token."""
     config = tool.config_of(pair_of(checkpoints), "cuda", "none", max_model_len=tools.max_len)
     loaded = replace(load_pair(config), holes=(3,))
     with Engine(config, pair=loaded, methods=["lookup:gamma=20"]) as engine:

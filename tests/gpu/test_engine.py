@@ -56,5 +56,5 @@ def test_every_method_has_rows_that_hold_its_chains():
     assert {rows_for(parse(name)) for name in METHODS} <= set(ROWS)
     assert rows_for(parse("lookup:gamma=63")) == 64
     assert rows_for(parse("hedge:tree=0,on_miss=continue")) == 16  # chains have at most 15 nodes
-    # A look-up gives a chain of gamma tokens, even if trees may only have fewer nodes.
+    # Lookup may give a chain of gamma tokens, even if trees have fewer nodes.
     assert rows_for(parse("hedge:gamma=20,tree=2,nodes=3,on_miss=lookup")) == 32

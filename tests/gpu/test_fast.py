@@ -1,6 +1,6 @@
 """Contract under test: mode fast. A verification uses the smallest of five graphs that holds its
-rows. Tokens are those of mode exact, except where the target's two largest logits are nearly tied.
-"""
+rows. Tokens must be those of mode exact, except after a near-tie of the target's two largest
+logits."""
 
 import pytest
 
@@ -24,7 +24,8 @@ def answer(engine, prompt, method):
 
 
 def agrees(found, want):
-    """True if the answers are the same, up to a near-tie in the answer of mode exact."""
+    """Return True if the answers are the same up to the first near-tie in the answer of mode
+    exact."""
     for at, (a, b) in enumerate(zip(found.token_ids, want.token_ids, strict=True)):
         if a != b:
             best = sorted((place.logprob for place in want.logprobs[at].values()), reverse=True)

@@ -1,5 +1,5 @@
-"""Contract under test: a draft of recorded lanes may know fewer tokens than its target. It changes
-none of the answers, on the CPU and on a stand-in for a device."""
+"""Contract under test: a draft of recorded lanes may have fewer tokens than its target. It must
+change no answer, on the CPU and on a stand-in for a device."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ PARAMS = (
             logit_bias={7: 2.5, 60: 3.0}, min_tokens=6, stop_token_ids=[3, 55]),
     replace(SAMPLED, allowed_token_ids=list(range(40, 60)), top_p=0.9),
     replace(SAMPLED, allowed_token_ids=[KNOWN, 66], temperature=0.0),
-    # The text repeats a token that the draft does not have, so that look-ups propose it.
+    # The text repeats a token that the draft does not have, so that prompt lookup proposes it.
     replace(SAMPLED, logit_bias={60: 30.0}, frequency_penalty=0.01, temperature=0.0),
 )  # fmt: skip
 METHODS = (
@@ -43,7 +43,8 @@ def pair(request, tools, checkpoints, tmp_path_factory):
     "pair", ["Llama", pytest.param("Mistral", marks=pytest.mark.exact)], indirect=True
 )
 def test_an_engine_on_a_device(tools, tool, stand_in, pair):
-    """The prompt has tokens that the draft does not have. One request allows only such tokens."""
+    """A draft with fewer tokens changes no answer. The prompt has tokens that the draft does not
+    have. One request allows only such tokens."""
     prompt = [*tools.prompt(12), KNOWN, 66, 1, 66]
     alone = replace(tool.config_of([c.folder for c in pair], "cuda"), speculative=None)
     with Engine(alone) as engine:
@@ -78,7 +79,7 @@ def test_recordings_on_the_cpu(tools, pair, temperature):
 
 
 def test_a_dist_of_fewer_tokens_on_the_cpu_and_recorded(tools, pair):
-    """The CPU's lanes and the recorded lanes propose the same chains."""
+    """The CPU's own lanes and the recorded lanes must propose the same chains."""
     counters = []
     for models in (
         [c.decoder("float32") for c in pair],

@@ -1,6 +1,6 @@
 """Contract under test: H-RAD in an engine for a CUDA device, on the stand-in. The classifier's
-weights and inputs are in device memory, which faults when the host accesses it. The engine cuts
-every chain like the CPU's engine over the same recordings. No token changes."""
+weights and inputs are in device memory, which faults when the host accesses it. The engine must cut
+off drafts at the same nodes as the CPU's engine over the same recordings. No token may change."""
 
 from dataclasses import replace
 from functools import cache
@@ -24,8 +24,8 @@ REQUESTS = ((0, "greedy"), (1, "greedy"), (0, "sampled"), (1, "both"))
 
 @pytest.fixture(scope="module")
 def method_of(checkpoints, random_classifier, tmp_path_factory):
-    """method_of(family, favourite): specbranch with a random classifier. With a favourite the
-    classifier always predicts that class."""
+    """Return a function of (family, favourite) that gives the method specbranch with a random
+    classifier. If `favourite` is not None, the classifier always predicts this class."""
     folder = tmp_path_factory.mktemp("hrad")
 
     def call(family, favourite=None):
@@ -43,7 +43,7 @@ def config_of(tool, tools, checkpoints, family, device, method):
 
 
 def shown(engine, tools, method=None):
-    """Run all requests; return for each its tokens and the decisions of its rounds."""
+    """Run all requests. For each request, return its tokens and the decisions of all its rounds."""
     found = []
     for seed, params in REQUESTS:
         [out] = engine.generate(tools.prompt(9, seed=seed), PARAMS[params], method=method)
@@ -67,8 +67,8 @@ def decided(found):
 
 @pytest.fixture(scope="module")
 def plain_of(tools, tool, checkpoints, method_of):
-    """plain_of(family, dtype, method=None): results without a classifier. The same engine answers a
-    request with the classifier first."""
+    """Return a function of (family, dtype, method) that gives the results of `shown` without a
+    classifier. The same engine first answers a request with the classifier."""
 
     @cache
     def call(family, dtype, method=None):
@@ -83,7 +83,8 @@ def plain_of(tools, tool, checkpoints, method_of):
 
 
 def check_cuts(cut, plain, favourite):
-    """Check that the classifier changes no token, and that `favourite`, its class, decides cuts."""
+    """Check that the classifier changes no token. Also check that `favourite`, the class that it
+    predicts, decides how deep chains are."""
     assert [tokens for tokens, _ in cut] == [tokens for tokens, _ in plain]
     depths = {r[0] for _, rounds in cut for r in rounds}
     assert depths == {0} if favourite == 0 else GAMMA in depths
@@ -104,14 +105,16 @@ def test_it_cuts_like_the_engine_on_the_cpu(
         assert decided(cut) == decided(shown(engine, tools))
     plain = plain_of(family, "float32")
     check_cuts(cut, plain, favourite)
-    assert cut != plain  # without a classifier, confidence decides the cuts
+    # Without a classifier, the draft's confidence decides where drafts are cut off.
+    assert cut != plain
 
 
 @pytest.mark.parametrize("favourite", [None, pytest.param(2, marks=pytest.mark.exact)])
 def test_in_company_it_cuts_as_it_does_alone(
     tools, tool, stand_in, checkpoints, method_of, favourite
 ):
-    """Four requests run on three seats. Each seat has its own memory for the classifier."""
+    """Four requests on three seats must have the same tokens and statistics as on one seat. Each
+    seat has its own memory for the classifier."""
     method = method_of("Llama", favourite)
     prompts = [tools.prompt(9, seed=seed) for seed, _ in REQUESTS]
     found = []
@@ -130,7 +133,8 @@ def test_in_company_it_cuts_as_it_does_alone(
 
 @pytest.mark.parametrize("favourite", [pytest.param(0, marks=pytest.mark.exact), 2])
 def test_halves_are_read_too(tools, tool, stand_in, checkpoints, method_of, plain_of, favourite):
-    """The target, its features and its embedding are bfloat16."""
+    """With target, features and embedding in bfloat16, the predicted class must decide how deep
+    chains are. No token may change."""
     method = method_of("Llama", favourite)
     config = config_of(tool, tools, checkpoints, "Llama", "cuda", method)
     with Engine(replace(config, dtype="bfloat16")) as engine:
@@ -159,7 +163,8 @@ def test_what_it_reads_stays_there(tools, tool, stand_in, checkpoints, method_of
 
 @pytest.mark.parametrize("with_hrad", [False, True])
 def test_features_are_those_of_the_cpu(tools, tool, stand_in, checkpoints, method_of, with_hrad):
-    """Features of every round are equal, with and without a classifier that reads them."""
+    """In every round the features must be those of the CPU's engine over the same recordings, with
+    and without a classifier that reads them."""
     method = method_of("Llama", 2) if with_hrad else "specbranch:gamma=3,k_max=3"
     config = config_of(tool, tools, checkpoints, "Llama", "cuda", method)
 

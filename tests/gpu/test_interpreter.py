@@ -1,4 +1,4 @@
-"""Contract under test: the kernels, in Triton's interpreter, give the same tokens as the functions
+"""Contract under test: in Triton's interpreter, the kernels give the same tokens as the functions
 of plain torch that they replace. The test decodes a short answer with a chain and branches. Llama
 has a prefill, Qwen3 has head norms. `make exact` runs the other families. The interpreter supports
 only one thread, so both lanes run on the host's thread."""

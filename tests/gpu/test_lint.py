@@ -1,5 +1,5 @@
-"""Contract under test: recorded code calls only ops that write into memory that they are given. It
-does not allocate, read a value on the host, wait, or use another stream."""
+"""Contract under test: recorded code calls only ops that write into memory that the caller gives.
+Recorded code must not allocate, read a value on the host, wait, or use another stream."""
 
 import ast
 from pathlib import Path
@@ -68,7 +68,7 @@ def call_faults(call, own):
 
 
 def wrapper_faults(source):
-    """Yield the faults of ops of plain torch: every call in them must write to `out`."""
+    """Yield the faults of plain-torch ops: calls that do not write to `out`."""
     for function in ast.parse(source).body:
         if not (isinstance(function, ast.FunctionDef) and "out" in ast.unparse(function.args)):
             continue

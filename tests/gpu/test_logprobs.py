@@ -1,6 +1,6 @@
-"""Contract under test: recorded lanes give log-probs. The CPU's vectors and a device's blocks of
-threads compute the same bits. This holds for every method and for many sequences in a round. A
-request that does not ask for log-probs launches no op for them."""
+"""Contract under test: recorded lanes give log-probs. The CPU's vector code and a device's thread
+blocks must compute the same bits, for every method and for many sequences in a round. A request
+that does not ask for log-probs launches no op for them."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def found_in(out):
 
 
 def together(engine, requests):
-    """Run requests that share rounds; return the result of `found_in` for each."""
+    """Run requests that share rounds. Return the result of `found_in` for each request."""
     found = {}
     for i, (prompt, params, method) in enumerate(requests):
         engine.add_request(f"{i}", prompt, params, method=method)
@@ -52,7 +52,7 @@ def values(positions):
 
 @pytest.fixture
 def opened(tools, tool, checkpoints):
-    """opened(device, ...): returns an engine on the stand-in, on the CPU over recordings, or with
+    """Return a function that opens an engine: on the stand-in, on the CPU over recordings, or with
     the CPU's own lanes."""
 
     def made(device, seats=1, recorded=True, holes=()):
@@ -83,7 +83,8 @@ def test_recorded_lanes_on_the_cpu(tools, opened):
 
 @pytest.mark.parametrize("holes", [(0, 5, 40, 66), pytest.param((), marks=pytest.mark.exact)])
 def test_a_device_finds_the_same_bits(tools, stand_in, opened, holes):
-    """The requests run one after the other, then three of them at a time."""
+    """The device must give the tokens and log-probs of the CPU over the same recordings. The
+    requests run one after the other, then three at a time."""
     requests = [
         (tools.prompt(9 + 61 * (i == 0), seed=i), KINDS[i % len(KINDS)], METHODS[i % len(METHODS)])
         for i in range(len(KINDS) + 1)

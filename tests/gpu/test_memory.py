@@ -1,6 +1,5 @@
 """Contract under test: the plan of a lane's memory counts every byte, and is checked before any
-memory is allocated. A plan that does not fit, and an impossible lane, are refused in one sentence.
-"""
+memory is allocated. A plan above its budget and an impossible lane are refused in one sentence."""
 
 import pytest
 import torch

@@ -1,8 +1,8 @@
-"""Contract under test: an engine for a CUDA device, on the stand-in. It answers every request like
-the CPU's engine over the same recordings. Every launch uses the smallest graph that holds the
-method's rows, of the kind that the request needs. Fences order all accesses, and every wait is
-needed. The host never accesses device memory. Unsupported settings are refused in one sentence
-before a weight is read."""
+"""Contract under test: an engine for a CUDA device, on the stand-in. It must answer every request
+like the CPU's engine over the same recordings. Every launch uses the smallest graph that holds the
+method's rows, of the kind that the request needs. Fences must order all accesses, and every wait
+must be needed. The host must never access device memory. Unsupported settings are refused in one
+sentence before a weight is read."""
 
 import json
 import subprocess
@@ -60,8 +60,8 @@ def folders(checkpoints, family):
 
 
 def answers(engine, prompts, asked, params=None):
-    """Run requests; return {(method, kind of request): (tokens, finish reason)}. params: used
-    instead of the params of each kind."""
+    """Run requests. Return {(method, kind of request): (tokens, finish reason)}. params: None, or
+    the params of all requests instead of those of each kind."""
     found = {}
     for method, kind in asked:
         [out] = engine.generate(prompts[kind], params or PARAMS[kind], method=method)
@@ -164,21 +164,22 @@ SIZES = {
     "lookup:gamma=20": ({32}, set()),
 }
 KINDS = ("forward", "choose")
-ASKED = {  # {kind of request: (True if it filters, True if it shapes)}
+ASKED = {  # {kind of request: (True if it filters tokens, True if it shapes logits)}
     "greedy": (False, False), "sampled": (False, False), "filtered": (True, False),
     "shaped": (False, True), "both": (True, True),
 }  # fmt: skip
 
 
 def picked(stand_in, engine, *asked):
-    """Return the graphs in the launches of one answer, in order."""
+    """Return the graphs that the launches of one answer picked, in order."""
     seen = len(stand_in.picks())
     engine.generate(*asked)
     return stand_in.picks()[seen:]
 
 
 def sizes_taken(picks):
-    """Return the rows of the graphs that rounds use: a set for the target, one for the draft."""
+    """Return the numbers of rows of the graphs that rounds use: a set for the target, and a set for
+    the draft."""
     run, chosen = ({(lane, said[1]) for lane, said in picks if said[0] == what} for what in KINDS)
     assert run - chosen <= {("target", 64), ("draft", 64)}  # prefill samples no token
     assert chosen <= run
@@ -187,7 +188,8 @@ def sizes_taken(picks):
 
 @pytest.mark.parametrize("method", SIZES)
 def test_a_launch_takes_the_smallest_graph_that_fits(tools, tool, stand_in, checkpoints, method):
-    """With default settings the context has the checkpoint's length, and the answer may fill it."""
+    """The picked graphs must have the sizes in SIZES. With default settings the context has the
+    checkpoint's length. The first answer may fill the context."""
     with Engine(tool.config_of(folders(checkpoints, "Llama"), "cuda", method)) as engine:
         assert engine.max_model_len == tools.max_len
         engine.add_request("endless", tools.prompt(9), replace(SHORT, max_tokens=None))
@@ -200,7 +202,7 @@ def test_a_launch_takes_the_smallest_graph_that_fits(tools, tool, stand_in, chec
         assert sizes_taken(picks) == SIZES[method]
 
 
-# At the context's end the draft may have to catch up with a whole chain. {method: rows of the
+# At the end of the context the draft may have to catch up with a whole chain. {method: rows of the
 # draft's graphs in such an answer}
 AT_THE_END = {
     "draft_model": {4},
@@ -213,8 +215,8 @@ AT_THE_END = {
 
 @pytest.mark.parametrize("method", AT_THE_END)
 def test_a_draft_at_its_limit_takes_larger_graphs(tools, tool, stand_in, checkpoints, method):
-    """The host waits for one outcome before it picks larger graphs. The answer is that of plain
-    decoding."""
+    """The host waits for one outcome before it picks larger graphs. The answer must be that of
+    plain decoding."""
     pair = folders(checkpoints, "Llama")
     endless = replace(GREEDY, max_tokens=None)
     with Engine(tool.config_of(pair, "cuda", method, max_model_len=48), methods=["none"]) as engine:
@@ -312,7 +314,8 @@ def test_without_graphs_it_answers_alike_and_fuses_nothing(tools, tool, stand_in
     ("what", "code"), [("run", 0), ("block", -11), ("arena", -11)], ids=["run", "block", "arena"]
 )
 def test_the_host_reaches_for_nothing_of_the_device(tools, tmp_path, what, code):
-    """`block` and `arena` access device memory, which shows that this kills the process."""
+    """A run that stays off the device's memory ends well. `block` and `arena` access this memory,
+    and must kill the process."""
     small = {"hidden_size": 64, "num_hidden_layers": 1}  # each tensor then covers whole pages
     for name, noise in (("t", 0.0), ("d", 0.03)):
         tools.write(tmp_path / name, noise=noise, **small)

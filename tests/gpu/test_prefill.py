@@ -1,6 +1,7 @@
-"""Contract under test: a prompt is fed to a recorded lane in wide pieces, which depend only on the
-prompt. They leave the same keys and values as narrow pieces, write nothing else, and give the
-tokens of the CPU's engine. The requested attention is used, or refused with a sentence."""
+"""Contract under test: a recorded lane processes a prompt in wide pieces, which depend only on the
+prompt. Wide pieces must leave the same keys and values as narrow pieces, write nothing else, and
+give the tokens of the CPU's engine. The requested attention backend is used, or refused with a
+sentence."""
 
 import inspect
 import sys
@@ -21,8 +22,8 @@ from sbrt.triton_kernels import state
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 CPU = torch.device("cpu")
 GREEDY = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
-# {family: {length of a prompt: rows of its pieces}}. A ring has 160 + 64 slots; Mistral's ring has
-# 24 + 64, because its window is 24.
+# {family: {length of a prompt: rows of its pieces}}. A ring has 160 + 64 slots. Mistral's ring has
+# 24 + 64 slots, because the window is 24.
 PIECES = {
     "Llama": {2: [64], 65: [64], 66: [128], 129: [128], 130: [256], 152: [256]},
     "Mistral": {2: [64], 65: [64], 66: [128], 89: [128], 90: [64, 64], 152: [64, 64, 64]},
@@ -65,7 +66,8 @@ def test_rows_see_what_is_before_them(rows, keys, window):
 
 
 def table_of(tokens, first, capacity):
-    """Return the row table of a piece of a prompt, whose first token has position `first`."""
+    """Return the row table of a piece of a prompt. `first` is the position of the first token of
+    the piece."""
     table = state.Batch(head=(first,), n=len(tokens))
     for i, token in enumerate(tokens):
         row = table.row[i]
@@ -75,7 +77,8 @@ def table_of(tokens, first, capacity):
 
 
 def fed(lane, words, tokens, width):
-    """Process tokens in pieces of `width` rows; return the KV ring, which was all NaN before."""
+    """Process tokens in pieces of `width` rows. Return K and V of the ring, which was all NaN
+    before."""
     lane.buffers.kv.fill_(float("nan"))
     pieces = {p.rows: p for p in lane.forward(words.data_ptr(), False)}
     for first in range(0, len(tokens), width):
@@ -133,12 +136,12 @@ def test_answers_are_those_of_the_cpu_engine(tools, checkpoints, family, length)
 
 
 def forwards(stand_in, engine, lane, prompt, method=None):
-    """Return the number of rows of each graph that fed the prompt to the lane."""
+    """Return the number of rows of each graph that processed the prompt on this lane."""
     seen = len(stand_in.picks())
     engine.generate(prompt, GREEDY, method=method)
     picks = [said for name, said in stand_in.picks()[seen:] if name == lane]
     chooses = [i for i, said in enumerate(picks) if said[0] == "choose"]
-    before = picks[: chooses[0] - 1] if chooses else picks  # what follows is not prefill
+    before = picks[: chooses[0] - 1] if chooses else picks  # later graphs are not prefill
     return [said[1] for said in before if said[0] == "forward"]
 
 
@@ -212,7 +215,8 @@ def test_an_engine_says_that_the_package_is_missing(stand_in, checkpoints):
 
 
 def test_the_package_is_called_as_it_wants_to_be(monkeypatch):
-    """A stand-in for the package flash_attn checks its arguments, and computes the result."""
+    """A stand-in for the package flash_attn checks its arguments, and computes the result in plain
+    torch. The result must be equal to flash_plain's."""
     asked = []
 
     def attend(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0,
@@ -235,8 +239,8 @@ def test_the_package_is_called_as_it_wants_to_be(monkeypatch):
 
 
 def test_torch_has_the_op_as_it_is_called():
-    """Flash attention of torch cannot run without a device. So the test compares its schema with
-    the call in flash_torch."""
+    """torch's flash attention cannot run without a device. So the test compares the schema of
+    torch's op with the call in flash_torch."""
     schema = torch.ops.aten._flash_attention_forward.default._schema
     names = [a.name for a in schema.arguments]
     assert names[:10] == [
@@ -265,7 +269,8 @@ def test_what_is_reserved_counts_and_is_not_taken():
 
 
 def test_features_are_of_verified_rows_alone(tools, checkpoints, monkeypatch):
-    """A lane that keeps features has room for the rows of a round, not of a prompt."""
+    """A lane keeps the features of 64 rows of a round, not those of a whole prompt. Features cannot
+    be read while a round is in flight."""
     seen, goes_on, replay = [], threading.Event(), Tape.replay
     monkeypatch.setattr(Tape, "replay", lambda tape: (goes_on.wait(), replay(tape)))
     goes_on.set()

@@ -1,6 +1,7 @@
-"""Contract under test: an engine for a CUDA device, on the stand-in, reuses the KV of a prompt that
-begins alike. The KV is in the same seat, or a lane copies it from another seat on its own stream.
-Only KV computed in prefill is reused, not KV computed in rounds. No token depends on reuse."""
+"""Contract under test: an engine for a CUDA device, on the stand-in, reuses the KV of an earlier
+prompt with the same beginning. The KV is in the same seat, or a lane copies it from another seat on
+its own stream. Only KV computed in prefill is reused, not KV computed in rounds. No token may
+depend on reuse."""
 
 from dataclasses import replace
 
@@ -25,7 +26,8 @@ def made(tools, tool, stand_in, checkpoints):
 
 
 def chat(engine, tools, method):
-    """Return (tokens, number of reused tokens, length of the prompt) of each turn."""
+    """Run a chat of three turns. For each turn, return (tokens, number of reused tokens, length of
+    the prompt)."""
     ids, turns = tools.prompt(70), []
     for turn in range(3):
         params = replace(list(PARAMS.values())[turn], max_tokens=8)
@@ -45,13 +47,13 @@ def test_a_chat_feeds_what_no_prompt_fed(tools, made, draft_device):
             engine.generate(tools.prompt(20, seed=9), PARAMS["greedy"], method="none")
             turns = chat(engine, tools, method)
             assert [tokens for tokens, *_ in turns] == [tokens for tokens, *_ in fresh]
-            # A prompt's last token is fed by the first round.
+            # The first round, not prefill, processes the last token of a prompt.
             assert [cached for _, cached, _ in turns] == [0, *(n - 1 for *_, n in turns[:-1])]
 
 
 def requests_of(tools):
-    """Return {name: (prompt, params, method)}. The prompts have a common beginning of 80 tokens,
-    and all methods draft."""
+    """Return {name: (prompt, params, method)}. All prompts begin with the same 80 tokens, and all
+    methods draft."""
     common, kinds = tools.prompt(80), list(PARAMS.values())
     return {
         f"{i}": (
@@ -65,7 +67,8 @@ def requests_of(tools):
 
 @pytest.mark.parametrize("draft_device", [None, "cuda:1", "cpu"])
 def test_running_requests_lend_their_beginning(tools, made, stand_in, draft_device):
-    """Each request is added one step after the previous one."""
+    """Requests that share a beginning of 80 tokens are added one step apart. All but the first must
+    reuse these 80 tokens, and all answers must be those of requests that run alone."""
     requests = requests_of(tools)
     with made(max_num_seqs=3) as engine:
         want = alone(engine, requests)
@@ -97,7 +100,7 @@ def test_flash_attention_refuses_it(tools, made):
 
 def test_without_it_flash_attention_feeds_prompts(tools, made, stand_in):
     """Flash attention gives KV with other bits than a round does. So a lane with flash attention
-    offers no KV for reuse."""
+    offers no KV for reuse. With reuse, the engine must not choose flash attention."""
     with made():
         assert all(c.lane.flash is not None and c.lane.kv == 0 for c in stand_in.captures)
     stand_in.captures.clear()

@@ -1,6 +1,6 @@
 """Contract under test: with quantised weights a device gives the same tokens as the CPU's engine
 with the same format of weights. This holds for every method, sampled and greedy, alone and among
-other sequences. A quantised draft changes no token of its target, nor does one with a trimmed LM
+other sequences. A quantised draft changes no token of its target, with or without a trimmed LM
 head."""
 
 import json
@@ -30,7 +30,7 @@ def config_of(tool, pair, device, dtype, draft_dtype=None, seats=1):
 
 
 def answers(engine, prompts, methods, params):
-    """Return {method: token ids of each prompt}. Prompts share rounds if there are seats."""
+    """Return {method: token ids of each prompt}. With several seats the prompts share rounds."""
     return {
         method: [
             out.outputs[0].token_ids for out in engine.generate(prompts, params, method=method)

@@ -1,6 +1,6 @@
-"""Contract under test: the recorder for a device, tested without one. A capture that allocates more
-than its planned scratch memory is refused. Memory that torch allocates when a capture begins, and
-cuBLAS's workspace, do not count. A capture runs on the lane's own stream, and no garbage is
+"""Contract under test: the recorder for a device, tested without a device. A capture that allocates
+more than its planned scratch memory is refused. Memory that torch allocates when a capture begins,
+and cuBLAS's workspace, do not count. A capture runs on the lane's own stream, and no garbage is
 collected during it. Without graphs, calls are made when a piece is played, on the given stream."""
 
 import gc
@@ -16,8 +16,8 @@ from sbrt.gpu.recorder import CudaRecorder, EagerRecorder, Tape
 
 
 class Graph:
-    """A stand-in for a graph. When the capture begins, torch allocates, as in a process's first
-    capture."""
+    """A stand-in for a graph. torch allocates when the capture begins, as it does in the first
+    capture of a process."""
 
     def __init__(self, count):
         self.count, self.said = count, []
@@ -99,7 +99,8 @@ def test_a_workspace_is_as_large_as_the_environment_says(count, monkeypatch):
 
 
 def test_nothing_is_collected_during_a_capture(monkeypatch):
-    """Garbage collection may free the memory of another engine, which would break the capture."""
+    """No garbage is collected during a capture. A collection may free the memory of another engine,
+    which would break the capture."""
     events = []
 
     class Graph:

@@ -1,6 +1,6 @@
 """Contract under test: a recording is frozen. Between replays all Python state of a lane may
-change, and every activation may be NaN: no token changes. Padding rows write nothing. The two lanes
-write disjoint memory. A method uses no larger graph than it needs."""
+change, and every activation may become NaN: no token may change. Padding rows write nothing. The
+two lanes write disjoint memory. A method uses no larger graph than it needs."""
 
 import subprocess
 import sys
@@ -37,12 +37,13 @@ def play(tools, checkpoints, lanes):
 
 @pytest.fixture
 def table():
-    """Return a row table in the CPU's memory; a lane may be given its address."""
+    """Return a row table in the CPU's memory. A test may give a lane its address."""
     return state.Batch()
 
 
 def poison(lane):
-    """Write NaN to all float buffers of a lane except KV and weights."""
+    """Write NaN to the float buffers of a lane that are in SCRATCH. KV and weights keep their
+    values."""
     for part in SCRATCH:
         for name in lane.arena.names(part):
             if lane.arena[name].dtype in (*FLOATS, torch.float64):
@@ -121,7 +122,7 @@ def test_choices_of_padding_are_not_written(play, lanes, table):
 
 # --- memory that is written ---
 
-WRITTEN = {  # by op: indices or names of the arguments that it writes
+WRITTEN = {  # {op: indices or names of the arguments that the op writes}
     "embed_torch": ("out", "squares", "angles"),
     "linear_torch": ("out", "work", "terms"),
     "see_torch": (2,),
@@ -139,7 +140,8 @@ WRITTEN = {  # by op: indices or names of the arguments that it writes
 
 
 def tensors(value):
-    """Those of an argument that are written: of terms, the storage of heads."""
+    """Return the tensors of an argument that the op writes. For terms, these are K and V of the
+    heads."""
     if isinstance(value, Terms):
         return [] if value.heads is None else [value.heads.k, value.heads.v]
     return [value] if isinstance(value, torch.Tensor) else list(vars(value).values())
@@ -286,7 +288,7 @@ def test_five_nodes_are_the_default():
 
 
 class Failing(TapeRecorder):
-    """A recorder whose replays raise an error once, when `left` reaches 0."""
+    """A recorder whose replays raise an error once: when the counter `left` reaches 0."""
 
     def __init__(self):
         self.left = -1
@@ -322,8 +324,8 @@ def test_an_exception_reaches_the_caller(tools, checkpoints, at, lane):
 
 
 def test_more_rows_than_the_graph_has_are_refused(tools, checkpoints):
-    """A graph of 16 rows holds a chain of 15 nodes. A larger chain uses the next graph, up to 64
-    rows."""
+    """A graph of 16 rows holds a chain of 15 nodes. A larger chain uses a larger graph, up to 64
+    rows. The answer must be that of plain decoding."""
     play = tools.Play(*map(tools.recorded, checkpoints["Llama"]))
     want = play.answer(tools.prompt(20), "none", 0.0, 8)
     assert play.answer(tools.prompt(20), "lookup:gamma=8", 0.0, 8) == want

@@ -1,6 +1,7 @@
-"""Contract under test: `acceptance=rejection` on a CUDA device, on the stand-in. Every method has
-the tokens of the CPU's engine over the same recordings, with one seat and three, with one memory
-and two. Candidates are accepted and rejected. A mail of the draft carries its scores."""
+"""Contract under test: `acceptance=rejection` on a CUDA device, on the stand-in. The tokens of
+every method must be those of the CPU's engine over the same recordings. There are one or three
+seats, and one or two memories. Candidates must be both accepted and rejected. If the draft has
+another device, its messages carry the scores."""
 
 from dataclasses import replace
 
@@ -27,7 +28,8 @@ SOME = [
 
 
 class Answers:
-    """Tokens of each method and kind of request, and how many were drafted and accepted."""
+    """The tokens of each method and kind of request, and the numbers of drafted and accepted
+    tokens."""
 
     def __init__(self, tools, engine, asked, seats):
         self.tokens, self.drafted, self.accepted = {}, 0, 0
@@ -41,7 +43,7 @@ class Answers:
 
 
 def on_cpu(tools, tool, checkpoints, family, asked, seats):
-    """By the CPU's engine over the same recordings."""
+    """Return the answers of the CPU's engine over the same recordings."""
     sizes = {"max_model_len": tools.max_len, "max_num_seqs": seats}
     config = tool.config_of(folders(checkpoints, family), "cpu", **sizes)
     models = [tools.recorded(checkpoint) for checkpoint in checkpoints[family]]
@@ -95,7 +97,8 @@ def test_two_devices_answer_like_the_cpu(tools, tool, stand_in, checkpoints, sea
 
 
 def test_greedy_requests_and_other_methods_share_the_engine(tools, tool, stand_in, checkpoints):
-    """Greedy tokens are those of plain decoding, and so are those of a method that couples."""
+    """Greedy requests have the tokens of plain decoding, for the methods with acceptance=rejection.
+    So have sampled requests of a method with coupled acceptance."""
     config = tool.config_of(folders(checkpoints, "Llama"), "cuda", max_model_len=tools.max_len)
     prompt = tools.prompt(12)
     with Engine(config, methods=[*METHODS, "specbranch:k_max=3"]) as engine:

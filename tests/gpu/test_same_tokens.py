@@ -1,7 +1,7 @@
-"""Contract under test: recorded lanes give the tokens of plain decoding by the same recordings.
-This holds for every method and family, sampled or not, past the ring's end and up to a stop token.
-In float32 the tokens are those of the CPU's engine, except where its two largest logits are nearly
-tied."""
+"""Contract under test: recorded lanes give the tokens of plain decoding over the same recordings.
+This holds for every method and family, sampled or greedy, after the ring has wrapped and up to a
+stop token. In float32 the tokens are those of the CPU's engine, except where its two largest logits
+are nearly tied."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,10 @@ import pytest
 from sbrt import _probe
 
 GAP = 1e-4  # tokens may differ where the CPU's two largest logits are closer than this
-# Largest error, relative to the largest logit: torch and the CPU add in different orders.
+# Largest error, relative to the largest logit. torch and the CPU's engine add in different orders.
 TOLERANCE = 1e-5
 TOKENS, MANY = 8, 24
-# With a prompt of 60 tokens, this many more make Mistral's ring of 88 slots wrap.
+# Number of tokens that make Mistral's ring of 88 slots wrap, after a prompt of 60 tokens.
 LONG = 34
 
 
@@ -42,7 +42,7 @@ def cpu_logits(checkpoint, tokens, max_len):
 
 
 def logits_of(probe, tokens):
-    """Return the logits of tokens that form one path, by forwards of 16 rows."""
+    """Return the logits of tokens that form one path, computed in forwards of 16 rows."""
     found = []
     for head in range(0, len(tokens), 16):
         part = tokens[head : head + 16]

@@ -1,7 +1,7 @@
-"""Contract under test: a round of recorded lanes may have many sequences. A request has the tokens
-that it has alone: on the stand-in for a device, on the CPU over the same recordings, and in the
-CPU's own engine. Methods, kinds of requests and the order of arrival do not change them. A launch
-takes the smallest graph that holds the rows of all seats."""
+"""Contract under test: a round of recorded lanes may have many sequences. A request must have the
+tokens that it has alone: on the stand-in for a device, on the CPU over the same recordings, and in
+the CPU's own engine. Other methods, other kinds of requests and the order of arrival must not
+change these tokens. A launch takes the smallest graph that holds the rows of all seats."""
 
 import random
 from contextlib import contextmanager
@@ -16,12 +16,13 @@ from tests.gpu.test_on_device import METHODS, PARAMS, folders, sizes_taken
 
 HEDGE = METHODS[-1]
 FAMILY = "Qwen3"
-# Prompts of one piece, prompts of two pieces, and prompts that share a piece.
+# lengths of prompts: some take one piece, some take two, and some prompts share a piece
 LENGTHS = (9, 33, 5, 70, 18, 40, 12, 26)
 
 
 def crowd(tools, methods, count=8):
-    """Return {name: (prompt, params, method)} with every kind of request; methods take turns."""
+    """Return {name: (prompt, params, method)} with every kind of request. The methods take
+    turns."""
     kinds = list(PARAMS.items())
     return {
         f"{i}": (
@@ -34,7 +35,7 @@ def crowd(tools, methods, count=8):
 
 
 def take(engine, found):
-    """Run one step of an engine; put finished answers into `found`."""
+    """Run one step of an engine. Put finished answers into `found`."""
     for out in engine.step():
         if out.finished:
             [answer] = out.outputs
@@ -62,8 +63,8 @@ def alone(engine, requests):
 
 @pytest.fixture
 def engines(tools, tool, checkpoints):
-    """engines(where, seats): an engine on the stand-in ("stand-in"), on the CPU over recordings
-    ("recorded"), or with the CPU's own lanes."""
+    """Return a function that opens an engine (where, seats): on the stand-in ("stand-in"), on the
+    CPU over recordings ("recorded"), or with the CPU's own lanes ("cpu")."""
     pair = folders(checkpoints, FAMILY)
 
     @contextmanager
@@ -84,8 +85,8 @@ def engines(tools, tool, checkpoints):
 
 @pytest.fixture(scope="module")
 def known():
-    """Return the answers of requests that ran alone, by prompt and params. Several tests use
-    them."""
+    """Return the dict of answers of requests that ran alone, by prompt and params. Several tests
+    share it."""
     return {}
 
 
@@ -114,7 +115,8 @@ MORE_SEATS = [("recorded", 8), ("cpu", 3)]
 def test_every_method_answers_in_company_as_it_does_alone(
     tools, stand_in, engines, answers_alone, where, seats
 ):
-    """Requests of all methods share rounds: eleven requests on three seats, and on eight."""
+    """Requests of all methods share rounds, on three seats and on eight. Each must have the answer
+    of the request that runs alone."""
     requests = crowd(tools, METHODS, len(METHODS))
     with engines(where, seats) as engine:
         given = together(engine, requests)
@@ -142,7 +144,8 @@ def test_without_graphs_it_answers_alike(tools, stand_in, engines, answers_alone
     "seed", [0, *(pytest.param(i, marks=pytest.mark.exact) for i in range(1, 9))]
 )
 def test_requests_come_and_go_at_random(tools, stand_in, engines, answers_alone, seed):
-    """Three seats serve the requests. Some are aborted, which changes no other answer."""
+    """Three seats serve requests that arrive at random. Some requests are aborted, which must
+    change no other answer."""
     rng = random.Random(seed)
     requests = crowd(tools, rng.sample(METHODS, 5), 14)
     waiting, found, dropped = list(requests.items()), {}, set()
@@ -164,8 +167,8 @@ def test_requests_come_and_go_at_random(tools, stand_in, engines, answers_alone,
 
 
 def test_a_prompt_goes_in_between_the_rounds_of_others(tools, stand_in, engines):
-    """The prefill of one request does not stop the other request: a round follows each piece of the
-    prompt."""
+    """The prefill of one request must not stop another request: a verification follows each piece
+    of the prompt."""
     running = replace(PARAMS["greedy"], max_tokens=40)
     with engines("stand-in", 2, attention_backend="triton") as engine:
         engine.add_request("running", tools.prompt(9), running, method="pearl")
@@ -213,7 +216,8 @@ def test_a_launch_takes_the_smallest_graph_that_holds_all(
 
 
 def test_graphs_follow_the_requests_that_are_there(tools, tool, stand_in, checkpoints):
-    """The sampling graphs filter and shape only while a request that needs this is running."""
+    """The sampling graphs filter only while a request with filters is running. They shape only
+    while a request that shapes is running."""
     config = tool.config_of(
         folders(checkpoints, FAMILY), "cuda", "none", max_model_len=tools.max_len, max_num_seqs=4
     )
@@ -228,7 +232,8 @@ def test_graphs_follow_the_requests_that_are_there(tools, tool, stand_in, checkp
 
 
 def test_each_seat_has_rings_of_its_own(tools, checkpoints):
-    """A seat's ring has whole panels of 16 slots. Lane and core agree where each ring begins."""
+    """With several seats, each seat's ring has whole panels of 16 slots. Lane and core must agree
+    where each ring begins."""
     sizes = []
     for seats in (1, 3):
         lanes = []

@@ -1,6 +1,6 @@
-"""Contract under test: a draft of recorded lanes may have a trimmed LM head, which lists only some
-ids, or share its target's embedding. It changes no answer, on the CPU and on the stand-in for a
-device."""
+"""Contract under test: a draft of recorded lanes may have a trimmed LM head, which has rows for
+only some ids, or may share its target's embedding. Such a draft must change no answer, on the CPU
+and on the stand-in for a device."""
 
 import json
 from dataclasses import replace
@@ -29,8 +29,8 @@ SHARES = (False, True)
 
 
 def write(folder, checkpoint, *, shares, trims=True):
-    """Write the same model as a draft, and open it. trims: the LM head has rows for IDS only.
-    shares: the draft has no embedding and uses the target's."""
+    """Write `target` again as a draft, and open the draft. trims: the LM head has rows for IDS
+    only. shares: the draft has no embedding and uses the target's."""
     config = json.loads((checkpoint.folder / "config.json").read_text())
     weights, ids = load_file(checkpoint.folder / "model.safetensors"), IDS if trims else None
     kept = head_weights(weights, ids, embedding=not shares)
@@ -46,7 +46,8 @@ def pair(request, checkpoints, tmp_path_factory):
 
 
 def test_an_engine_on_a_device(tools, tool, stand_in, pair):
-    """Masks, bias and penalties of the requests include tokens that the LM head lacks."""
+    """A draft with a trimmed LM head changes no answer. Masks, bias and penalties of the requests
+    include tokens that the LM head lacks."""
     prompt = [*tools.prompt(12), 0, 66, 1, 64]
     folders = [c.folder for c in pair]
     with Engine(replace(tool.config_of(folders, "cuda"), speculative=None)) as engine:
@@ -60,7 +61,7 @@ def test_an_engine_on_a_device(tools, tool, stand_in, pair):
 
 
 def test_dists_on_the_cpu_and_recorded(tools, pair):
-    """The CPU's lanes and the recorded lanes propose the same chains."""
+    """The CPU's own lanes and the recorded lanes must propose the same chains."""
     target, draft = pair
     found = []
     for recorded in (False, True):

@@ -1,7 +1,8 @@
 """Contract under test: an engine whose draft has a CUDA device of its own, or is on the CPU. On the
-stand-in each memory faults for the ops of the other. It answers like an engine on one
-device, with one seat and with three. Each mail and each fence is needed. What a draft on the CPU
-cannot have is refused before a weight is read."""
+stand-in, the memory of one device faults for the ops of the other device. The engine must answer
+like an engine on one device, with one seat and with three. Every message between the lanes and
+every fence must be needed. Options that a draft on the CPU does not support are refused before a
+weight is read."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The dtypes, sizes of models, and type of case that offline.py compiles."""
+"""The dtypes, the sizes of models, and the type Case, for the cases that offline.py compiles."""
 
 from collections import namedtuple
 
@@ -8,9 +8,10 @@ from sbrt.triton_kernels.product_plan import Heads
 
 DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32}
 
-# A kernel with everything that a launch gives the compiler. types: types of the arguments, without
-# strides. constants, warps: the values, or functions that return them for an architecture. fusion:
-# True if the compiler may fuse products and sums. core: True if the default tests compile the case.
+# A kernel with everything that a launch gives to the compiler. types: types of the arguments,
+# without strides. constants, warps: the values, or functions that return the values for an
+# architecture. fusion: True if the compiler may fuse products and sums. core: True if the default
+# tests compile the case.
 Case = namedtuple("Case", "kernel configuration dtype types constants warps fusion core")
 
 # name: (hidden, inner, rows of q, rows of qkv, vocabulary)
@@ -23,16 +24,17 @@ MODELS = {
 
 
 def ones(sizes):
-    """Return the sizes that are 1, because a launch compiles the value 1 into the kernel."""
+    """Return those of the sizes that are 1, because a launch compiles the value 1 into the
+    kernel."""
     return {name: value for name, value in sizes.items() if value == 1}
 
 
 def heads_of(hidden, q, qkv):
-    """The heads of a model of MODELS. Those of a small model are narrow."""
+    """Return the heads of a model of MODELS. Small models have narrow heads."""
     head_dim = 128 if hidden == 4096 else 64 if hidden > 128 else 32
     return Heads(q // head_dim, (qkv - q) // 2 // head_dim, head_dim)
 
 
 def head_types(dtype):
-    """The types of arguments that a product with heads has in addition."""
+    """Return the types of the additional arguments of a product with heads."""
     return {"Angles": "*fp32", "Table": "*i32", "K": dtype, "V": dtype}

@@ -1,4 +1,5 @@
-"""Random rows of logits with a request, for the sampling pass of the CPU and of the kernels."""
+"""Random rows of logits with a request, as input for the sampling pass of the CPU and for the
+kernels."""
 
 import ctypes
 
@@ -13,16 +14,17 @@ from sbrt.triton_kernels.shaping import ENDS, NO_TOKEN, Shaping, path_of
 
 POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
 LONGEST_TRUNK = 1000  # largest number of tokens of a trunk if there are bad words
-MANY_WORDS = SPLITS * WORDS + 1  # number of bad words for which a program loops twice
-ROOM = 2048  # int32 words of a list of bad words
+MANY_WORDS = SPLITS * WORDS + 1  # number of bad words for which a program needs two iterations
+ROOM = 2048  # room for a list of bad words, in int32 words
 
 
 class Case:
-    """Rows of logits of one request. The request's lists exist twice: as lists for the CPU, and as
-    dense tensors for the kernels.
+    """Rows of logits of one request. Lists of the request (masks, bias, counts, bad words) exist
+    twice: as lists for the CPU, and as dense tensors for the kernels.
 
-    kind: "greedy", "plain" (sampled) or "filtered". shaped: the request shapes its logits. heads:
-    positions of the root, of which one is drawn. words: smallest number of bad words.
+    kind: "greedy", "plain" (sampled) or "filtered". shaped: the request changes its logits. heads:
+    positions, of which one is drawn as the position of the root. words: smallest number of bad
+    words.
     """
 
     def __init__(
@@ -55,7 +57,8 @@ class Case:
             s.min_p = float(rng.choice([0.0, 0.001, 0.05, 1.0]))
 
     def _row(self):
-        """Return a row of logits: normal, or with few values so that there are ties.
+        """Return a row of logits: normally distributed, or with few different values so that there
+        are ties.
 
         Some logits are -inf. A few rows have no token at all, or a NaN or +inf.
         """
@@ -73,8 +76,8 @@ class Case:
         return x.astype(np.float32)
 
     def _attach(self):
-        """Make the rows a random tree of nodes after the root. Some rows also see a tail of branch
-        1."""
+        """Make the rows a random tree of nodes after the root. Some rows also attend to a tail of
+        branch 1."""
         rng, c = self.rng, self.block
         c.chain.size = int(rng.integers(min(59, self.rows) + 1))  # later nodes: branch 0
         for which in (c.chain.token, c.branches[0].token, c.branches[1].token):
@@ -122,10 +125,8 @@ class Case:
         return Shaping(*dense, *self._bad_words())
 
     def _bad_words(self):
-        """Make bad words. Most are words that a row has begun, some of them in the trunk.
-
-        Others are begun by no row.
-        """
+        """Make bad words. Most of them begin with the last tokens of a row, some of which are in
+        the trunk. The others begin with random tokens."""
         if self.block.head >= LONGEST_TRUNK:
             return None, None
         rng, c = self.rng, self.block

@@ -21,17 +21,20 @@ def device() -> str:
 
 
 def path(n):
-    """Return (chain mask, tail mask, branch) for each row of a path of n nodes, the root first."""
+    """Return (chain mask, tail mask, branch) for each row of a path of n nodes. Row 0 is the
+    root."""
     return [((1 << i + 1) - 1, 0, -1) for i in range(n)]
 
 
 def star(n):
-    """Return the masks of a root whose children are n - 1 leaves."""
+    """Return (chain mask, tail mask, branch) for each row of a tree whose n - 1 leaves are children
+    of the root."""
     return [(1 | 1 << i, 0, -1) for i in range(n)]
 
 
 def tree(n, seed):
-    """Return the masks of a random tree: each node is a child of a random earlier node."""
+    """Return (chain mask, tail mask, branch) for each row of a random tree: the parent of each node
+    is a random earlier node."""
     rng = random.Random(seed)
     chains = [1]
     for i in range(1, n):
@@ -40,8 +43,8 @@ def tree(n, seed):
 
 
 def tails(n, seed, branches=4, tail_slots=8):
-    """Return the masks of up to n rows of a burst. Every branch continues a node of a path, and its
-    tail is a tree."""
+    """Return (chain mask, tail mask, branch) for up to n rows of a burst. Every branch continues a
+    node of a path, and the tail of the branch is a tree."""
     rng = random.Random(seed)
     rows, grown = [], [[] for _ in range(branches)]
     at = [rng.randrange(1, 5) for _ in range(branches)]
@@ -59,7 +62,7 @@ SHAPES = {"path": path, "star": star, "tree": lambda n: tree(n, n), "tails": lam
 
 
 class Scene:
-    """A row table over a ring. Slots that no row may see are NaN."""
+    """A row table, with queries, and K and V in a ring. Slots to which no row attends are NaN."""
 
     def __init__(self, plan, head, masks, device="cpu", seed=0, pad=3):
         self.plan, self.head, self.masks = plan, head, masks
@@ -110,7 +113,7 @@ class Scene:
         return state.words(table, device)
 
     def sizes(self):
-        """Return the sizes in the form that the probes of the CPU engine expect."""
+        """Return the sizes of the plan in the form that the probes of the CPU engine expect."""
         return (self.plan.capacity, self.plan.reach, 4, self.plan.tail_slots)
 
     def with_plan(self, **changes):
@@ -129,7 +132,7 @@ def shapes():
 
 
 def worst(got, want):
-    """Return the largest difference, relative to max(1, value), and its coordinates."""
+    """Return the largest error, relative to max(1, |want|), and its coordinates."""
     got, want = (np.asarray(x.detach().cpu().double()) for x in (got, want))
     error = np.abs(got - want) / np.maximum(1, np.abs(want))
     error[np.isnan(got) != np.isnan(want)] = np.inf

@@ -29,8 +29,8 @@ def integer_products(rows, dtype, kind):
 
 
 def integer_cases():
-    """Yield 16 rows in every format and dtype. For int8 and int4 also yield other numbers of rows,
-    in bfloat16."""
+    """Yield the cases with 16 rows in every format and dtype. For int8 and int4 also yield cases
+    with other numbers of rows, in bfloat16."""
     for dtype, torch_dtype in DTYPES.items():
         for kind, known in FORMATS.items():
             types = dict.fromkeys(("Bias", "Residual", "Out"), dtype) | {

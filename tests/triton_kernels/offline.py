@@ -1,10 +1,11 @@
 """Compile every kernel of triton_kernels/ for real GPUs, on a machine without one.
 
 `python -m tests.triton_kernels.offline [--all|--core] [--dtype bf16] [--table]` prints one JSON
-object per cubin, or the table in docs/measured. TRITON_INTERPRET must not be set. It compiles the
-usual configurations in every dtype; with --all, all configurations. --core compiles every kernel
-once on sm_90, and a product on the other architectures. It also compiles the configurations of
-`is_watched`.
+object per cubin, or the table in docs/measured. TRITON_INTERPRET must not be set.
+
+Without an option, the usual configurations are compiled in every dtype. With --all, all
+configurations are compiled. With --core, every kernel is compiled once on sm_90, one product on the
+other architectures, and the configurations of `is_watched`.
 """
 
 import argparse
@@ -74,7 +75,7 @@ def see_cases():
 
 
 def attention_plans(dtype):
-    """Yield (name, plan, core). core: True if the default tests compile the plan."""
+    """Yield (name, plan, core). core: True if the default tests compile this plan."""
     for head_dim in (64, 128, 256):
         for rows, heads, kv_heads in ((1, 32, 8), (16, 32, 8), (64, 32, 8), (7, 7, 1)):
             sizes = {"rows": rows, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
@@ -91,8 +92,8 @@ def attention_cases():
         types |= dict.fromkeys(("Firsts", "Members"), "*i64")
         for name, plan, core in attention_plans(torch_dtype):
             kernel = attention._branch_attention_kernel
-            # The constants and the warps depend on the architecture: its registers limit a
-            # program's queries.
+            # The constants and the warps depend on the architecture, whose registers limit the
+            # queries of a program.
             constants, warps = partial(attention_constants, plan), partial(attention_warps, plan)
             yield Case(kernel, name, dtype, types, constants, warps, False, core)
 
@@ -148,9 +149,10 @@ def embed_cases():
 
 
 def is_wanted(model, rows, dtype):
-    """Return True for the products that are compiled.
+    """Return True if the products of this model with this number of rows are compiled in this
+    dtype.
 
-    They are the 8B model in both 16-bit dtypes, the demo pair in float32, and every model in
+    These are the 8B model in both 16-bit dtypes, the demo pair in float32, and every model in
     bfloat16 with 16 or 64 rows.
     """
     if dtype == torch.float32:
@@ -159,7 +161,7 @@ def is_wanted(model, rows, dtype):
 
 
 def products(rows, dtype):
-    """Yield (name, plan) of every product of the wanted models."""
+    """Yield (name, plan) of every product that `is_wanted` selects."""
     for model, (hidden, inner, q, qkv, vocab) in MODELS.items():
         if not is_wanted(model, rows, dtype):
             continue
@@ -220,7 +222,7 @@ def ban_cases():
 
 
 def cut_cases():
-    """Yield the kernels that filter a row of 128,256 logits."""
+    """Yield the cases of the kernels that filter a row of 128,256 logits."""
     words = dict.fromkeys(("Dist", "Table", "Tokens", "Counters", "Cut"), "*i32")
     words |= dict.fromkeys(("State", "Units", "Parts"), "*i64")
     sizes, warps = cut.constants(4096, 32), cut.num_warps(4096)
@@ -279,10 +281,11 @@ def source_of(case):
 
 
 def issue_slots(case, warps, cubin):
-    """Return the issue slots per KiB that a kernel streams, or None for other kernels.
+    """Return the instruction issue slots per KiB that a kernel streams; None for a kernel that
+    streams no weights or logits.
 
-    For a product they are the slots of one loop iteration, per KiB of weights and scales. For a
-    pass over logits they are the slots of a program up to its arrival, per KiB of logits.
+    A product counts the slots of one loop iteration, per KiB of weights and scales. A pass over
+    logits counts the slots of a program up to its arrival, per KiB of logits.
     """
     size = {"*fp32": 4}.get(case.dtype, 2)
     sizes = case.constants
@@ -339,7 +342,7 @@ def compiled(case, architecture):
     }
 
 
-TASKS = []  # (case, architecture) for the processes that all_of() forks
+TASKS = []  # pairs (case, architecture) for the processes that all_of() forks
 
 
 def compiled_task(i):

@@ -1,6 +1,6 @@
 """Contract under test: branch_attention equals its twin, and the twin equals the CPU engine's
-attention. Slots that no row sees are never read. A row of a path or a tree has the same bits as in
-plain decoding."""
+attention. Slots to which no row attends are never read. A row of a path or a tree has the same bits
+as in plain decoding."""
 
 import itertools
 
@@ -28,7 +28,8 @@ def attend(s, op=branch_attention, look=see):
 
 
 def by_cpu(s):
-    """Return the CPU engine's result. Slots that no row may see are NaN there, too."""
+    """Return the CPU engine's result. The CPU engine gets the same K and V, with NaN in slots to
+    which no row attends."""
     q, k, v = (x.float().cpu().contiguous().numpy() for x in (s.q[: len(s.masks)], s.k, s.v))
     scale = s.plan.head_dim**-0.5
     table = s.table.cpu().numpy().tobytes()
@@ -129,8 +130,8 @@ def test_positions_beyond_32_bits(scene, shapes, assert_close, device):
 
 @pytest.mark.parametrize(("short", "head"), [(1, 2**40 + 70), (1000, 4000)])
 def test_many_splits_are_merged_by_a_tree(scene, shapes, assert_close, device, short, head):
-    """70 splits are merged in blocks of eight, and then in groups of blocks. A program starts with
-    one split or with a whole block."""
+    """The result must equal the twin's. 70 splits are merged in blocks of eight, and then in groups
+    of blocks. An item of work is one split or a whole block."""
     sizes = SMALL | {"heads": 2, "kv_heads": 1, "capacity": 2304, "window": 2112, "split": 32}
     plan = AttentionPlan(rows=1, **sizes | {"programs": 2, "short": short})
     assert plan.levels == [10, 3]
@@ -140,10 +141,10 @@ def test_many_splits_are_merged_by_a_tree(scene, shapes, assert_close, device, s
 
 @pytest.mark.parametrize("capacity", [2112, 8256, 131_136])
 def test_programs_at_work_do_not_depend_on_the_capacity(capacity):
-    """The number of work items of an 8B model at a context of 1k, 2k or 16k does not depend on the
-    ring's capacity.
+    """At a context of 1k, 2k or 16k, an 8B model must have the same number of work items for any
+    capacity of the ring.
 
-    264 programs can run. The model's default max_model_len is 131,072.
+    264 programs can run at the same time. The model's default max_model_len is 131,072.
     """
     plan = AttentionPlan(rows=16, heads=32, kv_heads=8, head_dim=128, capacity=capacity)
     for context, items in ((1024, 128), (2048, 256), (16_384, 256)):
@@ -157,15 +158,15 @@ def test_programs_at_work_do_not_depend_on_the_capacity(capacity):
 
 
 class Story:
-    """Keys, values and queries that depend only on a token's prefix. So a path has the same keys,
-    values and queries as plain decoding."""
+    """Keys, values and queries of a token that depend only on the token and the tokens before it
+    (its prefix). So a path has the same keys, values and queries as plain decoding."""
 
     def __init__(self, scene, plan, device):
         self.scene, self.plan, self.device = scene, plan, device
         self.kept = {}
 
     def of(self, prefix):
-        """Return (q, k, v) of a prefix's last token, each [heads or kv_heads, head_dim]."""
+        """Return (q, k, v) of the last token of a prefix, each [heads or kv_heads, head_dim]."""
         if prefix not in self.kept:
             generator = torch.Generator().manual_seed(hash(prefix) % 2**31)
             p = self.plan
@@ -176,8 +177,8 @@ class Story:
         return self.kept[prefix]
 
     def rows(self, trunk, masks, first_row=0):
-        """Return the outputs of the rows of a chain after the tokens `trunk`. Node i has token
-        100 + i."""
+        """Return the attention outputs of the rows of a chain after the tokens `trunk`. Node i of
+        the chain has token 100 + i."""
         s = self.scene(self.plan, len(trunk), masks, self.device)
         s.k.fill_(float("nan"))
         s.v.fill_(float("nan"))
@@ -194,8 +195,8 @@ class Story:
         s.k[:, slot], s.v[:, slot] = k.to(self.device), v.to(self.device)
 
     def plain(self, trunk, chain):
-        """Return the last row of plain decoding over the same tokens: one row after a longer
-        trunk."""
+        """Return the attention output of plain decoding over the same tokens: one row after a
+        longer trunk."""
         path = tuple(100 + b for b in range(64) if chain >> b & 1)
         whole = trunk + path
         s = self.scene(self.plan, len(whole) - 1, [(1, 0, -1)], self.device)
@@ -223,8 +224,8 @@ def test_a_row_has_the_bits_of_plain_decoding(scene, shapes, device, shape):
 
 @pytest.mark.parametrize("window", [None, 300])
 def test_what_a_program_takes_changes_no_bit(scene, shapes, device, window):
-    """The bits are the same whether a program takes one split or a block of eight splits. Rows
-    cross the ends of splits, blocks and groups of blocks."""
+    """The bits must be the same if an item of work is one split and if it is a block of eight
+    splits. Rows cross the ends of splits, blocks and groups of blocks."""
     sizes = SMALL | {"heads": 2, "kv_heads": 1, "capacity": 700, "window": window, "split": 32}
     for head in (250, 530):
         s = scene(AttentionPlan(rows=5, **sizes), head, shapes["tree"](5), device)
@@ -234,7 +235,8 @@ def test_what_a_program_takes_changes_no_bit(scene, shapes, device, window):
 
 
 def test_a_row_of_a_block_has_the_bits_of_plain_decoding(scene, shapes, device):
-    """The forward uses blocks of splits. Plain decoding, over fewer keys, uses single splits."""
+    """A row must have the bits of plain decoding. The forward uses blocks of splits. Plain
+    decoding, over fewer keys, uses single splits."""
     sizes = {"heads": 2, "kv_heads": 1, "capacity": 400, "window": None, "split": 32, "short": 8}
     same_bits(scene, shapes, device, torch.float32, (253,), "path", rows=4, **sizes)
 

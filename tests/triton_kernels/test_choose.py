@@ -1,6 +1,7 @@
 """Contract under test: choose gives the same tokens as the CPU's sampling pass, greedy or sampled,
-with shaped or filtered logits. It also writes the same distributions for a draft. Rows whose best
-two scores differ by less than the logarithm's rounding are counted separately, as near-ties."""
+with shaped or filtered logits. It also writes the same distributions for a draft. If the best two
+scores of a row differ by less than the logarithm's rounding, the row is a near-tie. Near-ties are
+counted separately."""
 
 from collections import Counter
 from dataclasses import replace
@@ -54,8 +55,8 @@ def test_takes_what_the_cpu_takes(device, kind, shaped):
 @pytest.mark.parametrize("rows", [5, pytest.param(12, marks=pytest.mark.exact)])
 @pytest.mark.parametrize("op", [shape_logits, shape_logits_torch], ids=["kernel", "twin"])
 def test_bad_words_are_masked_where_their_beginning_stands(device, op, rows):
-    """Bad words begin in the trunk or after the trunk, or span both. Each row is compared with a
-    search in its tokens."""
+    """Bad words begin in the trunk or after the trunk, or span both. The masked tokens must be
+    those that a search in the tokens of each row finds."""
     banned = 0
     for seed, head in enumerate((0, 1, 3, 77)):
         words = 0 if seed else MANY_WORDS
@@ -91,7 +92,7 @@ MORE_WORD_CASES = sorted(set(product(("greedy", "plain", "filtered"), (0, 2, 77)
     [*WORD_CASES, *(pytest.param(*case, marks=pytest.mark.exact) for case in MORE_WORD_CASES)],
 )
 def test_bad_words_of_the_cpu(device, kind, head):
-    """The CPU's sampling pass gets the same bad words as a list, and gives the same tokens."""
+    """The CPU's sampling pass gets the same bad words as a list, and must give the same tokens."""
     seen, words = Counter(), 0 if head else MANY_WORDS
     case = Case(70 + head, 4, 200, kind=kind, shaped=True, device=device, heads=[head], words=words)
     compare(case, seen)
@@ -150,8 +151,8 @@ DIST_KINDS = [k for k in KINDS if k[0] != "filtered"]
 @pytest.mark.parametrize(("kind", "shaped"), DIST_KINDS)
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 def test_keeps_the_dist_that_the_cpu_keeps(device, op, kind, shaped, trims):
-    """With a trimmed LM head, noise, masks, bad words and penalties belong to tokens, not to
-    columns."""
+    """The Dist must be that of the CPU, with a full and with a trimmed LM head. With a trimmed
+    head, noise, masks, bad words and penalties belong to tokens, not to columns."""
     for seed in range(1):
         heads = [77] if trims else POSITIONS
         case = Case(
@@ -174,8 +175,8 @@ def test_keeps_the_dist_that_the_cpu_keeps(device, op, kind, shaped, trims):
 
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 def test_a_filtered_dist_of_some_tokens(device, op):
-    """A trimmed row gives the same distribution as a full row in which the absent tokens are
-    masked."""
+    """A row of a trimmed LM head must give the same candidates as a full row in which the absent
+    tokens are masked."""
     case = Case(60, 5, 300, kind="filtered", device=device)
     some = Case(60, 5, 300, kind="filtered", device=device).trim()
     absent = np.setdiff1d(np.arange(300), some.ids)
@@ -192,9 +193,9 @@ FILTERS = [{"top_k": 3}, {"top_k": 40, "top_p": 0.9}, {"top_p": 0.3, "min_p": 0.
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
 @pytest.mark.parametrize("shaped", [False, True], ids=["plain", "shaped"])
 def test_a_filtered_dist_loses_nothing_that_the_filters_leave(device, shaped, filters):
-    """The kernel keeps every candidate that the CPU's filters keep, in the same order.
+    """The kernel must keep every candidate that the CPU's filters keep, in the same order.
 
-    It may drop fewer tokens than the CPU, and drops the same ones as its twin.
+    It may drop fewer tokens than the CPU. It must drop the same tokens as its twin.
     """
     case = Case(60, 5, 300, kind="filtered", shaped=shaped, device=device)
     sampling = case.block.sampling
@@ -227,7 +228,7 @@ def test_padding_is_not_written(device):
 
 
 def test_half_precision_logits_choose_as_their_float32(device):
-    """Both 16-bit dtypes are converted to float32 before any arithmetic."""
+    """Logits in either 16-bit dtype must give the same result as the same values in float32."""
     case = Case(5, 6, 300, kind="plain", device=device)
     for dtype in (torch.float16, torch.bfloat16):
         rounded = torch.from_numpy(case.logits).to(dtype)

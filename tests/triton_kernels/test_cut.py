@@ -54,7 +54,8 @@ def sampling_words(sampling, device):
 
 
 def by(op, logits, sampling, device, n=None):
-    """Return the words that an op writes for the rows of logits. n: number of rows in the Batch."""
+    """Return the words that `op` writes for the rows of logits. n: number of rows in the Batch;
+    None: all."""
     table = state.words(state.Batch(n=len(logits) if n is None else n), device)
     work = cut_work(len(logits), -(-logits.shape[1] // CHUNK), device)
     out = torch.full((len(logits), 4), 77, dtype=torch.int32, device=device)
@@ -68,7 +69,7 @@ def by(op, logits, sampling, device, n=None):
 
 
 def left_by(words, row, sampling):
-    """Return the ids that a cut keeps, as `choose` reads the cut."""
+    """Return the ids that a cut (`words`) keeps in a row, read as `choose` reads the cut."""
     most, last = words[:2].view(torch.float32).numpy()
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         weight = exp32((row - most) / np.float32(sampling.get("temperature", 1.0)))
@@ -92,7 +93,8 @@ def test_leaves_what_the_cpu_leaves(device, sampling):
 
 
 def test_a_sum_that_is_just_enough(device):
-    """All n weights are 1. At p = i / n, a prefix of i tokens reaches p exactly."""
+    """All n = 256 tokens have weight 1. At top_p = i / n, the first i tokens reach top_p exactly.
+    The next larger float32 needs one token more."""
     row = np.full((1, 256), 2.5, np.float32)
     for i in (1, 64, 255):
         for p in (i / 256, float(np.nextafter(np.float32(i / 256), np.float32(2)))):
@@ -100,10 +102,11 @@ def test_a_sum_that_is_just_enough(device):
 
 
 def test_no_place_in_the_row_changes_what_is_left(device):
-    """The last unit of a sum of many small weights decides. The tokens' order must not matter."""
+    """One unit decides whether the largest of many weights reaches top_p alone. The order of the
+    tokens in the row must not matter."""
     rng = np.random.default_rng(8)
     x = np.append(rng.uniform(-25, -6, size=200).astype(np.float32), 0)
-    # The probability p of the largest token, computed from weights in units of 2^-40.
+    # p: the probability of the largest token, computed from weights in units of 2^-40.
     units = np.rint(exp32(x).astype(np.float64) * 2**40).astype(np.int64)
     p = np.float32(2**40 / units.sum())
     kept = set()

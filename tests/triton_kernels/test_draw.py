@@ -1,6 +1,6 @@
-"""Contract under test: where a sequence accepts candidates at random, choose draws the CPU's
-candidates, keeps the CPU's scores bit by bit, and reports the same confidence. Rows of other
-sequences are sampled as without it, and no score of theirs is written."""
+"""Contract under test: under rejection sampling, `choose` draws the same candidates as the CPU,
+keeps the same scores bit by bit, and reports the same confidence. Rows of sequences without
+rejection sampling are sampled as usual, and none of their scores are written."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ OPS = pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin
 
 
 class Draws(Case):
-    """Rows at nodes of their own: of the chain, of a certain branch, of tails. The last is of a
-    prompt."""
+    """Rows of a sequence with rejection sampling. Each row has its own node: in the chain, in a
+    certain branch, or in a tail. The last row belongs to a prompt."""
 
     def _attach(self):
         super()._attach()
@@ -76,7 +76,7 @@ KINDS = [("plain", False), ("filtered", False), ("filtered", True)]
 @OPS
 def test_a_target_keeps_the_scores_of_the_cpu(device, op, kind, shaped):
     case = Draws(11, 7, 595, kind=kind, shaped=shaped, device=device)
-    case.table.row[6].node = 6  # a target has no rows of prompts here
+    case.table.row[6].node = 6  # a target samples no rows of prompts here
     (want, scores), (got, kept) = case.by_cpu(), case.by(op)
     assert [(c.token, c.error) for c in got] == [(c.token, c.error) for c in want]
     fine = [i for i in range(7) if want[i].error == 0]
@@ -95,7 +95,7 @@ def test_a_draft_draws_what_the_cpu_draws(device, op, kind, shaped, trims):
         if trims:
             case.trim()
         (want, scores), (got, kept) = case.by_cpu(dists=True), case.by(op, dists=True)
-        assert want[-1].n == 0  # a row of a prompt
+        assert want[-1].n == 0  # the last row belongs to a prompt
         for i, (here, there) in enumerate(zip(got, want, strict=True)):
             n = there.n
             assert (here.n, here.token[:n]) == (n, there.token[:n]), i

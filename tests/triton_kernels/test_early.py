@@ -1,7 +1,7 @@
 """Contract under test: programmatic dependent launch. A kernel that is launched early reads nothing
 but weights until it has waited for the previous kernel. The tests check the sources, and also the
-compiled code, because a compiler could move a load. Without the flag no kernel is launched early.
-In the interpreter the flag changes nothing."""
+compiled code, because a compiler could move a load. Without `programmatic_launch` no kernel is
+launched early. In the interpreter the option changes nothing."""
 
 import ast
 import json
@@ -22,7 +22,7 @@ from sbrt.triton_kernels.early import is_early
 
 ROOT = Path(__file__).parents[2]
 KERNELS = sorted((ROOT / "triton_kernels").glob("*.py"))
-WEIGHTS = {"W"}  # kernel arguments that no kernel writes
+WEIGHTS = {"W"}  # kernel arguments with weights, which no kernel writes
 # Calls that may come before the wait, because they compute addresses and read no memory.
 PURE = {"tl.arange", "tl.minimum", "tl.program_id", "item.to", "tl.arange(0, BLOCK_M).to",
         "tl.program_id(0).to", "(item % SPLITS).to", "columns_of",
@@ -31,7 +31,8 @@ PREFETCH = "_prefetch_weights"
 
 
 def kernels(tree):
-    """Yield the functions with a parameter EARLY."""
+    """Yield the functions with a parameter EARLY, which are the kernels that may be launched
+    early."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and "EARLY" in [a.arg for a in node.args.args]:
             yield node
@@ -42,7 +43,7 @@ def called(node):
 
 
 def faults(function):
-    """Yield a sentence for each way in which a kernel does not wait as it must."""
+    """Yield a sentence for each fault in how a kernel waits for the previous kernel."""
     blocks = [i for i, node in enumerate(function.body) if is_block(node)]
     if len(blocks) != 1:
         yield f"expected one `if EARLY:` at the top level, got {len(blocks)}"
@@ -80,7 +81,7 @@ def is_call(node, name):
 
 
 def launches(tree):
-    """Yield (kernel's name, keywords by name) of the calls that launch a kernel."""
+    """Yield (name of the kernel, keywords by name) for each call that launches a kernel."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript):
             yield ast.unparse(node.func.value), {k.arg: k.value for k in node.keywords if k.arg}
@@ -92,7 +93,7 @@ def test_before_the_wait_only_weights_are_touched(path):
     assert [f"{f.name}: {fault}" for f in kernels(tree) for fault in faults(f)] == []
     early = {f.name for f in kernels(tree)}
     asked = {name for name, given in launches(tree) if "launch_pdl" in given}
-    assert asked == early  # exactly the kernels that wait are launched early
+    assert asked == early  # a kernel is launched early if and only if it waits
     for name, given in launches(tree):
         if name in early:
             assert ast.unparse(given["launch_pdl"]) == "early", name
@@ -138,7 +139,8 @@ def test_what_breaks_the_rule_is_found(old, new, said):
         assert any(said in fault for fault in found), found
 
 
-# Compiles the launches of an 8B's layer and head, early, and prints what each does before its wait.
+# Code that compiles the early launches of an 8B model's layer and LM head. It prints what each
+# kernel does before its wait.
 COMPILED = """
 import json, sys
 from dataclasses import replace

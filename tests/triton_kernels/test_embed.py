@@ -1,6 +1,6 @@
-"""Contract under test: embed copies the bits of each row's token, and writes zero for padding rows,
-whatever the table has there. On request it writes the sums of squares of its output. Kernel and
-twin do the same."""
+"""Contract under test: embed copies the bits of each row's embedding, and writes zero for padding
+rows, whatever the table has there. On request it writes the sums of squares of its output. Kernel
+and twin do the same."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
 """Contract under test: every op can be captured in a CUDA graph once, and replayed for any later
-state. An op reads all state from device memory and allocates nothing. A replay gives the same
+state. An op reads all state from device memory and allocates nothing. A replay must give the same
 result as a direct call."""
 
 import pytest
@@ -52,7 +52,7 @@ class Step:
         self.choice = torch.zeros(ROWS, 2, dtype=torch.int32, device="cuda")
 
     def set(self, head, chain):
-        """Write a state to device memory, as the host or `select` would do."""
+        """Write the state of a round to device memory, as the host or `select` would do."""
         block = state.Sequence(head=head)
         block.sampling.temperature, block.sampling.top_p, block.sampling.seed = 0.7, 0.8, head
         block.outcome.n, block.outcome.branch = min(3, head - 1), -1

@@ -1,5 +1,5 @@
-"""Contract under test: a product that rotates its heads has the bits of the product, rope_kv_write
-after it. It writes queries to its result, and keys and values to the slots of its rows alone."""
+"""Contract under test: a product that rotates its heads has the same bits as the product followed
+by rope_kv_write. It writes queries to `out`, and keys and values only to the slots of its rows."""
 
 import pytest
 import torch
@@ -23,7 +23,8 @@ from sbrt.triton_kernels.round_rows import round_rows
 SLOTS, K = 40, 160
 POSITIONS = [0, 7, 2**24 + 3, 1000, 5]
 AT = [3, -1, 0, 39, 20]  # slots of the rows
-# Heads narrower than a tile, several of which fill it, and wider; n that no tile divides.
+# Heads that are narrower than a tile, heads of which several fill a tile, and heads that are wider
+# than a tile. No tile divides their number of columns.
 KINDS = [Heads(3, 1, 2), Heads(4, 2, 16), Heads(7, 1, 64), Heads(2, 1, 128)]
 FIRST = 2  # row of the table
 OPS = {
@@ -36,12 +37,14 @@ def table_of(device):
     table = state.Batch(n=FIRST + len(AT))
     for i, (position, slot) in enumerate(zip(POSITIONS, AT, strict=True)):
         table.row[FIRST + i].position, table.row[FIRST + i].slot = position, slot
-    table.row[FIRST + len(AT)].slot = 1  # what an earlier forward has left
+    # A value that an earlier forward left; the row is not in use.
+    table.row[FIRST + len(AT)].slot = 1
     return state.words(table, device)
 
 
 class Scene:
-    """A product with heads and the same without them, over storage of NaN."""
+    """The tensors of one product, which runs with heads or without. The KV storage is NaN at
+    first."""
 
     def __init__(self, heads, dtype, device, op, rows=6):
         self.heads, self.dtype, self.device, self.rows = heads, dtype, device, rows
@@ -89,7 +92,8 @@ class Scene:
         self.integer_linear(x, weight, plan=plan, out=out, terms=terms)
 
     def check(self, product):
-        """Both ways to make q, k and v, bit by bit."""
+        """Compare the product with heads with the product followed by rope_kv_write. q, k and v
+        must be equal, bit by bit."""
         heads, queries = self.heads, self.heads.queries * self.heads.head_dim
         out, want = (
             torch.full((self.rows, heads.columns), 7.0, device=self.device, dtype=self.dtype)
@@ -124,7 +128,8 @@ def test_angles_of_rows_and_of_padding(device):
     made = [Scene(KINDS[1], torch.float32, device, op).angles for op in OPS]
     assert made[0][:, 6:].isnan().all()
     assert torch.allclose(made[0][:, :6], made[1][:, :6], atol=2e-6, rtol=0)
-    assert (made[0][0, [0, 5]] == 1.25).all()  # position 0, and a row that is not there
+    # The row at position 0, and a row that the table does not have.
+    assert (made[0][0, [0, 5]] == 1.25).all()
     assert not made[0][1, [0, 5]].any()
 
 

@@ -1,6 +1,6 @@
 """Contract under test: integer_linear, round_rows and their twins give the same bits as the CPU's
-kernels, in every format. A row's bits depend neither on other rows, nor on its index, nor on the
-number of rows. Memory that no row needs may have any value."""
+kernels, in every format. A row's bits depend neither on other rows, nor on the row's index, nor on
+the number of rows. Memory that no row needs may have any value."""
 
 import numpy as np
 import pytest
@@ -20,10 +20,11 @@ from sbrt.triton_kernels.round_rows import round_rows, round_rows_torch
 from tests.common.integers import FORMATS, Matrix, fma, groups_of, rows
 
 OPS = {"kernel": (round_rows, integer_linear), "twin": (round_rows_torch, integer_linear_torch)}
-# (rows, k, n). No tile divides k and n. With 1 and 2 rows, loop iterations have both lengths
-# (TURN), and warps share the groups of an iteration. With 17 rows warps do not share them.
+# (rows, k, n); no tile divides k or n. With 1 and 2 rows, loop iterations have both lengths (TURN),
+# and warps share the groups of an iteration. With 17 rows warps do not share groups.
 SHAPES = [(1, 33, 17), (2, 250, 9), (17, 200, 21)]
-MORE = ("int8 by 128", "Q5_K", "Q4_K", "int4 by 128")  # formats that are nearly the same as others
+# Formats that differ little from other formats.
+MORE = ("int8 by 128", "Q5_K", "Q4_K", "int4 by 128")
 
 
 def format_of(name):
@@ -41,7 +42,7 @@ def packed(name, matrix, device):
 
 
 def anything(k, device):
-    """Return integer rows with random values, as an earlier op may have left them."""
+    """Return the memory of integer rows with random values, as an earlier op may have left it."""
     out = integer_rows(k, device)
     out.q.random_(-128, 128)
     out.scales.fill_(float("nan"))
@@ -50,7 +51,7 @@ def anything(k, device):
 
 
 def products(name, matrix, x, device, bias=None, residual=None):
-    """Return {op: product in float32} for the kernel and for the twin."""
+    """Return {op: product in float32} for the ops "kernel" and "twin"."""
     count, (n, k) = len(x), matrix.levels.shape
     plan = IntegerPlan(
         count, n, k, format_of(name), dtype=torch.float32,
@@ -109,7 +110,7 @@ def test_bias_and_residual_are_added_as_on_the_cpu(device):
 def test_rows_are_rounded_as_on_the_cpu(device, columns):
     x = rows(6, columns)
     x[1] = 0
-    x[2] = np.rint(x[2] * 8) / 2 * np.float32(2**-20)  # values in the middle of two integers
+    x[2] = np.rint(x[2] * 8) / 2 * np.float32(2**-20)  # values halfway between two integers
     x[3] *= np.float32(1e-38)
     x[4, 0], x[5, -1] = np.nan, np.inf
     want = groups_of(_probe.quantise_probe(x), 6)
@@ -124,7 +125,8 @@ def test_rows_are_rounded_as_on_the_cpu(device, columns):
 
 
 def test_a_norm_before_rounding(device):
-    """Sums of squares of small integers are exact, so every order of sums gives the same norm."""
+    """The rounded rows must equal those of a norm in plain torch. Sums of squares of small integers
+    are exact, so every order of sums gives the same norm."""
     x = torch.randint(-9, 9, (3, 80), generator=torch.Generator().manual_seed(0)).float()
     weight = torch.rand(80, generator=torch.Generator().manual_seed(1)) + 0.5
     y = weight * (x * (1 / torch.sqrt(x.square().mean(-1, keepdim=True) + 1e-5)))
@@ -138,7 +140,8 @@ def test_a_norm_before_rounding(device):
 
 @pytest.mark.parametrize("name", ["int8", "Q4_1"])
 def test_a_gate_writes_the_next_products_rows(device, name):
-    """Each integer is right, up to the last bit of the exponential at a rounding boundary."""
+    """Each integer must be the rounded value of the gate, up to the last bit of the exponential at
+    a rounding boundary."""
     n, k, count = 70, 96, 5
     matrix, x = Matrix(name, 2 * n, k), rows(count, k)
     product = torch.from_numpy(matrix.packed().run(x, integers="portable"))
@@ -183,8 +186,8 @@ def test_the_twins_fma_rounds_once():
 
 
 def test_narrow_tiles_take_longer_turns():
-    """Longer loop iterations keep enough bytes in flight. k is padded only to the shorter
-    iteration."""
+    """Narrow tiles have longer loop iterations, which keep enough bytes in flight. k is padded only
+    to the shorter iteration, so some sizes of k need the shorter one."""
     sizes = [(n, k) for n in (100, 8000, 20000) for k in (384, 1024)]
     plans = [IntegerPlan(16, n, k, format_of("int8")) for n, k in sizes]
     found = {(plan.block_n, plan.turn) for plan in plans}

@@ -1,7 +1,7 @@
 """Contract under test: linear equals its twin, and the twin equals the separate ops that it
-replaces (rms_norm, a product, silu_mul, a residual add). Memory that no row needs is never read. A
-row has the same bits whatever the other rows, its index and the number of rows. Splits of k are
-merged in a fixed order."""
+replaces (rms_norm, a product, silu_mul, a residual add). Memory that no row needs is never read.
+The bits of a row depend neither on the other rows, nor on its index, nor on the number of rows.
+Splits of k are merged in a fixed order."""
 
 import itertools
 from dataclasses import replace
@@ -16,9 +16,9 @@ from sbrt.triton_kernels.norm import rms_norm_torch, squares_torch
 
 EPS = 1e-5
 PAD = 3  # NaN columns between rows
-# Tolerances against the twin, relative to the largest result. float32 sums are in a different
-# order. In 16-bit dtypes the roundings of the product, after the norm and before the gate may also
-# differ.
+# Tolerances against the twin, relative to the largest result. The kernel adds float32 values in
+# another order. In 16-bit dtypes the roundings of the product, after the norm and before the gate
+# may also differ.
 ALLOWED = {torch.float32: 2e-6, torch.float16: 2e-3}
 KINDS = {
     "plain": {},
@@ -64,7 +64,7 @@ class Product:
         return work
 
     def run(self, op=linear, out_dtype=None, in_place=False):
-        """Run the product; returns `out` and the sums of squares that it wrote, if any."""
+        """Run the product. Return `out`, and the sums of squares that the product wrote, if any."""
         plan, work = self.plan, self.work()
         dtype = out_dtype or plan.dtype
         out = padded(torch.full((plan.rows, plan.n), float("nan"), dtype=dtype), self.device)
@@ -80,10 +80,10 @@ class Product:
 
 
 def close(got, want, plan, exact=None):
-    """Check the largest error, and that no value is NaN.
+    """Compare `got` with `want`: check the largest error, and that no value is NaN.
 
-    The interpreter truncates when it converts to bfloat16. So one step is allowed for each rounding
-    that the plan makes.
+    The interpreter truncates when it converts to bfloat16. So one step of bfloat16 is allowed for
+    each rounding that the plan makes.
     """
     steps = 1 + 2 * plan.norm + 2 * plan.gate + plan.residual
     allowed = ALLOWED.get(exact or plan.dtype, steps * torch.finfo(torch.bfloat16).eps)
@@ -145,7 +145,7 @@ def test_logits_of_halves_are_not_rounded(device, dtype):
 
 
 def by_ops(p):
-    """Return the result of a plan by separate ops."""
+    """Return the result of the product `p`, computed by separate ops."""
     plan, x = p.plan, p.x
     if plan.norm:
         x = rms_norm_torch(x, p.norm, eps=EPS, out=torch.empty_like(x))
@@ -163,8 +163,8 @@ def by_ops(p):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_twin_rounds_where_the_ops_do(device, kind, dtype):
-    """Sums of squares are added in another order. So float32 results may differ by a rounding, and
-    16-bit results seldom do."""
+    """The twin must equal the separate ops. It adds sums of squares in another order. So float32
+    results may differ by a rounding; 16-bit results seldom differ."""
     for rows, n, k in ((1, 48, 32), (16, 67, 200)):
         product = Product(LinearPlan(rows, n, k, dtype=dtype, **KINDS[kind]), device)
         got, want = product.run(linear_torch)[0], by_ops(product)
@@ -177,7 +177,7 @@ def test_the_twin_rounds_where_the_ops_do(device, kind, dtype):
 # ---- bits of a row
 
 
-ORDER = (9, 2, 15, 0, 7)  # rows, of 16, that are computed again without the others
+ORDER = (9, 2, 15, 0, 7)  # 5 of 16 rows, which are computed again without the other rows
 
 
 @pytest.mark.parametrize("splits", [1, 3])
@@ -203,7 +203,8 @@ def test_a_row_has_the_same_bits_whatever_the_others(device, dtype, kind, splits
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("kind", ["plain", "gate", "residual"])
 def test_a_row_has_the_same_bits_however_many_they_are(device, kind, splits):
-    """Plans with the same tiles share a compiled kernel, except for the number of rows."""
+    """The first rows of a product must have the same bits with any number of rows. These plans have
+    the same tiles and one compiled kernel; only the number of rows differs."""
     wide = Product(
         LinearPlan(16, 67, 160, dtype=torch.float32, splits=splits, **KINDS[kind]), device
     )
@@ -229,7 +230,7 @@ def test_a_nan_row_stays_alone(device):
 # ---- plans
 
 
-LAYER = {  # maps a model's hidden size, inner size and rows of qkv to (n, k, options)
+LAYER = {  # maps a model's sizes (hidden, inner, rows of qkv) to (n, k, options) of a product
     "qkv": lambda h, i, q: (q, h, {"norm": True}),
     "o": lambda h, i, q: (h, h, {"residual": True}),
     "gate_up": lambda h, i, q: (i, h, {"norm": True, "gate": True}),
@@ -240,7 +241,8 @@ MODELS = {"1b": (2048, 8192, 3072), "8b": (4096, 14336, 6144)}
 
 @pytest.mark.parametrize(("model", "name"), list(itertools.product(MODELS, LAYER)))
 def test_a_plan_fills_the_machine(model, name):
-    """There are one to four programs per multiprocessor of 132, for any number of rows."""
+    """A plan must give one to four programs for each of 132 multiprocessors. Its tiles must not
+    depend on the number of rows."""
     n, k, options = LAYER[name](*MODELS[model])
     plans = [LinearPlan(rows, n, k, **options) for rows in (1, 4, 16, 64)]
     assert len({(p.cuts, p.split_tiles, p.block_n, p.block_k) for p in plans}) == 1

@@ -1,7 +1,7 @@
 """Contract under test: properties of the kernels' sources that no test on a CPU can observe. Every
-matrix product forbids rounding float32 to TF32, the GPU's default, which the interpreter does not
-do. Every masked load has a value for masked elements. No sum depends on the order of programs. No
-offset overflows 32 bits."""
+matrix product forbids TF32, which is the GPU's default but is not used by the interpreter. Every
+masked load has a value for masked elements. No sum depends on the order of programs. No offset
+overflows 32 bits."""
 
 import ast
 import re
@@ -11,11 +11,11 @@ import pytest
 
 KERNELS = sorted((Path(__file__).parents[2] / "triton_kernels").glob("*.py"))
 ATOMICS = {"atomic_add", "atomic_max", "atomic_min", "atomic_xchg", "atomic_cas"}
-# Names of memory with integers, to which atomics may add.
+# Names of arguments with integer memory, to which atomics may add.
 COUNTER = re.compile(r"counter|_bin$", re.IGNORECASE)
 STRIDE = re.compile(r"stride")
-# Text of expressions that make a value 64 bits wide: a cast, a load of such values, or a sum with
-# such zeros.
+# Text of expressions that are 64 bits wide: a cast, a load of 64-bit values, or a sum with 64-bit
+# zeros.
 WIDE = re.compile(r"tl\.int64")
 
 
@@ -52,8 +52,8 @@ def loads_garbage(function):
 
 
 def is_integer(node):
-    """Return True if a value is marked as an integer. Sums of integers do not depend on the
-    order."""
+    """Return True if a value is marked as an integer. Sums of integers do not depend on the order
+    of the summands."""
     if isinstance(node, ast.Constant):
         return isinstance(node.value, int)
     return ast.unparse(node).endswith((".to(tl.int32)", ".to(tl.int64)"))
@@ -70,8 +70,8 @@ def depends_on_arrival(function):
 
 
 def wide_names(function):
-    """Return the names of 64-bit values. They are assigned from a cast or from another such
-    name."""
+    """Return the names of values that are 64 bits wide. A name is 64 bits wide if a cast or another
+    such name is assigned to it."""
     names, size = set(), -1
     while len(names) != size:
         size = len(names)
@@ -90,7 +90,8 @@ def is_wide(node, names):
 
 
 def overflows(function):
-    """Yield products of a stride and a factor that is not 64 bits wide."""
+    """Yield the products of a stride and a factor that is not 64 bits wide. Such a product may
+    overflow."""
     names = wide_names(function)
     for node in ast.walk(function):
         if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):

@@ -1,6 +1,6 @@
 """Contract under test: rms_norm equals its twin within the rounding errors of the dtype, and the
-twin equals the CPU engine's norm. It touches nothing outside its rows. A row has the same bits
-whatever the other rows."""
+twin equals the CPU engine's norm. rms_norm writes nothing outside its rows. The bits of a row do
+not depend on the other rows."""
 
 import itertools
 
@@ -19,10 +19,8 @@ DTYPES = (torch.float32, torch.float16) + ((torch.bfloat16,) if torch.cuda.is_av
 
 
 def strided(rows, columns, dtype, device, scale=1.0, seed=0):
-    """Return a NaN buffer and a view [rows, columns] of it with random values.
-
-    So a wrong read or write outside the view is found.
-    """
+    """Return a NaN buffer, and a view [rows, columns] of the buffer with random values. With it a
+    wrong read or write outside the view is found."""
     generator = torch.Generator().manual_seed(seed)
     buffer = torch.full((rows, columns + PAD), float("nan"), dtype=dtype, device=device)
     values = torch.randn(rows, columns, generator=generator) * scale
@@ -31,7 +29,8 @@ def strided(rows, columns, dtype, device, scale=1.0, seed=0):
 
 
 def assert_close(got, want, exact, dtype):
-    """Compare, and report the worst element with its coordinates.
+    """Check that `got` is close to `want`. The message reports the worst element with its
+    coordinates.
 
     Four roundings of the dtype are allowed, plus the dtype's smallest step for values near zero.
     """

@@ -1,7 +1,8 @@
 """Contract under test: every kernel compiles for sm_90, and in `make exact` also for sm_80 and
-sm_100. Compiling finds errors that the interpreter ignores. Shared memory suffices. Where it
-matters, registers suffice, too. On sm_90 enough programs fit a multiprocessor, and issue slots do
-not limit streaming. The test fails for a kernel that offline.py does not list."""
+sm_100. Compiling finds errors that the interpreter ignores. Each kernel must fit into shared
+memory, and attention and products into registers. On sm_90 enough programs must fit a
+multiprocessor, and issue slots must not limit streaming. The test fails for a kernel that
+offline.py does not list."""
 
 import json
 import os
@@ -18,7 +19,8 @@ from sbrt.triton_kernels.plan import PROGRAMS_PER_MULTIPROCESSOR
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "triton_kernels"
-KEPT = ROOT / "build" / "triton"  # a cache keyed by content, so a second run compiles only changes
+# Cache of cubins by content, so that a second run compiles only what changed.
+KEPT = ROOT / "build" / "triton"
 ARCHITECTURES = (80, 90, 100)
 
 
@@ -42,7 +44,7 @@ def compiled(*flags):
 
 @pytest.fixture(scope="module")
 def cubins():
-    """Compile every kernel once, which is quick enough for the default tests."""
+    """Compile every kernel once with --core, which is quick enough for the default tests."""
     return compiled("--core")
 
 
@@ -61,28 +63,29 @@ def is_bounded(c):
 
 
 def products_on_sm90(cubins):
-    """Yield (configuration, cubin) of the bfloat16 products of models that are large enough to fill
-    sm_90."""
+    """Yield (configuration, cubin) of the bfloat16 products on sm_90, without the small demo
+    models."""
     for c in cubins:
         is_half = c["kernel"] == "_linear_kernel" and c["dtype"] == "*bf16"
         if is_half and "demo" not in c["configuration"] and c["architecture"] == 90:
             yield c["configuration"], c
 
 
-# While a multiprocessor gets a KiB of its share of 4.8 TB/s, it has about 223 issue slots at the
-# lowest clock. A kernel that needs more per KiB is limited by issue slots.
+# At 4.8 TB/s and the lowest clock, a multiprocessor has about 223 issue slots for each KiB that it
+# receives. A kernel that needs more per KiB is limited by issue slots.
 SLOTS_OF_PRODUCTS = 200
 # Limits for the issue slots per KiB of integer products with up to 16 rows. As on the CPU, every 32
-# columns need a float32 addition. int4 has more groups of 32 columns per KiB, so its tiles do wait
-# for issue slots.
+# columns need a float32 addition. In int4, a KiB has more groups of 32 columns, so int4 products
+# are limited by issue slots.
 SLOTS_OF_INTEGERS = {"int8": 200, "Q8_0": 210, "int4": 625, "Q4_0": 625}
-# Limit for the issue slots per KiB of logits, summed over all passes of a request that filters. A
-# row has 32 programs.
+# Limit for the issue slots per KiB of logits, summed over all passes that filter a row. A row has
+# at least 32 programs.
 SLOTS_OF_FILTERS = 4500
 
 
 def check_work(cubins):
-    """Check on sm_90 how many programs fit a multiprocessor, and the issue slots per KiB."""
+    """Check, for the cubins of sm_90, how many programs fit a multiprocessor, and the issue slots
+    per KiB."""
     for c in cubins:
         name = (c["kernel"], c["configuration"], c["dtype"], c["warps"])
         if c["architecture"] != 90 or c["dtype"] == "*fp32":
@@ -110,7 +113,7 @@ def check_work(cubins):
 
 
 def check_integers(cubins):
-    """Check the issue slots of integer products."""
+    """Check the issue slots per KiB of integer products on sm_90."""
     checked = set()
     for c in cubins:
         name = c["configuration"]
@@ -124,7 +127,7 @@ def check_integers(cubins):
 
 
 def test_every_kernel_compiles(cubins):
-    """All kernels compile on sm_90, and a product on the other architectures."""
+    """All kernels compile on sm_90, and one product on the other architectures."""
     found = {(c["kernel"], c["architecture"]) for c in cubins}
     products = {("_linear_kernel", a) for a in ARCHITECTURES}
     assert found == {(name, 90) for name in jitted_functions()} | products
@@ -134,7 +137,8 @@ def test_all_of_them_fit(cubins):
     check_fit(cubins)
     assert any(is_bounded(c) for c in cubins)
     products = dict(products_on_sm90(cubins))
-    assert products["8B gate_up, 16 rows"]["programs"] >= 4  # 448 tiles for 132 multiprocessors
+    # The product has 448 tiles, and there are 132 multiprocessors.
+    assert products["8B gate_up, 16 rows"]["programs"] >= 4
     check_work(cubins)
 
 

@@ -21,7 +21,7 @@ def table_of(positions, slots, device, first_row=0):
 
 
 def inputs(rows, heads, kv_heads, head_dim, dtype, device):
-    """Return random qkv and KV storage, as views of wider buffers. The storage is all NaN."""
+    """Return random qkv, and KV storage that is all NaN. Both are views of wider buffers."""
     generator = torch.Generator().manual_seed(rows)
     qkv = torch.randn(rows, heads + 2 * kv_heads, head_dim + 8, generator=generator)
     qkv[..., head_dim:] = float("nan")

@@ -1,6 +1,6 @@
-"""Contract under test: rows of several seats. A row's bits depend neither on the rows of other
-seats nor on the number of its own seat. A row is sampled by the request of its own seat. A seat
-that takes no part is not touched."""
+"""Contract under test: rows of several seats. The bits of a row depend neither on the rows of other
+seats nor on the number of its own seat. A row is sampled with the parameters of its own seat. The
+memory of a seat that takes no part in a round does not change."""
 
 import random
 from dataclasses import replace
@@ -25,7 +25,7 @@ PLAN = AttentionPlan(
     rows=20, heads=4, kv_heads=2, head_dim=16, capacity=192, dtype=torch.float32, window=128,
     tail_slots=8, split=64, programs=3, seats=6, seat_slots=240,
 )  # fmt: skip
-# name: (head, shape, number of rows) of one seat's rows.
+# Rows of one seat, by name: (head, shape, number of rows).
 MEMBERS = {
     "long": (150, "tree", 5), "new": (0, "path", 1), "tails": (70, "tails", 6),
     "far": (2**33, "path", 3), "leaves": (127, "star", 4),
@@ -33,10 +33,11 @@ MEMBERS = {
 
 
 class Crowd:
-    """A row table of several seats, over rings. Slots that no row sees are NaN."""
+    """A row table of several seats, with K and V in their rings. Slots to which no row attends are
+    NaN."""
 
     def __init__(self, scene, shapes, plan, seated, device):
-        """seated: {seat: a name of MEMBERS}."""
+        """seated: for each seat, the name of its rows in MEMBERS."""
         self.plan, self.rows = plan, {}
         one = replace(plan, seats=1, seat_slots=0)
         self.k, self.v = (
@@ -91,7 +92,8 @@ def test_attention_of_many_seats_equals_its_twin(crowd, assert_close):
 
 @pytest.mark.parametrize("short", [None, 1])
 def test_a_row_has_the_bits_that_it_has_alone(crowd, short):
-    """A row has the same bits in any seat and with any other rows, for both values of `short`."""
+    """A row must have the same bits in any seat and with any other rows, for both values of
+    `short`."""
     plan = replace(PLAN, short=short)
     given = crowd(SEATED, plan).attend()
     for name in SEATED.values():
@@ -143,8 +145,8 @@ CASES = [("greedy", False), ("filtered", True), ("plain", False), ("greedy", Tru
 
 
 def choices(cases, dists, op, device):
-    """Sample all rows of all cases, one case per seat, in one call. Returns the result words by
-    case."""
+    """Sample all rows of all cases in one call. Each case has its own seat. Return the result words
+    of each case."""
     table, rows = state.Batch(), 0
     for seat, case in enumerate(cases):
         table.head[seat] = case.table.head[0]
@@ -160,7 +162,8 @@ def choices(cases, dists, op, device):
     )
     plan = ChoosePlan(rows, vocab, dists, shaped, filtered, 256)
     kinds = (torch.uint8, torch.float32, torch.int32, torch.uint8)
-    lists = [  # a seat whose request does not shape logits has values of an earlier request
+    # If a seat's request does not shape logits, its lists have values of an earlier request.
+    lists = [
         case.shaping or Shaping(*(torch.full((1, vocab), 3, dtype=kind) for kind in kinds))
         for case in cases
     ]
@@ -180,7 +183,8 @@ def choices(cases, dists, op, device):
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 @pytest.mark.parametrize("dists", [False, True], ids=["tokens", "dists"])
 def test_a_row_is_sampled_as_its_own_seat_asks(device, op, dists):
-    """The words of a seat's rows are the same as in a call with this seat alone."""
+    """The words of a seat's rows must be the same as in a call with this seat alone, and in any
+    seat."""
     cases = [
         Case(90 + i, 3, 300, kind=kind, shaped=shaped, device=device, heads=[2000 + i])
         for i, (kind, shaped) in enumerate(CASES)
@@ -211,7 +215,8 @@ def blocks(rng, what):
 
 
 def settled(op, sequences, kv, what, members, device):
-    """Return the storage of each seat after the moves of the seats in `members`."""
+    """Run `op` for all seats in one call. Return the KV storage of each seat afterwards. members:
+    the seats that take part in the round."""
     roll, ended = torch.zeros(8, dtype=torch.int64), 2**33 + 5
     roll[(ended + 1) % 8] = sum(1 << seat for seat in members)
     roll[ended % 8] = 0xF

@@ -1,5 +1,5 @@
 """Contract under test: ring_settle moves the same KV as the CPU engine's settle, and writes NaN to
-the same slots. It touches no other slot."""
+the same slots. It changes no other slot."""
 
 import random
 
@@ -51,7 +51,7 @@ def same(a, b):
 
 
 def check(c, what, poison, device, layers=2, kv_heads=2, head_dim=8):
-    if what is Settle.BURST:  # a miss, under a policy that drafts a serial burst after a miss
+    if what is Settle.BURST:  # a miss, under a policy that answers a miss with a serial burst
         c.policy.on_miss, c.policy.burst, c.outcome.branch = 1, 4, -1
     given = storage(layers, kv_heads, head_dim, device)
     before = [x.cpu().contiguous().numpy() for x in given]
@@ -98,7 +98,8 @@ def test_wraps_at_every_offset(device):
 
 
 def test_the_longest_path_and_tail(device):
-    """An accepted path of 30 of 61 nodes is moved in several groups of slots, which overlap."""
+    """An accepted path of 30 of 61 nodes takes several groups of moves, whose slots overlap. The
+    result must be that of the CPU engine."""
     c = state.Sequence(head=100 + 31)
     c.outcome.n, c.outcome.branch = 30, -1
     c.outcome.path[:31] = [0, *range(3, 63, 2)]

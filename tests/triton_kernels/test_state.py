@@ -29,7 +29,7 @@ def test_every_size_is_the_cores():
         "CANDIDATES": _core.CANDIDATES,
     }
     assert {name: getattr(state, name) for name in there} == there
-    assert tree.SLOTS == _core.SLOTS == _core.MAX_CHAIN + 1  # the reference has its own constant
+    assert tree.SLOTS == _core.SLOTS == _core.MAX_CHAIN + 1  # sbrt.reference has its own constant
 
 
 def test_every_struct_is_held_to_the_core():

@@ -9,5 +9,5 @@ from ... import check
 
 
 def is_gguf(path: Path) -> bool:
-    """True if a path that names a model refers to a GGUF file."""
+    """Return True if the path of a model refers to a GGUF file."""
     return path.suffix == ".gguf" and not check.is_folder(path)

@@ -1,8 +1,9 @@
 """Unpacks the blocks of GGUF tensors: bytes become levels, scales and minimums.
 
-A block is a few bytes that hold `elements` consecutive weights of a row. Its numbers are little
-endian. Its scales are float16 and are widened here. Products are rounded to float32 in the order of
-the format's definition, so that `Quantized.dense` gives the bits of `gguf.quants.dequantize`.
+A block is a few bytes that hold `elements` consecutive weights of a row. The numbers in a block are
+little endian. Scales are stored as float16 and converted to float32 here. Products are rounded to
+float32 in the order of the format's definition. So `Quantized.dense` gives the same bits as
+`gguf.quants.dequantize`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89
 
 @dataclass(frozen=True)
 class Block:
-    """One type of tensor.
+    """One type of GGUF tensor.
 
-    elements: number of weights in a block. layout: describes the result of `unpack`. Both layout
-    and unpack are None if the weights are stored as plain numbers. unpack: turns blocks [n, size]
-    into (levels [n, elements], scales [n, elements / group], minimums of the same shape or None).
+    elements: number of weights in a block. layout: the format of what `unpack` returns. unpack:
+    turns blocks [n, size] into (levels [n, elements], scales [n, elements / group], minimums of the
+    same shape or None). Both layout and unpack are None if the weights are stored as plain numbers.
     """
 
     name: str
@@ -129,7 +130,7 @@ def _iq4_nl(data: Bytes) -> Parts:
     return levels, _halves(data[:, :2]), None
 
 
-# --- super-blocks: groups of 16 or 32 have small integer scales, which float16 numbers scale ---
+# --- super-blocks: groups of 16 or 32 weights have small integer scales, which a float16 scales ---
 
 
 def _q2_k(data: Bytes) -> Parts:
@@ -180,7 +181,7 @@ def _q6_k(data: Bytes) -> Parts:
 
 _HALF = {"scales": "float16"}
 _HALVES = {"scales": "float16", "minimums": "float16"}
-_PRODUCTS = {"minimums": "float32"}  # these are products of a float16 number and a small integer
+_PRODUCTS = {"minimums": "float32"}  # a minimum is a product of a float16 and a small integer
 
 BLOCKS = {
     0: Block("F32", 1, 4),

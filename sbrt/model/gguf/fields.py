@@ -20,7 +20,7 @@ class Fields:
     metadata: Mapping[str, Any]
 
     def where(self, key: str) -> str:
-        """Return the names of the file and the entry, for messages."""
+        """Return the names of the file and of an entry, for messages."""
         return f"{self.path}, {self.arch}.{key}"
 
     def get(self, key: str) -> Any:

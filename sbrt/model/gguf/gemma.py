@@ -13,7 +13,8 @@ from ..gemma import GLOBAL, LOCAL, PERIOD
 from .fields import Fields
 
 ARCHITECTURE = "gemma3"
-LARGEST = 62  # layers of the 27B model; it scales scores by hidden / heads, not by head_dim
+# Number of layers of the 27B model, which scales scores by hidden / heads, not by head_dim.
+LARGEST = 62
 LOCAL_BASE = 10000.0
 # Modules whose names differ from those of other families. In GGUF files the weights of norms
 # already include the 1 that Gemma adds.
@@ -25,8 +26,8 @@ MODULES = {
 
 
 def config_fields(fields: Fields, raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the config.json fields that Gemma adds to those in `raw`. `raw` has the fields that
-    all families share. Raises InvalidInputError."""
+    """Return the config.json fields that Gemma adds to the fields in `raw`, which all families
+    share. Raises InvalidInputError."""
     layers = raw["num_hidden_layers"]
     window = check.integer(
         fields.where("attention.sliding_window"), fields.get("attention.sliding_window") or 0, 0

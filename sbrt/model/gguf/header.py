@@ -1,8 +1,10 @@
 """A strict reader of GGUF headers: every count and offset is checked against the file before use.
 
-Layout, little endian: magic, u32 version, u64 tensors, u64 metadata entries; the entries (key, u32
-type, value); the tensors' descriptions (name, u32 number of dimensions, u64 sizes with the
-innermost first, u32 type, u64 offset); padding; the data. A text is a u64 length and UTF-8 bytes.
+The layout is little endian. It is: magic, u32 version, u64 number of tensors, u64 number of
+metadata entries; the entries (key, u32 type, value); the descriptions of the tensors; padding; the
+data. A description is a name, u32 number of dimensions, u64 sizes with the innermost first, u32
+type and u64 offset. A text is a u64 length and UTF-8 bytes.
+
 The `gguf` package reads the same layout, but it trusts counts and offsets. So a hostile header can
 make it allocate any amount of memory.
 """
@@ -25,7 +27,8 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_HEADER = 64 * 2**20  # maximum bytes before the data; a vocabulary of 262,144 takes some 16 MiB
 MAX_RANK = 4
-ALIGNMENT, MAX_ALIGNMENT = 32, 2**16  # bytes; the default, and the largest accepted
+# Bytes: the default alignment, and the largest accepted alignment.
+ALIGNMENT, MAX_ALIGNMENT = 32, 2**16
 STRING, ARRAY = 8, 9
 # Type codes of the module `struct`, by the numbers of GGUF's types. numpy has the same codes.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
@@ -33,7 +36,8 @@ NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 
 
 def open_gguf(path: Path) -> TensorFile:
-    """Read and check the header of `path`. Raises InvalidInputError, naming file and part.
+    """Read and check the header of `path`. Raises InvalidInputError, naming the file and the part
+    of the header.
 
     Tensors have their GGUF names and the shape [n] or [rows, columns]. Their dtype is a name in
     `BLOCKS`. An array of the metadata is a list of str, or a numpy array. Metadata values are not
@@ -58,7 +62,7 @@ class _Cursor:
         self._end = min(self.size, MAX_HEADER)
 
     def take(self, what: str, size: int) -> bytes:
-        """Return the next `size` bytes. what: the part of the file that they belong to, for
+        """Return the next `size` bytes. what: the part of the file that has these bytes, for
         messages."""
         if size > self._end - self.at:
             raise InvalidInputError(

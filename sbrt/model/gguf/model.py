@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Families by general.architecture. Mistral's files have the name llama, and some of them have a
+# Families by general.architecture. Mistral's files have the architecture llama; some of them have a
 # window.
 FAMILIES = {
     "llama": "LlamaForCausalLM",
@@ -33,7 +33,7 @@ FAMILIES = {
     gemma.ARCHITECTURE: "Gemma3ForCausalLM",
 }
 WINDOWED = "MistralForCausalLM"
-INTERLEAVED = {"llama"}  # in their files, the two rows of a rotary pair (q, k) are neighbours
+INTERLEAVED = {"llama"}  # in their files, the two rows of a rotary pair (in q or k) are neighbours
 EMBED, HEAD, DIVISORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 NAMES = {
     EMBED: "model.embed_tokens.weight",
@@ -78,8 +78,11 @@ class GgufModel:
 
 @dataclass(frozen=True, kw_only=True)
 class GgufWeight(Stored):
-    """A tensor of a GGUF file. order: the index in the file of each of our rows; None: the rows
-    have the same order in the file."""
+    """A tensor of a GGUF file.
+
+    order: for each row of the result, the index of the row in the file. None: the order is the
+    same.
+    """
 
     file: TensorFile
     name: str
@@ -147,8 +150,9 @@ def _hf_name(arch: str, name: str) -> str:
 
 
 def _order(arch: str, name: str, config: ModelConfig) -> NDArray[np.int64] | None:
-    """Return the row order of q or k if the rows of a rotary pair are neighbours in the file, else
-    None. In our order the two rows of a pair are half a head apart."""
+    """Return the row order of q or k (GgufWeight.order); None if the file has our order. In our
+    order the two rows of a rotary pair are half a head apart. In other files they are neighbours.
+    """
     match = re.fullmatch(r"blk\.\d+\.attn_(q|k)\.(weight|bias)", name)
     if match is None or arch not in INTERLEAVED:
         return None
@@ -210,7 +214,7 @@ def _config(
 
 
 def _window(fields: Fields) -> dict[str, Any]:
-    """Return the config.json fields of a sliding window. A Llama model with a window is a Mistral
+    """Return the config.json fields of a sliding window. A Llama file with a window is a Mistral
     model."""
     where = fields.where("attention.sliding_window")
     window = check.integer(where, fields.get("attention.sliding_window") or 0, 0)
@@ -254,7 +258,8 @@ def _rope_scaling(fields: Fields) -> dict[str, Any] | None:
 def _divisors(
     found: Mapping[str, tuple[TensorFile, TensorEntry]], head_dim: int
 ) -> tuple[float, ...]:
-    """Return the divisors of the rotary pairs' frequencies; () for models older than Llama 3.1."""
+    """Return the divisors of the frequencies of rotary pairs; () for models older than Llama
+    3.1."""
     if DIVISORS not in found:
         return ()
     file, _ = found[DIVISORS]

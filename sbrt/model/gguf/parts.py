@@ -14,7 +14,8 @@ PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
 
 def open_parts(path: Path) -> list[TensorFile]:
-    """Read the headers of all files of a model, in order. path: its first or only file.
+    """Read the headers of all files of a model, in order. path: the first or only file of the
+    model.
 
     Raises InvalidInputError, naming the part.
     """

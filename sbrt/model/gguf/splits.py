@@ -10,7 +10,7 @@ _GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S
 
 
 def _llama3(digits: str) -> str:
-    """Return the pattern of Llama 3 and related models. These patterns differ only in how digits
+    """Return the pattern of Llama 3 or of a related model. The patterns differ only in how digits
     are split."""
     return (
         rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
@@ -45,8 +45,8 @@ _DEEPSEEK_3 = (
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )  # fmt: skip
 
-# Patterns that split a text, by the value of tokenizer.ggml.pre. Each pattern splits further the
-# parts that the previous pattern gave.
+# Patterns that split a text, by the value of tokenizer.ggml.pre. Each pattern splits the parts that
+# the previous pattern gave.
 SPLITS: dict[str, tuple[str, ...]] = {
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"),
     "gpt-2": (_GPT2,),
@@ -62,6 +62,6 @@ ALIKE = {
     "smaug-bpe": "llama-bpe", "deepseek-r1-qwen": "qwen2", "phi-2": "gpt-2", "olmo": "gpt-2",
     "starcoder": "smollm", "refact": "smollm", "command-r": "smollm",
 }  # fmt: skip
-# Names of Llama 3 itself. For these names, a part that is a whole token needs no merge. Prompts
+# Names of Llama 3 itself. For these names, a part that is itself a token is not merged. Prompts
 # begin with the begin token even if the file does not say so.
 LLAMA3 = {"llama-bpe", "llama3", "llama-v3", "falcon3"}

@@ -44,7 +44,7 @@ class Words:
     """The tokenizer in a file's metadata, already checked.
 
     model: gpt2 or llama. pre: a key of SPLITS or ALIKE. kinds: the type of each token. begin, end:
-    ids to put before and after a prompt; None: there is no such token.
+    ids of the tokens before and after a prompt; None: no such token.
     """
 
     path: Path
@@ -89,8 +89,8 @@ def end_ids(file: TensorFile, vocab: int) -> dict[int, str]:
 
 
 def sampling(file: TensorFile) -> dict[str, Any]:
-    """Return the sampling parameters in the file, by our names. Values are read as from a
-    generation_config.json."""
+    """Return the sampling parameters in the file, by their names in SamplingParams. Values are read
+    as from a generation_config.json."""
     entries = {ours: file.metadata.get(f"general.sampling.{key}") for key, ours in SAMPLING.items()}
     return {name: as_meant(name, value) for name, value in entries.items() if value is not None}
 
@@ -334,8 +334,8 @@ def _sentencepiece(words: Words) -> dict[str, Any]:
 
 
 def _merges_of_scores(words: Words) -> list[list[str]]:
-    """Return every pair of tokens whose concatenation is a token. Pairs that give the token with
-    the best score come first, because SentencePiece merges in this order."""
+    """Return every pair of tokens whose concatenation is a token. The pairs are ordered by the
+    score of this token, best first, because SentencePiece merges in this order."""
     if not words.scores:
         raise InvalidInputError(
             f"{words.path}, tokenizer.ggml.scores: expected an array of numbers, found none"
