@@ -92,7 +92,7 @@ def run_dry(run):
 @pytest.fixture
 def run_tsan(run, programs, tsan):
     environment = programs.reporting("tsan")
-    return lambda change: run(change, 2000, flags=tsan, **environment)
+    return lambda change, turns: run(change, turns, flags=tsan, **environment)
 
 
 def test_each_text_is_in_the_code(programs):
@@ -129,7 +129,7 @@ def test_a_wrong_seat_is_reported(run_dry, where):
 @pytest.mark.exact
 @pytest.mark.sanitize
 def test_admissions_race_with_nothing(run_tsan):
-    done = run_tsan(None)
+    done = run_tsan(None, 2000)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -137,6 +137,6 @@ def test_admissions_race_with_nothing(run_tsan):
 @pytest.mark.sanitize
 @each_wait
 def test_a_missing_wait_is_a_race(run_tsan, wait):
-    done = run_tsan(WAITS[wait])
+    done = run_tsan(WAITS[wait], 20_000)  # ends at the first report
     assert done.returncode != 0, done.stdout
     assert "ThreadSanitizer: data race" in done.stderr or "FAILED" in done.stdout
