@@ -360,8 +360,8 @@ def random_classifier():
     from sbrt.model.safetensors_file import bfloat16, widened
 
     def call(path, origin, favourite=None):
-        """Save random H-RAD weights. If `favourite` is given, the classifier always predicts that
-        class."""
+        """Save random weights of an H-RAD classifier. If `favourite` is given, the classifier
+        always predicts the class of this number."""
         rng = np.random.default_rng(0)
         tensors = {
             name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))

@@ -278,8 +278,8 @@ def _last(x: torch.Tensor, most: torch.Tensor, s: Sampling) -> tuple[torch.Tenso
 
 
 def _enough_torch(top_p: float, total: int) -> int:
-    """Return the least sum of weights that reaches top_p of `total`, in units of 2^-40. It is at
-    least 1, because the first token is always kept."""
+    """Return the sum of weights that top-p must reach: top_p * `total`, rounded up. Weights are
+    integers in units of 2^-40. The result is at least 1, so at least one token is kept."""
     return max(1, math.ceil(top_p * float(total)))
 
 

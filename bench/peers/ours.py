@@ -44,7 +44,7 @@ class Ours:
     def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
         """Decode all prompts greedily, as concurrent requests.
 
-        Raises PeerError if there is no time in which all of them decode.
+        Raises PeerError if at no moment all requests were decoding.
         """
         work = Work(prompts, _greedy(max_tokens))
         played = play(self.engine, methods.parse(self.method), Load(rate=math.inf), work)

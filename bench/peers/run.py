@@ -86,7 +86,7 @@ def measured(given: Given, case: Case, prompts: Sequence[str]) -> list[Line]:
 
 
 def _units(given: Given, case: Case) -> list[Unit]:
-    """Return all units. Ours come first, because other lines are compared with our lines."""
+    """Return all engines to measure. Ours come first, since others are printed as ratios to ours."""
     dtypes, seats = case.our_dtypes(given), case.concurrency or 1
     found = list(ours.units(given, dtypes, case.methods, case.threads, seats))
     for peer in case.peers:

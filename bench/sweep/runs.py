@@ -1,8 +1,9 @@
 """The runs of `bench.sweep`. A run is one setting over its prompts, in simulated time.
 
-Each run is written to a JSON file when it ends. A target forward costs T(rows) = c, a draft forward
-t(rows) = 1. If the draft ends before the target, a round lasts as long as the target's forward. So
-the time of a run at one c also gives the time at other values of c.
+Each run is written to a JSON file when it ends. A target forward takes the time c, and a draft
+forward takes the time 1, whatever the number of rows. If all bursts of a run are shorter than c,
+each of its rounds takes c. At a larger c the run has the same rounds, so its time needs no second
+run.
 """
 
 from __future__ import annotations

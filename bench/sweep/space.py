@@ -17,8 +17,8 @@ Group = tuple[Mapping[str, Option], ...]
 OVERLAPPED = (1, 2, 3, 5, 7, 11, 15, 23, 31, 47, MAX_GAMMA)
 SERIAL = (1, 2, 3, 4, 6, 8, 12, 16)
 CUTS: Group = tuple({"epsilon": epsilon} for epsilon in (0.0, 0.1, 0.3, 0.5))
-# In simulated time, a verification of 64 rows and a draft step of 128 rows cost as much as one row.
-# So each of these shapes fills the verification and the draft step.
+# In simulated time, up to 64 rows of a verification and up to 128 rows of a draft step cost as much
+# as one row. So each of these shapes has as many rows as fit: F * tree = 128.
 SHAPES: Group = ({"F": 64, "tree": 2}, {"F": 32, "tree": 4}, {"F": 16, "tree": 8})
 
 

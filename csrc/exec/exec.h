@@ -195,7 +195,7 @@ class Stream {
   // Returns true if `graph` is fused with the captured graphs that a launch would pick now. Then it
   // may be launched without prepare().
   virtual bool is_fused(const Graph&) const { return false; }
-  virtual int fused() const { return 0; }           // number of fused graphs that the stream keeps
+  virtual int fused() const { return 0; }           // number of fused graphs that are stored
   virtual void* handle() const { return nullptr; }  // cudaStream_t
 };
 
@@ -289,7 +289,7 @@ std::unique_ptr<Exec> make_exec(Backend backend, const ExecOptions& options);
 
 std::unique_ptr<Exec> make_cpu_exec();      // one worker thread and a team of cores per stream
 std::unique_ptr<Exec> make_sim_exec();      // runs everything on the host's thread
-std::unique_ptr<Exec> make_virtual_exec();  // like sim, but in virtual time and with a trace
+std::unique_ptr<Exec> make_virtual_exec();  // a sim backend with virtual time and a trace
 // Makes a backend like sim that also records every command for order(). If there are two memories,
 // an op faults when it accesses the memory of another stream.
 std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, int second = kNoSecond);

@@ -75,8 +75,8 @@ class Lane {
   // Appends the ops that move KV, for a lane whose ring() is null. They follow the `settle` that
   // decides the moves.
   virtual void add_moves(Graph& /*graph*/, const Seats& /*seats*/, Moves /*which*/) {}
-  // Returns the logits, [max_rows, columns().n] f32, row-major. `add_forward` with logits writes
-  // rows 0 .. n - 1.
+  // Returns the logits, [max_rows, columns().n] f32, row-major. An `add_forward` that computes logits
+  // writes one row of them for each row of the forward, from row 0 on.
   virtual float* logits() = 0;
   // Appends the ops of one forward over the batch `rows`, which is read at run time. A forward
   // writes the K/V of every row to its slot, and the logits of every row if `with_logits`. A row's

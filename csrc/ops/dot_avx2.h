@@ -12,7 +12,7 @@ struct I {
   __m256i a, b;
 };
 using B = I;
-using N = I;  // 32 lanes of 16 bits: sums of two products of int4 levels
+using N = I;  // 32 values of 16 bits in two registers: sums of two products of levels
 constexpr int kTallestIntegers = 4;
 
 inline __m256i quad(const int8_t* q) {

@@ -70,8 +70,8 @@ SBRT_ANY inline double uniform(const Noise& n, uint32_t item) {
 }
 
 // Returns the Gumbel noise g = -log(-log u) with u = (word + 1/2) / 2^32. Every u is inside (0, 1)
-// and exact in a double. The word for a token is number token % 4 of the four words of item token /
-// 4.
+// and exact in a double. Philox returns four words for each value of its counter. A token's word is
+// the one with index token % 4 for the counter token / 4.
 inline double gumbel(uint32_t word) { return -std::log(-std::log((word + 0.5) * 0x1p-32)); }
 
 // Returns an upper bound of gumbel(word) without computing a logarithm. -log u >= 1 - u, and 1 - u

@@ -1,7 +1,8 @@
 """Contract under test: the recorder for a device, tested without a device. A capture that allocates
 more than its planned scratch memory is refused. Memory that torch allocates when a capture begins,
 and cuBLAS's workspace, do not count. A capture runs on the lane's own stream, and no garbage is
-collected during it. Without graphs, calls are made when a piece is played, on the given stream."""
+collected during it. Without graphs, the recorder stores calls, and makes
+them on the given stream when a recorded op runs."""
 
 import gc
 from contextlib import nullcontext

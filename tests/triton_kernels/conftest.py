@@ -43,8 +43,8 @@ def tree(n, seed):
 
 
 def tails(n, seed, branches=4, tail_slots=8):
-    """Return (chain mask, tail mask, branch) for up to n rows of a burst. Every branch continues a
-    node of a path, and the tail of the branch is a tree."""
+    """Return the words (chain mask, tail mask, branch) of at most n rows of a burst. The chain has
+    no forks. Every branch continues one of its nodes, and the branch's tail is a tree."""
     rng = random.Random(seed)
     rows, grown = [], [[] for _ in range(branches)]
     at = [rng.randrange(1, 5) for _ in range(branches)]

@@ -34,7 +34,8 @@ def answer(target, draft=None, method=None, **fields):
 
 
 def compare_with_transformers(folder, answer, prompt=PROMPT, gap=GAP):
-    """Check that transformers has its largest logit at each token, up to the first near-tie."""
+    """Check our greedy tokens: at each position, the largest logit of transformers must be that of
+    our token. Stop at the first position where its two largest logits are nearly equal."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         rows = model(torch.tensor([[*prompt, *answer]])).logits[0].numpy()
