@@ -86,7 +86,7 @@ def measured(given: Given, case: Case, prompts: Sequence[str]) -> list[Line]:
 
 
 def _units(given: Given, case: Case) -> list[Unit]:
-    """Return all engines to measure. Ours come first, since others are printed as ratios to ours."""
+    """Return all engines to measure. Ours come first, because others are compared with ours."""
     dtypes, seats = case.our_dtypes(given), case.concurrency or 1
     found = list(ours.units(given, dtypes, case.methods, case.threads, seats))
     for peer in case.peers:
