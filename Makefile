@@ -6,7 +6,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# pip unpacks packages of hundreds of megabytes, which a small TMPDIR does not hold.
+TMP := TMPDIR="$(CURDIR)/$(VENV)/tmp"
+INSTALL := $(TMP) $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PACKAGE := $(INSTALL) --no-build-isolation --editable
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.inc' -o -name '*.cc' -o -name '*.cu')
 # Bindings are macros of pybind11, and one instruction set's file is the text of another's.
@@ -68,7 +70,7 @@ peers: $(VENV)/.built $(VENV)/.test-tools
 # bench/clients/vllm.txt say why.
 UNWANTED_openvino := torchvision
 UNWANTED_vllm := torchvision torchaudio torchcodec
-PEER_PIP = .venv-peers/$*/bin/python -m pip --disable-pip-version-check
+PEER_PIP = $(TMP) .venv-peers/$*/bin/python -m pip --disable-pip-version-check
 .venv-peers/%/.done: bench/peers/%.txt
 	@echo "setting up $*, a peer of the benches (llama compiles for about ten minutes)"
 	$(PYTHON) -m venv .venv-peers/$*
@@ -87,7 +89,7 @@ clients-test: clients
 
 # Packages that are installed without their dependencies (bench/clients/dynamo.txt says why).
 ALONE_dynamo := ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1
-CLIENT_PIP = .venv-clients/$*/bin/python -m pip --disable-pip-version-check install --quiet
+CLIENT_PIP = $(TMP) .venv-clients/$*/bin/python -m pip --disable-pip-version-check install --quiet
 .venv-clients/%/.done: bench/clients/%.txt constraints.txt
 	@echo "setting up $*"
 	$(PYTHON) -m venv .venv-clients/$*
@@ -142,6 +144,7 @@ $(VENV)/.tools: constraints.txt
 	@$(PYTHON) -c "import sys; v = sys.version_info; \
 	  v < (3, 10) and sys.exit(f'python3: expected 3.10 or newer, got {v[0]}.{v[1]}')"
 	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(VENV)/tmp
 	$(INSTALL) scikit-build-core pybind11 cmake ninja
 	@touch $@
 
