@@ -33,11 +33,13 @@ class Sweep:
     """Chooses which settings of a method are tried.
 
     c: time of a target forward divided by the time of a draft forward. fixed: options that flags
-    have set for all methods. A method whose gamma is set is not swept at all.
+    have set for all methods. A method whose gamma is set is not swept at all. deepest: the largest
+    gamma to try.
     """
 
     c: int
     fixed: frozenset[str] = frozenset()
+    deepest: int = MAX_GAMMA
 
     def is_open(self, method: Method) -> bool:
         """True if more than one setting of the method is tried."""
@@ -53,7 +55,7 @@ class Sweep:
         if not self.is_open(method) or hrad.is_on(method):
             return [method]
         most = self.c - 1 if method.overlaps else 2 * self.c
-        return [method.having("gamma", g) for g in range(1, min(max(most, 1), MAX_GAMMA) + 1)]
+        return [method.having("gamma", g) for g in range(1, min(max(most, 1), self.deepest) + 1)]
 
     def others(self, method: Method) -> dict[str, tuple[Option, ...]]:
         """Return {option: values to try} for options other than gamma. Options that the method or a

@@ -104,6 +104,12 @@ def test_a_swept_figure_is_that_of_the_setting_by_itself(simulate):
     assert set(SWEPT["specbranch"]["epsilon"]) <= set(epsilons)
 
 
+@pytest.mark.parametrize(("c", "name", "most"), [(30, "draft_model", 5), (4, "pearl", 3)])
+def test_no_deeper_gamma_is_tried(c, name, most):
+    found = Sweep(c, deepest=5).gammas(methods.parse(name))
+    assert [method.gamma for method in found] == list(range(1, most + 1))
+
+
 def test_a_gamma_that_was_named_is_not_swept(simulate):
     assert "sweep" not in simulate("c=4", "--methods", "pearl:gamma=2")[0]["options"]
     [pearl, serial] = simulate("c=4", "--methods", "pearl,draft_model", "--gamma", 3)

@@ -33,6 +33,8 @@ LAYERS = (1, 2, 4)
 # the target's width; the target's layers 0-1; the target's layers 0-3. The first and the last pair
 # are guesses.
 ASSUMED = ((0.015, 0.30), (0.033, 0.37), (0.067, 0.43), (0.133, 0.55), (0.3, 0.65))
+# Deeper chains are not tried if their last token would be accepted less often than this.
+RARELY = 0.01
 PAYS = 1.02  # minimum speedup over plain decoding at which a draft is recommended
 
 Tell = Callable[[int, int], None]
@@ -103,7 +105,7 @@ def _outlook(target: Path, config: ModelConfig, draft: ModelConfig, threads: int
             costs = cost_model(MEASURED, measured_costs(engine, SECONDS))
     rate = assumed(config, draft)
     work = toy_work(rate, given)
-    report = work.simulated(costs, Sweep(costs.c))
+    report = work.simulated(costs, Sweep(costs.c, deepest=_deepest(rate)))
     best = max((t for t in report.shown() if t.method.drafts), key=lambda tally: tally.rate)
     shapes = expected_shapes(draft)
     if shares:
@@ -113,6 +115,11 @@ def _outlook(target: Path, config: ModelConfig, draft: ModelConfig, threads: int
         costs.draft(1) * 1e3, costs.target(1) * 1e3, best.method.text,
         ratio(best.rate, report.plain.rate),
     )  # fmt: skip
+
+
+def _deepest(rate: float) -> int:
+    """Return the largest gamma whose last token is accepted often enough to be worth a try."""
+    return min(methods.MAX_GAMMA, math.ceil(math.log(RARELY) / math.log(rate)))
 
 
 def text(found: Sequence[Outlook]) -> str:
