@@ -1,9 +1,9 @@
 // Masked attention over spans of the KV ring.
 //
-// A row sees its keys in order of absolute position: the trunk, then the row's in-flight ancestors
-// by depth, then its ancestors in the branch's tail. Every sum adds exactly these keys in this
-// order. So the result is bitwise the same wherever the trunk ends, wherever the ring wraps, and
-// whichever keys come from a mask.
+// A row sees keys in order of absolute position. First come the keys of the trunk, then those of
+// the row's in-flight ancestors by depth, then those of its ancestors in the branch's tail. Every
+// sum adds exactly these keys in this order. So the result has the same bits wherever the trunk
+// ends, wherever the ring wraps, and whether or not a key comes from a mask.
 #pragma once
 
 #include "exec/exec.h"
