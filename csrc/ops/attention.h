@@ -42,13 +42,13 @@ struct AttentionArgs {
   const Batch* rows;
   const KvRing* ring;
   const Visible* visible;  // [rows]
-  const float* qkv;        // [rows, (heads + 2 kv_heads) head_dim]; q has been rotated
+  const float* qkv;        // [rows, (heads + 2 kv_heads) head_dim]; rope was applied to q
   float* out;              // [rows, heads * head_dim]; all zeros for a row that sees no key
   float* scratch;          // [threads, attention_scratch]
   int32_t layer, heads;
   float scale;
-  // If `made` is given, `out` is also stored there as integers, [groups][stride] (ops/integers.h).
-  // Then head_dim must be a multiple of 32.
+  // If `made` is given, the op also stores `out` there as integers, [groups, stride] RowGroups
+  // (ops/integers.h). Then head_dim must be a multiple of 32.
   const Integers* integers = nullptr;
   RowGroup* made = nullptr;
 };
