@@ -79,8 +79,7 @@ void matmul_part(const MatmulArgs& a, int rank, Interval mine) {
 }
 
 void matmul(const MatmulArgs& a, Worker worker) {
-  // Team members must not split a gate, which takes two panels, or a group of 32 integers, which
-  // takes four panels.
+  // A team member computes whole gates (two panels), and whole groups of 32 integers (four panels).
   const int64_t panels = !a.weights->gated() ? 1 : a.integers.make ? 4 : 2;
   matmul_part(a, worker.rank, worker.share(a.weights->out(), panels * kPanel));
 }

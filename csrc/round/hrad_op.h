@@ -1,9 +1,10 @@
-// H-RAD after `select`: its inputs for an outcome, its layers, and the cut. Runs on every device.
+// H-RAD after `select`: its inputs for an outcome, its layers, and the cut of the tail. The code
+// runs on every device.
 //
 // Every sum consists of at most kHradParts partial sums, which are added by one fixed tree of
-// additions. A partial sum of a layer adds its products in ascending order of k, each with one fma.
-// The host computes partial sums with the vectors of ops/matmul.h, a device computes each with one
-// thread. Both give the same bits if the vectors have an fma.
+// additions. A partial sum of a layer adds its products in ascending order of inputs, each with one
+// fma. The host computes partial sums with the vectors of ops/matmul.h. A device computes each
+// partial sum with one thread. The bits are the same if the host's vectors have an fma.
 #pragma once
 
 #include <cmath>
