@@ -17,13 +17,13 @@ struct Row {
   // Node of the branch; if branch is -1, node of the chain. -1: the row is a trunk token.
   int16_t node;
   int16_t seat;  // seat of the row's sequence
-  Mask chain;    // in-flight slots that the row sees; bit j stands for position head + j
+  Mask chain;    // in-flight slots that the row sees; bit j is the slot of position head + j
   Mask tail;     // slots of the branch's tail that the row sees
 };
 
 // The rows of one sequence in the next forward of a lane.
 struct RowList {
-  int64_t head;  // first in-flight position; all rows see all earlier positions
+  int64_t head;  // first in-flight position; each row sees all positions before it
   int32_t n;     // number of rows in use
   Row row[kMaxStepRows];
 };
