@@ -283,7 +283,7 @@ SBRT_ANY void walk_by_chance_op(Sequence& c, const Choice* choice, const Place& 
     if (taken.node == 0) return;
     node = taken.node;
     ++depth;
-    team.meet();  // until here all members read the candidates
+    team.meet();  // all have read the candidates
   }
 }
 
