@@ -7,10 +7,10 @@
 //   h = mix64(state, 65536 + t)            logit(t) = ((h & 65535) + (h >> 16 & 65535)) / 8192
 //   d = mix64(state, 131072 + t)           a draft adds noise * ((d & 65535) - 32768) / 4096
 //
-// If `acceptance` is given, the target's most likely token has a random rank r in the draft. Let a
-// = acceptance and b = 0.4. Then r = 0 has probability a, and r = 1 .. 7 has probability (1 - a) b
-// (1 - b)^(r - 1). The draft's distribution gives rank r this probability, as long as a higher rank
-// has a lower probability.
+// If `acceptance` is given, the target's most likely token has a random rank r in the draft. Let
+// a be `acceptance`, and b = 0.4. Then r = 0 has probability a, and r = 1 .. 6 has probability
+// (1 - a) b (1 - b)^(r - 1); r = 7 has the rest. The draft's distribution gives rank r this
+// probability, as long as a higher rank has a lower probability.
 //
 // A toy with `head_ids` has logits only for these tokens.
 //

@@ -2,16 +2,15 @@
 // (Dist).
 //
 // It works in this order: f32 logits; masks, bias and penalties (ops/shaping.h); temperature;
-// min_p; top_k; top_p. At temperature 0 it takes the token with the largest logit. At temperature >
-// 0 it takes the token with the largest logit / temperature + g. The Gumbel noise g is a function
-// of (seed, completion, position, token). Ties always go to the lowest token id.
+// min_p; top_k; top_p. At temperature 0 it takes the token with the largest logit. At higher
+// temperatures it takes the token with the largest logit / temperature + g. The Gumbel noise g is a
+// function of (seed, completion, position, token). Ties always go to the lowest token id.
 //
 // min_p keeps tokens with p >= min_p * max p. top_k keeps exactly k tokens, by descending logit and
 // then by ascending id. top_p keeps the shortest prefix in that order whose weights sum to at least
 // top_p times the sum of all weights left by min_p and top_k. A weight is exp32((logit - max) /
 // temperature), rounded to a multiple of 2^-40, ties to even. Sums of weights are exact in 64 bits,
-// so no order of additions changes them, on any device. The limit of top_p is one product in
-// double.
+// so no order of additions changes them, on any device. The sum is multiplied by top_p in double.
 //
 // Target and draft use the same pass. Dist::q is a probability in the softmax of the draft's raw
 // logits. The draft's confidence (Dist::lp) is sharpened by an exponent that is learnt from

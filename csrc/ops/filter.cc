@@ -115,9 +115,9 @@ class Filter {
     return cut(n, enough(total));
   }
 
-  // Applies top_p to the whole vocabulary. All tokens below the threshold together have less than 1
-  // - top_p of the total weight, so all of them can be dropped. The factor 0.25 allows for
-  // rounding: in units, a weight w may be rounded up to 2 w.
+  // Applies top_p to the whole vocabulary. Let r = 1 - top_p. All tokens below the threshold
+  // together have less than r times the total weight, so all of them can be dropped. The factor
+  // 0.25 allows for rounding: in units, a weight w may be rounded up to 2 w.
   int nucleus_of_all() {
     const int64_t total = v_.weigh(logits_, vocab_, most_, s_.temperature, nullptr);
     const double weight = 0.25 * (1 - static_cast<double>(s_.top_p)) * total * 0x1p-40 / vocab_;

@@ -1,11 +1,11 @@
 // Applies min_p, top_k and top_p to a row of logits; ops/choose.h has the rules.
 //
 // Vector code reads the row once or twice to find a threshold that all kept tokens reach. Only
-// tokens that reach the threshold are examined one by one. The threshold depends on the filter: -
-// For min_p it is max + temperature * log(min_p), because exp32 is monotonic. - For top_k the row
-// is split into disjoint parts. The threshold is the k-th largest of their maxima. - For top_p it
-// is the logit of a small weight. All tokens with lower weights together may be dropped. Sums of
-// weights are integers, so the weights may be added in any order.
+// tokens that reach the threshold are examined one by one. The threshold depends on the filter:
+//   min_p  max + temperature * log(min_p), because exp32 is monotonic
+//   top_k  the k-th largest of the maxima of disjoint parts of the row
+//   top_p  the logit of a weight so small that all tokens below it together may be dropped
+// Sums of weights are integers, so the weights may be added in any order.
 #pragma once
 
 #include <cstdint>

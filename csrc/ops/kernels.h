@@ -84,8 +84,8 @@ constexpr int64_t attend_scratch(int64_t head_dim, int64_t score_stride) {
   return kMostQueries * (2 * head_dim + kPanel + score_stride);
 }
 
-// Rounds a double from 0 to 1 to units of 2^-40 when added to it. The last bits of the sum are then
-// the number of units.
+// If this number is added to a double between 0 and 1, the double is rounded to a multiple of a
+// unit, 2^-40. The last bits of the sum are then the number of units.
 constexpr double kToUnits = 0x1p12;
 
 // The key of one row's noise (ops/philox.h), and the sampling temperature.

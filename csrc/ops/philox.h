@@ -71,8 +71,8 @@ SBRT_ANY inline double uniform(const Noise& n, uint32_t item) {
   return ((words.w[0] >> 5) * 0x1p26 + (words.w[1] >> 6)) * 0x1p-53;
 }
 
-// Returns the Gumbel noise g = -log(-log u), where u = (word + 1/2) / 2^32. Every u lies inside (0,
-// 1) and is exact in a double. The word of a token is number token % 4 of the four words of item
+// Returns the Gumbel noise g = -log(-log u), where u = (word + 1/2) / 2^32. Every u is exact in a
+// double, and neither 0 nor 1. The word of a token is number token % 4 of the four words of item
 // token / 4.
 inline double gumbel(uint32_t word) { return -std::log(-std::log((word + 0.5) * 0x1p-32)); }
 

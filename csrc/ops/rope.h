@@ -32,8 +32,8 @@ struct RopeArgs {
 };
 
 // Applies norm and rope to the heads `heads` of all rows, and writes k and v to the ring. Heads are
-// numbered: first those of q, then those of k, then those of v. tags: also tag the ring's slots
-// with their positions. It is true in one call per layer.
+// numbered: first those of q, then those of k, then those of v. tags: true in one call per layer.
+// In layer 0 this call also tags the ring's slots with their positions.
 void rope(const RopeArgs& args, Interval heads, bool tags);
 
 struct ProjectArgs {

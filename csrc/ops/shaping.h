@@ -40,7 +40,7 @@ struct ShapingScratch {
 // `row` is the root or lies before it, there are none.
 void find_path(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& scratch);
 
-// Applies all steps to `logits`, the row's [columns.n]. Returns the address of the result, which is
+// Applies all steps to the row's logits, [columns.n]. Returns the address of the result, which is
 // in scratch.logits. Settings for a token without a column have no effect. `row` is the root or a
 // node after it.
 const float* shape_row(const float* logits, const Columns& columns, const Sequence& c,

@@ -62,8 +62,8 @@ struct FeatureScratch {
   float scale[kFeatureBlocks];
 };
 
-// Divides each feature block, [width], by its root mean square. In a sum of squares, part p adds
-// the squares of x[p], x[p + 32], ...
+// Divides each feature block, [width], by its root mean square. Partial sum p of the squares adds
+// those of x[p], x[p + 32], ...
 template <class Team>
 SBRT_ANY void scale_blocks(float* x, int64_t width, FeatureScratch& s, Team team) {
   constexpr float kLeast = 1e-6f;  // added to the root mean square, which may be 0

@@ -60,8 +60,7 @@ SBRT_ANY inline float log_of(float p) {
 // share is halved for sampled text, which repeats less than greedy text.
 SBRT_ANY inline float chance_of(const Sequence& c, int length) {
   constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // assumed before any look-up
-  // The assumption kBefore has the weight of this number of look-ups. kWeight and kFading are
-  // guesses.
+  // kBefore has as much weight as this number of look-ups. kWeight and kFading are guesses.
   constexpr float kWeight = 8;
   const int kind = least(length, kMatches) - 1;
   const float share = c.sampling.temperature > 0 ? 0.5f : 1.0f;
@@ -71,7 +70,7 @@ SBRT_ANY inline float chance_of(const Sequence& c, int length) {
 
 // Returns the probability that the token looked up after a node is right. Under the rule `coupled`,
 // the sampling noise is known in advance. A token of probability p is then sampled with probability
-// exp(-wait (1 - p) / p). `wait` is the token's noise in exponential form.
+// exp(-wait (1 - p) / p). `wait` is the token's exponential noise, -log u.
 SBRT_ANY inline float chance_at(const Sequence& c, int node) {
   const float p = chance_of(c, c.chain.match[node]);
   if (c.sampling.temperature == 0 || is_rejection(c)) return p;
@@ -127,7 +126,7 @@ SBRT_ANY inline void set_match(const Joining& join, int node, Match match) {
   c.chain.next[node] = match.length > 0 ? token_at(c, node, match.after) : -1;
 }
 
-// Returns the match of the text that is one looked-up token longer.
+// Returns the match of a text after its looked-up token was appended to it.
 SBRT_ANY inline Match going_on(const Match& match) {
   return {match.after + 1, least(match.length + 1, kLongestMatch)};
 }

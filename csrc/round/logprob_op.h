@@ -25,7 +25,7 @@ struct LogprobScratch {
 // member.
 template <class Team, class Join>
 SBRT_ANY uint64_t joined(LogprobScratch& s, uint64_t mine, Team team, Join join) {
-  team.meet();  // until here all members read the last result
+  team.meet();  // all members have read the last result
   s.of_each[team.rank] = mine;
   for (int apart = kLogprobTeam / 2; apart > 0; apart /= 2) {
     team.meet();

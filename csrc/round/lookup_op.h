@@ -35,8 +35,9 @@ SBRT_ANY inline int matching(const int32_t* trunk, const TextEnd& end, int64_t l
   return n;
 }
 
-// Returns the best match that ends at position `newest` or before and has at least `shortest`
-// tokens. The best match is the longest; among equally long ones it is the latest.
+// Returns the best match of `end` in the trunk. The match ends at position `newest` or before, and
+// has at least `shortest` tokens. The best match is the longest; among equally long ones it is the
+// latest.
 template <class Team>
 SBRT_ANY Match best_match(const int32_t* trunk, int64_t newest, const TextEnd& end, int shortest,
                           Team team) {

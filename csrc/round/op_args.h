@@ -103,7 +103,7 @@ constexpr int kHradLayers = 3;
 // Arguments of H-RAD's ops for one seat, on a device.
 struct HradSeat {
   const Sequence* sequence;
-  Cut* cut;              // the result: the cut of the sequence
+  Cut* cut;              // the result: how much of the adopted tail is kept
   int row;               // row of the outcome's node in the target's forward
   FeatureMemory target;  // features of the target
   float *x, *shown, *inner;

@@ -61,7 +61,7 @@ SBRT_ANY inline void sharpen(Sequence& c) {
   }
 }
 
-// Counts the new tokens of the trunk: the accepted tokens and y. If the row of y failed, y is not
+// Counts the new tokens of the trunk: the accepted tokens and y. If sampling y failed, y is not
 // counted.
 SBRT_ANY inline void count_committed(Sequence& c) {
   if (!c.shaping.penalises) return;

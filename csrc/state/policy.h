@@ -82,13 +82,13 @@ struct Policy {
   float epsilon;    // a tail is cut after its first node with q <= epsilon; 0: it is never cut
   int32_t on_miss;  // OnMiss
   int32_t burst;    // if on_miss is kBurst: number of draft steps before the target's forward
-  // Number of nodes that a step of this burst adds; with 1 the burst makes a path.
+  // Number of nodes that a step of a serial burst adds; with 1 the burst makes a path.
   int32_t burst_width;
   int32_t hrad;  // 1: H-RAD decides how much of an adopted tail is verified
   // A path stops growing where 1 - sqrt(lambda * entropy) < theta (AdaEDL). lambda 0: it never
   // stops.
   float lambda, theta;
-  // 1: the rule `rejection`, candidates are drawn and accepted at random (round/accept_op.h). 0:
+  // 1: the rule `rejection`: candidates are drawn and accepted at random (round/accept_op.h). 0:
   // the draft samples with the target's noise.
   int32_t rejection;
   int32_t lookup;  // 1: looked-up tokens are added to every chain (round/join_op.h)

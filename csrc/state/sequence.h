@@ -31,8 +31,8 @@ struct Dist {
 // the scores under the rule `rejection`. So scores are kept for every row that is verified, and for
 // every row from which a candidate was drawn. A row of the draft has the same columns as the
 // draft's logits (ops/columns.h). Tokens without a column have probability 0. With two memories, a
-// mail copies `chain` to the target's memory. In each memory, rows that its lane does not read are
-// null.
+// mail copies `chain` to the target's memory. In each memory, the addresses of rows that the
+// memory's lane does not read are null.
 struct Scores {
   int32_t vocab;
   int32_t tail_slots;

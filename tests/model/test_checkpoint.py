@@ -164,8 +164,7 @@ GENERATION, CONFIG = "generation_config.json", "config.json"
     [
         ([1, 2], {"eos_token_id": 3}, GENERATION, {3}),
         ([1, 2], {"eos_token_id": [3, 4, 3]}, GENERATION, {3, 4}),
-        # Config.json is not read, so its end id 320 causes no error.
-        (320, {"eos_token_id": 0}, GENERATION, {0}),
+        (320, {"eos_token_id": 0}, GENERATION, {0}),  # config.json is not read, so 320 is no error
         ([1, 2], {"eos_token_id": None}, CONFIG, {1, 2}),
         ([1, 2], {"eos_token_id": []}, CONFIG, {1, 2}),
         (7, {"temperature": 1.0}, CONFIG, {7}),
