@@ -70,8 +70,8 @@ def test_digits_alone(files, tmp_path, pre):
 def test_scores(files, tmp_path):
     path = files.write(tmp_path / "m.gguf", words="scores")
     theirs = transformers_ids(path)
-    # These texts do not begin with a space: there transformers' Metaspace would not add its own
-    # space.
+    # Skip texts that begin with a space, because transformers' Metaspace does not add its own space
+    # to them.
     texts = [text for text in files.mixed_lines() if not text.startswith((" ", "\u2581"))]
     same_ids(path, theirs, [text for text in texts if text and "<" not in text])
 
