@@ -12,8 +12,8 @@
 namespace sbrt {
 namespace {
 
-// Returns the length of the longest trunk. If every layer has a window, the ring wraps and there is
-// no limit.
+// Returns the length of the longest trunk that the model can process. If every layer has a window,
+// the ring wraps, and the length has no limit.
 int64_t longest_of(const DecoderConfig& c) { return c.is_bounded() ? kEndless : c.max_positions; }
 
 int64_t widest_input(const DecoderConfig& c) { return std::max({c.hidden, c.q_size(), c.inner}); }
@@ -21,10 +21,11 @@ int64_t widest_input(const DecoderConfig& c) { return std::max({c.hidden, c.q_si
 struct KeepArgs {
   const Batch* rows;
   const float* x;  // [rows, hidden]
-  // [rows, kFeatureLayers, hidden]; starts at the first block that gets a copy of x.
+  // [rows, kFeatureLayers, hidden]. Of each row, `kept` points to the first block that gets a copy
+  // of x.
   float* kept;
   int64_t hidden;
-  int32_t blocks;  // number of blocks that each get a copy of x
+  int32_t blocks;  // number of neighbouring blocks that get a copy of x
 };
 
 void keep(const KeepArgs& a, Worker worker) {
@@ -63,8 +64,8 @@ LayerKind kind(const DecoderConfig& c, const LaneShape& s, int64_t window, bool 
           .visible = Buffer<Visible>(s.max_rows)};
 }
 
-// Returns one kind if all layers are alike. Otherwise returns one kind for global and one for local
-// layers.
+// Returns one kind if all layers are alike. Otherwise returns two kinds: the first for global
+// layers, the second for local layers.
 std::vector<LayerKind> kinds_of(const DecoderConfig& c, const LaneShape& s) {
   std::vector<LayerKind> kinds;
   if (c.local.empty() || !c.is_bounded())
@@ -73,7 +74,7 @@ std::vector<LayerKind> kinds_of(const DecoderConfig& c, const LaneShape& s) {
   return kinds;
 }
 
-// Checks the shape of the lane, and returns the shape of the lane's KV ring. Throws InvalidInput.
+// Checks the sizes in `s`, and returns the shape of the lane's KV ring. Throws InvalidInput.
 RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
   check_within("lane: max_len", int64_t{1}, longest_of(c), s.max_len);
   check_within("lane: max_rows", 1, kMaxStepRows, s.max_rows);
@@ -214,8 +215,8 @@ void DecoderLane::add_residual(Graph& graph, const MatmulArgs& product,
                            config_.hidden, static_cast<float>(config_.rms_eps)});
 }
 
-// Returns the arguments for y = W x. If there is a norm, x is normed first. If y is the residual
-// stream, the arguments are those for y += W x.
+// Returns the arguments of matmul for y = W x. If `norm` is given, x is normalised first. If y is
+// the residual stream x_, the arguments are those for y += W x.
 MatmulArgs DecoderLane::linear(const Batch* rows, const Linear& weights, const Buffer<float>& x,
                                const Buffer<float>& y, const Buffer<float>* norm) const {
   const InputNorm input{norm ? norm->data() : nullptr, normed_.data(),

@@ -9,7 +9,7 @@
 
 namespace sbrt {
 
-// Computes logits for a text. Only one thread at a time may use a reader.
+// Computes logits for texts. Only one thread at a time may use a reader.
 class LogitReader {
  public:
   static constexpr int32_t kRows = 64;  // largest number of rows of one forward
@@ -26,12 +26,13 @@ class LogitReader {
 
  private:
   std::shared_ptr<Model> model_;
-  int64_t longest_, fed_ = 0;  // longest text, in tokens; number of tokens fed so far
+  int64_t longest_, fed_ = 0;  // limit of the text's length, and number of tokens fed so far
   std::unique_ptr<Lane> lane_;
   Batch batch_{};
   Graph with_logits_{"reader.forward"}, keys_only_{"reader.keys"};
   int32_t threads_;
-  Runner runner_;  // declared last, so that its threads end before the data that they read
+  // Declared last. So its threads end before the members that they read are destroyed.
+  Runner runner_;
 };
 
 }  // namespace sbrt

@@ -25,8 +25,8 @@ void replay(const Piece& piece, const Batch& rows) {
 
 void replay_forward(const ForwardArgs& a, Worker) { replay(a.pieces->picked(), *a.rows); }
 
-// Returns true if the sequence of some row needs sampling that no recorded piece can do. Pieces for
-// the CPU have no shaping and keep no scores.
+// Returns true if a row needs sampling that no recorded piece can do. Pieces for the CPU apply no
+// shaping and keep no scores.
 bool is_beyond_pieces(const RecordedChoice& a) {
   for (int32_t i = 0; i < a.args.rows->n; ++i) {
     const Sequence& c = a.args.of(i);
@@ -36,8 +36,8 @@ bool is_beyond_pieces(const RecordedChoice& a) {
   return false;
 }
 
-// Replays the piece that is picked. If no piece can sample for these sequences, runs the CPU's own
-// ops instead.
+// Replays the piece that was picked. If no piece can sample for these rows, runs the op of the CPU
+// instead.
 void replay_choice(const RecordedChoice& a, Worker worker) {
   if (is_beyond_pieces(a)) {
     (a.args.dist ? choose_dists : choose_rows)(a.args, worker);
@@ -51,8 +51,8 @@ void replay_moves(const RecordedMoves& a, Worker) {
   piece.replay(piece.recording);
 }
 
-// Returns a list with one piece: the smallest one that holds `rows` rows. Throws Error if there is
-// none.
+// Returns a list that holds only the smallest piece with room for `rows` rows. Throws Error if no
+// piece has room.
 Pieces only_for(const Pieces& pieces, int32_t rows) {
   for (const Piece& piece : pieces)
     if (piece.rows >= rows) return {piece};
@@ -136,7 +136,8 @@ PieceSet& RecordedLane::keep(const Pieces& pieces, const Expected& expected) {
 
 void RecordedLane::add_forward(Graph& graph, const Batch* rows, bool with_logits) {
   Pieces pieces = recorder_->forward(rows, with_logits);
-  // For a prompt, the size of the piece is selected now, not at launch.
+  // A forward over a prompt has a known number of rows. So one piece is selected now, not at
+  // launch.
   if (!with_logits && expected_.rows) pieces = only_for(pieces, *expected_.rows);
   const PieceSet& set = keep(pieces, expected_);
   graph.add(replay_forward, ForwardArgs{&set, rows}, true).on_device(set.captured());

@@ -1,11 +1,13 @@
-// A lane whose ops were recorded elsewhere (sbrt/gpu). Each recording of an op is called a piece.
-// Pieces are appended to graphs and replayed unchanged, with all their pointers and scalars.
+// A lane whose ops were recorded by Python code (sbrt/gpu). A recording of an op is called a piece.
+// Pieces are appended to graphs, and are replayed with the pointers and scalars that they were
+// recorded with.
 //
 // On the CPU a piece is a flat list of calls. On a device it is a captured graph or, with
-// enforce_eager, a list of calls (exec/captured.h). Each piece is for a fixed number of rows. The
-// host picks a piece before it launches (Expected). The number of rows follows from the policies
-// and the trunks' lengths (decode/row_bounds.h). The kind of piece follows from the requests. The
-// host reads neither a sequence in flight nor a device's memory.
+// enforce_eager, a list of calls (exec/captured.h). Each piece computes a fixed number of rows.
+// Before each launch the host picks a piece (Expected). It derives the number of rows from the
+// policies and the lengths of the trunks (decode/row_bounds.h). It derives the kind of sampling
+// from the requests. The host reads neither the state of a sequence in flight nor a device's
+// memory.
 #pragma once
 
 #include <deque>
@@ -18,33 +20,34 @@
 
 namespace sbrt {
 
-// One recording of an op. The object that made the piece owns it. It keeps the piece alive longer
-// than every graph to which the piece was appended.
+// One recording of an op. The Recorder that made the piece owns it, and must keep it alive longer
+// than every graph to which it was appended.
 struct Piece {
-  int32_t rows = 0;   // number of the batch's first rows that the piece computes
-  int32_t nodes = 0;  // number of calls in the piece; on a device number of kernels
+  int32_t rows = 0;   // number of rows that the piece computes: the first rows of the batch
+  int32_t nodes = 0;  // number of calls in the piece, or of kernels on a device
   void (*replay)(void* recording) = nullptr;  // used on the CPU; throws Error
   void* recording = nullptr;
-  void* graph = nullptr;  // on a device: a cudaGraph_t, or the player for `play`; null on the CPU
+  // On a device: a cudaGraph_t, or the player that `play` gets. Null on the CPU.
+  void* graph = nullptr;
   void (*play)(void* player, void* stream) = nullptr;  // Captured::play
 };
 
 // Pieces that do the same work for different numbers of rows, in ascending order.
 using Pieces = std::vector<Piece>;
 
-// All pieces of one op, and the values that select one of them at launch.
+// All pieces of one op, and the limits by which the host selects a piece at launch.
 class PieceSet {
  public:
   explicit PieceSet(const Expected& expected) : expected_(expected) {}
   PieceSet(const PieceSet&) = delete;
 
-  // Adds the pieces for one kind of request. Every kind has pieces of the same sizes. Kinds are
-  // added in this order: neither filters nor shapes, filters, shapes, both.
+  // Adds the pieces for one ChoiceKind. Every kind has pieces of the same sizes. Callers add the
+  // kinds in this order: neither filters nor shapes, filters, shapes, both.
   void add(const Pieces& pieces);
   bool has_shapes() const { return kinds_ == 4; }
 
-  // Returns the smallest piece that holds the expected rows, for the kind of the requests. Throws
-  // Error if no piece does.
+  // Returns the smallest piece that has room for the expected rows, of the kind that the requests
+  // need. Throws Error if there is no such piece.
   const Piece& picked() const { return pieces_[captured_.picked()]; }
   const Captured& captured() const { return captured_; }
 
@@ -62,19 +65,19 @@ class PieceSet {
 // Addresses and sizes of a lane's memory that other code reads.
 struct LaneMemory {
   RingShape ring;
-  int32_t vocab = 0;  // number of ids that the lane can process
+  int32_t vocab = 0;  // number of token ids that the lane can process
   int64_t hidden = 0;
   bool on_device = false;  // true: all memory of the lane is device memory
   int32_t prefill_rows = kMaxRows;
   float* logits = nullptr;   // [max_rows, number of logits of the model]
-  DType dtype = DType::f32;  // element type of features and embed
+  DType dtype = DType::f32;  // element type of `features` and `embed`
   // [max_rows, kFeatureLayers, hidden]; null: features are not kept.
   const void* features = nullptr;
   const void* embed = nullptr;  // [vocab, hidden]
   KvBlock kv;
 };
 
-// Makes the pieces of one lane. Does so while graphs are built, never during a round.
+// Records the pieces of one lane. Recording happens while graphs are built, never during a round.
 class Recorder {
  public:
   virtual ~Recorder() = default;
@@ -129,7 +132,8 @@ class RecordedLane final : public Lane {
   std::shared_ptr<const ColumnMap> columns_;
   int32_t max_rows_;
   Expected expected_;
-  std::deque<PieceSet> pieces_;  // a deque, because graphs hold pointers to its elements
+  // A deque, because graphs hold pointers to its elements and a deque does not move them.
+  std::deque<PieceSet> pieces_;
 };
 
 }  // namespace sbrt

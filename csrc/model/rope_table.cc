@@ -25,8 +25,8 @@ void scale_llama3(const RopeScaling& s, Buffer<float>& inv_freq) {
   }
 }
 
-// Returns the index (a real number below head_dim / 2) of the rope pair that makes `turns` turns
-// within original_max positions.
+// Returns the index of the rope pair that makes `turns` full turns over original_max positions. The
+// index is a real number below head_dim / 2.
 double yarn_dimension(const RopeScaling& s, double turns, double head_dim, double theta) {
   return head_dim * std::log(s.original_max / (turns * kTwoPi)) / (2 * std::log(theta));
 }

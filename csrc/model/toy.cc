@@ -17,14 +17,15 @@ struct ToyArgs {
   ToyGate* gate;
   KvRing* ring;
   const Batch* rows;
-  const int32_t* most;  // bound of the rows that the host expects in the forward; null: none
-  uint64_t* state;      // [max_rows] hash of the prefix up to and including the row's token
-  float* logits;        // [max_rows, columns.n]
+  // Largest number of rows that the host expects in the forward; null: unknown.
+  const int32_t* most;
+  uint64_t* state;  // [max_rows] hash of the prefix up to and including the row's token
+  float* logits;    // [max_rows, columns.n]
   Columns columns;
 };
 
-// Returns the slot of the token before `row`. It is the last slot that the row sees, apart from the
-// row's own.
+// Returns the slot of the token before `row`: its parent in the tree, or the last trunk token.
+// `row` sees this slot last, apart from its own.
 int64_t parent_slot(const RingShape& ring, const Batch& rows, const Row& row) {
   const int64_t head = rows.head[row.seat];
   const bool in_tail = row.tail.bits() != 0;
@@ -38,7 +39,7 @@ int64_t parent_slot(const RingShape& ring, const Batch& rows, const Row& row) {
   return ring.slot(row.seat, head - 1);
 }
 
-// The K/V of a slot: the prefix hash and the position, stored in four raw words.
+// The K/V of a slot of the toy: the hash of the prefix, and the position.
 struct Cell {
   uint64_t state;
   int64_t position;
@@ -86,7 +87,7 @@ void toy_states(const ToyArgs& a, Worker) {
 
 constexpr int kRanks = 8;
 
-// Returns the probability that the target's first choice has rank r in the draft.
+// Returns the probability that the target's most likely token has rank r in the draft.
 float chance(float acceptance, int r) {
   constexpr float kNext = 0.4f;
   if (r == 0) return acceptance;
@@ -107,7 +108,7 @@ void mislead(const ToyConfig& c, uint64_t state, float* logits, int32_t n) {
   while (at < ranks - 1 && u >= chance(c.acceptance, at)) u -= chance(c.acceptance, at++);
   std::rotate(best, best + 1, best + at + 1);
   std::fill_n(logits, n, -40.0f);
-  float last = 0;  // scores must fall as the rank grows, even where the probabilities rise
+  float last = 0;  // A higher rank must get a lower score, even where its probability is not lower.
   for (int r = 0; r < ranks; ++r) {
     const float score = std::log(std::max(chance(c.acceptance, r), 1e-9f));
     logits[best[r]] = last = r == 0 ? score : std::min(score, last - 0x1p-8f);

@@ -102,7 +102,7 @@ void Weights::expect_head(const DecoderConfig& c) {
 }
 
 // Stores the embedding as plain rows or as a packed matrix. If the embedding is tied, the packed
-// matrix is also the LM head.
+// matrix also serves as the LM head.
 void Weights::place_embedding(const DecoderConfig& c) {
   const bool is_packed =
       formats_.named.contains(kEmbedding) || (c.tied && !format_of(kHead).quantised());
@@ -159,8 +159,8 @@ void Weights::expect_layer(int64_t index, const DecoderConfig& c) {
   expect_linear(at + "mlp.down_proj", w.down, 0, c.hidden);
 }
 
-// Says which norms the layer has. With post_norms, post_attention_layernorm is the norm of the
-// output of attention. Without, it is the norm of the MLP's input.
+// Registers the norm tensors that the layer must have. With post_norms, post_attention_layernorm is
+// the norm of attention's output. Without post_norms, it is the norm of the MLP's input.
 void Weights::expect_norms(const std::string& at, LayerWeights& w, const DecoderConfig& c) {
   expect_norm(at + "input_layernorm", w.attention_norm, c.hidden);
   if (c.head_norms) {

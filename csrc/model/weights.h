@@ -1,5 +1,5 @@
-// The weights of a decoder of the Llama or Gemma 3 family. They are packed one tensor at a time,
-// under their Hugging Face names.
+// The weights of a decoder of the Llama or Gemma 3 family. Tensors are loaded one at a time under
+// their Hugging Face names, and packed.
 #pragma once
 
 #include <memory>
@@ -22,22 +22,22 @@ struct DecoderConfig {
   int64_t vocab = 0, max_positions = 0;
   double rms_eps = 0, rope_theta = 0;
   bool tied = false;
-  // Number of positions that a row sees in a local layer, including its own; 0: all.
+  // Number of positions that a row sees in a local layer, including its own; 0: no limit.
   int64_t window = 0;
   bool qkv_bias = false;    // q_proj, k_proj and v_proj have a bias
   bool o_bias = false;      // o_proj
   bool mlp_bias = false;    // gate_proj, up_proj and down_proj have a bias
   bool head_norms = false;  // q and k of each head get an RMSNorm (q_norm, k_norm) before rope
   RopeScaling rope;
-  // [layers] true for local layers. If empty, all layers use `rope`, and also the window if there
-  // is one.
+  // [layers], true for local layers. If empty, all layers are alike: they use `rope`, and `window`
+  // if it is not 0.
   std::vector<bool> local{};
   double local_theta = 0;  // rope theta of the local layers
   RopeScaling local_rope{};
-  // Attention scores are divided by its square root; 0: head_dim is used.
+  // Attention scores are divided by the square root of query_scalar; 0: of head_dim.
   double query_scalar = 0;
   bool gelu = false;  // the MLP's activation is gelu (tanh form) instead of silu
-  // The outputs of attention and MLP get an RMSNorm before they are added to x.
+  // An RMSNorm is applied to the outputs of attention and MLP before they are added to x.
   bool post_norms = false;
   bool norm_offset = false;       // a norm multiplies by (1 + weight) instead of weight
   bool scaled_embedding = false;  // the embedding is multiplied by sqrt(hidden)
@@ -51,11 +51,11 @@ struct DecoderConfig {
   int64_t qkv_size() const { return q_size() + 2 * kv_size(); }
 };
 
-// Throws InvalidInput. The message names the field, its bounds and the given value.
+// Throws InvalidInput if a field is invalid. The message names the field, its bounds and its value.
 void check_config(const DecoderConfig& config);
 
-// Storage formats: `named` has those of some matrices, by Hugging Face name, and `others` is the
-// format of all other matrices.
+// Storage formats of matrices. `named` has the formats of some matrices, by Hugging Face name. All
+// other matrices have the format `others`.
 struct WeightFormats {
   Format others;
   std::unordered_map<std::string, Format> named{};
@@ -63,12 +63,13 @@ struct WeightFormats {
 
 class Weights;
 
-// The parts of a target model that its draft uses.
+// Describes a draft's LM head, and what the draft shares with its target.
 struct DraftParts {
   std::vector<int32_t>
-      head_ids{};  // ids of the target for which lm_head has rows, ascending; empty: all
-  // If given, the draft shares this target's embedding (and its head if tied), and loads neither.
-  // Null: the draft has its own.
+      // Ids of the target's tokens for which lm_head has rows, in ascending order; empty: all ids.
+      head_ids{};
+  // The target whose embedding the draft uses; if the embedding is tied, also its LM head. The
+  // draft then loads neither. Null: the draft loads its own.
   std::shared_ptr<const Weights> target{};
 };
 
@@ -77,42 +78,48 @@ struct Linear {
   Linear(const std::vector<PackedMatrix::Part>& parts, int64_t in, bool biased,
          Order order = Order::plain);
   PackedMatrix matrix;  // [out, in]
-  Buffer<float> bias;   // [out] in the packed order of the matrix; empty without a bias
+  // [out] in the same order as the packed outputs of `matrix`; empty without a bias.
+  Buffer<float> bias;
 };
 
 struct LayerWeights {
-  Buffer<float> attention_norm, mlp_norm;  // [hidden] weights of the norms of the inputs
-  // [hidden] weights of the norms of the outputs; empty without post_norms.
+  // [hidden], weights of the norms before attention and MLP.
+  Buffer<float> attention_norm, mlp_norm;
+  // [hidden], weights of the norms of the outputs of attention and MLP; empty without post_norms.
   Buffer<float> attention_after, mlp_after;
-  Buffer<float> q_norm, k_norm;  // [head_dim] weights of the norms; empty without head_norms
-  Linear qkv;                    // [widths of q + k + v, hidden]
-  Linear o;                      // [hidden, q]
-  // [inner + inner, hidden] matrix of the gates and of the values that they gate.
+  // [head_dim], weights of the norms of q and k; empty without head_norms.
+  Buffer<float> q_norm, k_norm;
+  Linear qkv;  // [q_size + 2 kv_size, hidden]
+  Linear o;    // [hidden, q]
+  // [2 inner, hidden]: the rows of gate_proj and of up_proj.
   Linear gate_up;
   Linear down;  // [hidden, inner]
 };
 
 class Weights {
  public:
-  // Reserves all memory. Pages are touched when tensors are loaded. Throws InvalidInput if a format
-  // is named for something that is not a matrix of this decoder. If no format is named for the
-  // head, it is kInt8Head in an int4 model. If none is named for the embedding, it is bf16 in int8
-  // and int4 models. A tied embedding is stored only once if its format is named or is a float
-  // format. A draft that shares its target's embedding must have the target's width and vocabulary.
+  // Reserves all memory. The system commits its pages when tensors are loaded. Formats: without an
+  // entry in `named`, the LM head of an int4 model gets kInt8Head, and the embedding of an int8 or
+  // int4 model gets bf16. A tied embedding is stored once if its format is in `named` or is a float
+  // format; otherwise it is stored twice. Throws InvalidInput if `named` has a name that is not a
+  // matrix of this decoder. Throws it also if a draft shares its target's embedding but has another
+  // width or vocabulary.
   Weights(const DecoderConfig& config, const WeightFormats& formats, const DraftParts& parts = {});
   Weights(const Weights&) = delete;
 
-  // Packs a copy of `tensor`, rounded to its format. A tied lm_head and derived constants
-  // (rotary_emb.inv_freq) are skipped after a check of their name. Throws InvalidInput on an
-  // unknown name, a second tensor of the same name, or a wrong shape. Then nothing is changed.
+  // Packs a copy of `tensor`, rounded to its format. The function checks the names of a tied
+  // lm_head and of derived constants (rotary_emb.inv_freq), and skips their values. Throws
+  // InvalidInput on an unknown name, a wrong shape, or a tensor that is already loaded. Then
+  // nothing has changed.
   void load(const std::string& name, const TensorView& tensor);
-  // Packs some rows of a tensor that is already quantised, in the format that is named for it.
-  // `first` is the tensor's row at which they begin. The rows must come in order. The tensor is
-  // complete with its last row. Throws InvalidInput as above.
+  // Packs rows `first` and following of a tensor that is already quantised. The format must be the
+  // one in `named`. Callers pass the rows in order; the tensor is complete after its last row.
+  // Throws InvalidInput, as above.
   void load(const std::string& name, const Levels& rows, int64_t first);
-  // Returns the number of groups in each row of a matrix, or 0 for a format without groups.
+  // Returns the number of quantisation groups in each row of a matrix. Formats without groups: 0.
   int64_t groups(const std::string& name) const;
-  // Returns row `index` of a matrix, [columns], as the kernels see it.
+  // Returns row `index` of a matrix as f32, [columns]. The values are those that the kernels
+  // compute with.
   std::vector<float> row(const std::string& name, int64_t index) const;
   // Ends loading. Throws InvalidInput if a tensor is missing; the message names the first one.
   void finish();
@@ -124,7 +131,7 @@ class Weights {
   }  // [vocab, hidden]
   std::vector<LayerWeights> layers;
   Buffer<float> norm;  // [hidden]
-  // [columns().n, hidden] weights of the LM head; those of the embedding if tied.
+  // Returns the LM head, [columns().n, hidden]. If tied, it has the weights of the embedding.
   const Linear& lm_head() const { return shares_head() ? target_->lm_head() : lm_head_; }
   const Columns& columns() const { return columns_.columns(); }
 
@@ -132,13 +139,14 @@ class Weights {
   // Describes where a tensor is stored: in rows of a packed matrix, in part of a vector, or in the
   // embedding.
   struct Place {
-    int64_t rows = 0, columns = 0;  // columns 0: the tensor is a vector
+    int64_t rows = 0, columns = 0;  // columns == 0: the tensor is a vector
     PackedMatrix* matrix = nullptr;
     Buffer<float>* vector = nullptr;
-    const PackedMatrix* order = nullptr;  // for a bias: the matrix whose packed order the bias has
+    // For a bias: the matrix whose packed order of outputs the bias follows.
+    const PackedMatrix* order = nullptr;
     // The tensor's first row in `matrix`, or its first element in `vector`.
     int64_t first = 0;
-    // Number that is added to each element of a norm's weights.
+    // Number that is added to each weight of a norm.
     float offset = 0;
     bool embedding = false, loaded = false, optional = false;
     Format format{};   // format of the matrix
@@ -164,12 +172,12 @@ class Weights {
   std::shared_ptr<const Weights> target_;  // target whose embedding this draft shares; null: none
   EmbedTable embed_;
   Linear lm_head_;
-  PackedMatrix embedding_;  // used if the embedding is not tied and has a named format
+  PackedMatrix embedding_;  // used if the embedding is not tied and its format is in `named`
   bool tied_, finished_ = false;
   float norm_offset_;  // number that is added to each norm weight as it is loaded
   int64_t parameters_ = 0;
   std::unordered_map<std::string, Place> places_;
-  // Names of all tensors in order, for messages about missing ones.
+  // Names of all tensors, in the order in which `finish` reports missing ones.
   std::vector<std::string> order_;
 };
 

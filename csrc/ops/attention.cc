@@ -18,8 +18,8 @@ void append(Visible& out, int64_t slot, int64_t n) {
   out.keys += n;
 }
 
-// Appends the slots of the bits that are set in `mask`, in ascending order. Leaves out those before
-// the row's window. `position` is the position of the next key, and the function advances it.
+// Appends one slot for each bit that is set in `mask`, in ascending order, but no slot before the
+// row's window. `position` is the position of the next key. The function advances it.
 template <class SlotOf>
 void append_mask(Visible& out, const Mask& mask, int64_t& position, SlotOf slot_of) {
   for (uint64_t bits = mask.bits(); bits; bits &= bits - 1)
@@ -56,7 +56,7 @@ int64_t score_stride(const RingShape& ring) {
   return (ring.capacity + kSlots + kMaxTail + kScorePad + 15) / 16 * 16;
 }
 
-// Returns how many leading keys rows i and k both see, in the same slots.
+// Returns the number of leading keys that rows i and k both see, in the same slots.
 int64_t shared_keys(const Batch& rows, const Visible* visible, int64_t i, int64_t k) {
   const Visible &a = visible[i], &b = visible[k];
   if (i == k) return a.keys;
@@ -83,8 +83,8 @@ class HeadTask {
     task_.scale = a.scale;
   }
 
-  // Computes queries first .. last - 1. Each task takes adjacent queries that share keys with the
-  // task's first query.
+  // Computes queries first .. last - 1, in tasks of adjacent queries. All queries of a task share
+  // keys with its first query.
   void run(int64_t first, int64_t last) {
     for (int64_t i = first; i < last; i += task_.count) {
       task_.count = 0;

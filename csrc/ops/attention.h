@@ -1,9 +1,9 @@
 // Masked attention over spans of the KV ring.
 //
-// A row sees its keys in order of absolute position: the trunk, then the row's in-flight ancestors
-// by depth, then its ancestors in the branch's tail. Every sum adds exactly these keys in this
-// order. So the result is bitwise the same wherever the trunk ends, wherever the ring wraps, and
-// whichever keys come from a mask.
+// A row sees keys in order of absolute position. First come the keys of the trunk, then those of
+// the row's in-flight ancestors by depth, then those of its ancestors in the branch's tail. Every
+// sum adds exactly these keys in this order. So the result has the same bits wherever the trunk
+// ends, wherever the ring wraps, and whether or not a key comes from a mask.
 #pragma once
 
 #include "exec/exec.h"
@@ -42,13 +42,13 @@ struct AttentionArgs {
   const Batch* rows;
   const KvRing* ring;
   const Visible* visible;  // [rows]
-  const float* qkv;        // [rows, (heads + 2 kv_heads) head_dim]; q has been rotated
+  const float* qkv;        // [rows, (heads + 2 kv_heads) head_dim]; rope was applied to q
   float* out;              // [rows, heads * head_dim]; all zeros for a row that sees no key
   float* scratch;          // [threads, attention_scratch]
   int32_t layer, heads;
   float scale;
-  // If `made` is given, `out` is also stored there as integers, [groups][stride] (ops/integers.h).
-  // Then head_dim must be a multiple of 32.
+  // If `made` is given, the op also stores `out` there as integers, [groups, stride] RowGroups
+  // (ops/integers.h). Then head_dim must be a multiple of 32.
   const Integers* integers = nullptr;
   RowGroup* made = nullptr;
 };

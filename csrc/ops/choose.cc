@@ -12,7 +12,7 @@ namespace sbrt {
 namespace {
 
 constexpr double kMostNoise = 22.8739;  // gumbel(0xffffffff), rounded up
-constexpr int kBlock = 64;              // number of tokens whose noise is bounded together
+constexpr int kBlock = 64;              // number of tokens in one call of Kernels::may_reach
 
 struct Best {  // the `want` best pairs (score, column) so far, best first
   int want, count = 0;
@@ -22,8 +22,8 @@ struct Best {  // the `want` best pairs (score, column) so far, best first
   double bar() const {
     return count < want ? -std::numeric_limits<double>::infinity() : score[count - 1];
   }
-  // Keeps the column if it is among the best so far. Columns may come in any order. Among equal
-  // scores the lowest column wins, because it has the lowest token id.
+  // Inserts the column if its score is among the best so far. Columns may come in any order. Among
+  // equal scores the lowest column is best, because it has the lowest token id.
   void offer(double s, int32_t column) {
     int place = count;
     while (place > 0 && (s > score[place - 1] || (s == score[place - 1] && column < at[place - 1])))
@@ -37,8 +37,8 @@ struct Best {  // the `want` best pairs (score, column) so far, best first
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Returns the best kernels of this machine. In passes over logits all sets of kernels give the same
-// bits, so any set may be used.
+// Returns the fastest kernels that this machine can run. All sets of kernels compute the same bits
+// in passes over logits, so the set may be chosen for speed.
 const Kernels& vectors() {
   static const Kernels& best = kernels_named("auto");
   return best;
@@ -55,8 +55,8 @@ bool is_filtered(const Sampling& s, int n) {
   return s.min_p > 0 || s.top_p < 1 || (s.top_k > 0 && s.top_k < n);
 }
 
-// Offers a column to `Best`, with the noise of its token added to its score. Skips the column if
-// its score would be too low even with an upper bound of the noise.
+// Offers a column to `best`; its score includes the noise of its token. Skips the column if an
+// upper bound of its score is below the worst score in `best`.
 struct NoisyOffer {
   const float* logits;
   const Columns& columns;
@@ -100,8 +100,8 @@ void greedy_best(const float* logits, int n, float most, Best& best) {
     if (logits[i] > -kInfinity) best.offer(logits[i], static_cast<int32_t>(i));
 }
 
-// Offers the column with the largest logit first. So the threshold is already high when the other
-// columns are examined.
+// Finds the best columns with noise. The column with the largest logit is offered first, so that
+// most other columns can be skipped.
 void noisy_best(float most, NoisyOffer& offer) {
   const Kernels& v = vectors();
   const Columns& columns = offer.columns;
@@ -131,7 +131,8 @@ void find_best(const float* logits, const Columns& columns, const Sampling& s, c
   for (int i = 0; i < scratch.kept; ++i) offer(scratch.filter.ids[i]);
 }
 
-// Writes the scores [n] of the row that find_best has just processed. Excluded tokens get -inf.
+// Writes the scores, [n], of the row that find_best has just processed. A score is logit /
+// temperature; excluded tokens get -inf.
 void keep_scores(const float* logits, int n, const Sampling& s, const ChooseScratch& scratch,
                  float* scores) {
   std::fill_n(scores, n, -kInfinity);
@@ -144,10 +145,10 @@ void keep_scores(const float* logits, int n, const Sampling& s, const ChooseScra
   }
 }
 
-// The softmax of the raw logits: exp(x - most) / sum.
+// The softmax of the raw logits x: e^(x - most) / sum.
 struct RawDist {
   float most, sum;
-  float moment;  // sum * the mean of x - most under the softmax
+  float moment;  // sum * E[x - most], with the expectation under the softmax
 
   float q(float x) const { return exp32(x - most) / sum; }
   float lp(float x) const { return x - most - static_cast<float>(std::log(double{sum})); }
@@ -162,7 +163,7 @@ RawDist raw_dist(const float* logits, int n) {
   return dist;
 }
 
-// Sets lp to the log softmax over the candidates' scores. Other tokens do not enter this softmax.
+// Sets lp to the log softmax over the scores of the candidates only.
 void score_confidence(const Best& best, Dist& dist) {
   float sum = 0;
   for (int r = 0; r < dist.n; ++r) {
@@ -173,10 +174,9 @@ void score_confidence(const Best& best, Dist& dist) {
   for (int r = 0; r < dist.n; ++r) dist.lp[r] -= shift;
 }
 
-// Raises the probability of each candidate to the power `sharpness`, then normalises. In the sum
-// the other tokens keep their probability unchanged. Rounding must not make a probability larger
-// than 1. Otherwise a node would be more likely than its parent, and could be kept without its
-// parent.
+// Raises the probability of each candidate to the power `sharpness`, then normalises. The
+// probability of all other tokens enters the sum unchanged. Rounding must not make a probability
+// larger than 1: a node would be more likely than its parent, and could be kept without its parent.
 void calibrate(float sharpness, Dist& dist) {
   if (sharpness == 1) return;
   float given = 0, sum = 0;
@@ -216,13 +216,14 @@ uint64_t prefix_hash(const Sequence& c, const Batch& rows, const Row& row, Shapi
 }
 
 // Finds the best columns of row `i` under the request's sampling and shaping. Returns the logits
-// that were used: the shaped row if the request has shaping.
+// that it used: the row with shaping applied, or the raw row if the request has no shaping.
 const float* choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseScratch& scratch,
                     Best& best, int32_t& error) {
   const Sequence& c = a.of(i);
   const float* logits = a.row(i);
   if (c.shaping.active) {
-    largest(logits, a.columns.n, error);  // so that a NaN is an error even where it is masked
+    // Checks the raw row, so that a NaN is an error even if its token is masked.
+    largest(logits, a.columns.n, error);
     if (error != kFine) return logits;
     logits = shape_row(logits, a.columns, c, *a.rows, a.rows->row[i], scratch.shaping);
   }
@@ -235,8 +236,8 @@ void name_tokens(const Columns& columns, Dist& dist) {
   for (int r = 0; r < dist.n; ++r) dist.token[r] = columns.id(dist.token[r]);
 }
 
-// Returns the address at which the scores of a draft's row are kept. Returns null if no token is
-// drawn from that row.
+// Returns the address for the scores of a row of the draft. Returns null if no token is drawn from
+// this row.
 float* scores_of(const Sequence& c, const Row& row) {
   const Scores& s = c.scores;
   if (row.node < 0) return nullptr;
@@ -245,12 +246,12 @@ float* scores_of(const Sequence& c, const Row& row) {
   return s.tail(row.branch, row.node);
 }
 
-// Sets confidences that do not depend on the draws. Draw number r gets the r-th largest
-// probability.
+// Sets the confidences so that they do not depend on which tokens were drawn: draw number r gets
+// the r-th largest probability.
 void score_blindly(const float* scores, int n, Dist& dist) {
   int32_t columns[kCandidates];
   Best best{.want = dist.n, .score = {}, .at = columns};
-  bool bad;  // never becomes true, because find_best has checked the row
+  bool bad;  // stays false, because find_best has checked the row
   greedy_best(scores, n, vectors().largest(scores, n, &bad), best);
   score_confidence(best, dist);
 }
@@ -277,12 +278,13 @@ void draw(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Dist& dist) {
   name_tokens(a.columns, dist);
 }
 
-// Finds the draft's best tokens at row `i`, with the same noise that the target will use there.
+// Finds the draft's best tokens after row `i`, with the noise that the target will use at this
+// position.
 void guess(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Dist& dist) {
   const Sequence& c = a.of(i);
   const auto position = static_cast<uint64_t>(a.rows->row[i].position + 1);
   Best best{.want = kCandidates, .score = {}, .at = dist.token};
-  // Not used: after an error the draft proposes nothing, which costs speed but changes no token.
+  // Ignored: after an error the draft proposes nothing. This costs speed but changes no token.
   int32_t error;
   choose(a, i, noise_at(c.sampling, kTarget, position), scratch, best, error);
   dist.n = best.count;

@@ -1,5 +1,5 @@
-// Maps the columns of a row of logits to token ids. The columns stand for the whole vocabulary, or
-// for the rows of a trimmed LM head.
+// Maps the columns of a row of logits to token ids. A row has a column for each token of the
+// vocabulary, or only for the tokens of a trimmed LM head.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,14 @@
 
 namespace sbrt {
 
-// The columns of a row of logits. Token ids ascend with the columns. So among equal logits the
+// The columns of a row of logits, in ascending order of their token ids. So among equal logits the
 // first column has the lowest id.
 struct Columns {
   int32_t n = 0;                 // number of columns of a row
   const int32_t* ids = nullptr;  // [n] token of each column; null: column i is token i
-  const int32_t* of = nullptr;   // [tokens] column of a token; n or more: none; null if ids is null
+  // [tokens] column of each token. A value of n or more means that the token has no column. Null if
+  // `ids` is null.
+  const int32_t* of = nullptr;
   int32_t tokens = 0;
 
   int32_t id(int64_t column) const { return ids ? ids[column] : static_cast<int32_t>(column); }
@@ -23,15 +25,15 @@ struct Columns {
     const int32_t column = !ids ? token : token < tokens ? of[token] : n;
     return column < n ? column : -1;
   }
-  // Returns the columns whose tokens are below `vocab`.
+  // Returns the columns whose token ids are below `vocab`.
   Columns below(int32_t vocab) const;
 };
 
 // Owns the token ids of an LM head's columns, and the map from ids to columns.
 class ColumnMap {
  public:
-  // ids: the tokens of the head's rows, ascending and below `vocab`; empty for a head of all
-  // tokens. Throws InvalidInput.
+  // ids: token ids of the LM head's rows, in ascending order and below `vocab`. Empty: the head has
+  // all tokens. Throws InvalidInput.
   ColumnMap(const std::vector<int32_t>& ids, int32_t vocab);
   const Columns& columns() const { return columns_; }
 

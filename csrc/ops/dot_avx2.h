@@ -1,5 +1,5 @@
-// Dot products of 4 bytes in each of 16 lanes (two registers), with AVX2. Only one source file
-// includes this; see integers_simd.inc.
+// Dot products of 4 bytes in each of 16 lanes (two registers), with AVX2. Only one source file may
+// include this header (integers_simd.inc says why).
 #pragma once
 
 #include "ops/round_loops.h"
@@ -26,8 +26,8 @@ inline B raw_bytes(const uint8_t* p) {
 }
 inline __m256i pairs(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
 
-// A stored byte is the level + 128, and `bytes` returns levels. |level| <= 128 and |q| <= 127. So a
-// sum of two products is at most 32512. It fits in 16 bits and never saturates.
+// Returns levels; a stored byte is the level + 128. |level| <= 128 and |q| <= 127, so a sum of two
+// products is at most 32512. It fits in 16 bits and never saturates.
 inline __m256i signed_bytes(__m256i w) { return _mm256_xor_si256(w, _mm256_set1_epi8(-128)); }
 inline B bytes(const uint8_t* p) {
   const B w = raw_bytes(p);
@@ -43,8 +43,8 @@ inline I dot_bytes(const I& sum, const B& w, const int8_t* q) {
   return {dot_signed(sum.a, w.a, x), dot_signed(sum.b, w.b, x)};
 }
 
-// In a group, each 16-bit lane adds up 8 sums of two products. The total is at most 8 x 2 x 15 x
-// 127 = 30480, which fits in 16 bits.
+// For each group, a 16-bit lane adds 8 sums of two products. The total is at most 8 x 2 x 15 x 127
+// = 30480, which fits in 16 bits.
 inline __m256i low_nibbles(__m256i both) { return _mm256_and_si256(both, _mm256_set1_epi8(15)); }
 inline B low_nibbles(const B& both) { return {low_nibbles(both.a), low_nibbles(both.b)}; }
 inline B high_nibbles(const B& both) {

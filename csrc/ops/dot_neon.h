@@ -1,5 +1,5 @@
 // Dot products of 4 bytes in each of 16 lanes (four registers), with NEON's dot product
-// instruction. Only one source file includes this; see integers_simd.inc.
+// instruction. Only one source file may include this header (integers_simd.inc says why).
 #pragma once
 
 #include "ops/round_loops.h"
@@ -35,7 +35,7 @@ inline B raw_bytes(const uint8_t* p) {
   return out;
 }
 
-// A stored byte is the level + 128, and `bytes` returns levels.
+// Returns levels; a stored byte is the level + 128.
 inline B bytes(const uint8_t* p) {
   B out = raw_bytes(p);
   for (int i = 0; i < kParts; ++i) out.a[i] = veorq_s8(out.a[i], vdupq_n_s8(-128));

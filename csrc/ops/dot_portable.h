@@ -1,5 +1,5 @@
-// Dot products of 4 bytes in each of 16 lanes of a plain array. Only one source file includes this;
-// see integers_simd.inc.
+// Dot products of 4 bytes in each of 16 lanes of a plain array. Only one source file may include
+// this header (integers_simd.inc says why).
 #pragma once
 
 #include "ops/round_loops.h"
@@ -34,7 +34,7 @@ inline B raw_bytes(const uint8_t* p) {
   return out;
 }
 
-// A stored byte is the level + 128, and `bytes` returns levels.
+// Returns levels; a stored byte is the level + 128.
 inline B bytes(const uint8_t* p) {
   B out;
   for (int i = 0; i < 64; ++i) out.a[i] = static_cast<int8_t>(p[i] - 128);
@@ -60,7 +60,8 @@ inline I end_nibbles(const N& sum, int32_t) { return sum; }
 inline V to_float(const I& x) {
   return each([&](int i) { return static_cast<float>(x.a[i]); });
 }
-// Rounds once, as on other machines. (`fma` of simd_portable.h rounds twice.)
+// Computes x * y + z with one rounding, as on other machines. (`fma` of simd_portable.h rounds
+// twice.)
 inline V fused(const V& x, const V& y, const V& z) {
   return each([&](int i) { return __builtin_fmaf(x.a[i], y.a[i], z.a[i]); });
 }

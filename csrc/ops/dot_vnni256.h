@@ -1,5 +1,5 @@
 // Dot products of 4 bytes in each of 16 lanes (two registers), with AVX-VNNI. Only one source file
-// includes this; see integers_simd.inc.
+// may include this header (integers_simd.inc says why).
 #pragma once
 
 #include "ops/round_loops.h"
@@ -34,8 +34,8 @@ inline B raw_bytes(const uint8_t* p) {
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
 }
 
-// The instruction needs unsigned bytes, so it gets the stored byte, which is the level + 128. Each
-// sum starts at -128 times the sum of q, which cancels the 128.
+// Returns the stored bytes, level + 128, because the instruction needs unsigned bytes. Each sum
+// starts at -128 times the sum of q. This cancels the 128 of each level.
 inline B bytes(const uint8_t* p) { return raw_bytes(p); }
 inline I start_bytes(int32_t less_128) { return repeat(less_128); }
 inline I dot_bytes(const I& sum, const B& w, const int8_t* q) { return dot_unsigned(sum, w, q); }

@@ -1,5 +1,5 @@
-// Dot products of 4 bytes in each of 16 lanes, with AVX-512 VNNI. Only one source file includes
-// this; see integers_simd.inc.
+// Dot products of 4 bytes in each of 16 lanes, with AVX-512 VNNI. Only one source file may include
+// this header (integers_simd.inc says why).
 #pragma once
 
 #include "ops/simd_avx512.h"
@@ -19,8 +19,8 @@ inline I quad(const int8_t* q) {
 }
 inline B raw_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 
-// The instruction needs unsigned bytes, so it gets the stored byte, which is the level + 128. Each
-// sum starts at -128 times the sum of q, which cancels the 128.
+// Returns the stored bytes, level + 128, because the instruction needs unsigned bytes. Each sum
+// starts at -128 times the sum of q. This cancels the 128 of each level.
 inline B bytes(const uint8_t* p) { return raw_bytes(p); }
 inline I start_bytes(int32_t less_128) { return _mm512_set1_epi32(less_128); }
 inline I dot_bytes(I sum, B w, const int8_t* q) { return _mm512_dpbusd_epi32(sum, w, quad(q)); }
@@ -31,7 +31,7 @@ inline N start_nibbles(int32_t less) { return _mm512_set1_epi32(less); }
 inline N dot_nibbles(N sum, B w, const int8_t* q) { return _mm512_dpbusd_epi32(sum, w, quad(q)); }
 inline I end_nibbles(N sum, int32_t) { return sum; }
 
-// These are the functions of round_loops.h, with the 32 values in two registers.
+// The two functions below replace those of round_loops.h. They keep the 32 values in two registers.
 inline int32_t greatest_bits(const float* x) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   const __m512i low = _mm512_and_si512(_mm512_loadu_si512(x), magnitude);

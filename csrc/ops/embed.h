@@ -9,15 +9,15 @@
 
 namespace sbrt {
 
-// The token embedding. Its rows are stored in f32 or bf16. Or it reads a packed matrix that another
-// object owns.
+// The token embedding, [vocab, hidden]. It owns rows in f32 or bf16, or reads a packed matrix that
+// another object owns.
 class EmbedTable {
  public:
   EmbedTable() = default;
   EmbedTable(DType storage, int64_t vocab, int64_t hidden);
   EmbedTable(const PackedMatrix* packed, int64_t vocab, int64_t hidden)
       : packed_(packed), vocab_(vocab), hidden_(hidden) {}
-  // Copies w [vocab, hidden], rounded to the storage type. Not allowed for a packed table.
+  // Copies w, [vocab, hidden], rounded to the storage type. The table must not be a packed matrix.
   void fill(const TensorView& w);
   void read(int64_t token, float* out) const;  // out: [hidden]
   int64_t vocab() const { return vocab_; }
@@ -35,25 +35,25 @@ struct EmbedArgs {
   const EmbedTable* table;
   const Batch* rows;
   float* x;      // [rows, hidden]
-  float factor;  // factor of the embedding; 1 leaves it unchanged
+  float factor;  // factor by which the embedding is multiplied
 };
 
-// Sets x to the embedding of each row's token, times `factor`. A padding row may have any token. In
-// other rows an unknown token throws Error.
+// Sets x to the embedding of each row's token, times `factor`. The token of a padding row may be
+// invalid; in other rows an invalid token throws Error.
 void embed(const EmbedArgs& args, Worker worker);
 
 struct AngleArgs {
   const Batch* rows;
   const float* inv_freq;  // [half]
-  float scale;            // factor of the cosines and sines
+  float scale;            // factor by which the cosines and sines are multiplied
   int64_t half;           // head_dim / 2
   float* cosines;         // [rows, half]
   float* sines;           // [rows, half]
 };
 
 // Computes the cosines and sines of each row's rope angles, times `scale`. Below position 2^24 the
-// angle is float32(position) * inv_freq in float32, as in transformers. From there on it is the
-// product in double.
+// angle is float32(position) * inv_freq in float32, as in transformers. At higher positions the
+// product is computed in double.
 void find_angles(const AngleArgs& args, Worker worker);
 
 }  // namespace sbrt

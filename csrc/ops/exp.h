@@ -1,5 +1,5 @@
-// The exponential function for softmax. It uses neither libm nor fused multiply-add. So vector
-// code, scalar code and any other implementation of these steps agree bitwise.
+// The exponential function for softmax. It uses neither libm nor fused multiply-add. So any code
+// that takes these steps, vector or scalar, computes the same bits.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,10 @@
 namespace sbrt {
 
 // Returns e^x for x <= 0, and 0 below -87. The relative error is below 2e-7. The polynomial is that
-// of Cephes expf.
+// of expf in the Cephes library.
 SBRT_ANY inline float exp32(float x) {
-  const float magic = 12582912.0f;  // 1.5 x 2^23: adding it rounds to an integer
+  // 1.5 x 2^23; a float becomes an integer when this number is added.
+  const float magic = 12582912.0f;
   const float clamped = x < -87.0f ? -87.0f : x;
   const float n = (clamped * 1.44269504f + magic) - magic;
   float r = clamped - n * 0.693359375f;

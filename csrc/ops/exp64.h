@@ -1,5 +1,5 @@
-// Computes exp in double, for the distributions of rejection. As in exp.h, the formula needs no
-// libm and no contraction. So every implementation has the same bits.
+// The exponential function in double, for rejection. As in exp.h, it uses neither libm nor fused
+// multiply-add. So every implementation computes the same bits.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,9 @@
 namespace sbrt {
 
 // Returns e^x for x <= 0, and 0 below -700. The relative error is below 1e-15. The rational
-// function is that of exp in Cephes.
+// function is that of exp in the Cephes library.
 SBRT_ANY inline double exp64(double x) {
-  const double magic = 0x1.8p52;  // adding it rounds to an integer
+  const double magic = 0x1.8p52;  // a double becomes an integer when this number is added
   const double clamped = x < -700.0 ? -700.0 : x;
   const double n = (clamped * 1.4426950408889634 + magic) - magic;
   double r = clamped - n * 6.93145751953125e-1;

@@ -10,7 +10,7 @@
 namespace sbrt {
 namespace {
 
-// The lowest finite float. Only -inf is lower, and -inf marks an excluded token.
+// The lowest finite float. A token with a logit below it is excluded: the logit is -inf.
 constexpr float kLowest = std::numeric_limits<float>::lowest();
 constexpr int kFew = 256;  // lists of up to this number of tokens are sorted without buckets
 constexpr int kBuckets = 1024;
@@ -22,7 +22,7 @@ float bar_of(double weight, float most, float temperature) {
   return std::nextafter(static_cast<float>(std::max<double>(bar, kLowest)), kLowest);
 }
 
-// Returns a weight as a number of units of 2^-40, as Kernels::weigh counts it.
+// Returns `weight` in units of 2^-40, rounded as Kernels::weigh rounds it.
 int64_t units(float weight) {
   return std::bit_cast<int64_t>(double{weight} + kToUnits) - std::bit_cast<int64_t>(kToUnits);
 }
@@ -49,7 +49,8 @@ class Filter {
   }
 
  private:
-  bool before(int32_t a, int32_t b) const {  // compares tokens; a and b are indices into `ids`
+  // Compares tokens a and b, which are indices into `ids`.
+  bool before(int32_t a, int32_t b) const {
     const float x = logits_[ids_[a]], y = logits_[ids_[b]];
     return x > y || (x == y && a < b);
   }
@@ -81,7 +82,7 @@ class Filter {
 
   // Returns a threshold that at least k tokens reach.
   float bar_of_top(int k) {
-    // Each part gives 16 maxima, so there are four times as many maxima as needed.
+    // Each part has 16 maxima, so there are at least 4 k maxima.
     const int64_t parts = (int64_t{k} + 3) / 4;
     const int64_t length = vocab_ / 16 / parts;
     if (length < 2) return kLowest;
@@ -98,7 +99,7 @@ class Filter {
     return up_to(n, order_[k - 1]);
   }
 
-  // Keeps the token at index `last`, and those of the first n tokens that are better. Returns the
+  // Keeps the token at index `last`, and all better ones among the first n tokens. Returns the
   // number of tokens that it keeps.
   int up_to(int n, int32_t last) {
     const float x = logits_[ids_[last]];
@@ -114,9 +115,9 @@ class Filter {
     return cut(n, enough(total));
   }
 
-  // Applies top_p to the whole vocabulary. All tokens below the threshold together weigh less than
-  // 1 - top_p of the total, so all of them can be dropped. The factor 0.25 allows for rounding: a
-  // weight w may count as 2 w in units.
+  // Applies top_p to the whole vocabulary. Let r = 1 - top_p. All tokens below the threshold
+  // together have less than r times the total weight, so all of them can be dropped. The factor
+  // 0.25 allows for rounding: in units, a weight w may be rounded up to 2 w.
   int nucleus_of_all() {
     const int64_t total = v_.weigh(logits_, vocab_, most_, s_.temperature, nullptr);
     const double weight = 0.25 * (1 - static_cast<double>(s_.top_p)) * total * 0x1p-40 / vocab_;
@@ -124,8 +125,8 @@ class Filter {
     return cut(n, enough(total));
   }
 
-  // Returns the least number of units that is at least top_p of `total`. The result is at least 1,
-  // so that the first token is always kept.
+  // Returns the smallest number of units that is at least top_p * total and at least 1. So the
+  // first token is always kept.
   int64_t enough(int64_t total) const {
     const double part = static_cast<double>(s_.top_p) * static_cast<double>(total);
     return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(part)));

@@ -1,11 +1,11 @@
-// Applies min_p, top_k and top_p to a row; ops/choose.h has the rules.
+// Applies min_p, top_k and top_p to a row of logits; ops/choose.h has the rules.
 //
-// Vector code reads the vocabulary once or twice to find a threshold that all kept tokens reach.
-// For min_p it is max + temperature * log(min_p): exp32 is monotonic, so min_p keeps the tokens
-// with the largest logits. For top_k it is the k-th largest of the maxima of disjoint parts of the
-// row. For top_p it is the logit of a weight so small that all tokens below it together may be
-// dropped. Only tokens that reach the threshold are examined one by one. Sums of weights are
-// integers, so they may be added in any order.
+// Vector code reads the row once or twice to find a threshold that all kept tokens reach. Only
+// tokens that reach the threshold are examined one by one. The threshold depends on the filter:
+//   min_p  max + temperature * log(min_p), because exp32 is monotonic
+//   top_k  the k-th largest of the maxima of disjoint parts of the row
+//   top_p  the logit of a weight so small that all tokens below it together may be dropped
+// Sums of weights are integers, so the weights may be added in any order.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,8 @@ struct FilterScratch {
 };
 
 // Writes the ids of the kept tokens to scratch.ids, in ascending order, and returns their number.
-// `most` is the largest logit and must be finite. No logit may be NaN, and the temperature must be
-// above 0.
+// `most` is the largest of the logits and must be finite. No logit may be NaN. The temperature must
+// be above 0.
 int filter(const Kernels& kernels, const float* logits, int vocab, float most, const Sampling& s,
            FilterScratch& scratch);
 

@@ -1,5 +1,5 @@
-// The storage format of a matrix's weights. The kernels read the format as data. So a new file
-// format needs a new value of Format, not a new kernel.
+// The storage format of a matrix's weights. The kernels read the format as data, so a new file
+// format does not need a new kernel.
 #pragma once
 
 #include <cstdint>
@@ -12,14 +12,14 @@ namespace sbrt {
 enum class Element : uint8_t { f32, bf16, int8, int4 };
 enum class Number : uint8_t { none, f16, f32 };  // storage type of the scales or of the minimums
 
-// weight = scale * (level - zero) (+ minimum), each step rounded to f32. `group` consecutive inputs
-// k of one output share a scale and a minimum. For float elements only `element` is used.
+// weight = scale * (level - zero) (+ minimum), each step rounded to f32. In the weights of one
+// output, `group` consecutive inputs share a scale and a minimum. Float formats use only `element`.
 struct Format {
   Element element = Element::f32;
-  int32_t group = 0;  // inputs per group; int8: 16, 32, 64 or 128; int4: 32, 64 or 128
+  int32_t group = 0;  // number of inputs per group; int8: 16, 32, 64 or 128; int4: 32, 64 or 128
   Number scales = Number::none;
   Number minimums = Number::none;
-  int32_t zero = 0;  // the level that stands for 0; int4 without minimums: 8 or 0
+  int32_t zero = 0;  // the level of weight 0; in int4 without minimums it is 8 or 0
 
   bool quantised() const { return element == Element::int8 || element == Element::int4; }
   bool operator==(const Format&) const = default;
@@ -28,7 +28,7 @@ struct Format {
 constexpr Format kFloat32{}, kBfloat16{Element::bf16};
 constexpr Format kInt8{Element::int8, 64, Number::f32};               // dtype="int8"
 constexpr Format kInt4{Element::int4, 32, Number::f16, Number::f16};  // dtype="int4"
-// Format of lm_head in a kInt4 model.
+// Format of the LM head in a kInt4 model.
 constexpr Format kInt8Head{Element::int8, 32, Number::f16};
 
 constexpr int64_t bytes_of(Number n) { return n == Number::none ? 0 : n == Number::f16 ? 2 : 4; }

@@ -1,11 +1,11 @@
-// The inner loops. They are compiled once per instruction set, and one set of them is picked at run
-// time.
+// The inner loops on the CPU. They are compiled once per instruction set, and one set is picked at
+// run time.
 //
-// All are compiled from one source, kernels_simd.inc, over a vector of 16 f32 lanes (simd_*.h).
-// Neither the packing of weights nor the order of additions depends on the number of rows, threads
-// or neighbours. AVX2, AVX-512 and NEON give the same bits. The portable kernels round an fma
-// twice, so only their passes over logits give the same bits as the others. Kernels do not check
-// their arguments; callers do.
+// All sets are compiled from one source, kernels_simd.inc, over a vector of 16 f32 lanes
+// (simd_*.h). Neither the packing of weights nor the order of additions depends on the number of
+// rows, on threads or on other rows. AVX2, AVX-512 and NEON compute the same bits. The portable
+// kernels round an fma twice, so only their passes over logits compute the same bits as the other
+// sets. Kernels do not check their arguments; callers do.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +20,10 @@ constexpr int kPanel = 16;  // number of outputs of one packed panel
 
 struct RowGroup;  // ops/integers.h
 
-// y[r][o] = sum over k of x[r][k] w[o][k], (+ bias[o]), (+ add[r][o]), for the outputs o of panels
-// first .. last - 1. If gated, even panels are gates, and odd panels are the values that they gate
-// (up). Then `gate` computes y[r][j] from gate j and up j.
+// Computes y[r][o] = sum over k of x[r][k] w[o][k], plus bias[o] and add[r][o] if they are given.
+// The outputs o are those of panels first .. last - 1. If the matrix is gated, even panels hold
+// gates and odd panels hold the values that are gated (up). Then y[r][j] is computed from gate j
+// and up j by `gate`.
 struct MatmulTask {
   const void* panels;  // layout: ops/packed.h
   Format format;
@@ -33,20 +34,21 @@ struct MatmulTask {
   const float* bias;  // [out] or null
   const float* add;   // [rows][y_stride] or null; may be y
   int rows;
-  int64_t first, last;  // panels; both numbers are even if gated
+  int64_t first, last;  // range of panels; both numbers are even if the matrix is gated
   float* both;          // if gated: scratch memory [rows][kGatedWidth], else null
   // Either Kernels::silu_gate or Kernels::gelu_gate.
   void (*gate)(const float* gate, const float* up, int64_t n, float* y);
 
-  // For integer products (ops/integers.h). `groups` has the rows, [groups of k][stride], and
-  // replaces x. If the task is gated and `made` is given, the result is stored in `made` as
-  // integers, not in y. Then `first` is a multiple of 4.
+  // For integer products (ops/integers.h). `groups` has the rows as integers, [groups of
+  // inputs][stride], and replaces x. If the matrix is gated and `made` is given, the result is
+  // stored in `made` as integers, not in y. Then `first` must be a multiple of 4.
   const RowGroup* groups;
-  int64_t stride;  // distance between successive groups of `groups` and of `made`
+  int64_t stride;  // distance between successive groups of a row, in RowGroups
   RowGroup* made;
 };
 
-constexpr int kGatedWidth = 8 * kPanel;  // largest number of outputs that are gated together
+// Number of columns of MatmulTask::both: the outputs of 8 panels.
+constexpr int kGatedWidth = 8 * kPanel;
 
 // A range of consecutive slots of the KV ring.
 struct Span {
@@ -62,11 +64,11 @@ struct Query {
 };
 
 constexpr int kMostQueries = 12;  // largest number of queries of one task
-// Number of floats after the keys' scores that `attend` may overwrite.
+// `attend` may overwrite this number of floats after the scores of the keys.
 constexpr int kScorePad = 32;
 
-// Attention of query heads that share one KV head. The first `shared` keys are in the same slots
-// for all of these heads.
+// Attention of several query heads that share one KV head. All of these heads see the same first
+// `shared` keys.
 struct AttendTask {
   const Query* queries;
   int count, head_dim;
@@ -82,11 +84,11 @@ constexpr int64_t attend_scratch(int64_t head_dim, int64_t score_stride) {
   return kMostQueries * (2 * head_dim + kPanel + score_stride);
 }
 
-// Adding this number to a double from 0 to 1 rounds the double to units of 2^-40. The units are
-// then the last bits of the sum.
+// If this number is added to a double between 0 and 1, the double is rounded to a multiple of a
+// unit, 2^-40. The last bits of the sum are then the number of units.
 constexpr double kToUnits = 0x1p12;
 
-// The key of one row's noise (ops/philox.h), and the temperature by which the logits are divided.
+// The key of one row's noise (ops/philox.h), and the sampling temperature.
 struct NoiseBlock {
   uint64_t seed, where;
   uint32_t completion, use;
@@ -108,34 +110,34 @@ struct Kernels {
   float (*largest)(const float* x, int64_t n, bool* bad);
   // Returns the first i >= from with x[i] >= bar, or n if there is none. No x may be NaN.
   int64_t (*next_reaching)(const float* x, int64_t from, int64_t n, float bar);
-  // *sum = the sum of e, *moment = the sum of e (x - most), where e = exp32(x - most). Each total
-  // consists of 16 partial sums, by i mod 16. These are then added in halves.
+  // Sets *sum to the sum of e, and *moment to the sum of e (x - most), where e = exp32(x - most).
+  // Each sum is computed as 16 partial sums, by i mod 16, which are then added in halves.
   void (*dist)(const float* x, int64_t n, float most, float* sum, float* moment);
-  // Returns a mask over up to 64 of n columns, from column `from` on, which is a multiple of 64.
-  // Bit j is set if x[from + j] / temperature plus the noise of its token may reach bar. If the sum
-  // does reach bar, the bit is always set. The token is ids[from + j], or from + j if ids is null.
+  // Returns a mask over up to 64 of n columns, from column `from` on; `from` is a multiple of 64.
+  // The score of column from + j is x[from + j] / temperature plus the noise of its token. Bit j is
+  // set for every score of at least `bar`, and may be set for lower scores. The token is ids[from +
+  // j], or from + j if ids is null.
   uint64_t (*may_reach)(const float* x, const int32_t* ids, int64_t from, int64_t n,
                         const NoiseBlock& noise, double bar);
   // Writes the indices i with x[i] >= bar to `ids`, in ascending order, and returns their number.
   // `ids` has room for n.
   int64_t (*gather)(const float* x, int64_t n, float bar, int32_t* ids);
-  // Sets out[16 p + j] to the greatest value of column j in part p. x has `parts` parts, each of
-  // [length][16] floats.
+  // Sets out[16 p + j] to the greatest value of column j in part p. x is [parts][length][16].
   void (*maxima)(const float* x, int64_t parts, int64_t length, float* out);
   // Sets out[i] = exp32((x[i] - most) / temperature). `out` may be x, or null. Returns the sum of
-  // all out[i] in units of 2^-40, each rounded to the nearest unit, ties to even. The units are
-  // integers, so the order of additions does not matter.
+  // all out[i]. Each addend is rounded to units of 2^-40, ties to even. The sum is a number of
+  // units, so the order of additions does not matter.
   int64_t (*weigh)(const float* x, int64_t n, float most, float temperature, float* out);
-  // For benches: the peak rates of the machine. read() returns the sum of n floats, as fast as they
-  // can be read. peak() runs `steps` fma in each of several independent sums in registers. It
+  // For benches of the machine's peak rates. read() reads n floats as fast as possible and returns
+  // their sum. peak() runs `steps` fma in each of several independent sums in registers, and
   // returns the number of floating-point operations.
   float (*read)(const float* x, int64_t n);
   double (*peak)(int64_t steps, float* out);
 };
 
-// Returns the sets of kernels that this machine can run, the best set first.
+// Returns the sets of kernels that this machine can run, the fastest set first.
 std::vector<const Kernels*> kernels_here();
-// Returns a set of kernels by name: "avx512", "avx2", "neon", "portable", or "auto" for the best
+// Returns a set of kernels by name: "avx512", "avx2", "neon", "portable", or "auto" for the fastest
 // set. Throws InvalidInput for other names.
 const Kernels& kernels_named(std::string_view name);
 

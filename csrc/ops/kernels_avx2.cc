@@ -1,5 +1,5 @@
 // Compiled with AVX2 flags. Code in this file may run only after kernels_named() has checked that
-// the machine has AVX2. Nothing with external linkage may be shared with other files (see
+// the machine has AVX2. The file must not share anything of external linkage with other files (see
 // kernels_simd.inc).
 #if defined(__x86_64__)
 #define SBRT_KERNELS kKernelsAvx2

@@ -14,8 +14,8 @@ constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 int32_t size_of(LogitRow logits) { return static_cast<int32_t>(logits.size()); }
 
-// Returns the row of logits with `holes`, the ids that no token has, masked. Copies the row if
-// there are holes.
+// Returns the row of logits in which `holes`, the ids that no token has, are masked. If there are
+// holes, the returned row is a copy.
 LogitRow without(LogitRow logits, const List<int32_t>& holes, ChooseScratch& scratch) {
   if (holes.n == 0) return logits;
   float* copy = scratch.shaping.logits.data();

@@ -1,4 +1,5 @@
-// Computes log-probabilities from a row's raw logits, before a request shapes or filters them.
+// Computes log-probabilities from a row's raw logits, before the shaping and the filters of a
+// request.
 //
 //   logprob(t) = x(t) - most - log(sum over tokens of e^(x - most))
 //
@@ -15,10 +16,10 @@
 
 namespace sbrt {
 
-using LogitRow = std::span<const float>;  // [vocab] a row of the target's logits
+using LogitRow = std::span<const float>;  // [vocab], a row of the target's logits
 
-// Fills out[0] with the entry of `token`, and out[1 .. top] with those of the most likely tokens,
-// best first.
+// Fills out[0] with the entry of `token`, and out[1 .. top] with the entries of the most likely
+// tokens, best first.
 void find_logprobs(LogitRow logits, const List<int32_t>& holes, int32_t token, int32_t top,
                    ChooseScratch& scratch, TokenLogprob* out);
 

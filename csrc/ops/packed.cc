@@ -16,7 +16,7 @@
 namespace sbrt {
 namespace {
 
-// Number of bytes that hold 16 outputs at 4 k in int8, or at 8 k in int4.
+// Number of bytes that hold the levels of 16 outputs for 4 inputs in int8, or for 8 inputs in int4.
 constexpr int64_t kQuadBytes = 4 * kPanel;
 
 int64_t group_bytes(const Format& f) {
@@ -51,7 +51,7 @@ bool holds(Number kind, float value) {
   return kind == Number::f32 || std::isnan(value) || from_f16(to_f16(value)) == value;
 }
 
-// Reads and writes one output (one vector lane) of a quantised panel.
+// Reads and writes the weights of one output (one vector lane) in a quantised panel.
 class Lane {
  public:
   Lane(const Format& format, uint8_t* panel, int64_t lane)
@@ -130,7 +130,7 @@ void pack_rounded(const Format& f, uint8_t* panel, int64_t lane, const TensorVie
 }
 
 // Packs a row that is quantised in format `from` into a panel of format `to`. `to` can hold all
-// values of `from`: it is `from` itself or its join with another format.
+// values of `from`: it is `from` itself, or the result of `join` with another format.
 void pack_levels(const Format& from, const Format& to, uint8_t* panel, int64_t lane,
                  const Levels& w, int64_t row) {
   Lane out(to, panel, lane);
@@ -146,7 +146,7 @@ void pack_levels(const Format& from, const Format& to, uint8_t* panel, int64_t l
     out.put(k, (is_int4 ? levels[k] : static_cast<int8_t>(levels[k])) + shift);
 }
 
-// Converts a row in format `from` to floats, for a matrix of which another part has float weights.
+// Converts a row in format `from` to floats. Used for a matrix that stores other parts as floats.
 void widen_levels(const Format& from, const Levels& w, int64_t row, float* out) {
   const int64_t groups = (w.columns + from.group - 1) / from.group;
   for (int64_t k = 0; k < w.columns; ++k) {
@@ -186,12 +186,12 @@ int64_t allowed_cores() {
   return std::max<int64_t>(1, std::thread::hardware_concurrency());
 }
 
-// Splits the rows into parts and calls f(part) for each. A part gets its own thread if that saves
-// time. No two rows may write the same byte. Waits for all parts, then throws the first exception
-// of any part.
+// Splits the rows into parts and calls f(part) for each part. Large parts run on threads of their
+// own. No two rows may share a byte that `f` writes. Waits for all parts, then throws the first
+// exception of any part.
 template <class F>
 void each_part(int64_t rows, int64_t columns, const F& f) {
-  constexpr int64_t kWorth = 1 << 18;  // number of elements for which an extra thread pays
+  constexpr int64_t kWorth = 1 << 18;  // number of weights for which an extra thread saves time
   const int64_t most = std::min(allowed_cores(), std::max<int64_t>(1, rows));
   const int64_t parts = std::clamp<int64_t>(rows * columns / kWorth, 1, most);
   std::vector<std::exception_ptr> failed(parts);
@@ -204,10 +204,10 @@ void each_part(int64_t rows, int64_t columns, const F& f) {
   };
   std::vector<std::thread> others;
   others.reserve(parts - 1);
-  int64_t mine = parts;  // the first part that gets no thread of its own
+  int64_t mine = parts;  // first of the parts that have no thread of their own
   try {
     for (int64_t part = 1; part < parts; ++part) others.emplace_back(work, part);
-  } catch (const std::exception&) {  // there is no thread left, or no memory for one
+  } catch (const std::exception&) {  // no more threads, or no memory
     mine = static_cast<int64_t>(others.size()) + 1;
   }
   work(0);

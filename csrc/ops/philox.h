@@ -1,6 +1,6 @@
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Also the
-// Gumbel noise of a token, and uniform random numbers. All are pure functions of their arguments:
-// there is no state and no request counter.
+// Random numbers by Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC
+// 2011): the Gumbel noise of tokens, and uniform numbers. All functions are pure; there is no state
+// and no counter of requests.
 #pragma once
 
 #include <cmath>
@@ -29,23 +29,25 @@ SBRT_ANY inline Words4 philox(Words4 counter, uint32_t key0, uint32_t key1) {
   return {{c0, c1, c2, c3}};
 }
 
-// Returns the hash of a prefix that is extended by one token. The empty prefix has hash 0.
+// Returns the hash of a prefix that is extended by `token`. `hash` is that of the prefix. The empty
+// prefix has hash 0.
 SBRT_ANY inline uint64_t extended(uint64_t hash, int32_t token) {
   return mix64(hash, static_cast<uint64_t>(token) + 1);
 }
 
-// The purpose of the noise. It is part of the Philox counter, so the noise for two purposes is
+// The purpose of the noise. It is a part of the Philox counter, so noise for different purposes is
 // independent.
 enum Use : uint32_t {
-  // Choice of the target's token. Under the coupled rule also choice of the draft's token. Keyed by
-  // position.
+  // Sampling of the target's token. Under the rule `coupled`, also sampling of the draft's tokens.
+  // `where` is the position.
   kTarget = 0,
-  // The draft's draws under rejection. Keyed by the hash of the prefix before the drawn token.
+  // The draft's draws under the rule `rejection`. `where` is the hash of the prefix before the
+  // drawn token.
   kDraft = 1,
-  // Acceptance test of a drawn candidate, with one number for each candidate tried. Keyed by
-  // position.
+  // Acceptance tests under the rule `rejection`, with one item for each candidate tried. `where` is
+  // the position.
   kCoin = 2,
-  kResidual = 3,  // draw of a token after all candidates were rejected; keyed by position
+  kResidual = 3,  // draw of a token after all candidates were rejected; `where` is the position
 };
 
 struct Noise {
@@ -55,15 +57,15 @@ struct Noise {
   uint64_t where;
 };
 
-// Returns four random words. The Philox key is the seed. The counter is (item and use, where,
-// completion).
+// Returns four random words. The Philox key is the seed. The counter consists of item, use, where
+// and completion.
 SBRT_ANY inline Words4 noise_words(const Noise& n, uint32_t item) {
   return philox({{item | static_cast<uint32_t>(n.use) << 30, static_cast<uint32_t>(n.where),
                   static_cast<uint32_t>(n.where >> 32), n.completion}},
                 static_cast<uint32_t>(n.seed), static_cast<uint32_t>(n.seed >> 32));
 }
 
-// Returns a uniform random number in [0, 1), made from 53 bits of two words.
+// Returns a uniform random number in [0, 1) with 53 random bits.
 SBRT_ANY inline double uniform(const Noise& n, uint32_t item) {
   const Words4 words = noise_words(n, item);
   return ((words.w[0] >> 5) * 0x1p26 + (words.w[1] >> 6)) * 0x1p-53;
@@ -74,8 +76,8 @@ SBRT_ANY inline double uniform(const Noise& n, uint32_t item) {
 // the one with index token % 4 for the counter token / 4.
 inline double gumbel(uint32_t word) { return -std::log(-std::log((word + 0.5) * 0x1p-32)); }
 
-// Returns an upper bound of gumbel(word) without computing a logarithm. -log u >= 1 - u, and 1 - u
-// > 2^-(e + 1), where e is the number of leading ones of the word.
+// Returns an upper bound of gumbel(word), without computing a logarithm. Let e be the number of
+// leading ones of the word. Then -log u >= 1 - u > 2^-(e + 1), so the noise is below (e + 1) log 2.
 inline double gumbel_bound(uint32_t word) {
   const uint32_t flipped = ~word;
   const int ones = flipped == 0 ? 32 : __builtin_clz(flipped);

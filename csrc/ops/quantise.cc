@@ -21,9 +21,10 @@ void quantise_signed(const Format& f, const float* x, int64_t n, QuantisedGroup&
                        : 0;
 }
 
-constexpr float kTop = 15;             // the greatest int4 level
-constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, halves to even
-// Number of partial sums, so that additions need not wait for each other.
+constexpr float kTop = 15;  // the greatest int4 level
+// 1.5 * 2^23. A float becomes an integer when this number is added; halves become even.
+constexpr float kMagic = 12582912.0f;
+// Number of partial sums. They are independent, so that one addition need not wait for another.
 constexpr int64_t kLanes = 8;
 
 struct Tried {
@@ -31,7 +32,7 @@ struct Tried {
   float level[kLargestGroup] = {};
 };
 
-// Returns the sum of f(i) for i < n.
+// Returns the sum of f(0) .. f(n - 1).
 template <class F>
 float sum_of(int64_t n, F f) {
   float lane[kLanes] = {};
@@ -43,7 +44,8 @@ float sum_of(int64_t n, F f) {
   return lane[0];
 }
 
-// Rounds x to levels for the scale and minimum in `t`, and stores levels and squared error in `t`.
+// Rounds x to levels, with the scale and the minimum of `t`. Stores the levels and their squared
+// error in `t`.
 void round_levels(const float* x, int64_t n, float zero, Tried& t) {
   const float scale = t.scale, minimum = t.minimum;
   const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
@@ -58,7 +60,7 @@ void round_levels(const float* x, int64_t n, float zero, Tried& t) {
   });
 }
 
-// Sets the scale and the minimum that have the least squared error for the levels in `t`.
+// Sets the scale and the minimum of `t` to those of least squared error for the levels of `t`.
 void fit(const Format& f, const float* x, int64_t n, float sum, Tried& t) {
   const float zero = static_cast<float>(f.zero), count = static_cast<float>(n);
   const float levels = sum_of(n, [&](int64_t i) { return t.level[i] - zero; });
@@ -74,13 +76,14 @@ void fit(const Format& f, const float* x, int64_t n, float sum, Tried& t) {
 }
 
 // Searches for the scale and the minimum with the least squared error. Tries ranges a little
-// narrower and wider than that of x. For each range it rounds x, then twice fits scale and minimum
-// by least squares and rounds again.
+// narrower and a little wider than the range of x. For each range, x is rounded to levels. Then,
+// twice, least squares gives a new scale and minimum, and x is rounded again.
 void search(const Format& f, const float* x, int64_t n, QuantisedGroup& out) {
   const auto [low, high] = std::minmax_element(x, x + n);
   const bool shifts = f.minimums != Number::none;
-  // Without a minimum, levels lie from -zero to 15 - zero. With zero 8 the negative side is longer,
-  // so the scale's sign is chosen to give level 0 to the value of greatest magnitude.
+  // In a format without minimums, level - zero lies from -zero to 15 - zero. If zero is 8, the
+  // negative side is longer. So the sign of the scale is chosen such that the value of greatest
+  // magnitude gets level 0.
   const float extreme = std::abs(*low) > std::abs(*high) ? *low : *high;
   const float range = shifts ? *high - *low : f.zero ? -2 * extreme : extreme;
   const float sum = sum_of(n, [&](int64_t i) { return x[i]; });
@@ -95,8 +98,8 @@ void search(const Format& f, const float* x, int64_t n, QuantisedGroup& out) {
       if (tried.error < best.error) best = tried;
     }
   }
-  // Weights that are too large for the format's scales must not silently become zeros, so the scale
-  // becomes NaN.
+  // The scale becomes NaN if the weights are too large for scales of this format. Otherwise they
+  // would silently become zeros.
   const bool is_found = best.error < std::numeric_limits<float>::infinity();
   out.scale = is_found ? best.scale : std::numeric_limits<float>::quiet_NaN();
   out.minimum = best.minimum;

@@ -1,4 +1,4 @@
-// Residual additions, for models that norm the outputs of attention and MLP before adding them.
+// Residual additions for models that apply a norm to the outputs of attention and MLP.
 #pragma once
 
 #include "exec/exec.h"
@@ -10,7 +10,7 @@ namespace sbrt {
 struct ResidualArgs {
   const Kernels* kernels;
   const Batch* rows;
-  float* given;         // [rows, n], the output of attention or MLP; normed in place
+  float* given;         // [rows, n], output of attention or MLP; the norm is applied in place
   const float* weight;  // [n]
   float* x;             // [rows, n]
   int64_t n;

@@ -6,8 +6,8 @@
 namespace sbrt {
 namespace {
 
-// Rotates the pairs (x[j], x[half + j]) by their angles. Writes the result to out[0], out[step],
-// ... `out` may be x.
+// Rotates the pairs (x[j], x[half + j]) by their angles. Writes element j of the result to out[j *
+// step]. `out` may be x.
 void rotate(const float* x, const float* cosines, const float* sines, int64_t half, float* out,
             int64_t step = 1) {
   for (int64_t j = 0; j < half; ++j) {
@@ -21,8 +21,8 @@ void copy_to_ring(const float* v, const RopeArgs& a, int head, const Row& row) {
   std::copy_n(v, a.ring->shape().head_dim, a.ring->v(a.layer, head, row.slot));
 }
 
-// Norms and rotates head h of row i, and writes k and v to the ring. Heads are numbered: first the
-// heads of q, then those of k, then those of v.
+// Finishes head h of row i: applies norm and rope to q or k, and writes k or v to the ring. Heads
+// are numbered: first those of q, then those of k, then those of v.
 void finish_head(const RopeArgs& a, int64_t i, int h) {
   const RingShape& shape = a.ring->shape();
   const int64_t d = shape.head_dim, half = d / 2;

@@ -1,4 +1,4 @@
-// Computes the queries, keys and values of a layer: projection, norm, rope. No other op of a
+// Computes the queries, keys and values of a layer: projection, norm, rope. Only this op of a
 // forward writes K/V.
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace sbrt {
 
-// RMSNorm of each head of q and k before rope. All heads share one weight vector. A null pointer
-// means no norm.
+// RMSNorm of each head of q and k, applied before rope. All heads share one weight vector. If the
+// pointer to the vector is null, there is no norm.
 struct HeadNorm {
   const Kernels* kernels;
   const float* q;  // [head_dim] or null
@@ -23,17 +23,17 @@ struct RopeArgs {
   HeadNorm norm;
   const Batch* rows;
   KvRing* ring;
-  // [rows, (heads + 2 kv_heads) head_dim]. q is normed and rotated in place. k is normed in place,
-  // and its rotated values go to the ring.
+  // [rows, (heads + 2 kv_heads) head_dim]. Norm and rope are applied to q in place. The norm of k
+  // is applied in place, and its rotated values are written to the ring.
   float* qkv;
   const float* cosines;  // [rows, head_dim / 2]
   const float* sines;    // [rows, head_dim / 2]
   int32_t layer, heads;
 };
 
-// Norms and rotates `heads` of all rows, and writes k and v to the ring. Heads are numbered: first
-// those of q, then of k, then of v. tags: also tags the ring's slots with positions; true in one
-// call per layer.
+// Applies norm and rope to the heads `heads` of all rows, and writes k and v to the ring. Heads are
+// numbered: first those of q, then those of k, then those of v. tags: true in one call per layer.
+// In layer 0 this call also tags the ring's slots with their positions.
 void rope(const RopeArgs& args, Interval heads, bool tags);
 
 struct ProjectArgs {
@@ -41,10 +41,10 @@ struct ProjectArgs {
   RopeArgs rope;
 };
 
-// Computes y = x W^T, norms q and k, and rotates the pairs (j, head_dim / 2 + j). q is rotated in
-// place, and k is rotated into the ring. Writes v to the ring, at each row's slot. A padding row
-// (slot -1) writes nothing to the ring. A team member computes whole heads, so that it can rotate
-// them without synchronising.
+// Computes y = x W^T, applies norms to q and k, and rotates the pairs (j, head_dim / 2 + j). q is
+// rotated in place. Rotated k and v are written to each row's slot of the ring. A padding row (slot
+// -1) writes nothing to the ring. Each team member computes whole heads, so that it can rotate them
+// without synchronising.
 void project(const ProjectArgs& args, Worker worker);
 
 }  // namespace sbrt

@@ -1,6 +1,6 @@
-// Quantises a group of 32 values in plain loops. The order of the steps does not change the result.
-// So the compiler may use the vector instructions of the including file. Included by one source
-// file only.
+// Quantises a group of 32 values in plain loops. The order of the steps does not change the result,
+// so the compiler may vectorise them. It uses the instructions of the including file, so only one
+// source file may include this header.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 namespace sbrt {
 namespace {
 
-// Returns the bits of the greatest of 32 magnitudes. NaN counts as greater than infinity.
+// Returns the bits of the greatest magnitude of 32 values. NaN is greater than infinity.
 inline int32_t greatest_bits(const float* x) {
   int32_t bits[32], most = 0;
   __builtin_memcpy(bits, x, sizeof bits);
@@ -19,10 +19,11 @@ inline int32_t greatest_bits(const float* x) {
   return most;
 }
 
-// Sets q = x / scale, rounded to nearest, halves to even. Sets `sum` to the sums of the two halves
-// of q.
+// Sets q to x / scale, rounded to nearest, halves to even. Sets sum[0] and sum[1] to the sums of
+// the first and the second half of q.
 inline void round_levels(const float* x, float scale, int8_t* q, int32_t (&sum)[2]) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  // 1.5 * 2^23; a float becomes an integer when this number is added.
+  constexpr float kMagic = 12582912.0f;
   int32_t level[32];
   for (int i = 0; i < 32; ++i) level[i] = static_cast<int32_t>((x[i] / scale + kMagic) - kMagic);
   for (int i = 0; i < 32; ++i) q[i] = static_cast<int8_t>(level[i]);

@@ -10,12 +10,13 @@ namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
-// Returns true if the text ending with the row's token ends with word[0 .. n - 1].
+// Returns true if the prefix that ends with the row's token ends with word[0 .. n - 1].
 bool ends_with(const Sequence& c, const ShapingScratch& scratch, const int32_t* word, int64_t n) {
   const int64_t trunk = c.head + 1;
   if (n > trunk + scratch.path_size) return false;
   for (int64_t back = 1; back <= n; ++back) {
-    const int64_t beyond = back - scratch.path_size;  // distance from the end of the trunk
+    // Distance of the token from the end of the trunk.
+    const int64_t beyond = back - scratch.path_size;
     const int32_t token =
         beyond <= 0 ? scratch.path[scratch.path_size - back] : c.trunk[trunk - beyond];
     if (token != word[n - back]) return false;
@@ -67,18 +68,19 @@ void penalise(const Sequence& c, const Columns& columns, ShapingScratch& scratch
   for (const int32_t* token = path; token < end; ++token) {
     const int32_t t = *token;
     if (extra[t] > 0 && !counts.seen[t]) penalise_token(t, extra[t]);
-    extra[t] = 0;  // so that a token that occurs twice is penalised once
+    extra[t] = 0;  // a token that occurs twice is penalised only once
   }
 }
 
 }  // namespace
 
-// A node in flight that is not in the chain belongs to branch 0. This is the certain branch, whose
-// nodes are in the in-flight slots (Branch::in_place).
+// A node after the root that is not in the chain belongs to branch 0, the certain branch. The nodes
+// of this branch are in in-flight slots (Branch::in_place).
 void find_path(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& scratch) {
   int n = 0;
   const int root =
-      // Bit of the root in the row's mask. It is above 0 if the draft lags the trunk.
+      // Bit of the root in the row's mask. It is above 0 if the draft has not processed all tokens
+      // of the trunk.
       static_cast<int>(c.head - rows.head[row.seat]);
   for (int bit = root + 1; bit < kSlots; ++bit) {
     if (!row.chain.has(bit)) continue;

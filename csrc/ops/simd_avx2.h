@@ -1,5 +1,5 @@
-// A vector of 16 f32 lanes as two 256-bit registers. Only one source file includes this; see
-// kernels_simd.inc.
+// A vector of 16 f32 lanes as two 256-bit registers. Only one source file may include this header
+// (kernels_simd.inc says why).
 #pragma once
 
 #include <immintrin.h>
@@ -12,8 +12,9 @@ namespace {
 struct V {
   __m256 a, b;
 };
-constexpr int kAccumulators = 5;  // number of sums in a block of the matmul, two registers each
-// Largest number of rows of a block; with 6, no register is left for a mask.
+// Number of sums of a block of the matmul; a sum takes two registers.
+constexpr int kAccumulators = 5;
+// Largest number of rows of a block with bf16 weights. With 6 rows, no register is left for a mask.
 constexpr int kTallestBf16 = 5;
 constexpr int kKeys = 4;
 
@@ -78,7 +79,7 @@ inline uint32_t not_less(V x, V bar) {
          static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.b, bar.b, _CMP_NLT_UQ))) << 8;
 }
 
-// A vector of 16 lanes of 32-bit words.
+// A vector of 16 words of 32 bits.
 struct U {
   __m256i a, b;
 };
@@ -115,8 +116,8 @@ inline void multiply(U x, U m, U& high, U& low) {
   multiply(x.a, m.a, high.a, low.a);
   multiply(x.b, m.b, high.b, low.b);
 }
-// top_of_rest() returns (2^32 - 1 - x) / 2^8, rounded down. bits_of() returns the bits of an f32,
-// read as an integer.
+// top_of_rest() returns (2^32 - 1 - x) / 2^8, rounded down, as f32. bits_of() returns the bits of
+// an f32 as an integer, converted to f32.
 inline __m256 top_of_rest(__m256i x) {
   return _mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_xor_si256(x, _mm256_set1_epi32(-1)), 8));
 }
@@ -126,7 +127,7 @@ inline V bits_of(V x) {
           _mm256_cvtepi32_ps(_mm256_castps_si256(x.b))};
 }
 
-// Sets out[j] to the sum of the lanes of x[j], with the same tree of additions for every j.
+// Sets out[j] to the sum of the 16 lanes of x[j]. The order of additions is the same for every j.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   const __m256 ab = _mm256_hadd_ps(_mm256_add_ps(x[0].a, x[0].b), _mm256_add_ps(x[1].a, x[1].b));
   const __m256 cd = _mm256_hadd_ps(_mm256_add_ps(x[2].a, x[2].b), _mm256_add_ps(x[3].a, x[3].b));

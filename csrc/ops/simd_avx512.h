@@ -1,5 +1,5 @@
-// A vector of 16 f32 lanes as one 512-bit register. Only one source file includes this; see
-// kernels_simd.inc.
+// A vector of 16 f32 lanes as one 512-bit register. Only one source file may include this header
+// (kernels_simd.inc says why).
 #pragma once
 
 // GCC 12 warns about registers that its own header leaves undefined on purpose (GCC bug 105593).
@@ -15,9 +15,9 @@ namespace sbrt {
 namespace {
 
 using V = __m512;
-// Number of registers that a block of the matmul may fill with sums.
+// Number of registers for the sums of a block of the matmul.
 constexpr int kAccumulators = 24;
-constexpr int kTallestBf16 = 6;  // largest number of rows of a block
+constexpr int kTallestBf16 = 6;  // largest number of rows of a block with bf16 weights
 constexpr int kKeys = 8;         // number of vectors that one call of sum_each adds up
 
 inline V zero() { return _mm512_setzero_ps(); }
@@ -33,10 +33,11 @@ inline V sub(V a, V b) { return _mm512_sub_ps(a, b); }
 inline V mul(V a, V b) { return _mm512_mul_ps(a, b); }
 inline V div(V a, V b) { return _mm512_div_ps(a, b); }
 inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
-inline V min(V a, V b) { return _mm512_min_ps(a, b); }  // returns b if either is NaN
-inline V max(V a, V b) { return _mm512_max_ps(a, b); }  // returns b if either is NaN
+inline V min(V a, V b) { return _mm512_min_ps(a, b); }  // returns b if a or b is NaN
+inline V max(V a, V b) { return _mm512_max_ps(a, b); }  // returns b if a or b is NaN
 
-// Returns the low halves, or the high halves, of 16 words of bf16 pairs, as f32.
+// These functions return the low halves, or the high halves, of 16 words of two bf16 numbers, as
+// f32.
 inline V low_half(const uint32_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
 }
@@ -58,7 +59,7 @@ inline V zero_where_less(V a, V x, V limit) {
 
 inline uint32_t not_less(V a, V bar) { return _mm512_cmp_ps_mask(a, bar, _CMP_NLT_UQ); }
 
-// A vector of 16 lanes of 32-bit words.
+// A vector of 16 words of 32 bits.
 using U = __m512i;
 inline U set_word(uint32_t a) { return _mm512_set1_epi32(static_cast<int>(a)); }
 inline U count_from(uint32_t a) {
@@ -79,8 +80,8 @@ inline void multiply(U a, U m, U& high, U& low) {
   high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xaaaa, odd);
   low = _mm512_mask_mov_epi32(even, 0xaaaa, _mm512_slli_epi64(odd, 32));
 }
-// top_of_rest() returns (2^32 - 1 - a) / 2^8, rounded down. bits_of() returns the bits of an f32,
-// read as an integer.
+// top_of_rest() returns (2^32 - 1 - a) / 2^8, rounded down, as f32. bits_of() returns the bits of
+// an f32 as an integer, converted to f32.
 inline V top_of_rest(U a) {
   return _mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_xor_si512(a, _mm512_set1_epi32(-1)), 8));
 }
@@ -92,7 +93,7 @@ inline V sum_halves(V a) {
 }
 inline __m256 low(V a) { return _mm512_castps512_ps256(sum_halves(a)); }
 
-// Sets out[j] to the sum of the lanes of a[j], with the same tree of additions for every j.
+// Sets out[j] to the sum of the 16 lanes of a[j]. The order of additions is the same for every j.
 inline void sum_each(const V (&a)[kKeys], float* out) {
   const __m256 ab = _mm256_hadd_ps(low(a[0]), low(a[1])), cd = _mm256_hadd_ps(low(a[2]), low(a[3]));
   const __m256 ef = _mm256_hadd_ps(low(a[4]), low(a[5])), gh = _mm256_hadd_ps(low(a[6]), low(a[7]));

@@ -1,5 +1,5 @@
-// A vector of 16 f32 lanes as four 128-bit registers. Only one source file includes this; see
-// kernels_simd.inc.
+// A vector of 16 f32 lanes as four 128-bit registers. Only one source file may include this header
+// (kernels_simd.inc says why).
 #pragma once
 
 #include <arm_neon.h>
@@ -13,7 +13,7 @@ constexpr int kParts = 4;
 struct V {
   float32x4_t a[kParts];
 };
-// Number of sums in a block of the matmul, four of the 32 registers each.
+// Number of sums of a block of the matmul. A sum takes four of the 32 registers.
 constexpr int kAccumulators = 6;
 constexpr int kTallestBf16 = 6;
 constexpr int kKeys = 4;
@@ -59,10 +59,10 @@ inline V div(const V& x, const V& y) {
 inline V fma(const V& x, const V& y, const V& z) {
   return each([&](int i) { return vfmaq_f32(z.a[i], x.a[i], y.a[i]); });
 }
-inline V min(const V& x, const V& y) {  // returns y if either is NaN, as on x86
+inline V min(const V& x, const V& y) {  // returns y if x or y is NaN, as on x86
   return each([&](int i) { return vbslq_f32(vcltq_f32(x.a[i], y.a[i]), x.a[i], y.a[i]); });
 }
-inline V max(const V& x, const V& y) {  // returns y if either is NaN, as on x86
+inline V max(const V& x, const V& y) {  // returns y if x or y is NaN, as on x86
   return each([&](int i) { return vbslq_f32(vcgtq_f32(x.a[i], y.a[i]), x.a[i], y.a[i]); });
 }
 
@@ -97,7 +97,7 @@ inline uint32_t not_less(const V& x, const V& bar) {
   return mask;
 }
 
-// A vector of 16 lanes of 32-bit words.
+// A vector of 16 words of 32 bits.
 struct U {
   uint32x4_t a[kParts];
 };
@@ -131,7 +131,7 @@ inline U exclusive_or(const U& x, const U& y) {
 }
 // Sets `high` and `low` to the high and low halves of the 64-bit products x * m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
-  const U from = x;  // a copy, because x may also be `high` or `low`
+  const U from = x;  // a copy, because `high` or `low` may be the same object as x
   for (int i = 0; i < kParts; ++i) {
     const uint64x2_t first = vmull_u32(vget_low_u32(from.a[i]), vget_low_u32(m.a[i]));
     const uint64x2_t last = vmull_u32(vget_high_u32(from.a[i]), vget_high_u32(m.a[i]));
@@ -139,8 +139,8 @@ inline void multiply(const U& x, const U& m, U& high, U& low) {
     low.a[i] = vcombine_u32(vmovn_u64(first), vmovn_u64(last));
   }
 }
-// top_of_rest() returns (2^32 - 1 - x) / 2^8, rounded down. bits_of() returns the bits of an f32,
-// read as an integer.
+// top_of_rest() returns (2^32 - 1 - x) / 2^8, rounded down, as f32. bits_of() returns the bits of
+// an f32 as an integer, converted to f32.
 inline V top_of_rest(const U& x) {
   return each([&](int i) { return vcvtq_f32_u32(vshrq_n_u32(vmvnq_u32(x.a[i]), 8)); });
 }
@@ -148,8 +148,8 @@ inline V bits_of(const V& x) {
   return each([&](int i) { return vcvtq_f32_u32(vreinterpretq_u32_f32(x.a[i])); });
 }
 
-// Sets out[j] to the sum of the lanes of x[j]. Every j has the same tree of additions, which AVX2
-// and AVX-512 also use.
+// Sets out[j] to the sum of the 16 lanes of x[j]. The order of additions is the same for every j,
+// and the same as with AVX2 and AVX-512.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   for (int j = 0; j < kKeys; ++j)
     out[j] =

@@ -1,5 +1,5 @@
-// A vector of 16 f32 lanes as a plain array. Multiply and add round separately. Only one source
-// file includes this; see kernels_simd.inc.
+// A vector of 16 f32 lanes as a plain array. A multiplication and an addition round separately.
+// Only one source file may include this header (kernels_simd.inc says why).
 #pragma once
 
 #include <cstdint>
@@ -89,7 +89,7 @@ inline uint32_t not_less(const V& x, const V& bar) {
   return mask;
 }
 
-// A vector of 16 lanes of 32-bit words.
+// A vector of 16 words of 32 bits.
 struct U {
   uint32_t a[16];
 };
@@ -118,15 +118,15 @@ inline V field(const U& x, int shift, uint32_t mask) {
 }
 // Sets `high` and `low` to the high and low halves of the 64-bit products x * m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
-  const U from = x;  // a copy, because x may also be `high` or `low`
+  const U from = x;  // a copy, because `high` or `low` may be the same object as x
   for (int i = 0; i < 16; ++i) {
     const uint64_t product = uint64_t{from.a[i]} * m.a[i];
     high.a[i] = static_cast<uint32_t>(product >> 32);
     low.a[i] = static_cast<uint32_t>(product);
   }
 }
-// top_of_rest() returns (2^32 - 1 - x) / 2^8, rounded down. bits_of() returns the bits of an f32,
-// read as an integer.
+// top_of_rest() returns (2^32 - 1 - x) / 2^8, rounded down, as f32. bits_of() returns the bits of
+// an f32 as an integer, converted to f32.
 inline V top_of_rest(const U& x) {
   return each([&](int i) { return static_cast<float>(~x.a[i] >> 8); });
 }
@@ -134,7 +134,7 @@ inline V bits_of(const V& x) {
   return each([&](int i) { return static_cast<float>(as_bits(x.a[i])); });
 }
 
-// Sets out[j] to the sum of the lanes of x[j], with the same tree of additions for every j.
+// Sets out[j] to the sum of the 16 lanes of x[j]. The order of additions is the same for every j.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   for (int j = 0; j < kKeys; ++j) {
     float t[16];

@@ -1,22 +1,24 @@
-// The rule `rejection`: candidates are accepted at random, so that every committed token has
+// The rule `rejection`: candidates are accepted at random, such that every committed token has
 // exactly the target's distribution (Leviathan et al., arXiv 2211.17192; without replacement: Jeon
 // et al., arXiv 2402.14160).
 //
-// At a node the target has the distribution p. The candidates x_1, x_2, ... were drawn from the
-// draft's distribution q without replacement. They are tried in the order of the draws:
+// Let p be the target's distribution after a node. The candidates x_1, x_2, ... were drawn from q,
+// the draft's distribution after this node, without replacement. They are tried in the order of the
+// draws:
 //
 //   u q(x) < p(x), u uniform in [0, 1): x is accepted
-//   else p <- norm(max(p - q, 0)), q <- norm(q with q(x) := 0), and the next one is tried
-//   none left: y is drawn from p
+//   otherwise p <- norm(max(p - q, 0)), q <- norm(q with q(x) := 0), and the next x is tried
+//   no x left: y is drawn from p
 //
 // This is exact if the decision to try x_r never depends on the value of x_r or of a later
-// candidate. So rules that stop, cut, rank or prune use distributions only. Every prefix has its
-// own noise, so other branches do not matter either. A looked-up token was not drawn: it is tried
-// as if drawn from a distribution with this token alone. If nothing was drawn, y is the target's
-// own choice, and a looked-up token is accepted if it is y.
+// candidate. So the rules that stop, cut, rank or prune drafts read distributions, never drawn
+// tokens. Every prefix has its own noise, so draws in other branches do not matter. A looked-up
+// token was not drawn. It is tried as if drawn from a distribution in which it has probability 1.
+// If no candidate was drawn after a node, y is the token that the target sampled, and a looked-up
+// token is accepted if it equals y.
 //
-// One source serves the host and devices, and both have the same bits: every sum over the
-// vocabulary is added in one order (folded), and exp64 is one formula.
+// Host and devices compile this source, and compute the same bits: every sum over the vocabulary is
+// added in one order (folded), and exp64 is one formula.
 #pragma once
 
 #include "ops/exp64.h"
@@ -27,13 +29,14 @@
 
 namespace sbrt {
 
-constexpr int kSumLanes = 1024;  // as many members as a block of a device has
+constexpr int kSumLanes = 1024;  // number of threads of a block on a device
 constexpr int kSumGroup = 32;    // lanes of a group
 constexpr int kSumGroups = kSumLanes / kSumGroup;
-constexpr int kScoreBlocks = 16;  // number of blocks of a seat that copy its rows of scores in turn
+// Number of thread blocks per seat that copy scores (move_scores_op).
+constexpr int kScoreBlocks = 16;
 
 // A candidate for the token after a node. It is a child in the chain, or the first token of a
-// branch (then `node` is 0).
+// branch. For a branch, `node` is 0.
 struct Candidate {
   int32_t token, node;
 };
@@ -43,13 +46,14 @@ struct AcceptScratch {
   double lane[kSumLanes], group[kSumGroups];
   Candidate drawn[kSlots + kMaxBranches];
   int32_t n;      // number of `drawn`
-  int32_t known;  // the looked-up child; 0: none
+  int32_t known;  // the looked-up child in the chain; 0: none
   int32_t token;  // of draw_from
 };
 
-// Joins value(0) .. value(n - 1) in one order and returns the result to every member. Lane l joins
-// the values l, l + kSumLanes, ... in ascending order. Then each group joins its lanes, and then
-// the groups are joined. The members must have met after the last write that `value` reads.
+// Joins value(0) .. value(n - 1) in a fixed order, and returns the result to every member. First,
+// lane l joins the values l, l + kSumLanes, ... in ascending order. Then each group of lanes joins
+// its lanes. Then the groups are joined. Before the call, the members must have met after the last
+// write to memory that `value` reads.
 template <class Team, class Value, class Join>
 SBRT_ANY double folded(AcceptScratch& s, int32_t n, double empty, Team team, Value value,
                        Join join) {
@@ -74,7 +78,7 @@ SBRT_ANY double sum_of(AcceptScratch& s, int32_t n, Team team, Value value) {
   return folded(s, n, 0.0, team, value, [](double a, double b) { return a + b; });
 }
 
-// Divides `dist` by its sum, unless that is 0, and returns the sum.
+// Divides `dist` by its sum, unless the sum is 0. Returns the sum.
 template <class Team>
 SBRT_ANY double normalise(double* dist, int32_t vocab, AcceptScratch& s, Team team) {
   const double sum = sum_of(s, vocab, team, [dist](int32_t i) { return dist[i]; });
@@ -84,8 +88,8 @@ SBRT_ANY double normalise(double* dist, int32_t vocab, AcceptScratch& s, Team te
   return sum;
 }
 
-// Writes the softmax of scores [n] to dist [vocab], in double. Score i belongs to token ids[i], or
-// to token i if ids is null. All other tokens get 0.
+// Writes the softmax of `scores`, [n], to `dist`, [vocab], in double. Score i belongs to token
+// ids[i], or to token i if ids is null. All other tokens get 0.
 template <class Team>
 SBRT_ANY void softmax_of(const float* scores, const int32_t* ids, int32_t n, const Place& place,
                          double* dist, AcceptScratch& s, Team team) {
@@ -103,16 +107,16 @@ SBRT_ANY void softmax_of(const float* scores, const int32_t* ids, int32_t n, con
   normalise(dist, place.vocab, s, team);
 }
 
-// Returns true if a drawn candidate is accepted. u: uniform in [0, 1).
+// Returns true if the drawn candidate `token` is accepted. u: uniform in [0, 1).
 SBRT_ANY inline bool accepts(const Place& place, int32_t token, double u) {
   return u * place.q[token] < place.p[token];
 }
 
 SBRT_ANY inline double surplus(double p, double q) { return p > q ? p - q : 0; }
 
-// Updates p and q after a candidate was rejected. Returns false if max(p - q, 0) is 0 everywhere; p
-// then stays as it is. In that case p - q was almost 0 everywhere, and only rounding rejected the
-// candidate.
+// Updates p and q after a candidate was rejected. If max(p - q, 0) is 0 for every token, p stays as
+// it is, and the function returns false. This happens only through rounding: p and q were almost
+// equal.
 template <class Team>
 SBRT_ANY bool reject(const Place& place, int32_t token, AcceptScratch& s, Team team) {
   const double left =
@@ -126,7 +130,8 @@ SBRT_ANY bool reject(const Place& place, int32_t token, AcceptScratch& s, Team t
   return left > 0;
 }
 
-// Updates p and q after a looked-up token, which was not drawn, was rejected.
+// Updates p and q after the looked-up token was rejected. Returns false if p has no other token;
+// then p stays as it is.
 template <class Team>
 SBRT_ANY bool reject_known(const Place& place, int32_t token, AcceptScratch& s, Team team) {
   const double had = place.p[token];
@@ -140,14 +145,14 @@ SBRT_ANY bool reject_known(const Place& place, int32_t token, AcceptScratch& s, 
   return false;
 }
 
-// An index in an ascending sum, and the sum of all weights before it.
+// An index in a running sum of weights, and the sum of all weights before it.
 struct Reached {
   int32_t at;
   double before;
 };
 
-// Returns the first of n weights with which the sum exceeds `bar`. If no sum does, returns the last
-// weight above 0.
+// Adds n weights to `sum`, in order, until the sum exceeds `bar`. Returns the index of the last
+// added weight. If no sum exceeds `bar`, this is the last weight above 0.
 template <class Weight>
 SBRT_ANY Reached first_past(double sum, double bar, int32_t n, Weight weight) {
   Reached found{0, sum};
@@ -161,7 +166,8 @@ SBRT_ANY Reached first_past(double sum, double bar, int32_t n, Weight weight) {
   return found;
 }
 
-// Returns the first token, in the order of `folded`, at which the sum exceeds u times the total.
+// Draws a token from `dist`, whose sum need not be 1. Returns the first token, in the order of
+// `folded`, at which the running sum exceeds u times the total.
 template <class Team>
 SBRT_ANY int32_t draw_from(const double* dist, int32_t vocab, double u, AcceptScratch& s,
                            Team team) {
@@ -180,7 +186,8 @@ SBRT_ANY int32_t draw_from(const double* dist, int32_t vocab, double u, AcceptSc
   return s.token;
 }
 
-// Lists the candidates drawn at `node`, in the order of their draws; returns their number.
+// Writes the candidates that were drawn after `node` to `found`, in the order of their draws.
+// Returns their number.
 SBRT_ANY inline int drawn_at(const Sequence& c, int node, Candidate* found) {
   int n = 0;
   for (int i = node + 1; i <= c.chain.size; ++i)
@@ -191,7 +198,8 @@ SBRT_ANY inline int drawn_at(const Sequence& c, int node, Candidate* found) {
   return n;
 }
 
-// Returns the child of `node` that came from a look-up and is verified, or 0. There is at most one.
+// Returns the verified child of `node` that came from a look-up. There is at most one. Returns 0 if
+// there is none.
 SBRT_ANY inline int known_child(const Sequence& c, int node) {
   for (int i = node + 1; i <= c.chain.size; ++i)
     if (c.chain.parent[i] == node && c.chain.known.has(i) && c.verified.has(i)) return i;
@@ -207,7 +215,8 @@ SBRT_ANY inline Noise noise_after(const Sequence& c, int node, Use use) {
           .where = static_cast<uint64_t>(position)};
 }
 
-// Tries the candidates of s at `node`, then samples from what is left. Sets c.no_mass.
+// Tries the candidates in `s` for the token after `node`. If all are rejected, samples from the
+// distribution that is left. Sets c.no_mass if rounding left an empty distribution.
 template <class Team>
 SBRT_ANY Candidate try_all(Sequence& c, int node, const Place& place, AcceptScratch& s, Team team) {
   const Noise coins = noise_after(c, node, kCoin);
@@ -227,8 +236,8 @@ SBRT_ANY Candidate try_all(Sequence& c, int node, const Place& place, AcceptScra
   return {draw_from(place.p, place.vocab, u, s, team), 0};
 }
 
-// Decides the token after `node`. Returns the token and the chain node that holds it (0: none).
-// own: the token that the target sampled there.
+// Decides the token after `node`. Returns the token and the chain node that holds it (0: no node).
+// own: the token that the target sampled after `node`.
 template <class Team>
 SBRT_ANY Candidate decide(Sequence& c, int32_t own, int node, const Place& place, AcceptScratch& s,
                           Team team) {
@@ -251,8 +260,8 @@ SBRT_ANY Candidate decide(Sequence& c, int32_t own, int node, const Place& place
   return try_all(c, node, place, s, team);
 }
 
-// Decides at random the accepted path of the chain, and y. Sets c.no_mass if a residual was empty.
-// Does nothing for a sequence without the rule.
+// Decides at random which path of the chain is accepted, and draws y. Sets c.no_mass if rounding
+// left an empty distribution. Does nothing for a sequence without the rule `rejection`.
 template <class Team>
 SBRT_ANY void walk_by_chance_op(Sequence& c, const Choice* choice, const Place& place,
                                 AcceptScratch& s, Team team) {
@@ -261,7 +270,8 @@ SBRT_ANY void walk_by_chance_op(Sequence& c, const Choice* choice, const Place& 
   if (team.rank == 0) c.no_mass = out.n = out.path[0] = 0;
   for (int node = 0, depth = 0;;) {
     const Choice own = choice[verified_before(c, node)];
-    Candidate taken{0, 0};  // any valid token: a round ahead may read it
+    // The token must be valid even after an error, because the next round may already read it.
+    Candidate taken{0, 0};
     if (!own.error) taken = decide(c, own.token, node, place, s, team);
     if (team.rank == 0) {
       out.node = node;
@@ -277,7 +287,8 @@ SBRT_ANY void walk_by_chance_op(Sequence& c, const Choice* choice, const Place& 
   }
 }
 
-// Copies the scores of the nodes that move from the tail of branch `b` to the chain.
+// Copies the scores of the nodes that move from the tail of branch `b` to the chain. A block of
+// threads copies every kScoreBlocks-th node, from `block` on.
 template <class Team>
 SBRT_ANY void move_scores_op(const Sequence& c, int b, int block, Team team) {
   const Branch& branch = c.branches[b];

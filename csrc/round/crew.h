@@ -1,8 +1,8 @@
-// The team that runs an op of a round. It is one thread of the host, or one warp (or block) of a
-// device. The same source is compiled for all of them.
+// The team that runs an op of a round: one thread of the host, or one warp or block of a device.
+// All of them compile the same source.
 //
-// Rank 0 does the work that is not shared. `meet` is a barrier, after which all members see all
-// earlier writes. `best` returns the largest of the keys that the members pass.
+// Rank 0 does the work that is not divided among the members. `meet` is a barrier; after it, all
+// members see all earlier writes. `best` returns the largest key that any member passed.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@ struct Warp {
     return key;
   }
 };
-// A team that is a whole block of threads, for ops that do not use `best`.
+// A team that consists of a block of threads. It has no `best`.
 struct Crew {
   int rank, size;
 
@@ -38,15 +38,15 @@ struct Crew {
 };
 #endif
 
-// On a device: makes this thread's writes to the host's memory visible to the host.
+// On a device: makes this thread's writes to host memory visible to the host.
 SBRT_ANY inline void show_host() {
 #if defined(__CUDA_ARCH__)
   __threadfence_system();
 #endif
 }
 
-// Returns a key for a candidate. Of two candidates, the one with the larger score has the larger
-// key. Of equal scores, the one with the lower place has the larger key. No candidate's key is 0.
+// Returns a sort key for a candidate, which is never 0. A larger score gives a larger key. With
+// equal scores, a lower `place` gives a larger key.
 SBRT_ANY inline uint64_t key_of(float score, uint32_t place) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, score + 0.0f);  // -0 becomes 0
   const uint32_t rising = bits >> 31 ? ~bits : bits | 0x80000000u;
@@ -60,9 +60,9 @@ SBRT_ANY inline float score_of(uint64_t key) {
   return __builtin_bit_cast(float, rising >> 31 ? rising & 0x7fffffffu : ~rising);
 }
 
-// Writes the best `wanted` of n keys to `found`, best first. Returns their number. Keys of 0 are
-// skipped. Each member sorts its share of the keys in place. Then the team repeatedly takes the
-// largest of the shares' first keys.
+// Writes the `wanted` largest of n keys to `found`, in descending order. Returns the number of keys
+// written. Keys of 0 are skipped. First each member sorts its share of the keys in place. Then the
+// team repeatedly takes the largest key at the front of a share.
 template <class Team>
 SBRT_ANY int best_first(const Team& team, uint64_t* keys, int n, int wanted, uint64_t* found) {
   int kept = 0;

@@ -1,5 +1,5 @@
-// The steps of a burst. They store the distributions of a forward, and add nodes to every branch.
-// Runs on every device.
+// The steps of a burst. A step stores the distributions of a forward, and adds nodes to every
+// branch. The code runs on every device.
 #pragma once
 
 #include <cmath>
@@ -8,7 +8,8 @@
 
 namespace sbrt {
 
-// The next node that a tree would get: a child of `parent` (-1: no node), with its score.
+// The node that a tree would get next: a child of `parent`, with its score. parent -1: there is no
+// such node.
 struct Growth {
   int parent;
   float score;
@@ -17,11 +18,13 @@ struct Growth {
 // Working memory of `extend`, which the members of the team share.
 struct GrowScratch {
   Growth next[kMaxBranches];
-  int grown[kMaxBranches];  // number of nodes that a tree has got in this step
-  int node[kMaxBranches];   // the path's new node if the next step processes it; else -1
+  int grown[kMaxBranches];  // number of nodes that each tree got in this step
+  // The new node of each path, if the next step processes it; otherwise -1.
+  int node[kMaxBranches];
 };
 
-// Stores the distribution of a row. All members store rows; then rank 0 counts them (count_dist).
+// Stores the distribution of a row. All team members store distributions; then rank 0 calls
+// count_dist for every row.
 SBRT_ANY inline void keep_dist(Sequence& c, const Row& row, const Dist& dist) {
   if (row.branch >= 0) {
     Branch& branch = c.branches[row.branch];
@@ -42,7 +45,7 @@ SBRT_ANY inline void count_dist(Sequence& c, const Row& row, const Dist& dist) {
   }
 }
 
-// Runs after a forward of the draft: stores the distributions at the forward's rows.
+// Runs after a forward of the draft. Stores the distributions of the forward's rows.
 template <class Team>
 SBRT_ANY void keep_dists_op(const LaneSeat& args, Team team) {
   Sequence& c = *args.sequence;
@@ -54,13 +57,13 @@ SBRT_ANY void keep_dists_op(const LaneSeat& args, Team team) {
   team.meet();
 }
 
-// Returns true if AdaEDL's lower bound on the acceptance of a token from `dist` is below theta
-// (arXiv 2410.18351).
+// Returns true if the draft is uncertain: AdaEDL's lower bound on the acceptance of a token from
+// `dist` is below theta (arXiv 2410.18351).
 SBRT_ANY inline bool is_doubtful(const Policy& policy, const Dist& dist) {
   return policy.lambda > 0 && 1.0f - sqrtf(policy.lambda * dist.entropy) < policy.theta;
 }
 
-// Returns the newest node of a path, after which the path grows. Returns -1 if the draft is
+// Returns the newest node of a path, to which the next node is appended. Returns -1 if the draft is
 // uncertain there or the path is full.
 SBRT_ANY inline int growing_end(const Policy& policy, const Branch& branch) {
   const int last = branch.size;
@@ -68,8 +71,9 @@ SBRT_ANY inline int growing_end(const Policy& policy, const Branch& branch) {
   return grows && !is_doubtful(policy, branch.dist[last]) ? last : -1;
 }
 
-// Returns the next growth of a tree: the most likely untried candidate at any depth. Of equally
-// likely ones it is the first. The members of the team share the nodes of the tree.
+// Returns the next growth of a tree: the most likely candidate, at any depth, that is no node yet.
+// Among equally likely candidates it is the one of the lowest parent. The members of the team
+// divide the nodes of the tree among themselves.
 template <class Team>
 SBRT_ANY Growth next_growth(const Branch& branch, Team team) {
   uint64_t key = 0;
@@ -100,8 +104,8 @@ SBRT_ANY inline int attach_node(Branch& branch, int parent) {
 struct Step {
   bool serial;   // true: a serial burst, with one branch in the in-flight slots
   bool is_over;  // true: this sequence has done its steps, but other sequences go on
-  bool is_last;  // true: the draft will not process the new nodes
-  int width;     // mean number of nodes that a step adds to a branch; 1: paths
+  bool is_last;  // true: this is the last step, so the draft will not process its nodes
+  int width;     // mean number of nodes that a step adds to a branch; with 1, branches are paths
   int slots;     // number of slots of a branch
 };
 
@@ -114,8 +118,8 @@ SBRT_ANY inline Step step_of(const LaneSeat& args) {
                  : static_cast<int>(args.shape.tail_slots)};
 }
 
-// Adds a node to branch b. Returns the node's index if the next step should process the node, else
-// -1.
+// Adds a node to branch b. Returns the node's index if the next step should process the node.
+// Otherwise returns -1.
 SBRT_ANY inline int grow(Sequence& c, const Step& step, int b, int parent) {
   Branch& branch = c.branches[b];
   const int j = attach_node(branch, parent);
@@ -123,9 +127,9 @@ SBRT_ANY inline int grow(Sequence& c, const Step& step, int b, int parent) {
   return !step.is_last && j < step.slots && pays ? j : -1;
 }
 
-// Returns the largest number of nodes that a tree may get in one step. Under rejection this number
-// is so small that no tree is ever full. A full tree would drop a node because of its siblings'
-// draws, which would bias the result.
+// Returns the largest number of nodes that a tree may get in one step. Under the rule `rejection`
+// this number is so small that no tree is ever full. A full tree would drop a node because of the
+// draws of its siblings, which would bias the result.
 SBRT_ANY inline int most_grown(const Sequence& c, bool serial, int slots) {
   const Policy& p = c.policy;
   const int wanted = serial ? p.burst_width : (p.nodes + p.gamma - 1) / p.gamma;
@@ -155,7 +159,7 @@ SBRT_ANY void extend_paths(const LaneSeat& args, const Step& step, GrowScratch& 
   rows.n = n;
 }
 
-// Finds the first growth of each tree. If there is a single tree, the whole team searches it.
+// Finds the first growth of each tree. If there is only one tree, the whole team searches it.
 // Otherwise each member searches some of the trees.
 template <class Team>
 SBRT_ANY void find_growths(const Sequence& c, GrowScratch& s, Team team) {
@@ -170,8 +174,9 @@ SBRT_ANY void find_growths(const Sequence& c, GrowScratch& s, Team team) {
   team.meet();
 }
 
-// Adds nodes to trees. The trees share the rows of a step, which go to the most likely nodes of any
-// branch. No tree may grow so fast that it is full before it is deep.
+// Adds nodes to trees. All trees share the limited number of rows of a step. The most likely nodes
+// of all branches get these rows. A limit per tree (most_grown) keeps a tree from being full before
+// its last step.
 template <class Team>
 SBRT_ANY void extend_trees(const LaneSeat& args, const Step& step, GrowScratch& s, Team team) {
   Sequence& c = *args.sequence;
@@ -199,7 +204,8 @@ SBRT_ANY void extend_trees(const LaneSeat& args, const Step& step, GrowScratch& 
   }
 }
 
-// Runs after a forward of the draft: stores its distributions, and adds nodes to every branch.
+// Runs after a forward of the draft. Stores the distributions of the forward's rows, and adds nodes
+// to every branch.
 template <class Team>
 SBRT_ANY void extend_op(const LaneSeat& args, GrowScratch& scratch, Team team) {
   Sequence& c = *args.sequence;

@@ -12,8 +12,8 @@ void relu(float* x, int n) {
   for (int i = 0; i < n; ++i) x[i] = std::max(x[i], 0.0f);
 }
 
-// The logarithm with which classifiers were trained. AnyLog (round/hrad_op.h) differs from it in
-// the last bit in 2 of 1000 cases.
+// The logarithm with which classifiers were trained. In 2 of 1000 cases its last bit differs from
+// AnyLog (round/hrad_op.h).
 struct HostLog {
   float operator()(float x) const { return std::log(x); }
 };
@@ -51,8 +51,8 @@ Hrad::Hrad(int64_t hidden, const HradWeights& w)
   third_ = packed("3", w.w3, w.b3, 3, kHradNarrow, kFloat32);
 }
 
-// Computes a layer. Writes the layer's outputs to the first row of `sums`, [split.count, 16 *
-// panels].
+// Computes a layer. `sums` is [split.count, 16 * panels]; the layer's outputs are written to its
+// first row.
 void Hrad::apply(const Layer& l, const float* x, float* sums) const {
   MatmulTask task{};
   task.panels = l.matrix.panels();

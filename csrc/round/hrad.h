@@ -1,12 +1,12 @@
 // H-RAD: a small classifier that predicts how much of an adopted tail is accepted: nothing, some of
-// it, all of it (SpecBranch, arXiv 2506.01979). It reads the target's newest features and the
+// it, or all of it (SpecBranch, arXiv 2506.01979). It reads the target's newest features and the
 // draft's confidence. The confidence is our addition, because features do not tell which tail was
 // adopted.
 //
-// The input x [5 hidden + 2 kHradTail] begins with 5 blocks of `hidden` floats. Each block is
-// divided by its root mean square. Then comes log q of the tail's first kHradTail nodes, then the
-// log of the calibrated confidence of the same nodes. Both are at least kLeastLog, and 0 after the
-// tail's end.
+// The input is x, [5 hidden + 2 kHradTail]. It begins with 5 feature blocks of `hidden` floats;
+// each block is divided by its root mean square. Then comes log q of the first kHradTail nodes of
+// the tail. Then comes the log of the calibrated confidence of the same nodes. These logs are at
+// least kLeastLog, and 0 after the tail's end.
 //   -> relu(W1 x + b1) [256] -> relu(W2 . + b2) [64] -> W3 . + b3 [3]
 #pragma once
 
@@ -25,9 +25,9 @@ struct HradWeights {
 
 class Hrad {
  public:
-  // The weights of one layer. Its inputs are split into parts. Row o + 16 * panels * p of the
-  // matrix holds part p of output o: the output's weights for the inputs of that part, then zeros.
-  // panels: number of panels of outputs.
+  // The weights of one layer. The inputs are split into split.count parts of split.length inputs.
+  // Row o + 16 * panels * p of the matrix holds the weights of output o for part p, with zeros as
+  // padding. panels: number of panels of outputs.
   struct Layer {
     HradSplit split;
     int panels;
@@ -35,17 +35,17 @@ class Hrad {
     std::vector<float> bias;
   };
 
-  // Throws InvalidInput unless the sizes are the ones above and all weights are finite.
+  // Throws InvalidInput unless all sizes are those above and all weights are finite.
   Hrad(int64_t hidden, const HradWeights& weights);
 
   int64_t hidden() const { return hidden_; }
   static int64_t inputs(int64_t hidden) { return hrad_inputs(hidden); }
-  // Returns the number of floats that x has room for: the inputs, then zeros as padding.
+  // Returns the number of floats of x: the inputs, then zeros as padding.
   static int64_t room(int64_t hidden) { return first_split(hidden).room(); }
   static constexpr int kScratch = kHradParts * kHradInner + kHradNarrow;
-  // Writes the scores of the three cuts to `out`. x: [room(hidden)]. scratch: [kScratch], working
-  // memory. Afterwards it begins with the outputs of the first layer and ends with those of the
-  // second.
+  // Writes the scores of the three classes (Cut) to `out`. x is [room(hidden)]. scratch,
+  // [kScratch], is working memory. After the call, it begins with the outputs of the first layer
+  // and ends with those of the second.
   void scores(const float* x, float* scratch, float out[3]) const;
   Cut classify(const float* x, float* scratch) const;
   const Layer& layer(int i) const { return i == 0 ? first_ : i == 1 ? second_ : third_; }
@@ -60,8 +60,8 @@ class Hrad {
   Layer first_, second_, third_;
 };
 
-// Writes the classifier's inputs for an outcome to x [Hrad::room(hidden)], but does not change the
-// padding. `tail`: null after a miss.
+// Writes the classifier's inputs for an outcome to x, [Hrad::room(hidden)]. Does not change the
+// padding. `tail` is null after a miss.
 void read_features(const Lane& lane, int row, int32_t token, const Branch* tail, float* x);
 
 }  // namespace sbrt

@@ -1,9 +1,10 @@
-// H-RAD after `select`: its inputs for an outcome, its layers, and the cut. Runs on every device.
+// H-RAD after `select`: its inputs for an outcome, its layers, and the cut of the tail. The code
+// runs on every device.
 //
 // Every sum consists of at most kHradParts partial sums, which are added by one fixed tree of
-// additions. A partial sum of a layer adds its products in ascending order of k, each with one fma.
-// The host computes partial sums with the vectors of ops/matmul.h, a device computes each with one
-// thread. Both give the same bits if the vectors have an fma.
+// additions. A partial sum of a layer adds its products in ascending order of inputs, each with one
+// fma. The host computes partial sums with the vectors of ops/matmul.h. A device computes each
+// partial sum with one thread. The bits are the same if the host's vectors have an fma.
 #pragma once
 
 #include <cmath>
@@ -15,20 +16,20 @@
 namespace sbrt {
 
 constexpr int kHradInner = 256, kHradNarrow = 64, kHradCuts = 3;
-constexpr int kHradTail = 16;   // number of nodes of a tail whose confidence is read
-constexpr int kHradParts = 32;  // largest number of partial sums of a sum, a power of two
-constexpr int kHradWords = 16;  // number of words of a panel that a thread loads together
+constexpr int kHradTail = 16;   // number of nodes of a tail whose confidence is an input
+constexpr int kHradParts = 32;  // largest number of partial sums per sum, a power of two
+constexpr int kHradWords = 16;  // number of words of a panel that a thread loads at once
 constexpr float kLeastLog = -8.0f;
 
-// Computes the logarithm in double, so that every device gives the same bits.
+// Computes the logarithm in double. So host and devices get the same bits.
 struct AnyLog {
   SBRT_ANY float operator()(float x) const {
     return static_cast<float>(::log(static_cast<double>(x)));
   }
 };
 
-// How a layer's inputs are divided among partial sums. There are `count` parts of `length` inputs,
-// with zeros after the layer's last input.
+// Describes how the inputs of a layer are divided among partial sums: into `count` parts of
+// `length` inputs. Zeros follow the layer's last input.
 struct HradSplit {
   int64_t length;
   int count;
@@ -36,16 +37,16 @@ struct HradSplit {
   SBRT_ANY constexpr int64_t room() const { return length * count; }  // inputs with padding
 };
 
-// Returns the split of a layer with `in` inputs. per_word: number of weights per word of a panel, 2
-// in bf16 and 1 in f32.
+// Returns the split of a layer with `in` inputs. per_word: number of weights in a 32-bit word of a
+// panel: 2 for bf16, 1 for f32.
 SBRT_ANY constexpr HradSplit hrad_split(int64_t in, int per_word) {
   const int64_t step = int64_t{kHradWords} * per_word;
   const int64_t length = step * ((in + step * kHradParts - 1) / (step * kHradParts));
   return {length, static_cast<int>((in + length - 1) / length)};
 }
 
-// Adds `count` rows of `width` partial sums into the first row, always by the same tree of
-// additions.
+// Adds up `count` rows of `width` partial sums. The result is written to the first row. The tree of
+// additions depends only on `count`.
 template <class T, class Team>
 SBRT_ANY void fold_parts(T* sums, int count, int width, Team team) {
   for (int apart = kHradParts / 2; apart > 0; apart /= 2) {
@@ -61,8 +62,8 @@ struct FeatureScratch {
   float scale[kFeatureBlocks];
 };
 
-// Divides each block of `width` values by its root mean square. Part p of a sum of squares adds
-// x[p], x[p + 32], ...
+// Divides each feature block, [width], by its root mean square. Partial sum p of the squares adds
+// those of x[p], x[p + 32], ...
 template <class Team>
 SBRT_ANY void scale_blocks(float* x, int64_t width, FeatureScratch& s, Team team) {
   constexpr float kLeast = 1e-6f;  // added to the root mean square, which may be 0
@@ -83,8 +84,8 @@ SBRT_ANY void scale_blocks(float* x, int64_t width, FeatureScratch& s, Team team
     for (int64_t i = team.rank; i < width; i += team.size) x[b * width + i] *= s.scale[b];
 }
 
-// Writes log q and log confidence of a tail's first kHradTail nodes to x. Values after the tail's
-// end are 0. The tail is a path. tail: null after a miss.
+// Writes to x, [2 kHradTail], log q of a tail's first kHradTail nodes, then the log confidence of
+// the same nodes. The tail is a path. Values after its end are 0. tail: null after a miss.
 template <class Team, class Log>
 SBRT_ANY void read_confidence(const Branch* tail, float* x, Team team, Log log_of) {
   for (int j = 1 + team.rank; j <= kHradTail; j += team.size) {
@@ -124,10 +125,10 @@ SBRT_ANY inline HradSeat hrad_seat(const HradArgs& args, int seat) {
           args.layer};
 }
 
-// Returns true if the policy uses the classifier's decision on this outcome.
+// Returns true if the classifier must decide on this outcome.
 SBRT_ANY inline bool is_asked(const Sequence& c) { return c.policy.hrad && !c.outcome.error; }
 
-// Writes the classifier's inputs at the outcome to args.x.
+// Writes the classifier's inputs for the outcome to args.x, and a copy to args.shown.
 template <class Team>
 SBRT_ANY void hrad_features_op(const HradSeat& args, FeatureScratch& scratch, Team team) {
   const Sequence& c = *args.sequence;
@@ -143,10 +144,10 @@ SBRT_ANY void hrad_features_op(const HradSeat& args, FeatureScratch& scratch, Te
   for (int64_t i = team.rank; i < hrad_inputs(width); i += team.size) args.shown[i] = args.x[i];
 }
 
-// Returns one partial sum of an output. words: the output's weights from the first k of the part
-// on, kPanel words apart. A word holds the bf16 weights of k and k + 1, or one f32 weight. Weights
-// and inputs are read kHradWords words at a time. So a thread waits for memory once for all of
-// these words. x is aligned to 16 bytes.
+// Returns one partial sum of an output. `words` points to the output's weights for the first input
+// of the part. The words of an output are kPanel words apart. A word holds two bf16 weights, for
+// inputs k and k + 1, or one f32 weight. Weights and inputs are loaded kHradWords words at a time,
+// so a thread waits for memory only once for all of them. x is aligned to 16 bytes.
 template <int kPerWord>
 SBRT_ANY inline float part_sum(const uint32_t* words, const float* x, int64_t length) {
   constexpr int kStep = kHradWords * kPerWord;
@@ -169,16 +170,16 @@ SBRT_ANY inline float part_sum(const uint32_t* words, const float* x, int64_t le
   return sum;
 }
 
-// The panels first .. first + count - 1 of a layer that has `panels` panels. Part p of output o is
-// row o + 16 * panels * p of the packed weights (round/hrad.h).
+// Panels first .. first + count - 1 of the packed weights of a layer. The layer has `panels` panels
+// of outputs. Row o + 16 * panels * p of the packed weights has part p of output o (round/hrad.h).
 struct HradPanels {
   const uint32_t* words;
   HradSplit split;
   int panels, first, count;
 };
 
-// Writes the outputs of the panels in `a`, without the bias, to the first row of sums,
-// [split.count, 16 * count].
+// Computes the outputs of the panels in `a`, without the bias. Writes them to the first row of
+// `sums`, [split.count, 16 * count].
 template <int kPerWord, class Team>
 SBRT_ANY void hrad_sums(const HradPanels& a, const float* x, float* sums, Team team) {
   const int width = a.count * kPanel;
@@ -197,8 +198,8 @@ struct InnerScratch {
   float sum[kHradParts * kPanel];
 };
 
-// Writes the outputs of one panel of the first layer to args.inner. On a device each panel has its
-// own block of threads.
+// Computes one panel of the first layer's outputs, and writes them to args.inner. On a device each
+// panel has its own block of threads.
 template <class Team>
 SBRT_ANY void hrad_inner_op(const HradSeat& args, int panel, InnerScratch& s, Team team) {
   if (!is_asked(*args.sequence)) return;
@@ -216,7 +217,8 @@ struct CutScratch {
   float score[kHradCuts];
 };
 
-// Computes the second and third layer and writes the cut. Of equal scores the first wins.
+// Computes the second and the third layer. Writes the class with the highest score to args.cut.
+// Among equal scores the first class wins.
 template <class Team>
 SBRT_ANY void hrad_cut_op(const HradSeat& args, CutScratch& s, Team team) {
   constexpr int kPanels = kHradNarrow / kPanel;

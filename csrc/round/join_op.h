@@ -1,15 +1,17 @@
-// Adds looked-up tokens to the drafted chain. Takes the text that ends at a node, and finds an
-// earlier place in the trunk with the same tokens. The tokens that followed there become new nodes.
-// No lane has processed them; the draft processes them in its next catch-up. Runs on every device.
+// Adds looked-up tokens to the drafted chain. A look-up takes the text that ends at a node, and
+// finds an earlier place in the trunk with the same tokens. The tokens that follow this place
+// become new nodes. No lane has processed the new nodes; the draft processes them in its next
+// catch-up. The code runs on every device.
 //
-// Nodes are ranked by the probability that the walk of `select` reaches them. The probability of a
-// looked-up token is a share: of this sequence's look-ups with the same kind of match, those that
-// were right. It is weighed against the draft's confidence.
+// Nodes are ranked by the probability that `select` reaches them. To estimate it for a looked-up
+// token, earlier look-ups of this sequence with the same kind of match are counted. The estimate is
+// the share of them that were right. It is compared with the draft's confidence.
 //
-// Under rejection a looked-up node is a candidate that was not drawn (round/accept_op.h). The decision
-// to try it must not depend on its siblings or descendants, so only distributions and ancestors
-// decide. At each node, a path takes the look-up or the draft's token, whichever is surer. A tree
-// takes the tokens after the trunk's own match.
+// Under the rule `rejection`, a looked-up node is a candidate that was not drawn
+// (round/accept_op.h). The decision to try it must not depend on its siblings or descendants. So
+// only distributions and ancestors enter the decision. On a path, each node gets the looked-up or
+// the drafted token, whichever is more probable. A tree gets the tokens that follow the match of
+// the trunk's end.
 #pragma once
 
 #include <cmath>
@@ -23,24 +25,24 @@
 namespace sbrt {
 
 constexpr int kSearches = 6;          // largest number of searches for one chain
-constexpr float kLeastReach = -1.9f;  // least log probability at which a looked-up node is added
+constexpr float kLeastReach = -1.9f;  // lowest log probability at which a looked-up node is added
 constexpr float kNoGain = -1e30f;
 
-// Working memory of a join, which the members of its team share.
+// Working memory of a join. The members of a team share it.
 struct JoinScratch {
   Match match[kSlots];    // [node] match of the text that ends at the node
   float drafted[kSlots];  // Chain::score before any look-up
-  float gain[kSlots];     // score that a looked-up node after this node would have, or kNoGain
+  float gain[kSlots];     // score of a new looked-up node after this node, or kNoGain
   int searches;           // number of searches so far
-  int known;              // number of nodes that look-ups have added or confirmed
+  int known;              // number of nodes that look-ups have added or confirmed so far
   int left;               // number of drafted nodes in the chain
   int at;                 // newest node of a path; -1: the path has ended
 };
 
-// A chain, with the data from which the nodes are rated.
+// A chain to which look-ups are added, with the data from which nodes are rated.
 struct Joining {
   Sequence& c;
-  const Branch* branch;  // branch whose tail became the chain; null: there is none
+  const Branch* branch;  // branch whose tail became the chain; null: none
   int64_t room;          // largest depth that the chain may have
   JoinScratch& s;
 
@@ -54,11 +56,11 @@ SBRT_ANY inline float log_of(float p) {
   return static_cast<float>(log(static_cast<double>(most(p, 1e-30f))));
 }
 
-// Returns the probability that a look-up is right if its match has `length` tokens. Sampled text
-// repeats less than greedy text.
+// Returns the probability that a look-up is right if its match has `length` tokens. The assumed
+// share is halved for sampled text, which repeats less than greedy text.
 SBRT_ANY inline float chance_of(const Sequence& c, int length) {
   constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // assumed before any look-up
-  // kBefore counts as much as this number of look-ups. The number is a guess, as kFading is.
+  // kBefore has as much weight as this number of look-ups. kWeight and kFading are guesses.
   constexpr float kWeight = 8;
   const int kind = least(length, kMatches) - 1;
   const float share = c.sampling.temperature > 0 ? 0.5f : 1.0f;
@@ -66,9 +68,9 @@ SBRT_ANY inline float chance_of(const Sequence& c, int length) {
   return within(right / (c.hindsight.seen[kind] + kWeight), 0.02f, 0.98f);
 }
 
-// Returns the probability that the token looked up after a node is right. Under the coupled rule
-// the noise of a sampled token is known in advance. A token of probability p is sampled with
-// probability exp(-wait (1 - p) / p), where `wait` is its own exponential noise.
+// Returns the probability that the token looked up after a node is right. Under the rule `coupled`,
+// the sampling noise is known in advance. A token of probability p is then sampled with probability
+// exp(-wait (1 - p) / p). `wait` is the token's exponential noise, -log u.
 SBRT_ANY inline float chance_at(const Sequence& c, int node) {
   const float p = chance_of(c, c.chain.match[node]);
   if (c.sampling.temperature == 0 || is_rejection(c)) return p;
@@ -82,8 +84,8 @@ SBRT_ANY inline float chance_at(const Sequence& c, int node) {
   return within(exp32(-(wait * (1.0f - p) / p)), 1e-6f, 0.98f);
 }
 
-// Runs after a round. Compares the look-ups along the accepted path with the committed tokens, and
-// updates c.hindsight.
+// Runs after the walk of a round. Compares the look-ups along the accepted path with the committed
+// tokens, and updates c.hindsight.
 SBRT_ANY inline void recall(Sequence& c) {
   constexpr float kFading = 0.98f;
   const Outcome& o = c.outcome;
@@ -98,8 +100,8 @@ SBRT_ANY inline void recall(Sequence& c) {
   }
 }
 
-// Returns the last tokens of the text that ends at a node. They are those of the node and its
-// ancestors, and before them those of the trunk.
+// Returns the last tokens of the text that ends at a node: the tokens of the node and its
+// ancestors, preceded by trunk tokens.
 SBRT_ANY inline TextEnd end_at(const Sequence& c, int node) {
   TextEnd end;
   end.n = 0;
@@ -109,8 +111,8 @@ SBRT_ANY inline TextEnd end_at(const Sequence& c, int node) {
   return end;
 }
 
-// Returns the token at `position` in the text that ends at `node`. It may be the token of an
-// ancestor.
+// Returns the token at `position` of the text that ends at `node`: a trunk token, or the token of
+// `node` or an ancestor.
 SBRT_ANY inline int32_t token_at(const Sequence& c, int node, int64_t position) {
   if (position <= c.head) return c.trunk[position];
   while (c.head + c.chain.level[node] > position) node = c.chain.parent[node];
@@ -124,13 +126,13 @@ SBRT_ANY inline void set_match(const Joining& join, int node, Match match) {
   c.chain.next[node] = match.length > 0 ? token_at(c, node, match.after) : -1;
 }
 
-// Returns the match of the text that is extended by the looked-up token.
+// Returns the match of a text after its looked-up token was appended to it.
 SBRT_ANY inline Match going_on(const Match& match) {
   return {match.after + 1, least(match.length + 1, kLongestMatch)};
 }
 
-// Finds the match of the text that ends at a node. To save time, it makes at most kSearches
-// searches for a chain, and only for nodes that the walk is likely to reach.
+// Finds the match of the text that ends at a node. To save time, at most kSearches searches are
+// made for a chain. Only nodes that the walk is likely to reach get a search.
 template <class Team>
 SBRT_ANY void find_match(const Joining& join, int node, Team team) {
   const Chain& chain = join.c.chain;
@@ -147,7 +149,7 @@ SBRT_ANY void find_match(const Joining& join, int node, Team team) {
   team.meet();
 }
 
-// Appends a looked-up node to the chain. Returns the index of the node.
+// Appends a looked-up node after `parent` to the chain. Returns the index of the new node.
 SBRT_ANY inline int attach_known(const Joining& join, int parent, float score) {
   Chain& chain = join.c.chain;
   const int node = attach_node(chain, parent, chain.next[parent], score);
@@ -158,9 +160,9 @@ SBRT_ANY inline int attach_known(const Joining& join, int parent, float score) {
 }
 
 // Returns true if a node with this score is worth one more row after `size` nodes. This means that
-// the row yields more tokens than those nodes yield in the same time. Always true without prices.
-// Also always true under rejection, where a decision must not depend on siblings and descendants,
-// as this one does.
+// the additional row yields more tokens per time than the rows before it. Without prices the result
+// is always true. Under the rule `rejection` it is always true, too, because the decision may not
+// depend on other nodes.
 SBRT_ANY inline bool pays(const Sequence& c, int size, float score) {
   if (!c.prices.known || is_rejection(c)) return true;
   float tokens = 1;
@@ -169,14 +171,14 @@ SBRT_ANY inline bool pays(const Sequence& c, int size, float score) {
   return exp32(score) * round[0] > tokens * (round[1] - round[0]);
 }
 
-// Returns the log probability that a token is right if the look-up and the draft both give it. It
-// is right more often than a token that only one of them gives.
+// Returns the log probability that a token is right if the look-up and the draft propose the same
+// token. Such a token is right more often than a token that only one of them proposes.
 SBRT_ANY inline float agreed(float look_up, float drafted) {
   return log_of(1.0f - (1.0f - look_up) * (1.0f - exp32(drafted)));
 }
 
-// Returns the log probability of the token that was looked up after a node, given the draft's first
-// choice after that node.
+// Returns the log probability that the token looked up after a node is right. The draft's
+// distribution after the node, if there is one, enters the estimate.
 SBRT_ANY inline float promise(const Joining& join, int node) {
   const Chain& chain = join.c.chain;
   const float p = chance_at(join.c, node);
@@ -195,7 +197,7 @@ SBRT_ANY inline float gain_at(const Joining& join, int node) {
   return is_open ? chain.score[node] + promise(join, node) : kNoGain;
 }
 
-// Sets the score of a drafted node. The score of its parent must be final.
+// Sets the final score of a drafted node. The score of its parent must be final.
 SBRT_ANY inline void rescore(const Joining& join, int node) {
   Chain& chain = join.c.chain;
   const int parent = chain.parent[node];
@@ -204,7 +206,7 @@ SBRT_ANY inline void rescore(const Joining& join, int node) {
   chain.score[node] = chain.score[parent] + own;
 }
 
-// Appends looked-up nodes, most likely first. Any node of the chain may be their parent.
+// Appends looked-up nodes, most likely first. A new node may follow any node of the chain.
 SBRT_ANY inline void grow_known(const Joining& join) {
   Chain& chain = join.c.chain;
   for (int i = 0; i <= chain.size; ++i) join.s.gain[i] = gain_at(join, i);
@@ -221,7 +223,7 @@ SBRT_ANY inline void grow_known(const Joining& join) {
   }
 }
 
-// Adds look-ups to a tree. The tree keeps all drafted nodes.
+// Adds look-ups to a tree. All drafted nodes stay.
 template <class Team>
 SBRT_ANY void join_tree(const Joining& join, Team team) {
   find_match(join, 0, team);
@@ -233,8 +235,8 @@ SBRT_ANY void join_tree(const Joining& join, Team team) {
   if (team.rank == 0) grow_known(join);
 }
 
-// Adds look-ups to a tree under rejection. Appends only the tokens that follow the match of the
-// trunk's own end.
+// Adds look-ups to a tree under the rule `rejection`. Only the tokens that follow the match of the
+// trunk's end are appended.
 SBRT_ANY inline void join_line(const Joining& join) {
   Chain& chain = join.c.chain;
   for (int at = 0; join.s.known < kMostFound; ++join.s.known) {
@@ -253,14 +255,14 @@ SBRT_ANY inline void join_line(const Joining& join) {
   }
 }
 
-// Drops those drafted nodes of a path that come after `node`.
+// Drops the drafted nodes of a path that come after `node`.
 SBRT_ANY inline void cut_after(const Joining& join, int node) {
   join.c.chain.size = join.s.left = node;
   join.c.chain.depth = join.c.chain.level[node];
 }
 
-// Returns the node after `at` on a path. It is the draft's node, or a looked-up node if that is
-// surer. Returns -1 if there is neither.
+// Returns the node after `at` on a path: the drafted node, or a new looked-up node if that is more
+// probable. Returns -1 if there is neither.
 SBRT_ANY inline int next_on_path(const Joining& join, int at) {
   Sequence& c = join.c;
   Chain& chain = c.chain;
@@ -294,7 +296,7 @@ SBRT_ANY inline int next_on_path(const Joining& join, int at) {
 template <class Team>
 SBRT_ANY void join_path(const Joining& join, Team team) {
   for (int at = 0; at >= 0;) {
-    // Later nodes are looked-up ones, whose match attach_known() has set.
+    // Nodes beyond join.s.left are looked-up nodes; attach_known() has set their matches.
     if (at <= join.s.left) find_match(join, at, team);
     if (team.rank == 0) join.s.at = next_on_path(join, at);
     team.meet();
@@ -303,8 +305,8 @@ SBRT_ANY void join_path(const Joining& join, Team team) {
   }
 }
 
-// Adds look-ups to the chain that was made from the tail of `branch` (null: the chain is empty).
-// Returns the number of drafted nodes in the chain.
+// Adds look-ups to the chain, which was made from the tail of `branch`. Null: there is no branch
+// and the chain is empty. Returns the number of drafted nodes that stay in the chain.
 template <class Team>
 SBRT_ANY int join_found(Sequence& c, const Branch* branch, int64_t room, JoinScratch& s,
                         Team team) {

@@ -1,6 +1,6 @@
-// The kernels of the ops in op_table.inc. A kernel has one block for each seat, and the block's
-// threads share the op's working memory. The block is one warp. The kernels for H-RAD and log-probs
-// have more threads and more blocks, those for rejection more threads.
+// The kernels of the ops in op_table.inc. Most kernels have one warp for each seat, as one block.
+// The kernels of H-RAD, log-probs and rejection have more threads per block, and some have several
+// blocks per seat. The threads of a block share the op's working memory.
 #include "round/kernels.h"
 
 #include "round/seat_ops.h"
@@ -11,7 +11,7 @@ namespace {
 __device__ Warp warp() { return {static_cast<int>(threadIdx.x)}; }
 __device__ Crew crew() { return {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}; }
 
-// Runs an op for the seat to which this block belongs, if that seat takes part.
+// Runs an op for the seat to which this block belongs, if the seat takes part in the round.
 template <class Op, class Args, class Team>
 __device__ void run_seat(const Args& args, int blocks, Team team) {
   __shared__ typename Op::Memory memory;
@@ -40,8 +40,8 @@ __device__ void run_all(const Args& args) {
   }
 #define SBRT_KERNEL_kRows(Struct, name, Args) \
   __global__ void name(const Args args) { run_seat<Struct>(args, kRows.blocks, crew()); }
-// __launch_bounds__ allows one block per multiprocessor. So a thread has enough registers to issue
-// all of its loads together.
+// __launch_bounds__ declares one block per multiprocessor. So the compiler gives a thread enough
+// registers to issue all of its loads together.
 #define SBRT_KERNEL_kPanels(Struct, name, Args)                                 \
   __global__ void __launch_bounds__(kPanels.threads, 1) name(const Args args) { \
     run_seat<Struct>(args, kPanels.blocks, crew());                             \

@@ -1,5 +1,5 @@
-// Computes the log-probs of a row with one block of threads. ops/logprobs.h has the formula, and
-// its code on the host gives the same bits. The sum adds integers, and everything else is a maximum
+// Computes the log-probs of a row with one block of threads. ops/logprobs.h has the formula and the
+// host's functions. The bits are the same: the sum adds integers, and all other steps are a maximum
 // or a count.
 #pragma once
 
@@ -13,18 +13,19 @@
 
 namespace sbrt {
 
-constexpr int kLogprobTeam = 512;   // largest number of members of a team, a power of two
-constexpr int kLogprobBlocks = 16;  // number of blocks per seat, which take the seat's rows in turn
+constexpr int kLogprobTeam = 512;  // largest number of members of a team, a power of two
+// Number of blocks per seat; block b computes rows b, b + 16, ...
+constexpr int kLogprobBlocks = 16;
 
 struct LogprobScratch {
   uint64_t of_each[kLogprobTeam];
 };
 
-// Combines one value of each member with `join`, always by the same tree. Returns the result to
-// every member.
+// Combines one value of each member by `join`, always in the same tree. Returns the result to every
+// member.
 template <class Team, class Join>
 SBRT_ANY uint64_t joined(LogprobScratch& s, uint64_t mine, Team team, Join join) {
-  team.meet();  // waits until all members have read the last result
+  team.meet();  // all members have read the last result
   s.of_each[team.rank] = mine;
   for (int apart = kLogprobTeam / 2; apart > 0; apart /= 2) {
     team.meet();
@@ -51,16 +52,16 @@ struct WholeRow {
   int32_t vocab;
 
   SBRT_ANY float at(int32_t i) const { return hole && hole[i] ? -__builtin_inff() : logits[i]; }
-  // Returns the key of token `i`. A greater logit has a larger key. Among equal logits, a lower id
-  // has a larger key.
+  // Returns the sort key of token `i`. A greater logit gives a larger key. Among equal logits, a
+  // lower id gives a larger key.
   SBRT_ANY uint64_t key(int32_t i) const {
     const float x = at(i);
     return x < __builtin_inff() ? key_of(x, static_cast<uint32_t>(i)) : kBad;
   }
 };
 
-// Returns the largest key below `bar` among the tokens that this member searches, or 0 if there is
-// none.
+// Returns the largest key below `bar` among this member's share of the tokens. Returns 0 if there
+// is none.
 template <class Team>
 SBRT_ANY uint64_t largest_below(const WholeRow& row, uint64_t bar, Team team) {
   uint64_t found = 0;
@@ -71,8 +72,8 @@ SBRT_ANY uint64_t largest_below(const WholeRow& row, uint64_t bar, Team team) {
   return found;
 }
 
-// Returns this member's part of the sum of e^(x - most). The sum is in units of 2^-40, as
-// Kernels::weigh counts them.
+// Returns the sum of e^(x - top) over this member's share of the tokens, in units of 2^-40 as in
+// Kernels::weigh.
 template <class Team>
 SBRT_ANY uint64_t units_of_row(const WholeRow& row, float top, Team team) {
   const auto none = __builtin_bit_cast(uint64_t, kToUnits);
@@ -82,12 +83,12 @@ SBRT_ANY uint64_t units_of_row(const WholeRow& row, float top, Team team) {
   return units;
 }
 
-// Writes the `top` most likely tokens to `out`, best first. A member searches its tokens again only
-// after one of its tokens was taken.
+// Writes the entries of the `top` most likely tokens to `out`, best first. A member searches its
+// share of the tokens again only after one of them was written.
 template <class Team>
 SBRT_ANY void write_top(const WholeRow& row, double shift, int32_t top, LogprobScratch& s,
                         TokenLogprob* out, Team team) {
-  // The key of -inf; all lower keys are of -inf, too.
+  // The largest key of a masked token, whose logit is -inf.
   const uint64_t nothing = key_of(-__builtin_inff(), 0);
   uint64_t mine = top > 0 ? largest_below(row, WholeRow::kBad, team) : 0;
   for (int32_t rank = 1; rank <= top; ++rank) {
@@ -121,8 +122,8 @@ SBRT_ANY void find_logprobs_op(const WholeRow& row, int32_t token, int32_t top, 
   write_top(row, shift, top, s, out, team);
 }
 
-// Writes the entries for `position` of the seat's trunk. `row` is the row of the target's batch
-// from which the token there was sampled.
+// Writes the entries of `list` for `position` of the seat's trunk. `row` is the row of the target's
+// batch from which the token at `position` was sampled.
 template <class Team>
 SBRT_ANY void keep_logprobs(const LogprobArgs& a, const Sequence& c, int row, int64_t position,
                             const LogprobList& list, LogprobScratch& s, Team team) {
@@ -130,8 +131,8 @@ SBRT_ANY void keep_logprobs(const LogprobArgs& a, const Sequence& c, int row, in
   find_logprobs_op(logits, c.trunk[position], list.top, s, list.at(position), team);
 }
 
-// Writes the entries for the tokens that a round committed. For each token it finds the row from
-// which the token was sampled.
+// Writes the entries for the tokens that a round committed. The entries of a token come from the
+// row from which it was sampled.
 template <class Team>
 SBRT_ANY void output_logprobs_op(const LogprobArgs& a, int seat, int block, LogprobScratch& s,
                                  Team team) {
@@ -146,7 +147,7 @@ SBRT_ANY void output_logprobs_op(const LogprobArgs& a, int seat, int block, Logp
   }
 }
 
-// Writes the entries for the tokens that follow the rows of a prompt piece.
+// Writes the entries for the prompt tokens that follow the rows of a prompt piece.
 template <class Team>
 SBRT_ANY void prompt_logprobs_op(const LogprobArgs& a, int seat, int block, LogprobScratch& s,
                                  Team team) {

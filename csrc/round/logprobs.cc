@@ -1,4 +1,5 @@
-// The ops that compute log-probs on the host. The members of the team share the rows.
+// The ops that compute log-probs on the host. The members of the team divide the rows among
+// themselves.
 #include "ops/logprobs.h"
 
 #include "round/ops.h"
@@ -6,8 +7,8 @@
 namespace sbrt {
 namespace {
 
-// Writes the entries for `position` of the seat's trunk. `row` is the row of the target's batch
-// from which the token there was sampled.
+// Writes the entries of `list` for `position` of the seat's trunk. `row` is the row of the target's
+// batch from which the token at `position` was sampled.
 void keep(const LogprobArgs& a, int seat, int row, int64_t position, const LogprobList& list,
           Worker worker) {
   const Sequence& c = a.seats.at[seat];
@@ -16,7 +17,8 @@ void keep(const LogprobArgs& a, int seat, int row, int64_t position, const Logpr
                 list.at(position));
 }
 
-// Calls op(seat) for each seat that takes part and whose request asks for the log-probs of `list`.
+// Calls op(seat) for each seat that takes part in the round and whose request asks for the
+// log-probs in `list`.
 template <class Op>
 void for_asking(const LogprobArgs& a, const LogprobList Logprobs::* list, const Op& op) {
   for (int seat = 0; seat < a.seats.count; ++seat)
@@ -26,7 +28,7 @@ void for_asking(const LogprobArgs& a, const LogprobList Logprobs::* list, const 
 }  // namespace
 
 void output_logprobs(const LogprobArgs& a, Worker worker) {
-  int turn = 0;  // counts rows, because the members of the team take the rows in turn
+  int turn = 0;  // counts rows; row number n is computed by member n % team size
   for_asking(a, &Logprobs::output, [&](int seat) {
     const Sequence& c = a.seats.at[seat];
     const Outcome& o = c.outcome;

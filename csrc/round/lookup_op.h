@@ -1,4 +1,5 @@
-// Finds earlier places in the trunk whose tokens match the end of a text. Runs on every device.
+// Prompt lookup: finds earlier places in the trunk whose tokens match the end of a text. The code
+// runs on every device.
 #pragma once
 
 #include "round/crew.h"
@@ -26,16 +27,17 @@ SBRT_ANY inline TextEnd end_of(const int32_t* trunk, int64_t length) {
   return end;
 }
 
-// Returns how many tokens of `end`, from the newest on, equal the tokens of the trunk that end at
-// position `last`.
+// Returns the length of the match at position `last` of the trunk: how many tokens of `end`, newest
+// first, equal the trunk tokens from `last` backwards.
 SBRT_ANY inline int matching(const int32_t* trunk, const TextEnd& end, int64_t last) {
   int n = 0;
   while (n < end.n && n <= last && trunk[last - n] == end.token[n]) ++n;
   return n;
 }
 
-// Returns the best match of at least `shortest` tokens that ends at position `newest` or before.
-// The best match is the longest one, and among equally long ones the latest.
+// Returns the best match of `end` in the trunk. The match ends at position `newest` or before, and
+// has at least `shortest` tokens. The best match is the longest; among equally long ones it is the
+// latest.
 template <class Team>
 SBRT_ANY Match best_match(const int32_t* trunk, int64_t newest, const TextEnd& end, int shortest,
                           Team team) {
@@ -54,15 +56,16 @@ SBRT_ANY Match best_match(const int32_t* trunk, int64_t newest, const TextEnd& e
           static_cast<int>(found >> kPositionBits)};
 }
 
-// Returns the position after the best match of the trunk's own end, or -1 if there is no match.
+// Returns the position after the best match for the end of the trunk. Returns -1 if there is no
+// match.
 template <class Team>
 SBRT_ANY int64_t after_match(const int32_t* trunk, int64_t length, Team team) {
   const Match match = best_match(trunk, length - 2, end_of(trunk, length), kShortestMatch, team);
   return match.length > 0 ? match.after : -1;
 }
 
-// Writes the `want` tokens from position `after` on to `found`. If it reaches the trunk's end, it
-// assumes that the text continues to repeat.
+// Writes `want` tokens of the trunk to `found`, from position `after` on. At the trunk's end it
+// continues with the tokens written first, as if the text repeated.
 SBRT_ANY inline void read_on(const int32_t* trunk, int64_t length, int64_t after, int want,
                              int32_t* found) {
   for (int i = 0; i < want; ++i)

@@ -1,4 +1,4 @@
-// For builds without CUDA: no op has a kernel.
+// Kernels in builds without CUDA: no op has one.
 #include "round/kernels.h"
 
 #if !defined(SBRT_WITH_CUDA) || !SBRT_WITH_CUDA

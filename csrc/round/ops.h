@@ -1,5 +1,5 @@
-// The ops of a round, as the host runs them. The files *_op.h hold their code, which every device
-// shares.
+// The ops of a round as functions of the host. Their code is in the files *_op.h, which devices
+// compile, too.
 #pragma once
 
 #include "exec/exec.h"
@@ -10,8 +10,8 @@
 
 namespace sbrt {
 
-// Calls op(seat) for every seat that takes part in the round. The members of the team share the
-// seats.
+// Calls op(seat) for every seat that takes part in the round. The members of the team divide the
+// seats among themselves.
 template <class Op>
 void for_seats(const Seats& seats, Worker worker, const Op& op) {
   for (int seat = worker.rank; seat < seats.count; seat += worker.size)

@@ -1,20 +1,21 @@
-// Plans the branches of a round, one for each likely outcome. Runs on every device.
+// Plans the branches of a round, one for each likely outcome. The code runs on every device.
 #pragma once
 
 #include "round/rows_op.h"
 
 namespace sbrt {
 
-// Working memory of `plan`, which the members of its team share. The place of a candidate is node *
-// kCandidates + rank.
+// Working memory of `plan`, which the members of a team share. A candidate has the index (its
+// place) node * kCandidates + rank.
 struct PlanScratch {
-  uint64_t key[kSlots * kCandidates];  // keys of the candidates; the score is the log probability
+  // Sort keys of the candidates, by log probability of the outcome.
+  uint64_t key[kSlots * kCandidates];
   uint64_t best[kMaxBranches];
   float reach[kSlots];  // log probability that each node is accepted
 };
 
-// Returns the number of branches to start. It is k_max or, if adaptive, max(1, floor(k_max (1 -
-// q))) with the q of `dist`.
+// Returns the number of branches to start: k_max, the policy's `branches`. If the policy is
+// adaptive, it is max(1, floor(k_max (1 - dist.q))).
 SBRT_ANY inline int branches_wanted(const Policy& policy, const Dist& dist) {
   if (dist.n == 0) return 0;
   int k = policy.branches;
@@ -41,8 +42,8 @@ SBRT_ANY inline void start_branch(Branch& branch, const OutcomeGuess& guess, boo
   branch.mask[0] = Mask::none().with(0);
 }
 
-// Returns the set of the candidates of `dist` that are already children of `node`. Bit r stands for
-// the candidate with rank r.
+// Returns which candidates of `dist` are children of `node` in the chain. Bit r of the result
+// stands for the candidate of rank r.
 SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Dist& dist) {
   uint32_t found = 0;
   for (int i = node + 1; i <= chain.size; ++i) {
@@ -52,9 +53,9 @@ SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Dist& dist
   return found;
 }
 
-// Returns the log probability that a chain node is accepted if its parent is. A looked-up token
-// that is no candidate of the draft counts as the least likely candidate. Under rejection the
-// result must not depend on a draw.
+// Returns the log probability that a chain node is accepted if its parent is accepted. A looked-up
+// token that is no candidate of the draft gets the probability of the least likely candidate. Under
+// the rule `rejection` the result must not depend on drawn tokens.
 SBRT_ANY inline float confidence(const Sequence& c, int node) {
   const Chain& chain = c.chain;
   const Dist& dist = c.chain_dist[chain.parent[node]];
@@ -67,8 +68,8 @@ SBRT_ANY inline float confidence(const Sequence& c, int node) {
   return c.policy.lookup ? most(own, drafted) : drafted;
 }
 
-// Rates the outcomes at all nodes: P(the node is accepted) x P(the next token is y). Leaves out
-// tokens that are already children of the node.
+// Rates the outcomes (node, y): the probability that the node is accepted, times the probability
+// that y is the next token. Skips tokens that are already children of the node.
 template <class Team>
 SBRT_ANY void likely_outcomes(const Sequence& c, PlanScratch& s, Team team) {
   const Chain& chain = c.chain;
@@ -123,9 +124,9 @@ template <class Team>
 SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
-  // This sequence has no branches, but shares the round with some that have.
+  // A sequence without branches may share a round with sequences that have some.
   if (c.policy.gamma == 0) return;
-  // True if a branch would need positions beyond the draft's context limit.
+  // True if branches would need positions beyond the draft's context limit.
   const bool idle = !burst_fits(c, c.policy.gamma);
   const int room = least(kMaxBranches, args.max_rows);
   int k = 0;
@@ -142,26 +143,26 @@ SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
   for (int b = team.rank; b < k; b += team.size) rows.row[b] = node_row(args, b, 0);
 }
 
-// Returns the index of the root in a list of rows, or the length of the list if it is not there.
+// Returns the index of the root in a list of rows. Returns the length of the list if the root is
+// not in it.
 SBRT_ANY inline int root_row(const RowList& rows) {
   int root = 0;
   while (root < rows.n && rows.row[root].node != 0) ++root;
   return root;
 }
 
-// Postpones the draft's catch-up, so that the target does not wait for it. The catch-up then
-// happens in the draft steps that overlap the target or, if there are none, in a later burst. But a
-// draft without such steps that lacks more than kMostLag tokens catches up now.
+// Postpones the draft's catch-up, so that the target does not wait for it. If the policy has draft
+// steps that overlap the target (gamma > 0), those steps do the catch-up. Otherwise a later burst
+// does it. But a draft without such steps catches up now if it lacks more than kMostLag tokens.
 SBRT_ANY inline void hold_back(Sequence& c, RowList& rows) {
   const bool waits = c.policy.gamma > 0 || c.head - c.draft_have <= kMostLag;
   rows.n = waits ? 0 : least(rows.n, root_row(rows) + 1);
   if (c.policy.gamma == 0) c.draft_idle = 0;
 }
 
-// Plans a serial burst. It has only one branch, the certain branch, which continues the root: the
-// root is a known outcome. The branch grows in the in-flight slots. The first step also processes
-// the trunk tokens that the draft lacks. For a sequence that needs no burst, the first step is its
-// catch-up.
+// Plans a serial burst. Its only branch is the certain branch, which continues the root and grows
+// in the in-flight slots. The first step also processes the trunk tokens that the draft lacks. For
+// a sequence that needs no burst, the first step is only its catch-up.
 SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
   Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
@@ -169,10 +170,11 @@ SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
   if (c.filled) hold_back(c, rows);
   if (!awaits_burst(c)) return;
   c.draft_idle = !serial_burst_fits(c) || !chain_fits(c);
-  c.chain.size = c.chain.depth = 0;  // the burst will replace nodes that came from look-ups
+  c.chain.size = c.chain.depth = 0;  // drops looked-up nodes, which the burst will replace
   if (c.draft_idle) rows.n = 0;
   const int root = root_row(rows);
-  if (root == rows.n) return;  // the draft lacks more trunk tokens than a forward has rows
+  // The root is not among the rows: the draft lacks more trunk tokens than one forward can process.
+  if (root == rows.n) return;
   rows.n = root + 1;
   start_branch(c.branches[0], {0, c.chain.token[0], 0}, true);
   c.branch_count = 1;

@@ -3,8 +3,8 @@
 namespace sbrt {
 namespace {
 
-// Tells the other lane that its data is ready. Sends the mail before it records the fence, because
-// a lane that has waited for the fence reads the mail's data.
+// Tells the other lane that data is ready for it. The mail is sent before the fence is recorded,
+// because a lane that has waited for the fence reads the mail's data.
 void tell(Stream& stream, const Mail* mail, SeatSet seats, Event& fence, int64_t round) {
   if (mail) stream.send(*mail, seats);
   stream.record(fence, round);

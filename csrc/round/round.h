@@ -1,33 +1,33 @@
-// One round of the decode loop. Every method is a preset of this round. The code here only
-// enqueues.
+// One round of the decode loop. Every method is a setting of this round. The function here only
+// enqueues work.
 #pragma once
 
 #include "exec/exec.h"
 
 namespace sbrt {
 
-// The target lane in a round: its stream, the graphs that it launches and the size of its team.
+// The target lane in a round: the stream, the graphs to launch, and the teams' sizes.
 struct TargetLane {
   Stream& stream;
   const Graph &settle, &forward, &select;
-  // One graph that is fused from those that follow each other in a round. Null: they are launched
+  // All graphs that the target launches between two waits, fused into one. Null: they are launched
   // one by one.
   const Graph* fused = nullptr;
   bool settles = true;            // false: KV never moves, so `settle` is left out
   int select_width = 1;           // number of members of the team that runs `select`
   SeatSet seats = kEverySeat;     // the seats that take part
-  const Mail* verdict = nullptr;  // mail to the draft's memory; null: the lanes share a memory
+  const Mail* verdict = nullptr;  // mail to the draft's memory; null: the lanes share one memory
 };
 
 struct DraftLane {
   Stream& stream;
   const Graph &settle, &plan_certain, &attach_burst, &catch_up, &plan, &step;
-  // Each of these is one graph with all steps of a serial burst, or of a burst during the target's
+  // Two optional graphs: all steps of a serial burst, and all steps of a burst during the target's
   // forward. Null: the graphs above are launched step by step.
   const Graph* serial_burst = nullptr;
   const Graph* burst = nullptr;
-  // The mails to the target's memory, with the result of a serial burst and with the branches.
-  // Null: the lanes share a memory.
+  // Mails to the target's memory: the result of a serial burst, and the branches. Null: the lanes
+  // share one memory.
   const Mail* burst_mail = nullptr;
   const Mail* offer = nullptr;
   SeatSet seats = kEverySeat;  // the seats that take part
@@ -40,12 +40,13 @@ struct Fences {
 };
 
 struct RoundShape {
-  int burst;         // number of draft steps before the target's forward, which waits for them
-  int gamma;         // number of draft steps during that forward; both 0: no draft
+  int burst;  // number of draft steps that the target's forward waits for
+  // Number of draft steps during the target's forward. If burst and gamma are 0, there is no draft.
+  int gamma;
   int target_width;  // number of members of the target's team
   int draft_width;
-  int burst_width;            // number of members of the draft's team while the draft runs alone
-  bool has_logprobs = false;  // true: a sequence of the round asks for log-probs
+  int burst_width;            // number of members of the draft's team in a serial burst
+  bool has_logprobs = false;  // true: a sequence in the round asks for log-probs
 };
 
 void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, DraftLane* draft,

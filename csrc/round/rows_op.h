@@ -1,4 +1,4 @@
-// Lists the rows of the next forward. Runs on every device.
+// Lists the rows of the next forward. The code runs on every device.
 #pragma once
 
 #include "round/chain.h"
@@ -7,8 +7,8 @@
 
 namespace sbrt {
 
-// Returns the row for a trunk token that the lane has not processed. i: distance of the token from
-// the head of the list of rows.
+// Returns the row for a trunk token that the lane has not processed. i: the token's position minus
+// the head of the row list.
 SBRT_ANY inline Row trunk_row(const LaneSeat& args, int64_t position, int i) {
   const auto slot = static_cast<int32_t>(args.shape.slot(args.seat, position));
   const int32_t token = args.sequence->trunk[position];
@@ -16,7 +16,7 @@ SBRT_ANY inline Row trunk_row(const LaneSeat& args, int64_t position, int i) {
   return {position, token, slot, -1, -1, seat, Mask::upto(i + 1), Mask::none()};
 }
 
-// Returns the row for a chain node, in a list of rows whose head is `lag` tokens before the root.
+// Returns the row for a chain node. The head of the row list is `lag` tokens before the root.
 SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int lag) {
   const Sequence& c = *args.sequence;
   return {c.head + c.chain.level[node],
@@ -29,7 +29,8 @@ SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int lag) {
           Mask::none()};
 }
 
-// Returns `row` as the draft sees it: a token outside the draft's vocabulary becomes token 0.
+// Returns `row` for a forward of the draft. A token outside the draft's vocabulary is replaced by
+// token 0.
 SBRT_ANY inline Row for_draft(const Sequence& c, Row row) {
   if (row.token >= c.draft_vocab) row.token = 0;
   return row;
@@ -49,9 +50,9 @@ SBRT_ANY inline Row node_row(const LaneSeat& args, int branch, int node) {
                        b.in_place ? Mask::none() : b.mask[node]});
 }
 
-// Lists up to max_rows prompt tokens from position `have` on, and advances `have`. The last prompt
-// token is the root, which prefill does not process. Masks cover only the in-flight slots, so a
-// forward of more rows does not use masks.
+// Lists the rows of prompt tokens from position `have` on, at most max_rows, and advances `have`.
+// Prefill does not process the last prompt token, which is the root. Masks cover only the in-flight
+// slots. So a forward of more rows than these slots does not read masks.
 template <class Team>
 SBRT_ANY void prompt_rows_op(const LaneSeat& args, int64_t& have, Team team) {
   const Sequence& c = *args.sequence;
@@ -80,22 +81,21 @@ SBRT_ANY void target_rows_op(const LaneSeat& args, Team team) {
   rows.n = c.chain.size + 1;
 }
 
-// Lists the tokens of trunk and chain that the draft has not processed. A draft whose context has
-// no room gets no rows. A serial draft never has room again, but an overlapped one may after a
-// miss.
+// Lists the rows of trunk and chain tokens that the draft has not processed. If the draft's context
+// has no room left, there are no rows. A serial draft then never gets room again. A draft that
+// overlaps the target may get room after a miss.
 template <class Team>
 SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   const Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
-  // A draft can process at most as many tokens as there are in-flight slots. It may lack more if
-  // seats share fewer rows. It may also lack more if it did not process a long chain of looked-up
-  // tokens.
+  // The draft can process only as many tokens as there are in-flight slots. It may lack more tokens
+  // if seats share few rows, or after a long chain of looked-up tokens.
   const bool is_near = c.head - c.draft_have + c.chain.size < kSlots;
   const bool fits = c.policy.gamma > 0 ? chain_fits(c) : serial_burst_fits(c);
   SBRT_CHECK_ANY(!fits || is_near || args.max_rows < kSlots || c.policy.lookup,
                  "draft lane: ", c.head - c.draft_have, " tokens behind the trunk");
   const bool follows = fits && is_near;
-  // While trunk tokens are fed to the draft, their positions count as in flight, too.
+  // Trunk tokens that are fed to the draft are in in-flight slots, too.
   const int64_t head = least(c.draft_have, c.head);
   const int lag = static_cast<int>(least<int64_t>(c.head - head, kSlots));
   const Mask missing = Mask::of(~c.draft_nodes.bits());
@@ -113,11 +113,12 @@ SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   if (!follows) return;
   rows.head = head;
   const int all = lag + Mask::of(missing.bits() & Mask::upto(c.chain.size + 1).bits()).count();
-  rows.n = least(all, args.max_rows);  // ancestors come first; other rows wait for a later forward
+  // Ancestors come first in the list. Rows beyond max_rows wait for a later forward.
+  rows.n = least(all, args.max_rows);
 }
 
-// Returns the most likely node that is not in `verified` but whose parent is, or 0 if there is
-// none.
+// Returns the most likely node outside `verified` whose parent is in `verified`. Returns 0 if there
+// is none.
 SBRT_ANY inline int next_verified(const Sequence& c) {
   int best = 0;
   for (int i = 1; i <= c.chain.size; ++i)
@@ -127,10 +128,10 @@ SBRT_ANY inline int next_verified(const Sequence& c) {
   return best;
 }
 
-// Selects the nodes to verify, if the chains of all members together have more than args.most rows.
-// Every root is verified, then the most likely nodes of all sequences. The other nodes count as not
-// drafted. Under rejection a chain stays whole, because tokens depend on the nodes that are tried.
-// The host makes sure that it fits.
+// Selects the nodes to verify if the chains of all members together have more than args.most rows.
+// First come all roots, then the most likely nodes of all sequences. Nodes that are not selected
+// count as not drafted. Under the rule `rejection` all nodes of a chain are verified, because the
+// sampled token depends on which nodes are tried. The host makes sure that these chains fit.
 SBRT_ANY inline void share_rows(const GatherArgs& args, Mask members) {
   const Seats& seats = args.seats;
   int all = 0, n = 0;
@@ -158,8 +159,7 @@ SBRT_ANY inline void share_rows(const GatherArgs& args, Mask members) {
   }
 }
 
-// Makes the batch of the lane's next forward from the rows of all seats that take part, seat by
-// seat.
+// Builds the batch of the lane's next forward: the rows of all seats that take part, seat by seat.
 template <class Team>
 SBRT_ANY void gather_op(const GatherArgs& args, Team team) {
   Batch& batch = *args.batch;

@@ -1,8 +1,8 @@
-// Each op of op_table.inc that has a kernel, in one form for the host and for devices.
+// The ops of op_table.inc that have a kernel, each in one form for the host and for devices.
 //
-// Each op is a struct. `Memory` is the working memory that the members of a team share. `run(args,
-// at, memory, team)` runs the op for one seat (or for one block of it), as one member of the team.
-// An op for all seats together does not read `at`.
+// An op is a struct. `Memory` is the working memory that the members of a team share. `run(args,
+// at, memory, team)` runs the op as one member of the team. It runs for one seat, or for one of
+// several blocks of a seat. An op for all seats together ignores `at`.
 #pragma once
 
 #include "round/accept_op.h"
@@ -16,7 +16,7 @@
 
 namespace sbrt {
 
-// The seat that a team works on and, if the seat has several blocks of threads, the number of the
+// The work of a team: a seat and, if several blocks of threads work on the seat, the number of the
 // team's block.
 struct At {
   int seat = 0, block = 0;
@@ -179,7 +179,7 @@ struct AttachChain {
   template <class Team>
   SBRT_ANY static void run(const SelectArgs& args, At at, Memory& memory, Team team) {
     attach_chain_op(args.of(at.seat), memory, team);
-    show_host();  // because the host reads the record
+    show_host();  // the host reads the record
   }
 };
 
@@ -196,7 +196,7 @@ struct OutputLogprobRows {
   template <class Team>
   SBRT_ANY static void run(const LogprobArgs& args, At at, Memory& memory, Team team) {
     output_logprobs_op(args, at.seat, at.block, memory, team);
-    show_host();  // because the host reads the entries
+    show_host();  // the host reads the entries
   }
 };
 

@@ -17,7 +17,7 @@ void classify_one(const SelectArgs& args, int seat) {
 
 }  // namespace
 
-// One member for all seats, because the classifier has one working memory.
+// One member of the team serves all seats, because the classifier has only one working memory.
 void classify(const SelectArgs& args, Worker worker) {
   if (worker.rank == 0) for_seats(args.seats, {}, [&](int seat) { classify_one(args, seat); });
 }

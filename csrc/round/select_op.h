@@ -1,5 +1,4 @@
-// Decides the outcome of a round and the next chain. No other code decides them. Runs on every
-// device.
+// Decides the outcome of a round, and builds the next chain. The code runs on every device.
 #pragma once
 
 #include "ops/counts.h"
@@ -13,15 +12,15 @@
 
 namespace sbrt {
 
-// Walks down the chain under the greedy and coupled rules. A node is accepted if its token is the
-// target's own choice there and the node was verified.
+// Walks down the chain under the rules `greedy` and `coupled`. A node is accepted if it was
+// verified and its token is the one that the target sampled there.
 SBRT_ANY inline void walk(const Sequence& c, const Choice* choice, Outcome& out) {
   out.node = out.n = out.path[0] = 0;
   for (;;) {
     const Choice& own = choice[verified_before(c, out.node)];
     out.error = own.error;
-    // After an error y is any valid token, because the next round may already be in flight and read
-    // it.
+    // After an error y is 0, a valid token, because the next round may already be in flight and
+    // read y.
     out.y = out.error ? 0 : own.token;
     const int next = out.error ? 0 : child(c.chain, out.node, out.y);
     if (next == 0 || !c.verified.has(next)) return;
@@ -30,8 +29,8 @@ SBRT_ANY inline void walk(const Sequence& c, const Choice* choice, Outcome& out)
   }
 }
 
-// Returns the first branch that was prepared for this outcome, or -1. The members of the team share
-// the branches, because their memory is not in a cache.
+// Returns the first branch for the outcome `o`, or -1 if there is none. The members of the team
+// divide the branches among themselves, because loading branches from memory is slow.
 template <class Team>
 SBRT_ANY int find_branch(const Sequence& c, const Outcome& o, Team team) {
   uint64_t key = 0;
@@ -42,8 +41,8 @@ SBRT_ANY int find_branch(const Sequence& c, const Outcome& o, Team team) {
   return key == 0 ? -1 : static_cast<int>(place_of(key));
 }
 
-// Improves the exponent that calibrates the draft's confidence. It makes one step up the gradient
-// of the log-likelihood of the target's tokens, at every node of the accepted path.
+// Updates the exponent that calibrates the draft's confidence: for every node of the accepted path,
+// one step up the gradient of the log-likelihood of the target's token.
 SBRT_ANY inline void sharpen(Sequence& c) {
   constexpr float kRate = 0.05f, kLeast = 0.25f, kMost = 4.0f;
   const Outcome& o = c.outcome;
@@ -62,8 +61,8 @@ SBRT_ANY inline void sharpen(Sequence& c) {
   }
 }
 
-// Counts the new tokens of the trunk. These are the accepted tokens and y. y is left out if its row
-// failed.
+// Counts the new tokens of the trunk: the accepted tokens and y. If sampling y failed, y is not
+// counted.
 SBRT_ANY inline void count_committed(Sequence& c) {
   if (!c.shaping.penalises) return;
   const Outcome& o = c.outcome;
@@ -72,7 +71,7 @@ SBRT_ANY inline void count_committed(Sequence& c) {
     count_token(c.counts, c.trunk[first + i], true);
 }
 
-// Runs after the walk. Updates the trunk and the root.
+// Runs after the walk. Appends the outcome's tokens to the trunk and moves the root.
 SBRT_ANY inline void commit_outcome(Sequence& c) {
   const Outcome& o = c.outcome;
   sharpen(c);
@@ -89,7 +88,7 @@ SBRT_ANY inline void commit_outcome(Sequence& c) {
   c.cut = Cut::confident;
 }
 
-// Runs after commit_outcome. Stores the branch that was hit, or -1.
+// Runs after commit_outcome. Sets outcome.branch to the branch that was hit, or to -1.
 template <class Team>
 SBRT_ANY void adopt_branch(Sequence& c, Team team) {
   const int branch = find_branch(c, c.outcome, team);
@@ -97,7 +96,8 @@ SBRT_ANY void adopt_branch(Sequence& c, Team team) {
   if (team.rank == 0) c.outcome.branch = branch;
 }
 
-// Under rejection `walk_by_chance` has left the outcome.
+// Decides the outcome and commits it. Under the rule `rejection`, `walk_by_chance` has decided the
+// outcome before.
 template <class Team>
 SBRT_ANY void select_op(const SelectSeat& args, Team team) {
   Sequence& c = *args.sequence;
@@ -112,12 +112,12 @@ SBRT_ANY void select_op(const SelectSeat& args, Team team) {
   adopt_branch(c, team);
 }
 
-// Returns how many of the n nodes, most likely first, to verify. The number gives the most tokens
-// per time: (1 + sum of the nodes' probabilities) / time of the round.
+// Returns how many of the n nodes in `sorted`, most likely first, should be verified. The number
+// maximises tokens per time: (1 + sum of the nodes' probabilities) / time of the round.
 SBRT_ANY inline int worth_their_rows(const Prices& prices, const Branch& branch,
                                      const uint64_t* sorted, int n) {
   float tokens = 1, best = tokens / prices.round[1];
-  // Makes probabilities relative to the outcome, which the walk has reached.
+  // Divides probabilities by that of the outcome, because the outcome has happened.
   const float given = branch.score[0];
   int worth = 0;
   for (int i = 0; i < n; ++i) {
@@ -131,14 +131,14 @@ SBRT_ANY inline int worth_their_rows(const Prices& prices, const Branch& branch,
 // Working memory of `attach_chain`.
 struct SelectScratch {
   uint64_t key[kMaxTail], sorted[kMaxTail];
-  int drafted[kMaxBranches];  // [branches] number of drafted nodes
+  int drafted[kMaxBranches];  // [branches] number of drafted nodes of each branch
   JoinScratch join;
 };
 
-// Returns the set of the nodes of a tail that are worth verifying. The draft must have been sure at
-// their parents, and the nodes must not be deeper than `room`. If there are more nodes than the
-// policy allows, the most likely ones are kept. With prices, only those that are worth their rows
-// are kept.
+// Returns the set of the nodes of a tail that are worth verifying. The draft must have been
+// confident at the parent of a node, and no node may be deeper than `room`. If there are more nodes
+// than the policy allows, only the most likely ones are kept. With prices, only nodes that are
+// worth their rows are kept.
 SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cut cut, int64_t room,
                                      SelectScratch& s) {
   int n = 0;
@@ -153,8 +153,8 @@ SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cu
   }
   const int wanted = most_drafted(c.policy);
   if (n <= wanted && !c.prices.known) return mask;
-  // A node is never more likely than its parent, and among equally likely nodes the parent comes
-  // first. So the nodes that are kept form a tree.
+  // The kept nodes form a tree: a node is never more likely than its parent, and among equally
+  // likely nodes the parent comes first.
   best_first(Alone{}, s.key, n, n, s.sorted);
   int kept = least(n, wanted);
   if (c.prices.known) kept = worth_their_rows(c.prices, branch, s.sorted, kept);
@@ -162,8 +162,8 @@ SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cu
   return mask;
 }
 
-// Makes the next chain after the root y. It is the part of the tail that is worth verifying, or it
-// is empty.
+// Makes the next chain after the new root y: the nodes of the tail that are worth verifying.
+// Without a branch the chain is empty.
 SBRT_ANY inline void attach_tail(Sequence& c, const Branch* branch, Cut cut, int64_t room,
                                  SelectScratch& s) {
   c.chain.size = c.chain.depth = 0;
@@ -181,26 +181,26 @@ SBRT_ANY inline void attach_tail(Sequence& c, const Branch* branch, Cut cut, int
   }
 }
 
-// Returns the largest depth that the next chain may have. A chain of depth d commits up to d + 1
+// Returns the largest depth that the next chain may have. A chain of depth d can commit d + 1
 // tokens.
 SBRT_ANY inline int64_t room_below(const Sequence& c) {
   return most<int64_t>(0, c.limit - c.head - 2);
 }
 
-// Makes the chain without a draft, after a miss. Its nodes are the tokens that followed the match
-// in the trunk.
+// Makes the next chain without a draft, after a miss. Its nodes are the tokens that follow the
+// match in the trunk; `after` is the position of the first one.
 SBRT_ANY inline void attach_found(Sequence& c, int64_t after) {
   int32_t found[kMaxChain];
   const int want = static_cast<int>(within<int64_t>(c.policy.burst, 0, room_below(c)));
   const int n = after < 0 ? 0 : want;
   read_on(c.trunk, c.head + 1, after, n, found);
-  constexpr float kFound = -0.5f;  // log probability of each looked-up token; a guess
+  constexpr float kFound = -0.5f;  // assumed log probability of each looked-up token
   for (int i = 0; i < n; ++i) attach_node(c.chain, i, found[i], kFound * static_cast<float>(i + 1));
   c.chain.known = Mask::upto(n + 1).without(0);
 }
 
-// Returns the number of drafted nodes that are discarded. These are nodes that the last serial
-// burst lost, nodes of branches that were not adopted, and rejected siblings.
+// Returns the number of drafted nodes that were discarded: nodes of the last serial burst that did
+// not enter the chain, nodes of branches that were not adopted, and rejected siblings.
 SBRT_ANY inline uint32_t discarded(const Sequence& c, const SelectScratch& s, int siblings,
                                    int adopted) {
   int drafted = c.lost + siblings;
@@ -221,16 +221,16 @@ SBRT_ANY inline void put_record(const SelectSeat& args, int depth, uint32_t lost
     record.put(2 + i, args.round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
 }
 
-// Returns 1 after a miss if the looked-up tokens are good enough to be verified without a serial
-// burst. Otherwise returns 0.
+// Returns 1 if, after a miss, the looked-up tokens are likely enough to be verified without a
+// serial burst. Otherwise returns 0.
 SBRT_ANY inline int is_filled(const Sequence& c) {
-  constexpr int kGood = 2;        // least number of tokens that the match must have
-  constexpr float kSure = 0.65f;  // least probability that the looked-up token must have
+  constexpr int kGood = 2;        // smallest length of the match, in tokens
+  constexpr float kSure = 0.65f;  // lowest probability of the looked-up token
   if (!c.policy.lookup || c.chain.size == 0 || c.chain.match[0] < kGood) return 0;
   return chance_at(c, 0) >= kSure;
 }
 
-// Runs after `select` and H-RAD. Makes the next chain, and then the record.
+// Runs after `select` and H-RAD. Makes the next chain, then writes the record.
 template <class Team>
 SBRT_ANY void attach_chain_op(const SelectSeat& args, SelectScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
@@ -252,7 +252,7 @@ SBRT_ANY void attach_chain_op(const SelectSeat& args, SelectScratch& scratch, Te
   put_record(args, depth, lost);
 }
 
-// Makes the chain from the serial burst, if the sequence needed a burst.
+// Makes the chain from the serial burst, if the sequence had a burst.
 template <class Team>
 SBRT_ANY void attach_burst_op(Sequence& c, SelectScratch& scratch, Team team) {
   if (!awaits_burst(c)) return;

@@ -7,13 +7,13 @@
 namespace sbrt {
 namespace {
 
-// The KV of a lane whose ring the host moves.
+// Moves the KV of a lane whose ring the host can access.
 struct RingKv {
-  KvRing* ring;  // null: the lane's own ops move the KV
+  KvRing* ring;  // null: the lane's own ops move KV
   int seat;
 
-  // Moves the KV of the accepted path to the path's positions, in order of depth. A node's index is
-  // never below its depth. So no move overwrites a slot that a later move reads. If the chain is a
+  // Moves the KV of the accepted path to consecutive positions, in order of depth. A node's index
+  // is at least its depth, so no move overwrites a slot that a later move reads. If the chain is a
   // path, nothing moves.
   void compact(const Sequence& c) const {
     if (!ring) return;
@@ -29,8 +29,8 @@ struct RingKv {
     ring->move(in_place ? slot(c.head + j) : ring->shape().tail(seat, b, j), slot(c.head + i));
   }
 
-  // In a debug ring: fills in-flight slots with NaN, except those of nodes in `kept`. If the lane
-  // lags the trunk, its in-flight slots begin at position `from`.
+  // In a debug ring: fills in-flight slots with NaN, except those of the nodes in `kept`. The
+  // in-flight slots begin at position `from`, or at the head if that is earlier.
   void drop(const Sequence& c, int64_t from, Mask kept) const {
     if (!ring || !ring->debug()) return;
     for (int64_t p = std::min(from, c.head); p < std::min(from, c.head) + kSlots; ++p)

@@ -1,5 +1,5 @@
-// The changes that `settle` makes to a sequence. Only the class `Kv` accesses the lane's KV. RingKv
-// moves the KV, and NoKv leaves that to the lane's own ops. Runs on every device.
+// The changes that `settle` makes to a sequence. A class `Kv` moves the lane's KV: RingKv does,
+// NoKv leaves the moves to the lane's own ops. The code runs on every device.
 #pragma once
 
 #include "ops/counts.h"
@@ -8,7 +8,7 @@
 
 namespace sbrt {
 
-// Does nothing. It is used for a lane whose own ops move its KV.
+// Moves nothing. Used for a lane whose own ops move KV.
 struct NoKv {
   SBRT_ANY void compact(const Sequence&) const {}
   SBRT_ANY void move(const Sequence&, int, int, int) const {}
@@ -22,7 +22,7 @@ SBRT_ANY void settle_target_op(const LaneSeat& args, const Kv& kv) {
   kv.drop(*args.sequence, args.sequence->head, Mask::none());
 }
 
-// Advances draft_have past those nodes of the accepted path that the draft has processed.
+// Advances draft_have over the nodes of the accepted path that the draft has processed.
 SBRT_ANY inline void advance_trunk(Sequence& c) {
   const Outcome& o = c.outcome;
   if (c.draft_have == c.head - o.n - 1)
@@ -45,9 +45,8 @@ SBRT_ANY inline void follow_trunk_op(const LaneSeat& args) {
   }
 }
 
-// Moves the KV of the adopted tail to the slots after the head, each node to its place in the
-// chain. The draft has not processed the nodes that it drafted last. They stay without KV, unless
-// the cut dropped them.
+// Moves the KV of the adopted tail, node by node, to the slots of the chain. The draft has not
+// processed the nodes of its last step, so these nodes have no KV to move.
 template <class Team, class Kv>
 SBRT_ANY void move_tail(Sequence& c, int b, Team team, const Kv& kv) {
   const Branch& branch = c.branches[b];
@@ -78,8 +77,8 @@ SBRT_ANY void settle_draft_op(const LaneSeat& args, Team team, const Kv& kv) {
   missing_rows_op(args, team);
 }
 
-// Moves the KV of a serial burst to the slots of the chain, for a sequence that had a burst. A
-// serial draft then has no work until its next burst.
+// Moves the KV of a serial burst to the slots of the chain, if the sequence had a burst. A draft
+// that only drafts serially then has no work until its next burst.
 template <class Team, class Kv>
 SBRT_ANY void move_burst_op(const LaneSeat& args, Team team, const Kv& kv) {
   Sequence& c = *args.sequence;

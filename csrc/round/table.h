@@ -1,4 +1,4 @@
-// The ops of a round as steps of graphs. Each step has a host function, a kernel and effects.
+// The ops of a round as steps of graphs. A step has a host function, a kernel and effects.
 #pragma once
 
 #include <string_view>
@@ -16,7 +16,7 @@ struct RoundStep {
   const char* name;
   void (*call)(const Args&, Worker);
   Effects effects;
-  bool once;  // true: on the host one member of the team does it for all seats
+  bool once;  // true: on the host, one member of the team runs the op for all seats
 };
 
 constexpr Effects effects_of(RoundOp op) {
@@ -41,8 +41,7 @@ constexpr Effects effects_of(RoundOp op) {
 using LaneStep = RoundStep<LaneArgs>;
 using P = Part;
 
-// The effects of the ops that lanes append to graphs themselves: moves of KV, forwards and
-// sampling.
+// Effects of the ops that lanes append to graphs: moves of KV, forwards and sampling.
 inline constexpr Effects kMovesTarget{parts(P::outcome, P::target_kv), parts(P::target_kv)};
 inline constexpr Effects kMovesDraft{
     parts(P::outcome, P::chain, P::branches, P::draft_have, P::draft_kv), parts(P::draft_kv)};

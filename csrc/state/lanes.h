@@ -1,5 +1,5 @@
-// Scratch memory of a lane: the batch of its next forward, and the results of sampling from that
-// batch. The following forward overwrites both.
+// Scratch memory of a lane: the batch of the lane's next forward, and the results of sampling after
+// this forward. The following forward overwrites both.
 #pragma once
 
 #include <cstdint>
@@ -20,14 +20,14 @@ struct TargetScratch {
   SBRT_PART(target_batch)
   Batch batch;
   SBRT_PART(choice)
-  Choice choice[kMaxRows];  // the target's token at each row
+  Choice choice[kMaxRows];  // the target's token after each row
 };
 
 struct DraftScratch {
   SBRT_PART(draft_batch)
   Batch batch;
   SBRT_PART(row_dist)
-  Dist dist[kMaxStepRows];  // the draft's distribution at each row
+  Dist dist[kMaxStepRows];  // the draft's distribution after each row
 };
 
 }  // namespace sbrt

@@ -1,6 +1,6 @@
-// Ranges of a Sequence that one lane writes and the other reads. If the lanes share a memory,
-// nothing is copied. With two memories a range is copied before the fence for which the reader
-// waits.
+// Ranges of a Sequence that one lane writes and the other lane reads. If the lanes share one
+// memory, nothing is copied. With two memories, a mail copies a range to the reader's memory. It
+// does so before the writer records the fence for which the reader waits.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 
 namespace sbrt {
 
-// The bytes from `begin` to `end` - 1 of a Sequence, and the parts of the state that are in these
+// The bytes from `begin` to `end` - 1 of a Sequence. `parts`: the parts of the state in these
 // bytes.
 struct MailRange {
   size_t begin, end;
@@ -28,7 +28,7 @@ constexpr MailRange burst_range() {
   return {offsetof(Sequence, chain), offsetof(Sequence, branches),
           parts(Part::chain, Part::chain_dist, Part::branches)};
 }
-// Returns the range that the draft sends before `draft_ready`: the distributions at the chain's
+// Returns the range that the draft sends before `draft_ready`: the distributions after the chain's
 // nodes, and the branches.
 constexpr MailRange offer_range(int branches) {
   return {offsetof(Sequence, draft_nodes),

@@ -14,8 +14,7 @@ static_assert(kMaxSeats <= kMostSeats, "a set of seats is one word");
 
 namespace {
 
-// The offset at which the fields of a part begin. They end where the fields of the next Begin
-// start.
+// The offset of a part's first field in a struct. The part ends where the next part begins.
 struct Begin {
   Part part;
   size_t at;

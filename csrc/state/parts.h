@@ -1,5 +1,5 @@
-// The parts of an engine's state. Ops declare the parts that they read and write. csrc/README.md
-// lists the parts' owners.
+// The parts of an engine's state. Each op declares which parts it reads and which it writes.
+// csrc/README.md lists the owner of each part.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,12 @@
 namespace sbrt {
 
 enum class Part : int32_t {
-  settings,      // written by the host: sampling, shaping, policy, prices, limits
+  settings,      // what the host writes: sampling, shaping, policy, prices, limits
   trunk,         // tokens, hash and counts of the trunk
   outcome,       // head, outcome, cut, sharpness, hindsight
   chain,         // chain, source, lost and filled
-  target_rows,   // rows of one sequence for the target
-  target_batch,  // rows of all sequences for the target
+  target_rows,   // the target's rows of one sequence
+  target_batch,  // the target's rows of all sequences
   choice,
   target_have,
   draft_rows,
@@ -24,15 +24,15 @@ enum class Part : int32_t {
   branches,    // branches, branch_count, step and draft_idle
   chain_dist,  // chain_dist and draft_nodes
   rank,
-  round,       // number of rounds that have ended
+  round,       // number of finished rounds
   target_fed,  // number of prompt pieces that the target has processed
   draft_fed,
   record,
   features,
   target_kv,
   draft_kv,
-  // The KV of prompts. Rounds only read it, because they write KV after the prompt. If the ring
-  // wraps, rounds overwrite it, but then no other seat copies it.
+  // The KV of prompts. Rounds write KV only after the prompt, so they only read this part. If the
+  // ring wraps, they do overwrite it; but then no other seat copies it.
   target_prompt_kv,
   draft_prompt_kv,
   target_logits,
@@ -45,7 +45,7 @@ static_assert(kParts <= kPartsOfMemory);
 
 const char* name_of(int part);  // `part` must be below kParts
 
-// Returns true if every seat has its own copy of the part. All seats share the other parts.
+// Returns true if every seat has its own copy of the part. False: all seats share one copy.
 constexpr bool is_of_seat(Part part) {
   switch (part) {
     case Part::target_batch:
@@ -76,21 +76,21 @@ constexpr Parts parts_of_seats() {
     if (is_of_seat(static_cast<Part>(part))) set.bits |= uint64_t{1} << part;
   return set;
 }
-// Returns the names of the parts, the parts of which every seat has its own copy, and the parts
-// that no mail copies. With two memories each lane appends to its own trunk. Such an engine refuses
-// `auto`, so its host does not read draft_have.
+// Returns the names of the parts, the parts with a copy for each seat, and the parts that no mail
+// copies. The last are the trunk, because with two memories each lane appends to its own trunk; and
+// draft_have, because an engine with two memories refuses `auto`, so the host does not read it.
 constexpr PartTable part_table() {
   return {&name_of, parts_of_seats(), parts(Part::trunk, Part::draft_have)};
 }
 
-// Says who writes a part and who reads it, while the part's sequence is in flight.
+// Says which lanes write and read a part while a sequence is in flight.
 enum class Owner {
   host,     // the host writes the part between rounds; both lanes read it
   target,   // only the target lane writes and reads the part
   draft,    // only the draft lane writes and reads the part
   verdict,  // the target lane writes the part; both lanes read it
   offer,    // the draft lane writes the part; both lanes read it
-  both,     // the lanes write the part in turn
+  both,     // the lanes take turns in writing the part
 };
 
 constexpr Owner owner_of(Part part) {
@@ -141,8 +141,8 @@ struct DraftScratch;
 struct Sequence;
 struct TargetScratch;
 
-// Return where each part lies in an object, for Exec::watch. place: number of the memory that holds
-// the object, 0 or 1.
+// Return where each part lies in a Sequence or a lane's scratch memory, for Exec::watch. place:
+// number of the memory that holds the object, 0 or 1.
 Watched watched(const Sequence* sequence, int seat, int place);
 Watched watched(const TargetScratch* scratch);
 Watched watched(const DraftScratch* scratch, int place);

@@ -1,5 +1,6 @@
 // The record from which the host learns the result of a round. Each word contains the number of its
-// round. So the host can check that a word belongs to this round, in any kind of memory.
+// round. So the host can check that a word belongs to the round that it reads, whatever kind of
+// memory the record is in.
 #pragma once
 
 #include <cstdint>
@@ -11,14 +12,14 @@ namespace sbrt {
 
 // Word 0: depth | n << 8 | branches << 16 | hit << 24 | idle << 25 | no_mass << 26 | error << 28.
 // Word 1: discarded tokens | number of trunk tokens before the root that the draft lacks << 13.
-// Words 2 .. 2 + n: the committed tokens, n accepted ones and y.
+// Words 2 .. 2 + n: the committed tokens: n accepted ones, then y.
 constexpr uint32_t kDiscardedBits = 13;
-// The largest number of lacking tokens that word 1 can hold; it stands for this number or more.
+// Largest number of lacking tokens that word 1 can hold. It also stands for larger numbers.
 constexpr uint32_t kMostLacking = (1u << (32 - kDiscardedBits)) - 1;
 struct Record {
   uint64_t word[kRecordWords];
 
-  // Writes a word with one store, because the host may be reading the memory at the same time.
+  // Writes a word with a single store, because the host may read the word at the same time.
   SBRT_ANY void put(int i, int64_t round, uint32_t value) {
     const uint64_t w = static_cast<uint64_t>(round) << 32 | value;
 #if defined(__CUDA_ARCH__)

@@ -60,7 +60,7 @@ def random_decoder(
 
 
 class Sequence:
-    """A lane that reads one sequence. `chunk` and `alone` return logits, [rows, vocab]."""
+    """A lane that processes one sequence. `chunk` and `alone` return logits, [rows, vocab]."""
 
     def __init__(self, decoder, max_len=96, threads=1, debug=False, branches=0, tail_slots=0):
         self.probe = _probe.LaneProbe(
@@ -80,7 +80,7 @@ class Sequence:
         return np.concatenate([self.chunk([t]) for t in tokens])
 
     def row(self, token, j, chain, depth=None):
-        """Return a row of a forward, in the in-flight slot head + j."""
+        """Return a row of a forward. Its KV goes to the in-flight slot of position head + j."""
         position = self.head + (j if depth is None else depth)
         return (token, position, self.probe.slot(self.head + j), -1, chain, 0)
 

@@ -1,6 +1,6 @@
-// Prints a hash of a small decoder's logits on one instruction set (test_lane_bits.py): one line
-// for each format of the weights, with float and with integer activations. Exits with 1 if forwards
-// of one row, or on two threads, give other bits.
+// Prints hashes of a small decoder's logits on one instruction set (test_lane_bits.py). There is
+// one line for each format of the weights, with float and with integer activations. Exits with 1 if
+// forwards of one row, or on two threads, compute other bits.
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -22,7 +22,7 @@ DecoderConfig small_config() {
   return c;
 }
 const DecoderConfig kConfig = small_config();
-constexpr int kTokens = 300, kChunk = 60;  // a text so long that the ring wraps
+constexpr int kTokens = 300, kChunk = 60;  // number of tokens; enough that the ring wraps
 
 uint64_t state = 1;
 float number() {
@@ -69,8 +69,8 @@ std::shared_ptr<Decoder> decoder_of(const char* storage, const char* isa, bool i
   return made;
 }
 
-// Returns the logits of the last kChunk tokens. All kTokens tokens are fed in forwards of `rows`
-// rows on `threads` threads.
+// Returns the logits of the last kChunk of all kTokens tokens. Each forward has `rows` rows and
+// runs on `threads` threads.
 std::vector<float> logits_of(const Decoder& decoder, int rows, int threads) {
   const auto lane = decoder.bind({.max_len = kTokens, .max_rows = kChunk, .threads = threads});
   Batch table{};
@@ -114,7 +114,8 @@ bool print_logits(const char* storage, const char* isa, bool integers) {
 }  // namespace
 }  // namespace sbrt
 
-// Without an argument prints the names of the instruction sets. With a name prints its lines.
+// Without an argument: prints the names of the instruction sets. With the name of a set: prints its
+// hashes.
 int main(int argc, char** argv) {
   if (argc < 2) {
     for (const sbrt::Kernels* each : sbrt::kernels_here()) std::printf("%s\n", each->name);

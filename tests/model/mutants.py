@@ -1,11 +1,12 @@
 """Mutated model folders: `python tests/model/mutants.py headers FOLDER --count 20000`.
 
-FOLDER holds a valid checkpoint; the program overwrites one of its files and restores it at the end.
-Each mutant must be refused with InvalidInputError, or load and generate. Nothing may be allocated
-because a size claims it. The limits are:
+FOLDER holds a valid checkpoint. The program overwrites one of its files and restores it at the end.
+Each mutant must be refused with InvalidInputError, or load and generate. No memory may be allocated
+only because a size in a file is large. The limits are:
   address space while a mutant is read: HEADROOM more than before, else malloc fails (MemoryError)
   Python's own memory while it is read: BASE and PER_BYTE times its JSON (every SAMPLED-th mutant)
   resident memory, with the C++ side and generations: RESIDENT more than after the first load
+
 Mutant i of seed s is always the same. The last line on stdout is a JSON summary.
 """
 
@@ -33,7 +34,7 @@ from sbrt.model.config import read_config
 MIB = 2**20
 HEADROOM, RESIDENT = 64 * MIB, 32 * MIB
 BASE, PER_BYTE, SAMPLED = 256 * 2**10, 64, 16
-ESCAPES = 5  # number of escaped exceptions that are shown
+ESCAPES = 5  # largest number of escaped exceptions that are printed
 EDGES = tuple(
     sign * (2**bits + near) for bits in (7, 15, 16, 24, 31, 32, 62, 63, 64) for near in (-1, 0, 1)
     for sign in (1, -1)
@@ -52,7 +53,8 @@ def nested(rng: random.Random) -> bytes:
 
 
 def damaged(rng: random.Random, raw: bytes) -> bytes:
-    """Return `raw` with a changed bit or byte, a cut end, or bytes inserted or repeated."""
+    """Return `raw` with one fault: a changed bit or byte, a missing end, or bytes inserted or
+    repeated."""
     out, at = bytearray(raw), rng.randrange(len(raw))
     kind = rng.randrange(7)
     if kind == 0:
@@ -110,7 +112,7 @@ def mutated_config(rng: random.Random, good: dict[str, Any]) -> bytes:
             part[rng.choice(list(part))] = copy.deepcopy(rng.choice(WHATEVER))
         elif kind == 3:
             part.pop(rng.choice(list(part)))
-        elif kind == 4:  # sizes grow alike, so checks of one against another may pass
+        elif kind == 4:  # several sizes grow alike, so a check of one against another may pass
             factor = rng.choice((2, 2**10, 2**31, 2**62))
             for key in rng.sample(SIZES, rng.choice((1, 2, 4))):
                 if isinstance(config.get(key), int):
@@ -140,7 +142,7 @@ def mutated_entry(rng: random.Random, entry: dict[str, Any]) -> None:
     elif kind == 4:
         by = rng.choice((-4, 4, 2**40, 2**62))
         entry["data_offsets"] = [at + by for at in entry["data_offsets"]]
-    elif kind == 5:  # shape and offsets agree with each other, but not with the file's size
+    elif kind == 5:  # shape and offsets agree with each other, but not with the size of the file
         more = rng.choice((2, 2**20, 2**31, 2**58))
         begin, end = entry["data_offsets"]
         entry["shape"][0] *= more
@@ -180,7 +182,7 @@ def mutated_file(rng: random.Random, good: bytes) -> bytes:
         try:
             raw = json.dumps(mutated_tensors(rng, json.loads(raw))).encode()
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            break  # the first mutation broke the header too much for a second one
+            break  # after this mutation the header is too broken for a second one
     if rng.random() < 0.3:
         raw = damaged(rng, raw)
     if rng.random() < 0.1:
@@ -202,7 +204,7 @@ def resident_peak() -> int:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Limit address space to HEADROOM bytes more than is in use."""
+    """Limit address space to HEADROOM bytes more than is in use now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + HEADROOM, hard))
@@ -213,7 +215,8 @@ def bounded() -> Iterator[None]:
 
 
 def read(folder: Path, size: int, measured: bool, seen: Counter) -> None:
-    """Open a folder within the bounds of memory. size: bytes of JSON in the folder's files."""
+    """Open a model folder within the limits of memory. size: number of bytes of JSON in the
+    folder's files."""
     if not measured:
         with bounded():
             open_checkpoint(folder)
@@ -223,7 +226,8 @@ def read(folder: Path, size: int, measured: bool, seen: Counter) -> None:
         open_traced(folder, peaks)
     finally:
         bound = BASE + PER_BYTE * size
-        if peaks[0] > bound:  # may be a table of the interpreter, which grows only once
+        # The memory may be a table of the interpreter, which grows only once.
+        if peaks[0] > bound:
             with suppress(Exception):
                 open_traced(folder, peaks)
         seen["measured"] += 1
@@ -232,7 +236,8 @@ def read(folder: Path, size: int, measured: bool, seen: Counter) -> None:
 
 
 def open_traced(folder: Path, peaks: list[int]) -> None:
-    """Open a folder within the bounds; append the peak of Python's memory in bytes to `peaks`."""
+    """Open a model folder within the limits. Append the peak of Python's memory, in bytes, to
+    `peaks`."""
     tracemalloc.start()
     try:
         with bounded():
@@ -250,7 +255,8 @@ def answer(folder: Path) -> None:
 
 
 def overwrite(path: Path, raw: bytes) -> None:
-    """Overwrite in place: truncating first makes file systems write, which takes a millisecond."""
+    """Overwrite a file in place. If it were truncated first, file systems would write to the disk,
+    which takes a millisecond."""
     with path.open("r+b") as file:
         file.write(raw)
         file.truncate()
@@ -261,7 +267,7 @@ def file_of(kind: str, folder: Path) -> Path:
 
 
 def folder_mutants(kind: str, folder: Path) -> Callable[[random.Random, bool, Counter], None]:
-    """Return a function that makes, reads and runs one mutant of `folder`."""
+    """Return a function that makes one mutant of `folder`, reads it, and generates if it loads."""
     path = file_of(kind, folder)
     good, other = path.read_bytes(), (folder / "config.json").stat().st_size
     config = json.loads(good) if kind == "configs" else {}
@@ -280,9 +286,8 @@ def folder_mutants(kind: str, folder: Path) -> Callable[[random.Random, bool, Co
 
 
 def core_mutants(folder: Path) -> Callable[[random.Random, bool, Counter], None]:
-    """Return a function that builds a decoder from one mutated config, without the file reader.
-
-    Callers may use DecoderConfig and Decoder directly, so these classes check their arguments."""
+    """Return a function that builds a decoder from one mutated config, without reading files. Users
+    may call DecoderConfig and Decoder directly, so these classes must check their arguments."""
     good = {
         name: getattr(read_config(folder), name)
         for name in ("hidden inner layers heads kv_heads head_dim vocab max_positions rms_eps "
@@ -295,7 +300,8 @@ def core_mutants(folder: Path) -> Callable[[random.Random, bool, Counter], None]
             given[name] = rng.choice((*NUMBERS, *WHATEVER, 2**20, 2**10, 2**12, 2**30))
         try:
             config = _core.DecoderConfig(**given)
-        except TypeError:  # the binding's error for a value that is no integer or beyond 64 bits
+        # The binding raises TypeError for a value that is no integer or has more than 64 bits.
+        except TypeError:
             raise InvalidInputError("no integer of 64 bits") from None
         with bounded_unless_reserved():
             decoder = _core.Decoder(config)
@@ -307,8 +313,8 @@ def core_mutants(folder: Path) -> Callable[[random.Random, bool, Counter], None]
 
 @contextmanager
 def bounded_unless_reserved() -> Iterator[None]:
-    """Count a failed reservation of address space as a refusal. Weights reserve address space
-    without touching it, so only resident memory is bounded."""
+    """Treat a failed reservation of address space as a refusal. Weights reserve address space
+    before they touch it, so only their resident memory is limited."""
     try:
         yield
     except _core.EngineError as error:
@@ -318,7 +324,8 @@ def bounded_unless_reserved() -> Iterator[None]:
 
 
 def believing_loader(path: Path, tensors: dict[str, Any], size: int) -> None:
-    """The canary, a faulty loader that must be reported: it allocates what a header claims."""
+    """A faulty loader that the tests must report: it allocates as much memory as a header
+    claims."""
     bytearray(max((entry.end for entry in tensors.values()), default=0))
 
 

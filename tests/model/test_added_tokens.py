@@ -1,5 +1,5 @@
-"""Contract under test: files next to a tokenizer.json may contain more tokens. These have the same
-ids as in transformers, and give the same prompts and text."""
+"""Contract under test: files next to a tokenizer.json may define more tokens. These tokens must
+have the same ids as in transformers, and give the same prompts and text."""
 
 import json
 import random
@@ -20,7 +20,8 @@ def entry_of(rng, name):
 
 
 def named_of(rng, kind):
-    """Return {name: special token}. kind: fields by which a file marks tokens that are objects."""
+    """Return {name: special token}. kind: fields that are added to a token that is written as an
+    object."""
     keys = rng.sample(["bos_token", "eos_token", "pad_token", "image_token", "audio_token"], 3)
     found = {key: rng.choice(NAMES) for key in keys[:2]}
     return found | {keys[2]: kind | entry_of(rng, rng.choice(NAMES))}
@@ -118,7 +119,8 @@ def folder_of(make, folder, vocab, **generation):
 
 
 def test_an_added_token_is_said_and_ends_an_answer(make, tmp_path):
-    """The model has 320 logits. The last 19 belong to no token, and their ids are never sampled."""
+    """The model has 320 logits and 301 tokens. Ids of logits without a token must never be
+    sampled."""
     folder = folder_of(make, tmp_path / "m", 320, eos_token_id=300)
     with Engine.from_pretrained(folder, num_threads=1) as engine:
         assert (engine.pair.vocab, engine.pair.eos) == (301, {300})
@@ -132,7 +134,7 @@ def test_an_added_token_is_said_and_ends_an_answer(make, tmp_path):
     ("vocab", "end", "words"),
     [
         (320, 301, ["expected a token of", "tokenizer.json", "got 301"]),
-        (300, 300, ["from 0 to 299", "got 300"]),  # a token without a logit
+        (300, 300, ["from 0 to 299", "got 300"]),  # token 300 has no logit
         (320, 320, ["from 0 to 319", "got 320"]),
         (320, [[300]], ["integer", "[300]"]),
         (320, "300", ["integer", "'300'"]),

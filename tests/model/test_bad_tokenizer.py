@@ -1,5 +1,5 @@
 """Contract under test: a tokenizer.json is untrusted. Every fault raises an error of one sentence.
-The library that reads the file may neither raise its own errors nor end the process."""
+The library that reads the file must not raise errors of its own, and must not end the process."""
 
 import json
 
@@ -37,7 +37,7 @@ def changed_tokenizer(make, folder, change):
         (lambda raw: raw["model"].update(vocab={"a": 2**32}, merges=[]), []),
         (lambda raw: raw["model"].update(merges=["no such"]), []),
         (lambda raw: raw["model"].update(vocab={"\ud800": 0}, merges=[]), []),
-        # without sbrt's own check the library would end the process at the next two
+        # Without sbrt's own check the library would end the process in the next two cases.
         (lambda raw: raw["model"].update(continuing_subword_prefix="too long"),
          ["continuing_subword_prefix", "too long"]),
         (lambda raw: raw["model"].update(continuing_subword_prefix=5), ["prefix"]),
@@ -58,7 +58,8 @@ def test_a_prompt_that_the_tokenizer_fails_on_is_refused(make, tmp_path):
 
 
 def test_huge_ids_cost_no_more_than_small_ones(make, tmp_path):
-    """The check compares the tokens that exist, not the four billion ids between them."""
+    """The check must compare only the tokens that exist. It must not go through the four billion
+    ids between them."""
 
     def tokens(name, **words):
         (tmp_path / name).mkdir()
@@ -76,7 +77,8 @@ def test_huge_ids_cost_no_more_than_small_ones(make, tmp_path):
      {"content": "<|endoftext|>"}, {"content": "<|endoftext|>", "lstrip": 1}],
 )  # fmt: skip
 def test_the_tokenizers_end_token_ends_nothing(make, tmp_path, token):
-    """The model's files determine which ids end an answer, as in transformers."""
+    """The model's files say which ids end an answer, as in transformers. The end token in
+    tokenizer_config.json must have no effect."""
     folder = make.checkpoint(tmp_path / "m", eos_token_id=None)
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
     with Engine.from_pretrained(folder, num_threads=1) as engine:

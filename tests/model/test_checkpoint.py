@@ -1,6 +1,6 @@
 """Contract under test: a model folder is untrusted until every size, name and byte is checked.
-Every fault gives one sentence that names it. This happens before memory of the claimed size is
-allocated."""
+Every fault raises an error of one sentence that names the fault. This happens before memory of a
+claimed size is allocated."""
 
 import json
 import struct
@@ -272,7 +272,8 @@ def answer(folder, **fields):
 
 def test_shards_and_storages_hold_the_same_model(make, tmp_path):
     weights = make.weights(make.config(), seed=5)
-    # These values are exact in every dtype: they have bfloat16's precision and float16's range.
+    # These values fit into the precision of bfloat16 and into the range of float16. So they are
+    # exact in every dtype.
     exact = {
         n: np.round(w * 64).clip(-127, 127).astype(np.float32) / 64 for n, w in weights.items()
     }
@@ -349,8 +350,8 @@ print(resident("VmHWM") - before)
 
 @pytest.mark.parametrize(("dtype", "bytes_of_a_weight"), [("int4", 0.625), ("bfloat16", 2)])
 def test_loading_needs_no_second_copy(make, tmp_path, dtype, bytes_of_a_weight):
-    """Loading needs at most the sum of three sizes: 1.15 times the packed weights, the largest
-    tensor, and 4 MiB of heap."""
+    """Loading must not need more memory than the sum of three sizes: 1.15 times the packed weights,
+    the largest tensor, and 4 MiB of heap."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not tell a process its peak of memory")
     sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 5}
@@ -379,13 +380,13 @@ def test_a_draft_with_other_tokens_is_refused(make, folders, tmp_path):
 
 @pytest.mark.parametrize(("change", "swap"), [("rename", False), ("rename", True), ("add", False)])
 def test_the_first_token_that_differs_is_named(make, folders, tmp_path, change, swap):
-    """The vocabularies have the same size but two different strings, or the draft has one token
-    more than the target."""
+    """The error must name the first token that differs. The vocabularies have the same size but two
+    different strings, or one of them has one more token."""
     other = make.checkpoint(tmp_path / "d")
     path = other / "tokenizer.json"
     given = json.loads(path.read_text())
     words = given["model"]["vocab"]
-    if change == "rename":  # the last two words, which no merge needs
+    if change == "rename":  # the last two tokens, which no merge needs
         for i, word in enumerate(sorted(words, key=words.get)[298:]):
             words[f"other {i}"] = words.pop(word)
         given["model"]["merges"] = given["model"]["merges"][:-2]
@@ -400,7 +401,8 @@ def test_the_first_token_that_differs_is_named(make, folders, tmp_path, change, 
 @pytest.mark.parametrize(("target", "draft"), [(320, 336), (336, 320), (300, 512), (512, 300)])
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_padded_vocabulary_is_cut_to_the_tokenizer(make, tmp_path, target, draft, plain):
-    """The vocabulary is the tokenizer's 300 ids. Without a tokenizer it is the target's."""
+    """The vocabulary must have the tokenizer's 300 ids. Without a tokenizer it must have the
+    target's size."""
     sizes = {"target": target, "draft": draft}
     pair = [make.checkpoint(tmp_path / name, vocab_size=n) for name, n in sizes.items()]
     given = {"num_threads": 1, "speculative": {"method": "specbranch"}}
@@ -417,7 +419,7 @@ def test_a_padded_vocabulary_is_cut_to_the_tokenizer(make, tmp_path, target, dra
 
 @pytest.mark.parametrize("method", ["none", "draft_model", "pearl", "specbranch"])
 def test_ids_that_no_token_has_never_come(make, tmp_path, method):
-    """The vocabulary has holes: 100 bytes that no merge needs have no token."""
+    """The vocabulary has holes: 100 ids have no token. These ids must never be sampled."""
     folders = [make.checkpoint(tmp_path / name) for name in ("target", "draft")]
     for folder in folders:
         path = folder / "tokenizer.json"

@@ -1,6 +1,6 @@
 """Contract under test: the text of a prompt, followed by the text that each later token adds, is
-the text of all tokens, wherever the prompt ends. The cost of a token does not depend on the length
-of the text."""
+the text of all tokens together. This holds wherever the prompt ends. The cost of a token does not
+depend on the length of the text."""
 
 import json
 import re
@@ -45,10 +45,10 @@ class Words:
         return self.library.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids, skip):
-        """Return the library's text, except for stray bytes.
+        """Return the library's text, but decode stray bytes differently.
 
-        The library replaces the neighbours of a stray byte by U+FFFD as well, if they are byte
-        tokens, even where they form whole characters.
+        If the neighbours of a stray byte are byte tokens, the library replaces them by U+FFFD, too.
+        It does so even if the neighbours form whole characters.
         """
         if "<0x00>" not in self.ids:
             return self.library.decode(ids, skip_special_tokens=skip)
@@ -64,7 +64,7 @@ class Words:
         return string.replace("\u2581", " ").encode()
 
     def answer(self, ids, prompt=(), skip=True):
-        """Return a list of texts: the text that each token adds, and last the text that flush()
+        """Return a list of texts. Each token adds one text; the last text is the one that flush()
         adds."""
         detokenizer = Detokenizer(self.ours, prompt, skip_special=skip)
         return [*(detokenizer.push(i) for i in ids), detokenizer.flush()]
@@ -113,8 +113,8 @@ PIECES = st.one_of(
 
 
 def ids_of(words, pieces):
-    """Return the ids of all `pieces`: lists of numbers, texts for the tokenizer, or single
-    bytes."""
+    """Return the ids of all `pieces`. A piece is a list of numbers, a text that the tokenizer
+    encodes, or bytes that are encoded one by one."""
     ids = []
     for piece in pieces:
         if isinstance(piece, list):
@@ -195,8 +195,8 @@ def test_decoders_that_look_at_neighbours(tmp_path_factory, decoder, ids, cut):
 
 
 class Counted(Pieces):
-    """A `Pieces` that counts the units that it decodes: characters, or bytes that belong to
-    none."""
+    """A `Pieces` that counts the units that it decodes. A unit is a character, or a byte that is
+    part of no character."""
 
     def __init__(self, words):
         super().__init__(words.library, json.loads(words.path.read_text()))
@@ -248,7 +248,8 @@ def request_of(words, prompt=(), **params):
 
 
 def play(words, ids, prompt=(), **params):
-    """Return (text, finish reason, stop reason) of an answer. Its deltas must join to the text."""
+    """Return (text, finish reason, stop reason) of an answer. The deltas of the answer must join to
+    its text."""
     request, outputs = request_of(words, prompt, **params), []
     for token in ids:
         request.accept([token])
@@ -272,7 +273,7 @@ def test_an_answer_that_ends_inside_a_character_shows_it(words, reason):
     output = request.output(None, None)
     assert set(output.delta) == {REPLACEMENT}
     assert output.outputs[0].text == "a" + output.delta
-    request.finish("abort")  # a second end adds no text
+    request.finish("abort")  # finishing again adds no text
     assert request.output(None, None).delta == ""
 
 
@@ -287,7 +288,8 @@ def test_stop_strings_in_bytes(words):
     assert play(words, ids, stop=["🙂"]) == ("x\n\n\ny", "stop", "🙂")
     whole = play(words, ids, stop=["\n\n\n"], include_stop_str_in_output=True)
     assert whole == ("x\n\n\n", "stop", "\n\n\n")
-    # Stop strings count only from min_tokens tokens on. So the second "\n\n" ends the answer.
+    # Stop strings are ignored until there are min_tokens tokens. So the second "\n\n" ends the
+    # answer.
     assert play(words, ids, stop=["\n\n"], min_tokens=3) == ("x\n", "stop", "\n\n")
     assert play(words, ids, stop=["\n\n"], min_tokens=4)[1] == "length"
 

@@ -1,5 +1,5 @@
-"""Contract under test: a draft's folder may lack tensors that it shares with its target, and may
-have an LM head for some ids only. Everything else is refused in one sentence."""
+"""Contract under test: a draft's folder may lack tensors that the draft shares with its target. It
+may have an LM head for some ids only. All other deviations are refused in one sentence."""
 
 import json
 
@@ -34,8 +34,8 @@ def target(make, tmp_path_factory, weights):
 
 @pytest.fixture
 def draft_of(make, tmp_path, target, weights):
-    """draft_of(changes, **fields): writes and opens a draft. changes: {name: weights}; None removes
-    the weights. fields: changes of its config.json."""
+    """draft_of(changes, **fields): writes a draft and opens it. changes: {name: weights}; a tensor
+    with weights None is left out. fields: changes of the draft's config.json."""
 
     def opened(changes=None, base=None, **fields):
         given = head_weights(weights, embedding=False) if base is None else base
@@ -71,7 +71,7 @@ def test_a_head_that_is_the_targets(draft_of, weights):
 
 
 def moved(row, by):
-    """Return d2t with `by` added in one row."""
+    """Return d2t, with `by` added to the value in `row`."""
     values = d2t()
     values[row] += by
     return values
@@ -163,7 +163,8 @@ def test_the_core_needs_the_target(draft_of):
 
 
 def test_the_embedding_is_the_targets_memory(draft_of, target):
-    """The draft does not count the embedding's parameters. It uses the target's memory."""
+    """The draft must read the embedding from the target's memory. So the embedding must not count
+    among the draft's parameters."""
     draft, whole = draft_of(), open_checkpoint(target)
     lender = whole.decoder("float32")
     borrower = draft.decoder("float32", target=lender)
@@ -174,7 +175,7 @@ def test_the_embedding_is_the_targets_memory(draft_of, target):
 
 
 def test_a_draft_keeps_the_weights_of_its_target(draft_of, target, tools):
-    """The shared weights stay alive after the target's decoder is deleted."""
+    """The shared weights must stay alive after the target's decoder is deleted."""
     draft, whole = draft_of(), open_checkpoint(target)
     expected = tools.Sequence(draft.decoder("float32", target=whole.decoder("float32"))).chunk([3])
     again = whole.decoder("float32")
@@ -184,7 +185,7 @@ def test_a_draft_keeps_the_weights_of_its_target(draft_of, target, tools):
 
 
 def test_a_head_of_some_rows_gives_their_logits(draft_of, target, tools, weights):
-    """The logits have the same bits as those of the same model with all rows."""
+    """The logits must have the same bits as the logits for these ids in the model with all rows."""
     lender = open_checkpoint(target).decoder("float32")
     trimmed = draft_of().decoder("float32", target=lender)
     tokens = [5, 319, 60, 2]
@@ -199,7 +200,8 @@ STORED = ("float32", "bfloat16", "int8", "int4")
 @pytest.mark.parametrize("dtype", STORED)
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_storage(make, tmp_path, weights, dtype, tied):
-    """The target's embedding may be packed. The target's LM head may be its embedding."""
+    """Drafts must work with a target whose embedding is packed, and with a target whose LM head is
+    its embedding."""
     whole = weights if tied else weights | {HEAD: weights[EMBED][::-1].copy()}
     lender = make.checkpoint(tmp_path / "t", weights=whole, tie_word_embeddings=tied)
     bare = {name: w for name, w in make.noisy(weights, 0.01, 3).items() if name != EMBED}

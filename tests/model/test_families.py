@@ -1,6 +1,6 @@
-"""Contract under test: every model family with every rope gives the logits of transformers, within
-1e-5 of the largest logit, and the same greedy tokens. transformers writes random checkpoints, and
-sbrt reads them."""
+"""Contract under test: every model family with every rope gives the logits of transformers. The
+error is at most 1e-5 of the largest logit. The greedy tokens are the same. transformers writes
+random checkpoints, and sbrt reads them."""
 
 import numpy as np
 import pytest
@@ -10,9 +10,9 @@ import transformers
 from sbrt import Engine, SamplingParams
 from sbrt.model.checkpoint import open_checkpoint
 
-TOLERANCE = 1e-5  # largest error, relative to the largest logit
-GAP = 1e-4  # transformers may differ where its two largest logits are closer than this
-WINDOW = 24  # sliding window in a ring of 88 slots
+TOLERANCE = 1e-5  # largest error, as a share of the largest logit
+GAP = 1e-4  # tokens may differ where the two largest logits of transformers are closer than this
+WINDOW = 24  # sliding window, in positions; the ring has 88 slots
 SIZES = {
     "vocab_size": 131, "hidden_size": 48, "intermediate_size": 104, "num_hidden_layers": 3,
     "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 512,
@@ -29,7 +29,8 @@ FAMILIES = {
     },
 }  # fmt: skip
 LOCAL = {"rope_type": "default", "rope_theta": 500.0}  # rope of Gemma 3's sliding-window layers
-# With original_max_position_embeddings 64, both sides of each boundary have rope frequencies.
+# original_max_position_embeddings is 64. So each boundary of a scaling has rope frequencies on both
+# sides.
 ROPES = {
     "default": {"rope_theta": 5e5},
     "linear": {"rope_theta": 1e4, "factor": 2.5},
@@ -68,7 +69,8 @@ OTHERS = {
 
 
 def write(folder, family, changes, rope):
-    """Write a random checkpoint whose logits vary much; return the model in transformers."""
+    """Write a random checkpoint. Its weights are so large that logits differ clearly. Return the
+    model in transformers."""
     torch.manual_seed(5)
     is_gemma = family == "Gemma3"
     kind = getattr(transformers, f"{family}{'Text' * is_gemma}Config")
@@ -146,7 +148,8 @@ def test_a_setting(tools, tmp_path, case):
 
 @pytest.mark.parametrize("family", ["Qwen3", "Gemma3"])
 def test_bfloat16_weights_with_biases_and_norms(tools, tmp_path, family):
-    """Biases and norm weights are rounded to bfloat16 like the matrices. Activations are not."""
+    """The logits must be those of transformers with weights rounded to bfloat16, including biases
+    and norm weights. Activations are not rounded."""
     model = write(tmp_path, family, {"attention_bias": True}, {"rope_type": "default"})
     model.to(torch.bfloat16).save_pretrained(tmp_path)
     model = type(model).from_pretrained(tmp_path, dtype=torch.float32).eval()

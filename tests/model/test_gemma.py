@@ -1,6 +1,6 @@
 """Contract under test: every form of Gemma 3's config.json means the same as in transformers. If
-only some layers have a window, the ring is not smaller and the text may be longer than the window.
-Every method answers like plain decoding."""
+only some layers have a window, the ring holds all positions, and the text may be longer than the
+window. Every method gives the tokens of plain decoding."""
 
 import json
 
@@ -16,7 +16,8 @@ from sbrt.model.rope import Rope
 GEMMA, LLAMA = "Gemma3ForCausalLM", "LlamaForCausalLM"
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 WINDOW = 24
-# A model of two layers, the first with a window of 24. Its ring holds all positions.
+# A model of two layers; the first has a window of 24 positions. The model's ring holds all
+# positions.
 SMALL = {
     "architectures": [GEMMA], "head_dim": 8, "sliding_window": WINDOW, "rope_theta": 1e6,
     "layer_types": [LOCAL, GLOBAL], "max_position_embeddings": 512, "query_pre_attn_scalar": 20,
@@ -54,8 +55,8 @@ def test_which_layers_have_a_window(make, tmp_path, changes, local, window):
 
 
 def test_what_a_missing_field_means(make, tmp_path):
-    """Missing fields have the defaults of transformers. These are the sizes of the 4B model's text
-    part."""
+    """Missing fields must get the defaults of transformers, which are the sizes of the 4B model's
+    text part."""
     missing = dict.fromkeys(
         ("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "rope_theta",
          "max_position_embeddings", "tie_word_embeddings", "query_pre_attn_scalar"), "absent",
@@ -150,7 +151,7 @@ def pair(make, folder, **changes):
 
 
 def check_methods(folders, prompt, tokens, least_accepted=20, **fields):
-    """Check that every method gives the tokens of `none`, greedy and sampled. At least
+    """Check that every method gives the tokens of `none`, greedy and sampled. More than
     `least_accepted` drafted tokens must be accepted."""
     target, draft = folders
     config = EngineConfig(
@@ -189,8 +190,8 @@ def test_every_method_equals_plain_decoding(make, tmp_path, prompt, fields):
 
 
 def test_local_layers_alone_wrap_and_go_on(make, tmp_path):
-    """The model has 64 positions and the ring 88 slots. As both layers have a window, the text may
-    be longer."""
+    """config.json has 64 positions and the ring has 88 slots. All layers have a window, so the text
+    may be longer. Every method must give the tokens of plain decoding."""
     changes = {"layer_types": [LOCAL] * 2, "max_position_embeddings": 64}
     check_methods(pair(make, tmp_path, **changes), [i * 7 % 300 for i in range(50)], 150)
 
@@ -219,7 +220,8 @@ def test_a_random_draft(make, tmp_path):
 
 
 def test_nothing_outside_a_layers_window_is_read(make, tmp_path):
-    """A debug ring checks the position of every slot, and fills dropped slots with NaN."""
+    """The answer must be the same with a debug ring. That ring checks the position of every slot,
+    and fills dropped slots with NaN."""
     target, draft = (open_checkpoint(folder).decoder("float32") for folder in pair(make, tmp_path))
     answers = []
     for debug in (False, True):

@@ -1,5 +1,6 @@
-"""Contract under test: a name on the Hugging Face hub gives local files. Only the files that sbrt
-reads are downloaded. If the library is missing or finds nothing, the error is one sentence."""
+"""Contract under test: a name on the Hugging Face hub is resolved to local files. Only the files
+that sbrt reads are downloaded. If the hub library is missing, or does not find the model, the error
+is one sentence."""
 
 import fnmatch
 import json
@@ -18,7 +19,8 @@ REVISION = "0" * 40
 
 
 class FakeHub:
-    """A hub in a folder: `snapshot_download` copies and records the files that match."""
+    """A stand-in for the hub that serves a folder. `snapshot_download` copies the matching files,
+    and records their names."""
 
     def __init__(self, remote, cache):
         self.remote, self.cache, self.fetched, self.calls = remote, cache, [], []
@@ -143,7 +145,8 @@ def command(tmp_path, *words):
 
 @pytest.fixture
 def cached(make, tmp_path):
-    """Write the model org/model to a cache in the library's layout: files are links to blobs."""
+    """Write the model org/model to a cache. As in the library's own cache, its files are links to
+    blobs."""
     pytest.importorskip("huggingface_hub")
     folder = make.checkpoint(tmp_path / "source")
     cache = tmp_path / "home" / "hub" / "models--org--model"

@@ -1,6 +1,6 @@
 """Contract under test: a forward gives the same bits on every instruction set whose fma rounds
-once, including NEON in an emulator. On each one a row's bits do not depend on other rows or
-threads."""
+once. NEON is run in an emulator. On each instruction set, the bits of a row do not depend on other
+rows or threads."""
 
 import shutil
 
@@ -23,7 +23,8 @@ def lines_of(programs, program, name, *before):
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8", "int4"])
 def test_every_set_of_this_machine(tools, storage):
-    """The set `portable` is left out, because its fma rounds twice."""
+    """All instruction sets of this machine must give the same lines. The set `portable` is left
+    out, because its fma rounds twice."""
     sets = [name for name in _core.instruction_sets() if name != "portable"]
     tokens = [i * 37 % 67 for i in range(50)]
     found = [

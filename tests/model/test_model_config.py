@@ -1,5 +1,6 @@
-"""Contract under test: every family's config.json means the same as in transformers. Features that
-this version lacks are refused by name. Every method answers like plain decoding."""
+"""Contract under test: every family's config.json means the same as in transformers. Unsupported
+features are refused; the error names the feature. Every method gives the tokens of plain
+decoding."""
 
 import json
 
@@ -124,8 +125,8 @@ LLAMA3 = {
     ],
 )  # fmt: skip
 def test_both_ways_to_write_rope(make, tmp_path, given, expected):
-    """A rope is written as `rope_parameters`, or as `rope_theta` and `rope_scaling`. Its kind is
-    `rope_type` or `type`."""
+    """Both forms of a rope must be read alike: `rope_parameters`, and `rope_theta` with
+    `rope_scaling`. The kind is the field `rope_type` or `type`."""
     new = read(make, tmp_path, rope_theta=None, rope_parameters=given | {"rope_theta": 5e5})
     assert (new.rope_theta, new.rope) == (5e5, expected)
     assert read(make, tmp_path, rope_theta=5e5, rope_scaling=given or None) == new
@@ -151,7 +152,8 @@ def test_both_ways_to_write_rope(make, tmp_path, given, expected):
     ],
 )
 def test_the_context_that_a_rope_is_for(make, tmp_path, given, positions):
-    """max_position_embeddings is 256 here; the expected values are vLLM's default max_model_len."""
+    """max_position_embeddings is 256 in this test. The expected values are vLLM's default
+    max_model_len."""
     if positions is None:
         refused(lambda: read(make, tmp_path, rope_scaling=given), "rope factor", "positions")
         return
@@ -159,8 +161,8 @@ def test_the_context_that_a_rope_is_for(make, tmp_path, given, positions):
 
 
 def test_a_stretched_context_is_used_to_its_end(make, tmp_path):
-    """config.json has 64 positions, and yarn extends them to 256. All methods give the same tokens
-    up to the last position."""
+    """config.json has 64 positions, and yarn extends them to 256. All methods must give the same
+    tokens up to the last position."""
     folders = pair(make, tmp_path, LLAMA, rope_scaling=YARN, max_position_embeddings=64)
     with Engine.from_pretrained(*folders) as engine:
         assert engine.max_model_len == 256
@@ -179,7 +181,7 @@ def test_a_stretched_context_is_used_to_its_end(make, tmp_path):
     ],
 )  # fmt: skip
 def test_the_attention_factor_of_yarn(make, tmp_path, given, factor):
-    """The default factor is 0.1 mscale ln(4) + 1, and 0.1 ln 4 = 0.13862943611."""
+    """The default factor is 1 + 0.1 mscale ln(4), and 0.1 ln(4) = 0.13862943611."""
     rope = read(make, tmp_path, rope_scaling=YARN | given).rope
     assert rope.attention_factor == pytest.approx(factor, abs=1e-9)
 
@@ -237,9 +239,10 @@ def pair(make, folder, name, **changes):
 
 
 def check_methods(folders, prompt, tokens, least_accepted=20, **fields):
-    """Check that every method gives the tokens of `none`, and that enough drafts are accepted.
+    """Check that every method gives the tokens of `none`, and that enough drafted tokens are
+    accepted.
 
-    Returns the number of rounds beyond the draft's limit.
+    Returns the number of rounds in which the draft's context limit was reached.
     """
     speculative = {"method": "specbranch", "num_speculative_tokens": 7}
     with Engine.from_pretrained(
@@ -270,7 +273,8 @@ def test_every_method_equals_plain_decoding(make, tmp_path, name):
 
 @pytest.mark.parametrize("prompt", [1, 24, 87, 88, 150])
 def test_past_the_window_and_round_the_ring(make, tmp_path, prompt):
-    """With a window of 24 both rings have 88 slots. The text has up to 270 positions."""
+    """Every method must give the tokens of plain decoding. With a window of 24 both rings have 88
+    slots. The text has up to 270 positions."""
     folders = pair(make, tmp_path, MISTRAL, sliding_window=24, max_position_embeddings=512)
     check_methods(folders, [i * 7 % 300 for i in range(prompt)], 120)
 
@@ -285,10 +289,11 @@ def test_windows_of_target_and_draft_may_differ(make, tmp_path, windows):
 
 @pytest.mark.parametrize("window", [24, 100])
 def test_a_window_goes_on_past_the_positions_of_the_config(make, tmp_path, window):
-    """config.json has 64 positions, the ring window + 64 slots, the text 350 positions."""
+    """Every method must give the tokens of plain decoding. config.json has 64 positions, the ring
+    has window + 64 slots, and the text has 350 positions."""
     folders = pair(make, tmp_path, MISTRAL, sliding_window=window, max_position_embeddings=64)
     with Engine.from_pretrained(*folders) as engine:
-        assert engine.max_model_len == 64  # the default: the positions in config.json
+        assert engine.max_model_len == 64  # by default the number of positions in config.json
     assert check_methods(folders, [i * 7 % 300 for i in range(50)], 300, max_model_len=400) == 0
 
 
@@ -300,8 +305,9 @@ def test_full_attention_ends_where_its_positions_end(make, tmp_path):
 
 @pytest.mark.parametrize("endless", ["target", "draft", "both"])
 def test_past_the_limit_of_a_draft_the_chain_is_empty_and_counted(make, tmp_path, endless):
-    """A model with a window has no limit of positions, a model with full attention has one. Only
-    one of target and draft may have a limit."""
+    """A model with a window has no limit of positions; a model with full attention has one.
+    `endless` names the models without a limit. Beyond the draft's limit the chain must be empty,
+    and such rounds must be counted."""
     window = {"sliding_window": 24, "max_position_embeddings": 64}
     full = {"sliding_window": None, "max_position_embeddings": 64}
     long = full | {"max_position_embeddings": 256}
@@ -313,7 +319,8 @@ def test_past_the_limit_of_a_draft_the_chain_is_empty_and_counted(make, tmp_path
 
 
 def test_nothing_outside_the_window_is_read(make, tmp_path):
-    """A debug ring checks the position of every slot, and fills dropped slots with NaN."""
+    """The answers must be the same with a debug ring. That ring checks the position of every slot,
+    and fills dropped slots with NaN."""
     folders = pair(make, tmp_path, MISTRAL, sliding_window=24, max_position_embeddings=512)
     target, draft = (open_checkpoint(folder).decoder("float32") for folder in folders)
     sampling = _core.Sampling(temperature=0.0)

@@ -1,7 +1,7 @@
 """Contract under test: mutated config.json, safetensors headers and DecoderConfig are refused with
-InvalidInputError, or load and generate. No loader allocates memory because a size claims it, and a
-faulty loader that does is caught. mutants.py has the limits. `make exact` runs five times as many
-headers."""
+InvalidInputError, or load and generate. No loader allocates memory only because a size in a file is
+large; a faulty loader that does so is caught. mutants.py has the limits. `make exact` runs five
+times as many headers."""
 
 import json
 import subprocess
@@ -59,7 +59,8 @@ def test_mutated_headers(make, tmp_path, family, count):
 def test_mutated_sizes_of_the_core_alone(make, tmp_path):
     code, seen, said = run(make, tmp_path, FAMILIES[0], "core", "--count", 5000)
     assert code == 0, said
-    assert seen["refused"] == 5000  # valid configs are refused, too: no tensors follow
+    # Valid configs are refused, too, because tensors are missing.
+    assert seen["refused"] == 5000
 
 
 def test_a_loader_that_allocates_what_a_header_claims_is_noticed(make, tmp_path):

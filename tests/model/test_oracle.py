@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from sbrt import _core
 
-TOLERANCE = 1e-5  # largest error, relative to the largest logit
+TOLERANCE = 1e-5  # largest error, as a share of the largest logit
 SIZES = {
     "vocab_size": 131, "hidden_size": 48, "intermediate_size": 104, "num_hidden_layers": 3,
     "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 12,
@@ -20,8 +20,8 @@ NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def write_random(folder, kind, config, dtype, shard, spread=0.2):
-    """Write a random checkpoint whose logits vary much. Return transformers' model in float32, with
-    the weights as rounded in the files."""
+    """Write a random checkpoint. Return the model in transformers in float32. The model has the
+    rounded weights of the files."""
     torch.manual_seed(5)
     model = kind(config).eval()
     with torch.no_grad():
@@ -94,7 +94,8 @@ def test_llama(tools, tmp_path, isa, tied, heads, kv_heads, dtype, shard):
 
 
 def test_saturated_softmax_and_gate(tools, tmp_path):
-    """Scores and gates of the layer reach hundreds: exp underflows, but no sum overflows."""
+    """The logits must be those of transformers. Scores and gates of the layer reach hundreds, so
+    exp underflows, but no sum overflows."""
     config = LlamaConfig(**(SIZES | {"num_hidden_layers": 1}), tie_word_embeddings=False)
     model = write_random(tmp_path, LlamaForCausalLM, config, torch.float32, "1GB", spread=2.5)
     ids = torch.randint(0, config.vocab_size, (1, 60), generator=torch.Generator().manual_seed(3))
@@ -106,7 +107,8 @@ def test_saturated_softmax_and_gate(tools, tmp_path):
 
 
 def test_a_window_that_slides_past_the_wrap(tools, tmp_path):
-    """Mistral is Llama with a window, here of 32 positions in a ring of 96 slots."""
+    """The logits must be those of transformers. Mistral is Llama with a window, here of 32
+    positions. The ring has 96 slots."""
     config = MistralConfig(**SIZES, sliding_window=32, tie_word_embeddings=False)
     config._attn_implementation = "eager"
     model = write_random(tmp_path, MistralForCausalLM, config, torch.float32, "1GB")
@@ -121,8 +123,9 @@ def test_a_window_that_slides_past_the_wrap(tools, tmp_path):
 
 
 def test_rope_angles_of_far_positions(tools, tmp_path):
-    """The test compares K of the first layer, whose input is only the embedding. Below position
-    2^24 angles are computed as in transformers, beyond it in float64."""
+    """The keys of the first layer must be those of transformers, rotated by the expected angles.
+    The layer's input is only the embedding. Below position 2^24 the expected angles are computed as
+    in transformers, beyond it in float64."""
     config = LlamaConfig(**SIZES, tie_word_embeddings=False)
     model = write_random(tmp_path, LlamaForCausalLM, config, torch.float32, "1GB")
     decoder, _ = decoder_of(tmp_path, config, "float32")
@@ -141,6 +144,6 @@ def test_rope_angles_of_far_positions(tools, tmp_path):
         expected = torch.cat([k[:, 0] * cos - k[:, 1] * sin, k[:, 1] * cos + k[:, 0] * sin], -1)
         given = lane.probe.k(lane.probe.slot(position))[0]
         error = np.abs(given - expected.numpy()).max() / np.abs(expected.numpy()).max()
-        # Our powf and torch's may differ by one unit in the last place. The angle's error is then
-        # angle * 2^-24.
+        # An inverse frequency of ours and of torch may differ by one unit in the last place. The
+        # angle's error is then angle * 2^-24.
         assert error < 1e-6 + (0 if position < 2000 else angle.max().item() * 2.0**-24), position

@@ -17,7 +17,7 @@ SIZES = [
     {"head_dim": 10},  # q, k and v share panels, and so one format
     {"head_dim": 16, "tied": True},
     {"head_dim": 64, "hidden": 96, "heads": 2, "kv_heads": 1, "qkv_bias": True},
-    {  # Gemma 3, which norms the outputs of attention and MLP before it adds them to x
+    {  # Gemma 3, which applies norms to the outputs of attention and MLP
         "head_dim": 32,
         "window": 12,
         "local": [True, False],
@@ -36,7 +36,7 @@ def matrices(shapes):
 
 
 class Quantised:
-    """Random levels for every matrix of a decoder, each matrix in a different format."""
+    """Random levels for every matrix of a decoder. The formats of the matrices differ."""
 
     def __init__(self, tools, sizes, float_matrices=()):
         self.sizes = tools.SIZES | sizes
@@ -68,7 +68,7 @@ class Quantised:
         return levels.astype(np.int8), *found
 
     def weights(self, name):
-        """Return a tensor's weights as float32; each operation rounds to float32."""
+        """Return the weights of a tensor as float32. Each operation rounds to float32."""
         if name in self.floats:
             return self.floats[name]
         levels, scales, minimums = self.levels[name]
@@ -95,7 +95,7 @@ class Quantised:
         return decoder
 
     def widened(self, isa="auto"):
-        """Return a decoder with the same weights in float32."""
+        """Return a decoder that stores the same weights as float32."""
         decoder = _core.Decoder(_core.DecoderConfig(**self.sizes), "float32", isa)
         for name in self.shapes:
             values = np.ascontiguousarray(self.weights(name), F32)
@@ -144,7 +144,8 @@ def test_a_row_of_mixed_formats_is_the_row_alone(tools, sizes, isa):
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_rows_of_8_bits_stay_near_those_of_float32(tools, sizes):
-    """The error of a product's input is at most 1/254 of the largest input in its group."""
+    """int8 activations must change the logits only a little. The error of a product's input is at
+    most 1/254 of the largest input in its group."""
     made = Quantised(tools, sizes)
     exact, found = (logits_of(tools, made.decoder(activations=a)) for a in ("float32", "int8"))
     assert not np.array_equal(found, exact)
@@ -224,7 +225,8 @@ def test_pieces_come_in_order_and_whole(tools):
 @pytest.mark.parametrize("activations", ["float32", "int8"])
 @pytest.mark.parametrize("storage", ["int8", "int4"])
 def test_machines_with_fma_compute_the_same_logits(tools, storage, activations):
-    """The instruction set `portable` is left out, because it has no fma and so rounds twice."""
+    """All instruction sets must give the same logits. The set `portable` is left out, because it
+    has no fma and so rounds twice."""
     isas = [isa for isa in ISAS if isa != "portable"]
     found = [
         logits_of(tools, tools.random_decoder(isa=isa, storage=storage, activations=activations))

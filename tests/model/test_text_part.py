@@ -1,6 +1,5 @@
 """Contract under test: the text part of a Gemma 3 model for images and text gives the logits of
-transformers. Its tensors may have the names of files on the hub, or those that transformers
-writes."""
+transformers. Tensor names may be those of files on the hub, or those that transformers writes."""
 
 import json
 
@@ -13,7 +12,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 from sbrt import InvalidInputError
 from sbrt.model.checkpoint import open_checkpoint
 
-TOLERANCE = 1e-5  # largest error, relative to the largest logit
+TOLERANCE = 1e-5  # largest error, as a share of the largest logit
 TEXT = {
     "vocab_size": 131, "hidden_size": 48, "intermediate_size": 104, "num_hidden_layers": 2,
     "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 12, "sliding_window": 24,
@@ -28,7 +27,7 @@ VISION = {
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Write a random checkpoint; return (its folder, the model in transformers)."""
+    """Write a random checkpoint. Return (its folder, the model in transformers)."""
     torch.manual_seed(5)
     config = Gemma3Config(
         text_config=TEXT, vision_config=VISION, mm_tokens_per_image=4, image_token_index=130
@@ -43,7 +42,8 @@ def saved(tmp_path_factory):
 
 
 def renamed(folder, out, theirs, ours):
-    """Copy a folder to `out`; prefixes `theirs` of tensor names become the prefixes `ours`."""
+    """Copy a folder to `out`, and rename its tensors: the prefix theirs[i] of a name becomes
+    ours[i]."""
     out.mkdir()
     (out / "config.json").write_bytes((folder / "config.json").read_bytes())
     weights = load_file(folder / "model.safetensors")

@@ -1,5 +1,5 @@
-"""Contract under test: bad sizes, names and tensors are refused in one sentence. The decoder stays
-usable."""
+"""Contract under test: bad sizes, names and tensors are refused in one sentence. Afterwards the
+decoder can still be used."""
 
 import resource
 import subprocess
@@ -134,8 +134,8 @@ def test_a_token_outside_the_vocabulary_is_an_error_and_the_lane_goes_on(tools):
 
 @pytest.mark.parametrize(("storage", "tables"), [("float32", 1.0), ("bfloat16", 0.5)])
 def test_a_tied_embedding_is_kept_once(tools, storage, tables):
-    """tables: how much resident memory the decoder may take, as a multiple of the float32
-    embedding. That embedding has 30 MB, far more than the rest of the decoder."""
+    """The decoder must not take more resident memory than `tables` times the float32 embedding,
+    plus 30 %. This embedding has 30 MB, far more than the rest of the decoder."""
 
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -1,5 +1,6 @@
-// Prints a hash of rows stored as integers and of their products, one line for every format and
-// shape. The lines are the same for every instruction set and every machine (test_integer_bits.py).
+// Prints hashes of rows stored as integers, and of products with them. There is one line for every
+// format and shape. The lines are the same for every instruction set and every machine
+// (test_integer_bits.py).
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -30,7 +31,7 @@ struct Draw {
     state = state * 6364136223846793005u + 1442695040888963407u;
     return static_cast<uint32_t>(state >> 33);
   }
-  // Returns a number from -1 to 1 that float16 holds exactly.
+  // Returns a random number from -1 to 1 that float16 represents exactly.
   float number() { return static_cast<float>(static_cast<int>((*this)() % 2049) - 1024) / 1024; }
 };
 
@@ -87,8 +88,8 @@ void print_case(const Integers& integers, const Format& f, const int64_t (&shape
 }  // namespace
 }  // namespace sbrt
 
-// Without an argument, prints the names of this machine's instruction sets. With a name, prints the
-// lines of that set.
+// Without an argument: prints the names of this machine's instruction sets. With the name of a set:
+// prints the lines of this set.
 int main(int argc, char** argv) {
   if (argc < 2) {
     for (const sbrt::Integers* each : sbrt::integers_here()) std::printf("%s\n", each->name);

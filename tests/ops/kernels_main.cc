@@ -1,7 +1,7 @@
-// Prints a hash of the results of every kernel, one line for each op and shape
+// Prints hashes of the results of every kernel, one line for each op and shape
 // (test_kernel_bits.py). Lines that begin with "every" are the same for all instruction sets. Lines
-// that begin with "fused" are the same for all sets whose fma rounds once. Exits with 1 if a row's
-// bits depend on adjacent rows.
+// that begin with "fused" are the same for all sets whose fma rounds once. Exits with 1 if the bits
+// of a row depend on adjacent rows.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -22,7 +22,7 @@ uint32_t draw() {
   state = state * 6364136223846793005u + 1442695040888963407u;
   return static_cast<uint32_t>(state >> 33);
 }
-// Returns a number from -1 to 1 that float16 holds exactly.
+// Returns a random number from -1 to 1 that float16 represents exactly.
 float number() { return static_cast<float>(static_cast<int>(draw() % 2049) - 1024) / 1024; }
 Floats numbers(int64_t n, float scale = 1) {
   Floats out(n);
@@ -102,7 +102,7 @@ void print_products(const Kernels& kernels, const Format& format, Order order) {
 // ---- attention
 
 // Prints the attention of `rows` rows that share a trunk of `shared` keys. Each row sees one more
-// key than the row before.
+// key than the row before it.
 void print_attention(const Kernels& kernels, int rows, int head_dim, int64_t shared) {
   const int64_t slots = 512, d = head_dim, stride = 512 + kScorePad;
   const Floats k = numbers(slots * d), v = numbers(slots * d), q = numbers(rows * d, 2);
@@ -141,7 +141,7 @@ void print_row_ops(const Kernels& kernels, int64_t n) {
   print("fused", "gelu" + shape_of({n}), y);
 }
 
-// Returns logits like a model's: most are far below the largest.
+// Returns n logits like a model's: most of them are far below the largest.
 Floats logits_of(int64_t n) {
   Floats x = numbers(n, 12);
   for (int i = 0; i < 40; ++i) x[draw() % n] += 10 + number();
@@ -182,8 +182,8 @@ void print_passes(const Kernels& kernels, int64_t n) {
   print("every", "noise" + shape, masks);
 }
 
-// Prints the results for NaN and infinities at every place of whole vectors and of shorter last
-// ones.
+// Prints the results for a NaN or an infinity at every index of a row. The length of a row may be
+// no multiple of a vector.
 void print_odd_values(const Kernels& kernels) {
   Floats found;
   for (const float odd : {NAN, INFINITY, -INFINITY})
@@ -199,7 +199,7 @@ void print_odd_values(const Kernels& kernels) {
   print("every", "odd values", found);
 }
 
-// ---- token choice, with the best kernels of this machine
+// ---- sampling of tokens, with the fastest kernels of this machine
 
 void print_choices(int vocab) {
   ChooseScratch scratch(vocab);
@@ -237,8 +237,8 @@ void print_all(const Kernels& kernels) {
 }  // namespace
 }  // namespace sbrt
 
-// Without an argument, prints the names of this machine's instruction sets. With a name, prints the
-// lines of that set.
+// Without an argument: prints the names of this machine's instruction sets. With the name of a set:
+// prints the lines of this set.
 int main(int argc, char** argv) {
   if (argc < 2) {
     for (const sbrt::Kernels* each : sbrt::kernels_here()) std::printf("%s\n", each->name);

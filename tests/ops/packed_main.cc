@@ -1,6 +1,6 @@
-// Packs rows while a resource runs out. With the argument "rows" there is no memory for the buffer
-// of a row; with "threads" no thread can be started. Prints the exception that reached the caller,
-// or the number of wrong weights (test_packed.py).
+// Packs rows while memory or threads run out. With the argument "rows", the buffer of a row cannot
+// be allocated. With "threads", no thread can be started. Prints the exception that reached the
+// caller, or the number of wrong weights (test_packed.py).
 #include <atomic>
 #include <cstdio>
 #include <cstring>
@@ -12,12 +12,12 @@
 
 namespace {
 
-constexpr int64_t kOut = 64, kIn = 1 << 15;  // large enough that eight threads share the work
+constexpr int64_t kOut = 64, kIn = 1 << 15;  // so large that eight threads share the work
 std::atomic<bool> no_rows{false}, no_threads{false};
 
 }  // namespace
 
-// Called before every allocation and every thread; test_packed.py inserts the calls.
+// Called before every allocation. test_packed.py inserts these calls, and those of before_thread.
 void before_allocation(size_t bytes) {
   if (no_rows && bytes == kIn * sizeof(float)) throw std::bad_alloc();
 }

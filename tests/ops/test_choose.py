@@ -1,6 +1,7 @@
 """Contract under test: the sampling pass. Philox gives its published results. `choose` gives the
-tokens of a plain float64 oracle. It gives exactly the tokens of sbrt.reference, which scores every
-token. Filters and ties have the documented order. The coupled draw follows the distribution."""
+tokens of a plain implementation in float64, unless a decision is close. It gives exactly the tokens
+of sbrt.reference, which scores every token. Filters and ties follow the documented order. Tokens
+that are sampled with the coupled noise follow the distribution."""
 
 import math
 
@@ -9,7 +10,7 @@ import pytest
 
 from sbrt import InvalidInputError, _core, _probe, reference
 
-# Random123's known answers for philox4x32-10: counter, key, result.
+# The known answers of Random123 for philox4x32-10: (counter, key, result).
 ONES = 0xFFFFFFFF
 PI = 0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344
 KNOWN = [
@@ -43,8 +44,8 @@ def random_dist(rng):
 
 
 def random_logits(rng, vocab):
-    """Return normally distributed logits, or logits of few values, which have ties. Some are
-    masked."""
+    """Return random logits: normally distributed, or of few values, so that there are ties. Some
+    tokens are masked."""
     if rng.random() < 0.5:
         logits = rng.normal(scale=rng.choice([0.5, 3.0, 10.0]), size=vocab)
     else:
@@ -61,8 +62,9 @@ def test_philox_gives_its_published_vectors(counter, key, result):
 
 
 def plain_scores(logits, sampling, position):
-    """Return scores [vocab] in float64, -inf where filtered. Also return the least distance of a
-    probability, or of a sum of them, from a filter's threshold."""
+    """Return (scores, distance). The scores [vocab] are float64, and -inf where a filter excludes
+    the token. The distance is that of a filter's threshold from the nearest probability or sum of
+    probabilities."""
     p = np.exp((logits.astype(np.float64) - logits.max()) / sampling["temperature"])
     order = sorted(np.flatnonzero(p > 0), key=lambda i: (-logits[i], i))
     near = np.abs(p[order] - sampling.get("min_p", 0)).min()
@@ -87,8 +89,8 @@ def test_choose_gives_the_tokens_of_a_plain_oracle():
         scores, near = plain_scores(logits, sampling, position)
         best = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()][:5]
         gaps = -np.diff(scores[best])
-        # With min_p 1 the threshold is the best token's p. That is exactly 1, so no rounding can
-        # cross it.
+        # With min_p 1 the threshold is the largest probability. That is exactly 1, so no rounding
+        # can move a probability across it.
         boundary = sampling.get("min_p") == 1.0 or near > 1e-6
         if boundary and (gaps.size == 0 or gaps.min() > 1e-5):
             compared += 1
@@ -110,8 +112,8 @@ def test_choose_equals_the_reference_over_all_tokens():
 @pytest.mark.parametrize("vocab", [4096, 32_000])
 @pytest.mark.parametrize("order", ["random", "rising", "falling", "flat"])
 def test_tokens_that_are_passed_over_could_not_win(vocab, order):
-    """Most tokens are skipped because of a bound on their noise. The result must be that of brute
-    force."""
+    """Most tokens are skipped, because an upper bound of their score is too low. The result must be
+    the same as if every token were scored."""
     rng = np.random.default_rng(vocab)
     for scale in (0.5, 3.0, 8.0):
         logits = rng.normal(scale=scale, size=vocab).astype(np.float32)
@@ -139,7 +141,7 @@ def test_greedy_ties_go_to_the_lowest_id():
         ({}, {0, 1, 2, 3, 5, 6}),
         ({"top_k": 1}, {1}),
         ({"top_k": 2}, {1, 3}),
-        ({"top_k": 4}, {1, 2, 3, 5}),  # tokens 2 and 6 are tied: the lower id stays
+        ({"top_k": 4}, {1, 2, 3, 5}),  # tokens 2 and 6 are tied, so the lower id is kept
         ({"top_k": 100}, {0, 1, 2, 3, 5, 6}),
         ({"top_p": 0.0}, {1}),
         ({"top_p": 0.25}, {1}),
@@ -148,7 +150,8 @@ def test_greedy_ties_go_to_the_lowest_id():
         ({"top_p": 0.99999}, {0, 1, 2, 3, 5, 6}),
         ({"min_p": 1.0}, {1, 3, 5}),
         ({"min_p": 0.3}, {1, 2, 3, 5, 6}),
-        ({"min_p": 0.3, "top_k": 3, "top_p": 0.6}, {1, 3}),  # each filters what the one before left
+        # Each filter works on what the filters before it left.
+        ({"min_p": 0.3, "top_k": 3, "top_p": 0.6}, {1, 3}),
     ],
 )
 def test_filters(filters, left):
@@ -159,7 +162,7 @@ def test_filters(filters, left):
         tokens = choose(logits, sampling, position, 16)
         assert set(tokens) == left
         found.add(tokens[0])
-    # If at most three tokens are left, each is sampled at some position.
+    # If three tokens or fewer are left, each of them is sampled at some position.
     assert found == left or len(left) > 3
 
 
@@ -177,8 +180,8 @@ def test_rows_without_an_answer():
 
 
 def chi_square_z(counts, expected):
-    """Return chi-square as a number that is about standard normal (Wilson and Hilferty). Cells with
-    few counts are merged."""
+    """Return chi-square as a number that has about the standard normal distribution (Wilson and
+    Hilferty). Cells with few counts are merged."""
     order = np.argsort(expected)
     counts, expected = counts[order], expected[order]
     few = expected < 10
@@ -199,7 +202,8 @@ def softmax(logits, temperature):
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 10}, {"top_p": 0.8}, {"min_p": 0.05}], ids=str)
 def test_the_coupled_draw_follows_the_dist(filters):
-    """The test draws tokens at many positions, with many seeds, and in many completions."""
+    """Tokens must follow the distribution if the position varies, if the seed varies, and if the
+    completion varies."""
     rng = np.random.default_rng(7)
     logits = rng.normal(scale=1.5, size=32).astype(np.float32)
     sampling = {"temperature": 0.8, "seed": 11, **filters}
@@ -229,8 +233,8 @@ def test_draws_at_neighbouring_positions_are_independent():
 
 
 def test_a_wrong_dist_is_noticed():
-    """The bound of the tests above is tight enough: a distribution that is two per cent off fails
-    it."""
+    """The tests above must notice a wrong distribution: here, one with temperature 0.75 instead of
+    0.8."""
     rng = np.random.default_rng(7)
     logits = rng.normal(scale=1.5, size=32).astype(np.float32)
     n = 40_000

@@ -1,6 +1,6 @@
-"""Contract under test: a row may have logits of some tokens only. The chosen tokens are the same as
-for a row of all tokens in which the missing tokens are masked. Noise, filters and ties are the
-same."""
+"""Contract under test: a row may have logits for some tokens only. Then `choose` gives the same
+tokens as for a row of all tokens in which the missing tokens are masked. Noise, filters and ties
+are the same."""
 
 import numpy as np
 import pytest
@@ -16,15 +16,15 @@ def choose(logits, sampling, position, want, ids=()):
 
 
 def masked(logits, ids, vocab):
-    """Return the row of all tokens. Tokens without a logit are masked."""
+    """Return the row of all `vocab` tokens. Tokens that are not in `ids` are masked."""
     row = np.full(vocab, -np.inf, np.float32)
     row[ids] = logits
     return row
 
 
 def heads(rng):
-    """Yield LM heads as (ids, vocabulary). Their ids are scattered, in runs, few, all, or more than
-    a vector holds."""
+    """Yield LM heads as (ids of the rows, size of the vocabulary). The ids are scattered or in
+    runs; there are few, all, or more than a vector holds."""
     for vocab, size in ((60, 1), (60, 17), (300, 64), (300, 65), (5000, 1000), (5000, 5000)):
         yield np.sort(rng.choice(vocab, size, replace=False)), vocab
     yield np.r_[0:500, 900:1000, 4990:5000], 5000

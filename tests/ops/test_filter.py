@@ -65,8 +65,8 @@ def wide(rng, n):
 
 
 def neighbours(rng, n):
-    """Return logits that differ by one or a few ulp. There exp32 may give equal values for
-    different logits."""
+    """Return logits that differ by at most a few ulp. exp32 may give equal values for different
+    logits."""
     steps = rng.integers(0, 5, size=n)
     return np.float32(rng.choice([1.0, -30.0, 100.0])) * (1 + steps * np.float32(2**-23))
 
@@ -124,8 +124,8 @@ def test_large_vocabularies(kind):
 
 @pytest.mark.parametrize("n", [64, 300, 1024, 5000])
 def test_a_sum_that_is_just_enough(n):
-    """All weights are 1. With top_p = i / n, the weights of the first i tokens add up to exactly
-    the threshold, to the last bit."""
+    """All weights are 1. With top_p = i / n, the weights of the first i tokens add up to the
+    threshold exactly, to the last bit."""
     row = np.full(n, 2.5)
     for i in (1, n // 4, n // 2, n - 1):
         for p in (np.float32(i / n), np.nextafter(np.float32(i / n), np.float32(2))):
@@ -139,8 +139,8 @@ def weight_of(v):
 
 
 def filled(rng, n, ones):
-    """Return a row with `ones` weights of 1. The exact sum of its other weights is also `ones`, to
-    far below a double's last bit."""
+    """Return a row with `ones` weights of 1. All other weights together also sum to `ones`; the
+    error is far below the last bit of a double."""
     x = rng.uniform(-25, -9, size=n).astype(np.float32)
     left = Fraction(ones) - sum(Fraction(float(w)) for w in exp32(x))
     while left > Fraction(2) ** -80:
@@ -153,7 +153,7 @@ def filled(rng, n, ones):
 
 
 def by_units(row, p):
-    """Return the ids of the nucleus, computed with Python's integers. Weights are rounded to
+    """Return the ids that top_p = p keeps, computed with Python's integers. Weights are rounded to
     multiples of 2^-40, ties to even."""
     order = sorted(range(len(row)), key=lambda i: (-row[i], i))
     units = [round(weight_of(row[i]) * 2**40) for i in order]
@@ -164,9 +164,9 @@ def by_units(row, p):
 
 @pytest.mark.parametrize("ones", [1, 70])
 def test_no_order_of_additions_changes_what_is_left(ones):
-    """The tokens with weight 1 have half of the total weight, to far below a double's last bit. So
-    the nucleus has only these tokens, or one more. The rounded weights decide this, not the order
-    of the row."""
+    """The kept tokens must not depend on the order of the row. The tokens of weight 1 have half of
+    the total weight; the error is far below the last bit of a double. So top_p keeps these tokens,
+    or one more, as the rounded weights decide."""
     rng, kept = np.random.default_rng(3), set()
     for _ in range(8):
         row = filled(rng, 700, ones)
@@ -181,8 +181,8 @@ def test_no_order_of_additions_changes_what_is_left(ones):
 
 
 def test_a_greater_logit_never_weighs_less():
-    """For arguments from -87 to -2^-25, exp32 of a larger float is never smaller. So min_p keeps a
-    prefix of the row sorted by logit."""
+    """For arguments from -87 to -2^-25, exp32 of a larger float must never be smaller. So min_p
+    keeps the tokens with the largest logits."""
     step, sign = 1 << 22, np.uint32(1 << 31)
     for first in range(0x33000000, 0x42AE0000, step):
         weight = exp32((np.arange(first, first + step + 1, dtype=np.uint32) | sign).view("f4"))

@@ -1,5 +1,6 @@
 """Contract under test: integer products have the same bits on every instruction set. The tests run
-the sets of this machine, AVX-VNNI code compiled for AVX-512, and NEON under an emulator."""
+the sets of this machine. They also run AVX-VNNI code that is compiled for AVX-512, and NEON in an
+emulator."""
 
 import platform
 import shutil
@@ -38,7 +39,8 @@ def test_every_set_of_this_machine(programs, program, expected):
 
 
 def test_avx_vnni_by_the_instructions_of_avx512(programs, program, expected):
-    """Few machines have AVX-VNNI, but AVX-512 VNNI has the same 256-bit products."""
+    """Few machines have AVX-VNNI. AVX-512 VNNI has the same 256-bit products, so the AVX-VNNI code
+    is compiled for it."""
     if "vnni512" not in programs.run(program).stdout.split():
         pytest.skip("this machine has no AVX-512 VNNI")
     text = programs.text("ops/integers_vnni256.cc")

@@ -1,4 +1,4 @@
-"""Contract under test: products of quantised weights have the same bits on every machine."""
+"""Contract under test: products with quantised weights have the same bits on every machine."""
 
 import numpy as np
 import pytest
@@ -116,7 +116,8 @@ def test_a_row_is_bitwise_the_row_alone(name, format_name):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_rows_in_float32_see_the_weights_in_float32(isa, format_name):
-    """The result has the same bits as the product of the rows and the dequantised weights."""
+    """With float32 rows, the result must have the same bits as the product of the rows and the
+    dequantised weights."""
     for n, inputs, outputs in SHAPES:
         matrix, x = Matrix(format_name, outputs, inputs), rows(n, inputs)
         expected = _probe.matmul_probe(x, matrix.weights(), "float32", isa)
@@ -238,7 +239,7 @@ def test_a_weight_that_is_not_finite_is_not_hidden(format_name):
 
 @pytest.mark.parametrize("size", [1.0, 2.0**-14, 2.0**-22, 2.0**14])
 def test_scales_in_float16_round_to_nearest(size):
-    """Ties round to even, also among the subnormal numbers of float16."""
+    """Ties must round to even, also among the subnormal numbers of float16."""
     scales = np.arange(1, 4001, dtype=np.float64)[:, None] / 4096 * size
     scales[:3] = np.array([[1 + 2**-11], [1 + 3 * 2**-11], [1 + 2**-11 + 2**-20]]) * size
     w = np.zeros((4000, 32), F32)

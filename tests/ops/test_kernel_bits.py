@@ -1,6 +1,7 @@
-"""Contract under test: a kernel has the same bits on every instruction set whose fma rounds once:
-AVX2, AVX-512 and NEON, which runs under an emulator. Passes over logits use no fma, so they have
-the same bits on all sets. On any set, a row's bits do not depend on adjacent rows."""
+"""Contract under test: a kernel has the same bits on every instruction set whose fma rounds once.
+These are AVX2, AVX-512 and NEON, which is run in an emulator. Passes over logits use no fma, so
+their bits are the same on all sets. On any set, the bits of a row do not depend on adjacent
+rows."""
 
 import shutil
 
@@ -8,9 +9,10 @@ import pytest
 
 CORE = ("core", "ops/format.cc", "ops/packed.cc", "ops/quantise.cc", "ops/choose.cc",
         "ops/filter.cc", "ops/shaping.cc", "ops/kernels.cc", "ops/kernels_portable.cc")  # fmt: skip
-SETS = ("avx2", "avx512", "neon")  # on other processors these files compile to nothing
+SETS = ("avx2", "avx512", "neon")  # these files are empty when compiled for another processor
 PARTS = (*CORE, *(f"ops/kernels_{name}.cc" for name in SETS))
-EVERY, LINES = 27, 95  # number of lines that are equal on all sets; number of all lines
+# Number of lines that are equal on all sets; number of all lines.
+EVERY, LINES = 27, 95
 PORTABLE = "ops/kernels_portable.cc"
 
 
@@ -21,8 +23,8 @@ def lines_of(programs, program, name, *before):
 
 
 def fused_portable(programs):
-    """Return the source of the portable kernels with two changes: an fma that rounds once, and the
-    order in which the other sets add 16 lanes."""
+    """Return the source of the portable kernels with two changes. An fma rounds once. 16 lanes are
+    added in the order of the other sets."""
     text = programs.text("ops/simd_portable.h").replace("#pragma once", "")
     twice = "inline V fma(const V& x, const V& y, const V& z) { return add(mul(x, y), z); }"
     once = """inline V fma(const V& x, const V& y, const V& z) {
@@ -55,7 +57,8 @@ def portable(programs, program):
 
 @pytest.fixture(scope="module")
 def expected(programs):
-    """Return the lines of the changed portable kernels, which use no vector instruction."""
+    """Return the lines of the changed portable kernels (fused_portable), which use no vector
+    instruction."""
     program = programs.build("kernels_main", PARTS, replaced=fused_portable(programs))
     return lines_of(programs, program, "portable")
 
@@ -74,7 +77,7 @@ def test_every_set_of_this_machine(programs, program, portable, expected):
 
 
 def test_two_roundings_are_seen(portable, expected):
-    """The lines show whether an fma rounds once or twice."""
+    """The lines must show whether an fma rounds once or twice."""
     assert every(portable) == every(expected)
     assert portable != expected
 

@@ -1,5 +1,5 @@
-"""Contract under test: y = x W^T in one fixed order of additions, for any number of rows and
-threads."""
+"""Contract under test: a matmul computes y = x W^T in one fixed order of additions, for any number
+of rows and threads."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import pytest
 from sbrt import _core, _probe
 
 STORAGES = ["float32", "bfloat16", "int8"]
-GROUP = 64  # number of neighbours along k that share a scale
+GROUP = 64  # number of consecutive inputs that share a scale
 ISAS = _core.instruction_sets()
 
 
@@ -19,7 +19,7 @@ def bf16(a):
 
 
 def quantised(w):
-    """Return w as int8 stores it: levels [outputs, inputs] and scales [outputs, groups]."""
+    """Return w as int8 stores it: (levels [outputs, inputs], scales [outputs, groups])."""
     outputs, inputs = w.shape
     wide = np.zeros((outputs, -(-inputs // GROUP) * GROUP), np.float32)
     wide[:, :inputs] = w
@@ -32,7 +32,7 @@ def quantised(w):
 
 
 def stored(w, storage):
-    """Return the values of the weights `w` after they were packed, as float64."""
+    """Return the weights `w` as they are after packing, as float64."""
     if storage != "int8":
         return (bf16(w) if storage == "bfloat16" else w).astype(np.float64)
     parts, scales = quantised(w)
@@ -80,7 +80,8 @@ def test_matmul_agrees_with_float64(isa, storage, rows, inputs, outputs):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("storage", STORAGES[:2])
 def test_every_sum_runs_over_k_from_zero_up(isa, storage):
-    """With 8-bit mantissas every product, and every sum before rounding, is exact in float64."""
+    """A sum must add its products in ascending order of inputs, and round after each. The values
+    have 8-bit mantissas, so every product, and every sum before rounding, is exact in float64."""
     x, w = (bf16(a) for a in case(7, 77, 70))
     expected = np.zeros((7, 70), np.float32)
     for k in range(77):
@@ -92,8 +93,8 @@ def test_every_sum_runs_over_k_from_zero_up(isa, storage):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("inputs", [1, 63, 64, 65, 200])
 def test_int8_weights_are_floats_in_a_float32_sum(isa, inputs):
-    """The result has the same bits as the product with weights level * scale, rounded to
-    float32."""
+    """The result must have the same bits as the product with float32 weights. These are level *
+    scale, rounded to float32."""
     x, w = case(5, inputs, 37)
     parts, scales = quantised(w)
     kept = parts.astype(np.float32) * np.repeat(scales, GROUP, axis=1)[:, :inputs]
@@ -103,8 +104,8 @@ def test_int8_weights_are_floats_in_a_float32_sum(isa, inputs):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_int8_groups_without_a_scale(isa):
-    """A group of zeros gives the output zero. A weight that is not finite makes its own output NaN
-    in every row. Other outputs stay finite."""
+    """For a group of zeros the output must be zero. A weight that is not finite must make its own
+    output NaN in every row. Other outputs must stay finite."""
     x = np.ones((2, 70), np.float32)
     w = np.ones((3, 70), np.float32)
     w[0] = 0

@@ -1,5 +1,5 @@
-"""Contract under test: several threads pack a matrix. An exception in one reaches the caller. If no
-thread is available, the caller packs all rows."""
+"""Contract under test: several threads pack a matrix. An exception in a thread reaches the caller.
+If no thread can be started, the caller packs all rows."""
 
 import pytest
 

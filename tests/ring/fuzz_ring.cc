@@ -1,11 +1,13 @@
-// Compares KvRing with a naive list cache: append, fork, adopt, drop, commit, rollback at random.
+// Compares KvRing with a naive list cache in random operations: append, fork, adopt, drop, commit,
+// rollback.
 //
 //   fuzz_ring fuzz OPERATIONS SEED     ends 0 if every visible slot was right bit for bit, else 1
 //   fuzz_ring short OPERATIONS SEED    the same with one slot too few: must end 1
 //
-// Every token fed to a lane has a stamp, a number that identifies it. Its K/V is a hash of the
-// stamp. The naive cache is a list of the trunk's stamps; a row of a forward sees its last W
-// entries (W is the window). The ring must hold the same bits at the slots that the row reads.
+// Every token that is written to the ring has a stamp, a number that identifies it. The token's K/V
+// is a hash of the stamp. The naive cache is a list of the trunk's stamps. A row sees the last W
+// entries, where W is the window. The slots that the row reads must hold the hashes of these
+// stamps.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -25,7 +27,7 @@ namespace {
 using namespace sbrt;
 
 constexpr int64_t kBases[] = {0, (int64_t{1} << 31) - 10, (int64_t{1} << 32) - 10};
-constexpr int kWorldOps = 2000;  // operations in one world, which has one ring
+constexpr int kWorldOps = 2000;  // number of operations in one world; a world has one ring
 constexpr int64_t kStop = int64_t{1} << 62;
 
 constexpr int kOperations = 0, kWorlds = 1, kFull = 2, kDebug = 3, kWraps = 4, kCells = 5,
@@ -36,12 +38,13 @@ constexpr const char* kNames[kCounts] = {
     "fork",       "adopt",  "drop", "commit", "rollback", "refused", "moved", "past_2_32"};
 using Counts = std::array<int64_t, kCounts>;
 
-struct Node {  // a node in flight: node j sits at slot head + j, its position is head + level
+// A node in flight. Node j is in slot head + j, and its position is head + level.
+struct Node {
   int parent, level;
   uint64_t stamp;
 };
 
-struct Tail {  // a branch at `node`; empty stamps: no branch
+struct Tail {  // a branch at `node`; if `stamps` is empty, there is no branch
   int node;
   std::vector<uint64_t> stamps;
 };
@@ -62,7 +65,7 @@ class World {
     ++counts_[kWorlds];
     counts_[kFull] += full_;
     counts_[kDebug] += ring_.debug();
-    put_in_flight(-1);  // the root is in flight
+    put_in_flight(-1);  // the root is an in-flight node
   }
 
   void step() {
@@ -89,9 +92,10 @@ class World {
   int64_t head() const { return base_ + static_cast<int64_t>(trunk_.size()); }
   int64_t slot(int64_t position) const { return ring_.shape().slot(0, position); }
 
-  // W is the window, S the number of slots for rows in flight. In half of the worlds the capacity
-  // is exactly W + S - 1. one_short: the ring gets a window of W - 1, so its own check passes,
-  // while rows still look W back. The ring is not a debug ring, so only the comparison can notice.
+  // Returns a random shape. W is the window, S the number of in-flight slots. In half of the worlds
+  // the capacity is exactly W + S - 1. one_short: the ring gets a window of W - 1, so that it
+  // accepts one slot less, but rows still look back W positions. Such a ring is no debug ring, so
+  // only the comparison can notice the fault.
   RingShape random_shape(bool one_short) {
     window_ = 1 + pick(pick(2) ? 8 : 120);
     full_ = !one_short && pick(4) == 0;
@@ -111,7 +115,7 @@ class World {
     return shape;
   }
 
-  // Calls call(pointer, index) for every component of a slot's K/V.
+  // Calls call(pointer, index) for every element of a slot's K/V.
   template <class Call>
   void components(int64_t slot, Call call) {
     const RingShape& s = ring_.shape();
@@ -124,7 +128,7 @@ class World {
         }
   }
 
-  // Processes one token, as a lane does.
+  // Writes the K/V of one token to a slot, as a lane does.
   void write(int64_t slot, int64_t position, uint64_t stamp) {
     components(slot, [stamp](float* to, int index) {
       const uint32_t bits = bits_of(stamp, index);
@@ -144,8 +148,8 @@ class World {
     });
   }
 
-  // Reads what a row at `position` sees, W positions back: the trunk, its ancestors in the chain,
-  // its own tail.
+  // Checks what a row at `position` sees in its window: the trunk, the row's ancestors in the
+  // chain, and the row's own tail.
   void read_row(int64_t position, int node, const Tail* tail, int tail_index) {
     ++counts_[kRows];
     const int64_t from = std::max(base_, position - window_ + 1);
@@ -178,8 +182,8 @@ class World {
   }
   bool room() const { return nodes_.size() < kSlots && head() + kSlots < base_ + end_; }
 
-  // Runs a forward over new rows, a path or a tree. All are written, then each reads the slots that
-  // it sees.
+  // Appends nodes, as a path or a tree. All nodes are written; then each node's row reads the slots
+  // that it sees.
   void append() {
     ++counts_[kAppend];
     const size_t first = nodes_.size();
@@ -194,8 +198,8 @@ class World {
     injective();
   }
 
-  // Starts a branch at a node, or lets a branch grow. The rows of a branch see the trunk, the chain
-  // up to the node, and their own tail.
+  // Starts a branch at a node, or adds nodes to a branch. Rows of the branch see the trunk, the
+  // chain up to the node, and the branch's own tail.
   void fork() {
     ++counts_[kFork];
     Tail& tail = tails_[pick(static_cast<int>(tails_.size()))];
@@ -235,8 +239,9 @@ class World {
     return false;
   }
 
-  // Accepts the chain down to a node. The path becomes trunk, in place and by ascending depth. If a
-  // branch at that node is adopted, its tail becomes the next chain. Everything else is dropped.
+  // Accepts the chain down to a random node. The path to the node becomes trunk: its slots are
+  // moved to consecutive positions, in order of depth. If there is a branch at the node, its tail
+  // becomes the next chain. All other nodes and tails are dropped.
   void commit() {
     const int node = pick(static_cast<int>(nodes_.size()));
     if (head() + nodes_[node].level + 1 + kSlots >= base_ + end_) return restart();
@@ -262,7 +267,7 @@ class World {
     for (size_t j = 0; j < nodes_.size(); ++j) read_node(static_cast<int>(j));
   }
 
-  // Returns a branch at `node`: its index, as the field `node`, and its tail. Returns {-1, {}} if
+  // Finds a branch at `node`. Returns {index of the branch, stamps of its tail}, or {-1, {}} if
   // there is none.
   Tail adopted(int node) {
     for (size_t b = 0; b < tails_.size(); ++b)
@@ -273,7 +278,7 @@ class World {
     return {-1, {}};
   }
 
-  // Drops everything in flight after the existing nodes, and all tails.
+  // Drops all in-flight slots after those of the current nodes, and all tails.
   void leave_in_flight() {
     for (int64_t p = head() + static_cast<int64_t>(nodes_.size()); p < head() + kSlots; ++p)
       dropped(slot(p), p);
@@ -281,13 +286,14 @@ class World {
     for (size_t b = 0; b < tails_.size(); ++b) drop(static_cast<int>(b));
   }
 
-  // Sets head = mark. Does nothing if the mark's window has been overwritten; a debug ring must
-  // notice that.
+  // Returns to a random mark: sets head = mark. Does nothing if a part of the mark's window has
+  // been overwritten. A debug ring must notice that.
   void rollback() {
     if (trunk_.empty()) return;
     const int64_t most = std::min<int64_t>(head() - base_, 1 + pick(pick(2) ? 4 : 100));
     const int64_t mark = head() - 1 - pick(static_cast<int>(most));
-    const int64_t lost = touched_ - ring_.shape().capacity;  // positions up to here are overwritten
+    // Positions up to `lost` have been overwritten.
+    const int64_t lost = touched_ - ring_.shape().capacity;
     const int64_t from = std::max(base_, mark - window_ + 1);
     if (mark < base_ || from <= lost) {
       ++counts_[kRefused];
@@ -303,7 +309,7 @@ class World {
     read_node(0);
   }
 
-  // With full attention the ring gets full. Then the world starts again at the same first position.
+  // Starts again at the same first position. Called when a ring of full attention is full.
   void restart() {
     trunk_.clear();
     nodes_.clear();
@@ -312,7 +318,7 @@ class World {
     put_in_flight(-1);
   }
 
-  // Checks now and then that live positions and tails never share a slot.
+  // In some calls, checks that live positions and tails never share a slot.
   void injective() {
     if (pick(64)) return;
     std::set<int64_t> slots;

@@ -8,7 +8,7 @@ namespace {
 
 using namespace sbrt;
 
-// Prints one line for a shape: its name, then the error's kind and text.
+// Prints one line for a shape: its name, then the kind and the text of the error.
 void try_shape(const char* name, const RingShape& shape) {
   try {
     KvRing ring(shape, true);

@@ -1,7 +1,7 @@
-"""Contract under test: after any sequence of append, fork, adopt, drop, commit and rollback the
-live K/V equals a naive list cache bit for bit. This holds with the smallest capacity, W + S - 1
-(window W, S slots in flight), and with positions past 2^31 and 2^32. With one slot less the
-comparison fails. Dropped slots are NaN, and bad shapes are refused."""
+"""Contract under test: operations are append, fork, adopt, drop, commit and rollback. After any
+sequence of them the live K/V equals a naive list cache bit for bit. This holds with the smallest
+capacity, W + S - 1 (window W, S in-flight slots), and with positions past 2^31 and 2^32. With one
+slot less the comparison fails. Dropped slots are NaN, and bad shapes are refused."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def run_fuzz(build, run_all):
 
 
 def check_seen(seen, operations):
-    """Check that the random operations reached every case that matters."""
+    """Check that the random operations covered all cases. seen: the counters of the fuzzer."""
     assert seen["operations"] >= operations
     for name in ("append", "fork", "adopt", "drop", "commit", "rollback", "refused", "moved"):
         assert seen[name] > operations // 1000, name
@@ -53,7 +53,7 @@ def test_ten_million_operations_equal_a_naive_list(run_fuzz, capsys):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_one_slot_below_the_dist_fails(build, seed):
+def test_one_slot_below_the_bound_fails(build, seed):
     done = subprocess.run(
         [build("fuzz_ring"), "short", "100000", str(seed)], capture_output=True, text=True
     )

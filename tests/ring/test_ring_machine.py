@@ -1,6 +1,6 @@
-"""Contract under test: whatever a lane does to its ring, in any order, a row finds the bytes that a
-naive list cache holds. This includes the smallest capacity, W + S - 1 (window W, S slots in
-flight), and heads past 2^31 and 2^32. A mark whose window was overwritten is refused. Hypothesis
+"""Contract under test: a lane may use its ring in any order. Every row then reads the bytes that a
+naive list cache holds. This includes the smallest capacity, W + S - 1 (window W, S in-flight
+slots), and heads past 2^31 and 2^32. A mark whose window was overwritten is refused. Hypothesis
 shrinks failures; fuzz_ring.cc runs more operations."""
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ SHAPES = st.fixed_dictionaries(
         "debug": st.booleans(),
     }
 )
-PICK = st.integers(0, 2**16)  # used modulo the number of choices
+PICK = st.integers(0, 2**16)  # random number; its remainder modulo the number of choices is used
 
 
 class Lane(RuleBasedStateMachine):
-    """A lane over one ring. Node j in flight is in slot head + j, at position head + level."""
+    """A lane with one ring. In-flight node j is in slot head + j, and its position is head +
+    level."""
 
     @initialize(shape=SHAPES, spare=st.just(0) | st.integers(0, 70), base=st.sampled_from(BASES))
     def start(self, shape, spare, base):
@@ -46,13 +47,13 @@ class Lane(RuleBasedStateMachine):
         self.nodes: list[tuple[int, int, bytes]] = []  # (parent, level, content) of each node
         self.tails: list[tuple[int, list[bytes]]] = [(0, []) for _ in range(shape["branches"])]
         self.tail_slots = shape["tail_slots"]
-        self.put_in_flight(-1)  # the root is in flight
+        self.put_in_flight(-1)  # the root is an in-flight node
 
     @property
     def head(self) -> int:
         return self.base + len(self.trunk)
 
-    # --- a lane's operations on slots ---
+    # --- operations on slots, as a lane performs them ---
 
     def content(self) -> bytes:
         self.stamp += 1
@@ -67,7 +68,7 @@ class Lane(RuleBasedStateMachine):
         self.touched = max(self.touched, position)
 
     def poison(self, slot: int, position: int) -> None:
-        """Drop a slot. A debug ring then refuses to read a position there."""
+        """Drop a slot. A debug ring must then refuse to read the position from this slot."""
         self.ring.poison(slot)
         if self.debug:
             with pytest.raises(EngineError, match="ring: slot"):
@@ -85,7 +86,7 @@ class Lane(RuleBasedStateMachine):
 
     @rule(rows=st.integers(1, 6) | st.integers(1, S), seed=st.integers(-100, 100))
     def append(self, rows, seed):
-        """Append a path, or a tree with random parents."""
+        """Append nodes: a path, or a tree with random parents."""
         parents = Random(seed) if seed > 0 else None
         for _ in range(min(rows, S - len(self.nodes))):
             last = len(self.nodes) - 1
@@ -93,7 +94,7 @@ class Lane(RuleBasedStateMachine):
 
     @rule(branch=PICK, node=PICK, grow=st.integers(1, 8))
     def fork(self, branch, node, grow):
-        """Start the tail of a branch at a node, or append to a tail."""
+        """Start the tail of a branch at a node, or add nodes to a tail."""
         branch %= len(self.tails)
         on, tail = self.tails[branch]
         on = on if tail else node % len(self.nodes)
@@ -112,7 +113,8 @@ class Lane(RuleBasedStateMachine):
 
     @rule(node=PICK, adopt=st.booleans())
     def commit(self, node, adopt):
-        """Accept the chain down to a node; a tail at that node may become the next chain."""
+        """Accept the chain down to a node. The tail of a branch at this node may become the next
+        chain."""
         node %= len(self.nodes)
         path = [node]
         while self.nodes[path[0]][0] >= 0:
@@ -134,7 +136,8 @@ class Lane(RuleBasedStateMachine):
     @precondition(lambda self: self.trunk)
     @rule(back=st.integers(1, 5) | st.integers(1, 120))
     def rollback(self, back):
-        """Set head = mark, unless a slot that the mark's row must see has been overwritten."""
+        """Return to a mark: set head = mark. Do nothing if a slot in the mark's window has been
+        overwritten."""
         mark = self.head - min(back, len(self.trunk))
         first = max(self.base, mark - self.window + 1)
         if first <= self.touched - self.capacity:
@@ -147,12 +150,12 @@ class Lane(RuleBasedStateMachine):
         self.leave_in_flight()
         self.put_in_flight(-1)
 
-    # --- invariants after each rule ---
+    # --- invariants, checked after each rule ---
 
     @invariant()
     def every_row_sees_its_window(self):
-        """Check the last node's row and the last row of each tail. Together these rows see
-        everything that is live."""
+        """Check what the row of the last node and the last row of each tail read. Together these
+        rows see all live slots."""
         self.check_row(len(self.nodes) - 1, None)
         for branch, (on, tail) in enumerate(self.tails):
             if tail:
@@ -196,7 +199,7 @@ TestLane.settings = settings(
 
 
 class ShortLane(Lane):
-    """A lane whose rows look back one position more than the ring's window."""
+    """A lane whose rows look back one position further than the ring's window."""
 
     @initialize(window=st.integers(1, 6), base=st.sampled_from(BASES))
     def start(self, window, base):
@@ -205,8 +208,8 @@ class ShortLane(Lane):
         self.window += 1
 
 
-def test_one_slot_below_the_dist_is_found():
-    """A ring with one slot too few must fail the state machine."""
+def test_one_slot_below_the_bound_is_found():
+    """With a ring that has one slot too few, the state machine must fail."""
     with pytest.raises(AssertionError):
         ShortLane.TestCase("runTest").runTest()
 

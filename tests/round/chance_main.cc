@@ -1,5 +1,5 @@
-// Compares the ops of rejection by one thread with those by a team: the walk, and the scores that
-// move to the chain.
+// Compares the ops of rejection run by one thread with the same ops run by a team. The ops are the
+// walk, and the move of scores to the chain.
 #include <cstdio>
 #include <cstdlib>
 

@@ -1,5 +1,5 @@
-// Walks of rejection without a model: chains, branches and scores are random. The vocabulary may have
-// more tokens than a sum has lanes.
+// Random input for the ops of rejection, without a model: chains, branches and scores. The
+// vocabulary may have more tokens than a sum has lanes (kSumLanes).
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace sbrt {
 
-// All memory that the ops use, in one struct, so that a copy is complete.
+// All memory that the ops use, in one struct. So a copy of the struct is a copy of everything.
 struct ChanceState {
   static constexpr int32_t kVocab = 2600, kTailSlots = 4, kForks = 3;
 
@@ -28,7 +28,7 @@ struct ChanceState {
   int32_t ids[kVocab];
   double dists[2 * kVocab];
 
-  // Makes its pointers those of a copy at address `place`.
+  // Sets the pointers of this state to the arrays of the state at address `place`.
   void aim(ChanceState* place) {
     Scores& s = sequence.scores;
     s.target = place->scores;
@@ -39,7 +39,8 @@ struct ChanceState {
   }
 };
 
-// Arguments of the ops for a state at `place`, perhaps on a device. Nothing of the state is read.
+// These functions return the arguments of ops for a state at `place`, which may be on a device.
+// They do not read the state.
 inline SelectArgs walk_at(ChanceState* place) {
   return {{&place->sequence, 1, &place->roll, &place->ended},
           &place->target.batch,
@@ -59,7 +60,7 @@ inline bool is_same(const ChanceState& a, const ChanceState& b) {
   return std::memcmp(&a, &b, sizeof a) == 0;
 }
 
-// Fills a state, with its own addresses.
+// Fills a state at random. Its pointers point to its own arrays.
 class ChanceScript {
  public:
   ChanceScript(uint64_t seed, ChanceState& state)
@@ -88,13 +89,15 @@ class ChanceScript {
 
  private:
   int below(int n) { return static_cast<int>(random_() % static_cast<uint64_t>(n)); }
-  int32_t drawn() { return s_.ids[below(scores_.columns)]; }  // a token that the draft knows
+  // A token to which the draft gives a score.
+  int32_t drawn() { return s_.ids[below(scores_.columns)]; }
   void fill(float* scores, int rows, int columns) {
     for (int64_t i = 0; i < int64_t{rows} * columns; ++i)
       scores[i] =
           i % columns > 0 && below(8) == 0 ? -INFINITY : static_cast<float>(below(4000)) / 1000;
   }
-  // The same distribution for both at some nodes: then almost nothing is left after a rejection.
+  // At some nodes, gives the target and the draft the same distribution. Then almost no probability
+  // is left after a rejection.
   void agree() {
     if (scores_.columns < scores_.vocab) return;
     for (int node = 0; node <= c_.chain.size; ++node)

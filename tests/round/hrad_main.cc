@@ -1,4 +1,4 @@
-// Runs the H-RAD classifier with the host's vectors and with the source for devices. Compares the
+// Runs the H-RAD classifier with the host's vector code and with the code for devices. Compares the
 // outputs bit for bit.
 #include <algorithm>
 #include <cmath>
@@ -42,7 +42,8 @@ HradArgs args_of(const Hrad& hrad, Sequence* sequence, const Batch* batch, float
   return args;
 }
 
-// Returns the number of results that differ. `seen`: counts how often each cut was predicted.
+// Runs both classifiers on random inputs. Returns the number of outputs that differ. seen: how
+// often each class was predicted.
 int64_t differences(int64_t hidden, int64_t (&seen)[kHradCuts]) {
   const Hrad hrad = random_hrad(hidden);
   const auto sequence = std::make_unique<Sequence>();

@@ -1,6 +1,6 @@
-// Runs rounds of ops without a model: distributions and sampled tokens are random, and the ops
-// compute everything else. The script reads one state. A caller may repeat each op on another state
-// and compare the two.
+// Runs rounds of ops without a model. Distributions and sampled tokens are random; the ops compute
+// everything else. The script works on one state. A caller may repeat each op on a copy of the
+// state, and compare the two states.
 #pragma once
 
 #include <cmath>
@@ -17,7 +17,8 @@
 
 namespace sbrt {
 
-// All memory that the ops of an engine use, in one struct, so that a copy is complete.
+// All memory that the ops of an engine use, in one struct. So a copy of the struct is a copy of
+// everything.
 struct OpState {
   static constexpr int kVocab = 24, kLength = 512;
 
@@ -32,14 +33,14 @@ struct OpState {
   int32_t distinct[kVocab], output[kVocab];
   uint8_t seen[kVocab];
 
-  // Sizes of H-RAD: the inputs are split into parts. Their number is no power of two, and the last
-  // part is not full.
+  // Sizes of H-RAD. They are chosen such that the number of parts of the inputs is no power of two,
+  // and the last part is not full.
   static constexpr int kHidden = 107, kInputs = kFeatureBlocks * kHidden + 2 * kHradTail;
   static constexpr HradSplit kSplit = hrad_split(kInputs, 2);
   static_assert(kInputs % 2 == 1 && (kSplit.count & (kSplit.count - 1)) != 0 &&
                 kSplit.room() > kInputs);
   DType dtype;
-  // Values of the type `dtype`.
+  // Numbers of the type `dtype`.
   uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];
   uint32_t first[kHradInner * kSplit.room() / 2], second[kHradNarrow * kHradInner];
   uint32_t third[kPanel * kHradNarrow];
@@ -47,7 +48,7 @@ struct OpState {
   alignas(16) float x[kSplit.room()];
   alignas(16) float inner[kHradInner];
 
-  // Makes the pointers of this state point into its copy, which is at address `place`.
+  // Sets the pointers of this state to the arrays of the state at address `place`.
   void aim(OpState* place) {
     sequence.trunk = place->trunk;
     sequence.rank = place->rank;
@@ -100,7 +101,7 @@ inline bool is_same(const OpState& a, const OpState& b) {
   return std::memcmp(&a, &b, sizeof(OpState)) == 0;
 }
 
-// Working memory of any op.
+// Working memory for any of the ops.
 union OpScratch {
   PlanScratch plan;
   GrowScratch grow;
@@ -110,7 +111,7 @@ union OpScratch {
   CutScratch cut;
 };
 
-// Runs an op that needs the outcome: `select`, the ops of H-RAD, or an op after them.
+// Runs an op that computes or reads the outcome: `select`, the ops of H-RAD, or an op after them.
 template <class Team>
 void run_outcome_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
   const HradArgs of_hrad = hrad_at(&s, s.dtype);
@@ -143,7 +144,7 @@ void run_outcome_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
   }
 }
 
-// Runs one op as one member of a team. `shared`: the team's memory.
+// Runs one op as one member of a team. `shared`: the working memory that the team shares.
 template <class Team>
 void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
   const LaneArgs of_target = lane_at(&s, false), of_draft = lane_at(&s, true);
@@ -193,14 +194,14 @@ class OpScript {
     begin();
   }
 
-  // Feeds the prompt. `run(op)` runs an op on the state.
+  // Processes the prompt. `run(op)` runs an op on the state.
   template <class Run>
   void prefill(const Run& run) {
     while (c_.target_have < c_.head) run(RoundOp::prefill_target_rows);
     while (c_.draft_have < c_.head - lag_) run(RoundOp::prefill_draft_rows);
   }
 
-  // Runs one round. Returns false if the trunk has no room left or the outcome is an error.
+  // Runs one round. Returns false if the trunk is full or the outcome has an error.
   template <class Run>
   bool round(const Run& run) {
     const bool serial = missed_ && c_.policy.on_miss == kBurst && c_.policy.burst > 0;
@@ -299,7 +300,7 @@ class OpScript {
     for (float& b : state_.bias[2]) b = 0.1f * unit();
     for (uint32_t& e : state_.embed) e = feature();
   }
-  // Draws the target's features at the node of the outcome.
+  // Draws the target's features for the last accepted node.
   void draw_features() {
     const int words = kFeatureLayers * OpState::kHidden;
     for (int i = 0; i < words; ++i) state_.features[c_.outcome.node * words + i] = feature();
@@ -322,8 +323,8 @@ class OpScript {
     for (int i = 0; i < state_.drafted.batch.n; ++i) draw_dist(state_.drafted.dist[i]);
   }
 
-  // Draws the target's token at each node: mostly that of a child, or of a branch at the node.
-  // Sometimes some nodes are not verified, as if the batch had no room for them.
+  // Draws the target's token after each node. It is mostly the token of a child or a candidate of
+  // the draft. Sometimes some nodes are not verified, as if the batch had no room for them.
   void choose_all() {
     c_.verified = Mask::upto(c_.chain.size + 1);
     const int crowded = chance(20) ? 30 : 0;
@@ -352,7 +353,7 @@ class OpScript {
   std::mt19937_64 random_;
   OpState& state_;
   Sequence& c_;
-  int lag_ = 0;  // number of prompt tokens that the draft lacks
+  int lag_ = 0;  // number of prompt tokens that the draft has not processed
   bool missed_ = true;
 };
 

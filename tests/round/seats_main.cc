@@ -1,5 +1,5 @@
-// Checks the slots of each seat, the rows of a batch, and that each seat gets its own distributions
-// back.
+// Checks that seats have separate slots, that a batch has the rows of its seats, and that each seat
+// gets its own distributions.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -19,8 +19,7 @@ bool expect(bool ok, const char* what) {
   return ok;
 }
 
-// Returns true if every slot of a ring belongs to one seat. In this seat it belongs to one position
-// or to one node of a tail.
+// Returns true if no slot belongs to two seats, two positions or two nodes of tails.
 bool slots_are_apart() {
   const RingShape ring{70, 7, 3, 5, 1, 1, 4, kCount};
   std::set<int64_t> slots;
@@ -30,7 +29,7 @@ bool slots_are_apart() {
     for (int b = 0; b < ring.branches; ++b)
       for (int j = 0; j < ring.tail_slots; ++j, ++named) slots.insert(ring.tail(seat, b, j));
   }
-  // The slots of a seat fill whole panels, so some of them may be unused.
+  // The slots of a seat fill whole panels. So the last slots of a seat may be unused.
   const int64_t own = named / ring.seats, panels = (own + kKeyPanel - 1) / kKeyPanel;
   return expect(static_cast<int64_t>(slots.size()) == named && *slots.begin() == 0 &&
                     ring.slots() == ring.seats * panels * kKeyPanel &&
@@ -38,7 +37,7 @@ bool slots_are_apart() {
                 "slots of seats and tails are not apart");
 }
 
-// Sequences in the middle of a burst, one per seat, and the rest of an engine's state.
+// The state of an engine with several seats. Each seat has a sequence in the middle of a burst.
 struct Table {
   std::array<Sequence, kCount> seat;
   std::array<std::unique_ptr<OpState>, kCount> alone;
@@ -51,8 +50,8 @@ struct Table {
   bool takes_part(int s) const { return roll.word[(ended + 1) % kRecords] >> s & 1; }
 };
 
-// Runs a script until its draft has the rows of a step. The step's distributions are not stored
-// yet.
+// Runs a script until the draft's rows of a step are listed, but the step's distributions are not
+// stored yet.
 void run_to_a_step(OpState& state, uint64_t seed) {
   for (;; seed += 1000) {
     OpScript script(seed, state);
@@ -77,8 +76,8 @@ bool has_rows_of(const Table& t, int s) {
          std::memcmp(t.batch.row + first, rows.row, n * sizeof(Row)) == 0;
 }
 
-// Returns true if the distributions of seat s change its sequence as they would without other
-// seats. The rows of the seat may be anywhere in the batch.
+// Stores the distributions of seat s in its sequence, once from the shared batch and once without
+// other seats. Returns true if both sequences are equal.
 bool keeps_dists(Table& t, int s) {
   OpState& alone = *t.alone[s];
   Sequence& c = t.seat[s];
@@ -102,8 +101,8 @@ bool rolls(Table& t, uint64_t seed) {
   }
   bool fine = true;
   for (uint64_t word = 0; word < 1 << kCount; ++word) {
-    // In the roll of the tested round the seats of `word` take part. In all other rolls the other
-    // seats do.
+    // In the round that is tested, the seats of `word` take part. In all other rounds of the roll,
+    // the other seats do.
     std::fill_n(t.roll.word, kRecords, ~word);
     t.ended = static_cast<int64_t>(seed * 31 + word);
     t.roll.word[(t.ended + 1) % kRecords] = word;

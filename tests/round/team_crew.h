@@ -1,4 +1,5 @@
-// A team like a warp of a device. Its members run in any order between two barriers.
+// A team of 32 members, like a warp of a device. Between two barriers the members run in random
+// order.
 #pragma once
 
 #include <ucontext.h>
@@ -11,7 +12,7 @@
 
 namespace sbrt {
 
-// A team whose members run in turn, each from one barrier to the next.
+// A team whose members run one after the other. Each member runs from one barrier to the next.
 class Crew {
  public:
   static constexpr int kSize = 32;

@@ -1,5 +1,5 @@
-// Compares ops of a round by one thread with ops by a team. The team's members run in any order
-// between two barriers.
+// Compares the ops of a round run by one thread with the same ops run by a team. Between two
+// barriers the team's members run in random order.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -10,7 +10,8 @@
 namespace sbrt {
 namespace {
 
-// Rounds of one sequence with every op run by both; -1 after a difference.
+// Runs `rounds` rounds of one sequence, and each op twice: by one thread and by the team. Returns
+// the number of ops, or -1 if the states differ after an op.
 int64_t compare(uint64_t seed, int64_t rounds) {
   const auto alone = std::make_unique<OpState>(), team = std::make_unique<OpState>();
   Crew crew(seed);

@@ -1,11 +1,11 @@
-"""Contract under test: the ops of rejection leave the same bits for one thread as for a team of 32,
-like a warp of a device (chance_main.cc). A missing barrier, and a sum in another order, are
-found."""
+"""Contract under test: the ops of rejection leave the same bits in the state if one thread runs
+them or a team of 32. The team is like a warp of a device (chance_main.cc). The test finds a missing
+barrier, and a sum in another order."""
 
 import pytest
 
 PART = "round/accept_op.h"
-# Text that is removed, or replaced.
+# Each mutant is a text of the header, and the text that replaces it.
 MUTANTS = {
     "groups before their lanes": (
         "s.lane[l] = join(s.lane[l], value(from + l));\n  team.meet();\n",
@@ -42,7 +42,8 @@ MUTANTS = {
 
 @pytest.fixture(scope="module")
 def run(programs, build_with):
-    """run(walks, mutant=None): chance_main, built with a changed header."""
+    """Return run(walks, mutant=None), which runs chance_main. A mutant is built with a changed
+    header."""
 
     def run(walks, mutant=None):
         program = build_with("chance_main", mutant and (PART, *MUTANTS[mutant]))

@@ -1,5 +1,5 @@
-"""Contract under test: H-RAD on a device (hrad_op.h) computes the same bits as the host's vectors,
-on hosts whose vectors have an fma (hrad_main.cc)."""
+"""Contract under test: H-RAD on a device (hrad_op.h) computes the same bits as the host's vector
+code, if the host's vectors have an fma (hrad_main.cc)."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""Contract under test: a seat has its own slots. In a round in which it takes part, its rows are
-contiguous in the batch. The results of these rows change its sequence as they would without other
-seats (seats_main.cc). A seat that does not take part has no row. If a header breaks one of these
-rules, the program reports it."""
+"""Contract under test: each seat has its own slots. If a seat takes part in a round, its rows are
+contiguous in the batch. The results of these rows change the seat's sequence as they would without
+other seats (seats_main.cc). A seat that does not take part has no row. If a header breaks one of
+these rules, the program reports it."""
 
 import pytest
 

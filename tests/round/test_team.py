@@ -1,10 +1,10 @@
-"""Contract under test: the ops of a round leave the same bytes for one thread as for a team of 32.
-The team is like a warp of a device: its members run in any order between two barriers
-(team_main.cc). A missing barrier is found."""
+"""Contract under test: the ops of a round leave the same bytes in the state if one thread runs them
+or a team of 32. The team is like a warp of a device: between two barriers its members run in random
+order (team_main.cc). The test finds a missing barrier."""
 
 import pytest
 
-# Each mutant is a header, a text in it, and the text that replaces it.
+# Each mutant is a header, a text in this header, and the text that replaces it.
 MUTANTS = {
     "reach before it is there": (
         "round/plan_op.h",

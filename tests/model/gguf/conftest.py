@@ -27,7 +27,7 @@ SIZES = {
     "context": 128,
 }  # fmt: skip
 BIASED, NORMED, GEMMA = "qwen2", ("qwen3", "gemma3"), "gemma3"
-WINDOW, PERIOD = 24, 2  # Gemma's sliding window; one layer in PERIOD has none
+WINDOW, PERIOD = 24, 2  # sliding window, in positions; every PERIOD-th layer has none
 
 
 CODE = "def  for ( ) [ ] == != += __init__ self. 'll 'S don't I'M x1y2 0x1F 3.14 1234567"
@@ -50,7 +50,8 @@ def mixed_lines(count=600):
 
 
 def byte_level_words(size=300):
-    """Train a byte-level BPE; return (tokens, merges, kinds). The last token is a control token."""
+    """Train a byte-level BPE tokenizer. Return (tokens, merges, kinds); the last token is a control
+    token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -65,8 +66,8 @@ def byte_level_words(size=300):
 
 
 def scored_words(size=400):
-    """Return (tokens, scores, kinds) as in SentencePiece: special tokens, bytes, and learnt parts
-    of words."""
+    """Return the vocabulary of a SentencePiece tokenizer: (tokens, scores, kinds). The tokens are
+    special tokens, bytes, and learnt parts of words."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False)
@@ -116,8 +117,8 @@ def random_blocks(kind, shape, rng, scale=0.3):
         return raw.reshape(shape[0], -1)
 
 
-# HALVES: byte offsets of a block's float16 scales. SPREAD: typical size of a weight if these scales
-# are 1.
+# HALVES: byte offsets of the float16 scales in a block. SPREAD: typical size of a weight if these
+# scales are 1.
 HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
           "IQ4_NL": (0,)}  # fmt: skip
 SPREAD = {"Q2_K": 15, "Q3_K": 40, "Q4_K": 250, "Q5_K": 500, "Q6_K": 1500, "IQ4_NL": 70}
@@ -224,12 +225,13 @@ def folder_name(arch, name):
 
 
 def dequantised(paths):
-    """Return {Hugging Face name: float32 array}; only the `gguf` package reads the file."""
+    """Read a file with the `gguf` package only. Return {Hugging Face name: float32 array}."""
     return dequantised_by([gguf.GGUFReader(path) for path in paths])
 
 
 def dequantised_by(readers):
-    """Do the same with files that are already open. Opening a real model's file takes seconds."""
+    """Return {Hugging Face name: float32 array} of files that are already open. Opening a real
+    model's file takes seconds."""
     found = {}
     first = readers[0]
     arch = reader_value(first, "general.architecture")
@@ -254,7 +256,7 @@ def reader_value(reader, key, default=None):
 
 
 def first_layers(path, out, layers):
-    """Write the same model with fewer layers; return its path."""
+    """Write a copy of the model with fewer layers, and return its path."""
     reader = gguf.GGUFReader(path)
     arch = reader_value(reader, "general.architecture")
     writer = gguf.GGUFWriter(out, arch)
@@ -280,7 +282,8 @@ ARCHITECTURES = {
 
 
 def write_folder(folder, paths):
-    """Write the model of GGUF files as a folder of float32 weights without a tokenizer."""
+    """Write the model in GGUF files as a Hugging Face folder with float32 weights, without a
+    tokenizer."""
     folder.mkdir()
     readers = [gguf.GGUFReader(path) for path in paths]
     reader = readers[0]
@@ -308,7 +311,7 @@ def write_folder(folder, paths):
         "tie_word_embeddings": "lm_head.weight" not in weights,
         "eos_token_id": int(reader_value(reader, "tokenizer.ggml.eos_token_id")),
     }
-    if arch == GEMMA:  # a folder's norm weights are smaller by 1
+    if arch == GEMMA:  # norm weights in a folder are smaller by 1
         weights = {n: v - np.float32("norm" in n) for n, v in weights.items()}
         config |= {
             "model_type": "gemma3_text",
@@ -323,7 +326,7 @@ def write_folder(folder, paths):
 
 @pytest.fixture(scope="session")
 def files():
-    """Return functions that write models, or read them with the `gguf` package."""
+    """Return functions that write models, or that read them with the `gguf` package."""
     return SimpleNamespace(
         write=write_gguf,
         folder=write_folder,
@@ -338,7 +341,8 @@ def files():
 
 @pytest.fixture(scope="session")
 def real():
-    """Return the path of the SmolLM2 file that `sbrt fetch smollm2` downloads; skip without it."""
+    """Return the path of the SmolLM2 file that `sbrt fetch smollm2` downloads. Skip the test if the
+    file is missing."""
     path = real_pair.cache_folder() / REAL
     if not path.is_file():
         pytest.skip(f"{path}: expected a model (make real-model), found none")
@@ -347,7 +351,8 @@ def real():
 
 @pytest.fixture(scope="session")
 def refused():
-    """refused(call, *words): checks that the call is refused in one sentence with these words."""
+    """refused(call, *words): checks that call() raises an error of one sentence that contains these
+    words."""
 
     def check(call, *words):
         with pytest.raises(InvalidInputError) as caught:

@@ -1,9 +1,9 @@
 """Mutated GGUF files: `python tests/model/gguf/mutants.py FILE --count 20000`.
 
-FILE is a valid file; the program overwrites it and restores it at the end. Each mutant must be
-refused with InvalidInputError, or load and generate. No reader may allocate memory because a count
-or a size claims it. tests/model/mutants.py has the bounds and measures the memory. Mutant i of seed
-s is always the same. The last line on stdout is a JSON summary.
+FILE is a valid file. The program overwrites it and restores it at the end. Each mutant must be
+refused with InvalidInputError, or load and generate. No reader may allocate memory only because a
+count or a size in the header is large. tests/model/mutants.py has the limits and measures the
+memory. Mutant i of seed s is always the same. The last line on stdout is a JSON summary.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ REALS = (0.0, -1.0, 1e-30, 1e30, float("nan"), float("inf"))
 
 
 def mutated(rng: random.Random, good: bytes, end: int) -> bytes:
-    """Return a mutant of `good`. Most mutations are in the header, which ends at byte `end`."""
+    """Return a mutant of the bytes `good`. Most mutations are in the header, which ends at byte
+    `end`."""
     out = bytearray(good)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         at = rng.randrange(min(end, len(out)))
@@ -61,7 +62,8 @@ def mutated(rng: random.Random, good: bytes, end: int) -> bytes:
 
 
 def replace(rng: random.Random, out: bytearray, end: int, code: str, value: float) -> None:
-    """Replace a number of the header. It is found by its zero bytes: most counts are below 256."""
+    """Replace a number in the header. Numbers are found by their zero bytes, because most counts
+    are below 256."""
     size = struct.calcsize(code)
     small = [at for at in range(min(end, len(out) - size)) if out[at + 1 : at + 4] == b"\0\0\0"]
     at = rng.choice(small) if small else 0
@@ -96,7 +98,8 @@ def run(path: Path, count: int, seed: int) -> Counter:
 
 
 def believing_texts(cursor: header._Cursor, what: str, count: int) -> list[str]:
-    """The canary, a faulty reader that must be reported: it allocates what a text's length says."""
+    """A faulty reader that the tests must report: it allocates as much memory as the length of a
+    text says."""
     found = []
     for _ in range(count):
         size = cursor.number(what, "Q")

@@ -1,6 +1,6 @@
 """Contract under test: bench.peers and bench.peers.quality on a GGUF file, with a fake peer. Each
-engine in the table is compared with ours on the same file. No engine is left out without a
-message."""
+engine in the table is compared with ours on the same file. If an engine is left out, a message says
+so."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def path(files, tmp_path):
 
 @pytest.fixture
 def ours(path):
-    """Return our engine's tokens, and the size of its vocabulary."""
+    """Return our engine's answer as tokens, and the size of its vocabulary."""
     with Engine.from_pretrained(path, num_threads=1) as engine:
         params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
         return engine.generate(PROMPT, params)[0].outputs[0].token_ids, engine.pair.vocab
@@ -60,8 +60,8 @@ def ours(path):
 
 @pytest.fixture
 def fake(path, ours, tmp_path, monkeypatch):
-    """fake(answer, modes): writes a fake peer, a program that answers with the ids `answer`;
-    returns its description."""
+    """fake(answer, modes): writes a fake peer, a program that answers every prompt with the ids
+    `answer`. Returns the peer's description."""
     monkeypatch.setattr(settings, "WORKERS", tmp_path)
     monkeypatch.setattr(quality, "WORKERS", tmp_path)
     monkeypatch.setattr(settings.Peer, "python", lambda peer: settings.Path(sys.executable))
@@ -78,7 +78,7 @@ def fake(path, ours, tmp_path, monkeypatch):
 
 @pytest.fixture
 def bench(path, tmp_path, capsys):
-    """bench(*peers): runs the bench; returns (exit code, JSON lines by name, stderr)."""
+    """bench(*peers): runs the benchmark. Returns (exit code, JSON lines by name, stderr)."""
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
 
@@ -133,8 +133,8 @@ def test_divergences_are_those_of_the_definition():
 
 
 def test_the_error_is_that_of_windows():
-    """The standard error is computed from windows, not from positions: here each window has one
-    value."""
+    """The standard error must be computed from the means of windows, not from single positions. In
+    this test all positions of a window have the same value."""
     assert quality.error_of([np.full(512, 1.0), np.full(512, 3.0)]) == 1.0
     assert quality.error_of([np.arange(5.0)]) == 0.0
 
@@ -147,7 +147,7 @@ def text(tmp_path):
 
 
 def test_quality_of_ours_and_of_a_peer(path, fake, ours, text, monkeypatch, capsys):
-    """The fake peer has equal logits for all tokens. Its divergence from our model is log(vocab)
+    """The fake peer gives all tokens equal logits. Its divergence from our model must be log(vocab)
     minus our model's entropy."""
     monkeypatch.setattr(quality, "LLAMA", fake(ours[0]))
     argv = ["--target", str(path), "--text", str(text), "--positions", "70", "--threads", "1"]
@@ -165,8 +165,8 @@ def test_quality_of_ours_and_of_a_peer(path, fake, ours, text, monkeypatch, caps
 
 
 def test_windows_begin_anew(path, text, monkeypatch):
-    """Logits from forwards of 64 rows equal those from forwards of one row, also after another
-    window was read."""
+    """Logits from forwards of 64 rows must equal those from forwards of one row. They must do so
+    even after another window was read."""
     pair = quality.load_pair(quality.EngineConfig(model=path))
     [ids] = quality.windows_of(text, pair, 80)
     rows = quality.reader(pair.target, 1)(ids)

@@ -23,7 +23,8 @@ def test_numbers_names_and_sizes_are_those_of_the_package(number):
 
 @pytest.mark.parametrize("name", QUANTISED)
 def test_blocks_of_random_bytes(name):
-    """Every level and every small scale occurs; float16 scales may be huge, infinite or NaN."""
+    """The blocks contain every level and every small scale. Their float16 scales may be huge,
+    infinite or NaN."""
     block, rng = NAMED[name], np.random.default_rng(7)
     data = rng.integers(0, 256, (512, 2, block.size), dtype=np.uint8)
     with np.errstate(all="ignore"):
@@ -46,8 +47,8 @@ def test_blocks_of_random_bytes(name):
 @pytest.mark.parametrize("kind", [block.name for block in BLOCKS.values()])
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_weights_of_a_model(files, tmp_path, monkeypatch, kind, arch):
-    """Rows of q and k have the order of Hugging Face's files. Weights are read in parts of several
-    rows, and the last part of a matrix has fewer."""
+    """Our rows of q and k must be in the order of Hugging Face's files. Weights are read several
+    rows at a time, and the last part of a matrix has fewer rows."""
     monkeypatch.setattr(stored, "PIECE", 3000)
     path = files.write(tmp_path / "m.gguf", arch=arch, kind=kind, tied=False, layers=1)
     expected = files.dequantised([path])
@@ -60,8 +61,8 @@ def test_weights_of_a_model(files, tmp_path, monkeypatch, kind, arch):
 
 @pytest.mark.parametrize("kind", [block.name for block in BLOCKS.values()])
 def test_arithmetic_has_these_weights(files, tmp_path, kind):
-    """The decoder does not quantise weights again: its matrices have the same bits as the weights
-    that were read."""
+    """The matrices of the decoder must have the same bits as the weights that were read. So the
+    decoder does not quantise them again."""
     path = files.write(tmp_path / "m.gguf", kind=kind, tied=kind == "Q4_1", layers=1)
     same_rows(open_checkpoint(path).decoder("auto"), files.dequantised([path]))
 

@@ -1,5 +1,6 @@
 """Contract under test: a draft's folder can use the embedding and the LM head of a target in a GGUF
-file. Both keep the file's quantised format, and are in memory once. No answer changes."""
+file. Both matrices keep the file's quantised format, and are in memory only once. The draft changes
+no answer."""
 
 import json
 
@@ -21,8 +22,8 @@ SAMPLINGS = (
 
 
 def draft_of_file(files, folder, target, *, trims):
-    """Write a draft with the target's layers in float32, without an embedding. trims: the draft has
-    an LM head with rows for IDS; otherwise it has none."""
+    """Write a draft with the target's layers in float32, without an embedding. trims: if true, the
+    draft has an LM head with rows for IDS; if false, it has none."""
     files.folder(folder, [target])
     config, ids = json.loads((folder / "config.json").read_text()), IDS if trims else None
     kept = head_weights(files.dequantised([target]), ids, embedding=False)
@@ -49,7 +50,8 @@ def test_a_draft_of_a_file(files, tmp_path, kind, tied, trims):
 
 
 def test_the_head_is_the_files(files, tmp_path):
-    """A draft with the target's layers, embedding and LM head nearly always agrees with it."""
+    """A draft with the target's layers, embedding and LM head must nearly always agree with the
+    target."""
     target = files.write(tmp_path / "m.gguf", kind="Q8_0")
     draft = draft_of_file(files, tmp_path / "d", target, trims=False)
     lender = open_checkpoint(target)

@@ -1,5 +1,5 @@
-"""Contract under test: a GGUF file of Gemma 3 is read as llama.cpp reads it, including the values
-that llama.cpp's converter does not write."""
+"""Contract under test: sbrt reads a GGUF file of Gemma 3 as llama.cpp does. This includes values
+that llama.cpp's converter does not write into the file."""
 
 import numpy as np
 import pytest
@@ -63,8 +63,8 @@ def test_every_sixth_layer_is_global_where_the_file_does_not_say(files, tmp_path
 
 @pytest.mark.parametrize(("layers", "scalar"), [(2, 24), (62, 16)])
 def test_the_scale_of_scores(files, tmp_path, layers, scalar):
-    """Attention scores are scaled by head_dim, but in the 27B model by hidden / heads. The number
-    of layers tells that a file is the 27B model."""
+    """The factor of attention scores comes from head_dim; in the 27B model it comes from hidden /
+    heads. sbrt recognises the 27B model by its number of layers."""
     assert open_checkpoint(write(files, tmp_path, layers=layers)).config.query_scalar == scalar
 
 
@@ -87,8 +87,8 @@ def test_the_ropes_of_both_kinds(files, tmp_path):
 
 
 def test_norms_hold_their_1_already(files, tmp_path):
-    """Norm weights in a GGUF file include the 1 that a folder's norm weights lack. So file and
-    folder give the same answer in float32 arithmetic."""
+    """Norm weights in a GGUF file are larger by 1 than those in a folder. File and folder must give
+    the same answer in float32 arithmetic."""
     path = write(files, tmp_path)
     config = open_checkpoint(path).config
     assert not config.norm_offset
@@ -138,7 +138,8 @@ def test_its_sisters_are_refused(files, tmp_path, refused, arch):
 
 @pytest.mark.parametrize("text", TURN_ENDS)
 def test_a_turn_ends_at_a_token_that_only_its_text_names(files, tmp_path, text):
-    """Token 299 is a control token, so its text can make it an end. Token 298 is not one."""
+    """Token 299 is a control token, so its text can make it an end token. Token 298 is no control
+    token, so its text cannot."""
 
     def more(writer, at=299, eot=None):
         tokens = writer.kv_data[0]["tokenizer.ggml.tokens"].value

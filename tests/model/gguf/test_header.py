@@ -1,5 +1,6 @@
 """Contract under test: a GGUF header is untrusted. Every fault raises an error of one sentence. No
-memory is allocated because a count or a size claims it. Nothing outside the file is read."""
+memory is allocated only because a count or a size in the header is large. Nothing outside the file
+is read."""
 
 import json
 import struct
@@ -34,7 +35,7 @@ def tensor(name, sizes=(4,), kind=0, offset=0, rank=None):
 
 
 def build(entries=(), tensors=(), data=b"", magic=b"GGUF", version=3, counts=None):
-    """Return a file's bytes, valid or not; the data begins at a multiple of 32."""
+    """Return the bytes of a file, which may be invalid. The data begins at a multiple of 32."""
     tensor_count, entry_count = counts or (len(tensors), len(entries))
     head = magic + struct.pack("<IQQ", version, tensor_count, entry_count)
     head += b"".join(entries) + b"".join(tensors)
@@ -54,7 +55,7 @@ MANY = 2**63 - 1
         (build(magic=b"ggjt"), ["b'GGUF'"]),
         (b"GGUF\x03", ["version"]),
         (build(version=1), ["version", "got 1"]),
-        (build(version=3 << 24), ["version"]),  # a file with the other byte order
+        (build(version=3 << 24), ["version"]),  # a file with the opposite byte order
         (build(counts=(0, MANY)), ["metadata"]),
         (build(counts=(MANY, 0)), ["tensor"]),
         (build([struct.pack("<Q", 2**64 - 1) + b"key"]), ["at most", 2**64 - 1]),
@@ -105,7 +106,7 @@ def test_a_wrong_header_is_refused(tmp_path, refused, raw, words):
 
 
 def test_a_header_of_more_than_64_megabytes_is_refused(tmp_path, refused):
-    """The file is sparse. It is as long as its only string claims to be."""
+    """The file is sparse. It is long enough for the 2 GiB that its only string claims."""
     path = tmp_path / "m.gguf"
     with path.open("wb") as file:
         file.write(build([entry("a", TEXT, struct.pack("<Q", 2**31))]))
@@ -198,8 +199,8 @@ def test_parts_that_do_not_agree_are_refused(parts, refused, which, key, kind, v
 
 
 def test_a_part_in_the_place_of_another_is_refused(parts, refused):
-    """The names of all parts are derived from the first part's name. So only a wrong file in the
-    place of a part could form a cycle."""
+    """The names of all parts are derived from the name of the first part. So parts can refer to
+    each other in a cycle only if a wrong file has the name of a part."""
     parts[1].write_bytes(parts[2].read_bytes())
     refused(lambda: open_checkpoint(parts[0]), parts[1].name, "split.no")
     parts[1].write_bytes(parts[0].read_bytes())

@@ -1,5 +1,6 @@
-"""Contract under test: a model in a GGUF file answers like the folder of its dequantised weights,
-here and in transformers. Unsupported models are refused by name."""
+"""Contract under test: a model in a GGUF file gives the same answers as a folder with its
+dequantised weights, in sbrt and in transformers. Unsupported models are refused; the error names
+the feature."""
 
 import itertools
 import subprocess
@@ -43,7 +44,7 @@ def compare_with_transformers(folder, answer, prompt=PROMPT, gap=GAP):
     for i in np.flatnonzero(rows.argmax(1) != answer):
         low, high = np.sort(rows[i])[-2:]
         assert high - low < gap, f"token {i}: gap {high - low:.2e}"
-        break  # after a near-tie the two texts differ
+        break  # after a near-tie the two texts may differ
 
 
 @pytest.mark.parametrize(
@@ -59,14 +60,14 @@ def test_a_family(files, tmp_path, arch, kind):
 
 
 def mixed(name):
-    """Return a tensor's type. It depends on the tensor's role, as in published files."""
+    """Return the type of a tensor. The type depends on the tensor's role, as in published files."""
     types = {"token_embd": "Q6_K", "attn_v": "Q5_K", "ffn_down": "Q3_K", "attn_q": "Q5_0"}
     return next((kind for part, kind in types.items() if part in name), "Q4_K")
 
 
 def test_drafts_of_other_formats_change_no_token(files, tmp_path):
-    """The first draft is the target in another format, so it is often right. The second draft is
-    unrelated to the target."""
+    """Drafts must not change the answer. The first draft is the target in another format, so its
+    tokens are often accepted. The second draft is unrelated to the target."""
     target = files.write(tmp_path / "t.gguf", kind=mixed)
     folder = files.folder(tmp_path / "folder", [target])
     plain = answer(target)
@@ -94,8 +95,8 @@ def test_every_type_at_once(files, tmp_path, activations):
 
 @pytest.mark.parametrize("kind", ["BF16", "Q8_0"])
 def test_int8_activations_are_the_targets(files, tmp_path, refused, kind):
-    """int8 activations need quantised weights. A draft with other weights computes in float32, and
-    a target with other weights is refused."""
+    """int8 activations need quantised weights. A draft without quantised weights computes in
+    float32. A target without quantised weights is refused."""
     target = files.write(tmp_path / "t.gguf", kind="Q4_1")
     draft = files.write(tmp_path / "d.gguf", kind=kind, layers=1, seed=3)
     fields = {"activation_dtype": "int8", "speculative": {"method": "draft_model"}}
@@ -138,7 +139,7 @@ print(resident("VmHWM") - before)
 
 
 def test_loading_takes_no_second_copy(files, tmp_path):
-    """Loading needs at most 1.15 times the size of the file, plus 4 MiB."""
+    """Loading must not need more memory than 1.15 times the size of the file, plus 4 MiB."""
     if not Path("/proc/self/status").exists():
         pytest.skip("/proc/self/status: expected it to measure memory, found none")
     path = files.write(
@@ -152,8 +153,8 @@ def test_loading_takes_no_second_copy(files, tmp_path):
 
 
 def test_a_tokenizer_of_one_file_and_a_draft_of_another(files, tmp_path, refused):
-    """Tokens of target and draft are compared, whatever files they come from. The end id comes from
-    the target's file."""
+    """Tokens of target and draft are compared even if their files have different kinds. The end
+    token is the one in the target's file."""
     target = files.write(tmp_path / "t.gguf")
     draft = files.write(tmp_path / "d.gguf", kind="Q8_0", layers=1, seed=3)
     other = files.write(tmp_path / "o.gguf", words="scores")
@@ -222,7 +223,8 @@ def test_ropes(files, tmp_path):
 
 
 def test_frequencies_that_are_divided_are_those_of_llama3(files, tmp_path):
-    """llama.cpp's converter writes llama3's rope scaling as divisors, computed in float64."""
+    """llama.cpp's converter stores llama3's rope scaling as divisors, which it computes in float64.
+    The frequencies must be those of llama3."""
     dim, base, factor, low, high, original = 64, 10000.0, 8.0, 1.0, 4.0, 64
     frequencies = base ** -(np.arange(0, dim, 2) / dim)
     wavelengths = 2 * np.pi / frequencies

@@ -1,5 +1,6 @@
-"""Contract under test: recordings for a device use the levels and scales of a GGUF file, and give
-the CPU's logits. Matrices of several formats can be fused into one; no weight changes."""
+"""Contract under test: recordings for a device use the levels and scales of a GGUF file, and
+compute the CPU's logits. Matrices of different formats can be fused into one matrix; the weights
+stay the same."""
 
 import pytest
 import torch
@@ -12,14 +13,14 @@ FUSED = {"q_proj": 0, "k_proj": 1, "v_proj": 2}
 
 
 def mixed(name):
-    """Return a tensor's type, as in Q4_K_M files: v and the embedding have more bits. One matrix
-    has float16."""
+    """Return the type of a tensor, as in Q4_K_M files: v and the embedding have more bits than
+    other matrices. In addition, one matrix has float16."""
     kinds = {"attn_v": "Q6_K", "token_embd": "Q8_0", "ffn_down": "F16", "ffn_up": "Q4_0"}
     return next((kind for part, kind in kinds.items() if part in name), "Q4_K")
 
 
 def dense(matrix):
-    """Return the weights of a packed matrix, [n, k]."""
+    """Return the weights of a packed matrix as floats, [n, k]."""
     levels, group = (
         matrix.unpacked().permute(1, 0, 2).flatten(1)[:, : matrix.k],
         matrix.format.group,

@@ -16,7 +16,7 @@ LINES, LINES_OF_A_KIND, BATCH = 10_000, 1_000, 500
 
 @pytest.fixture
 def theirs():
-    """theirs(path): returns a function that gives llama.cpp's ids of a list of texts."""
+    """theirs(path): returns a function that gives llama.cpp's ids for a list of texts."""
     workers = []
 
     def opened(path):
@@ -52,6 +52,7 @@ def test_the_real_file(real, files, theirs):
 def test_every_kind(files, theirs, tmp_path, pre):
     path = files.write(tmp_path / "m.gguf", words=pre)
     texts = files.mixed_lines(LINES_OF_A_KIND)
-    if pre == "deepseek-llm":  # we split spaces before U+3000, as deepseek's tokenizer.json does
+    # We split the text before U+3000, as deepseek's tokenizer.json does.
+    if pre == "deepseek-llm":
         texts = [text for text in texts if "  \u3000" not in text]
     assert different(path, theirs(path), texts) == []

@@ -1,8 +1,9 @@
-"""Contract under test: SmolLM2-135M-Instruct in Q4_1 answers like its dequantised weights, here and
-in transformers. The file is not in the repository (CONTRIBUTING.md).
+"""Contract under test: SmolLM2-135M-Instruct in Q4_1 gives the same answers as its dequantised
+weights, in sbrt and in transformers. The file is not in the repository (CONTRIBUTING.md).
 
-`make test` compares a model of its first layers, which have the file's own blocks and sizes. The
-long runs compare all layers. They take their prompts from the JSON lines that SBRT_PROMPTS names.
+`make test` compares only the model's first layers, which have the blocks and sizes of the file. The
+long runs compare all layers. They take their prompts from the JSON lines in the file that
+SBRT_PROMPTS names.
 """
 
 import os
@@ -44,7 +45,8 @@ SETTINGS = [{"dtype": "float32"}, {"activation_dtype": "float32"}]
 
 @pytest.fixture(scope="module")
 def scratch():
-    """In the checkout: temporary folders may lie on a small file system."""
+    """Return a temporary folder in the checkout, because the system's temporary folders may lie on
+    a small file system."""
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as made:
         yield Path(made)
@@ -52,14 +54,14 @@ def scratch():
 
 @pytest.fixture(scope="module")
 def short(files, real, scratch):
-    """A file of the first layers."""
+    """Return the path of a file with the model's first layers."""
     return files.first_layers(real, scratch / "short.gguf", LAYERS)
 
 
 @pytest.fixture(scope="module", params=SETTINGS, ids=str)
 def answers(short, request):
-    """Return [(prompt ids, answer ids)] of plain decoding in float32 arithmetic. Weights are
-    unpacked to float32, or stay packed."""
+    """Return [(prompt ids, answer ids)] of plain decoding in float32 arithmetic. The parameter
+    decides if weights are unpacked to float32 or stay packed."""
     with Engine.from_pretrained(short, **request.param) as engine:
         assert engine.pair.eos == {2}
         outputs = engine.generate([chat(question) for question in QUESTIONS], GREEDY)
@@ -72,8 +74,8 @@ def folder(files, short, scratch):
 
 
 def opened(folder):
-    """Return the model in transformers, in float64. In float32 its rounding errors would add to
-    ours."""
+    """Return the model in transformers, in float64. In float32, rounding errors of transformers
+    would add to ours."""
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
 
 
@@ -94,7 +96,8 @@ def test_answers_are_those_of_transformers(answers, theirs):
 
 
 def test_log_probs_are_those_of_transformers(short, theirs):
-    """Log-probs of prompts and answers agree. Our weights are packed, our activations float32."""
+    """The log-probs of prompts and answers must be close to those of transformers. Our weights are
+    packed, our activations float32."""
     params = SamplingParams(temperature=0, max_tokens=16, logprobs=5, prompt_logprobs=5)
     with Engine.from_pretrained(short, activation_dtype="float32") as engine:
         prompts = [chat(question) for question in QUESTIONS]
@@ -111,8 +114,8 @@ def test_log_probs_are_those_of_transformers(short, theirs):
 
 
 def near_ties(theirs, answers):
-    """Return how many answers differ from those of transformers. The first difference must be at a
-    near-tie."""
+    """Return the number of answers that differ from those of transformers. The first difference of
+    an answer must be at a near-tie."""
     parted = 0
     for prompt, found in answers:
         with torch.no_grad():
@@ -131,7 +134,8 @@ def test_an_answer_makes_sense(real):
 
 
 def test_ids_are_those_of_its_kind(real):
-    """The text is split at digits, then by GPT-2's pattern, as in SmolLM2's tokenizer.json."""
+    """The ids must be those of SmolLM2's tokenizer.json: the text is split at digits, then by
+    GPT-2's pattern."""
     ours = Tokenizer(real)
     theirs = Library.from_str(ours._library.to_str())
     theirs.pre_tokenizer = pre_tokenizers.Sequence(
@@ -180,7 +184,8 @@ def test_many_answers_are_those_of_the_folder_and_of_transformers(files, real, s
 
 @pytest.fixture(scope="module")
 def draft(files, real, tmp_path_factory):
-    """Write a draft with the model's first layers, which is sometimes right; return its path."""
+    """Write a draft with the model's first layers, whose tokens are sometimes accepted. Return its
+    path."""
     return files.first_layers(real, tmp_path_factory.mktemp("draft") / "draft.gguf", DRAFT_LAYERS)
 
 

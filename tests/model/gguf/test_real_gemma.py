@@ -1,5 +1,6 @@
-"""Contract under test: Gemma 3 270M in Q4_K_M answers like its dequantised weights in transformers.
-Every method answers like plain decoding. tools/gemma_model.py downloads the file."""
+"""Contract under test: Gemma 3 270M in Q4_K_M gives the same answers as its dequantised weights in
+transformers. Every method gives the same answers as plain decoding. tools/gemma_model.py downloads
+the file."""
 
 import os
 from pathlib import Path
@@ -19,7 +20,7 @@ QUESTIONS = (
     "List three prime numbers.", "Translate 'good morning' into Spanish.", "Who wrote Hamlet?",
     "What is 17 times 23?", "Tell me a short story about a cat.", "日本の首都はどこですか?",
 )  # fmt: skip
-# This text is longer than the window.
+# A text that is longer than the window.
 TEXT = "The cat sat on the mat. It saw a dog, and the dog saw it.\n" * 34
 GAP = 1e-3  # transformers may differ where its two largest logits are closer than this
 LENGTH = 1024
@@ -47,7 +48,8 @@ def test_what_it_is(gemma):
 
 
 def test_every_method_equals_plain_decoding_beyond_the_window(gemma):
-    """Chains from look-ups are mostly accepted, those of a random draft never."""
+    """Every method must give the tokens of plain decoding. Chains from look-ups are mostly accepted
+    here; those of a random draft never are."""
     params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
     methods = ("none", "lookup", "specbranch")
     with Engine.from_pretrained(gemma, "random", max_model_len=LENGTH) as engine:
@@ -61,7 +63,8 @@ def test_every_method_equals_plain_decoding_beyond_the_window(gemma):
 
 @pytest.mark.exact
 def test_answers_are_those_of_transformers(files, gemma, tmp_path):
-    """Our weights stay packed; activations are float32."""
+    """The answers must be those of transformers. Our weights stay packed; activations are
+    float32."""
     params = SamplingParams(temperature=0, max_tokens=64, ignore_eos=True)
     prompts = [TEXT, *(chat(question) for question in QUESTIONS)]
     with Engine.from_pretrained(gemma, activation_dtype="float32", max_model_len=LENGTH) as engine:

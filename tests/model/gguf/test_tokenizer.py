@@ -1,6 +1,6 @@
 """Contract under test: a tokenizer in a GGUF file gives the same ids as the tokenizer from which it
-was converted. transformers gives the right ids for the kinds that it can read. For the others a
-tokenizer is built here."""
+was converted. For the kinds that transformers can read, transformers gives the right ids. For the
+other kinds, these tests build a tokenizer."""
 
 import json
 
@@ -44,7 +44,8 @@ def test_a_byte_level_kind_that_transformers_knows(files, tmp_path, pre):
 
 
 def library_of(files, *before):
-    """Return the encoder of a byte-level BPE with the same tokens and pre-tokenizers `before`."""
+    """Return the `encode` of a byte-level BPE tokenizer with the same tokens. `before`: its
+    pre-tokenizers."""
     tokens, merges, _ = files.byte_level_words()
     vocab = {token: i for i, token in enumerate(tokens)}
     library = Library(models.BPE(vocab, [tuple(merge.split(" ")) for merge in merges]))
@@ -58,7 +59,8 @@ def library_of(files, *before):
 
 @pytest.mark.parametrize("pre", ["smollm", "starcoder", "refact", "command-r"])
 def test_digits_alone(files, tmp_path, pre):
-    """The tokenizer.json of these models has Digits, then ByteLevel with GPT-2's pattern."""
+    """The ids must be those of a tokenizer.json of these models: Digits, then ByteLevel with
+    GPT-2's pattern."""
     path = files.write(tmp_path / "m.gguf", words=pre)
     same_ids(
         path, library_of(files, pre_tokenizers.Digits(individual_digits=True)), files.mixed_lines()
@@ -68,8 +70,8 @@ def test_digits_alone(files, tmp_path, pre):
 def test_scores(files, tmp_path):
     path = files.write(tmp_path / "m.gguf", words="scores")
     theirs = transformers_ids(path)
-    # If a text begins with a space, transformers' Metaspace does not add its own. Such texts are
-    # left out.
+    # Skip texts that begin with a space, because transformers' Metaspace does not add its own space
+    # to them.
     texts = [text for text in files.mixed_lines() if not text.startswith((" ", "\u2581"))]
     same_ids(path, theirs, [text for text in texts if text and "<" not in text])
 
@@ -269,7 +271,7 @@ def test_a_model_without_a_tokenizer_runs_on_ids(files, tmp_path, refused):
 
 
 def test_a_tokenizer_json_beside_a_file_is_not_asked(files, tmp_path):
-    """Such files may belong to other models in the same folder."""
+    """A tokenizer.json next to a GGUF file may belong to another model, so it must not be read."""
     path = files.write(tmp_path / "m.gguf")
     for name in ("tokenizer_config.json", "added_tokens.json", "generation_config.json"):
         (tmp_path / name).write_text(json.dumps({"eos_token": "x", "eos_token_id": 1}))
