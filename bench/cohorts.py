@@ -58,7 +58,7 @@ def in_cohorts(model: CostModel, sequences: int, gamma: int) -> float:
 
 
 def best(model: CostModel, time: Any, sequences: int, share: int, acceptance: float) -> Any:
-    """Return (rate, gamma) for the gamma with the highest rate whose rows fit one target forward.
+    """Return the highest rate and its gamma, among those gammas whose rows fit one target forward.
 
     rate: tokens of all sequences per unit of time. time: `serial` or `in_cohorts`. share: number of
     sequences that one forward verifies. acceptance: probability that a drafted token is accepted.

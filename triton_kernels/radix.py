@@ -144,8 +144,8 @@ def sum_before(bins, n):
 
 @triton.jit
 def _next_digit(low, most_key, temperature, min_p, SHIFT: tl.constexpr):
-    """Returns the least key from `low` on whose weight is at least min_p, with its lowest SHIFT
-    bits set to 0.
+    """Finds the least key that is at least `low` and has a weight of at least min_p. Returns this
+    key with its lowest SHIFT bits set to 0.
 
     A bin of keys is kept if the weight of its greatest key is large enough. Keys above the key of
     the largest logit are always kept.

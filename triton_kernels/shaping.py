@@ -187,7 +187,7 @@ def shape_logits(
     sequence  int32 words of the sequences, one for each seat
     table    int32 words of the Batch of this forward
     out      [rows, vocab]  float32, written, except rows from index `n` of the Batch on
-    ids      int32 [vocab]: the token of each column; lists in `shaping` are by token
+    ids      int32 [vocab]: the token of each column. A request's bias and mask name tokens
     Penalties of a row also count the row's own ancestors. A row whose sequence does not shape
     logits is copied.
 

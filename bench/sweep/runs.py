@@ -2,8 +2,8 @@
 
 Each run is written to a JSON file when it ends. A target forward takes the time c, and a draft
 forward takes the time 1, whatever the number of rows. If all bursts of a run are shorter than c,
-each of its rounds takes c. At a larger c the run has the same rounds, so its time needs no second
-run.
+each of its rounds takes c. A run at a larger c would have the same rounds, so its time is
+computed without another run.
 """
 
 from __future__ import annotations

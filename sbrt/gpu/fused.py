@@ -113,6 +113,6 @@ class FusedDecoder(FewRows):
     def normed(
         self, norm: torch.Tensor, linear: Linear | None, heads: HeadTerms | None = None
     ) -> Terms:
-        """Return the terms of a product that first normalises its input rows with the weights
-        `norm`."""
+        """Return the Terms of a product with RMSNorm: its input rows are first normalised, with the
+        weights `norm`."""
         return Terms(linear.bias if linear else None, norm, self.config.rms_eps, heads=heads)

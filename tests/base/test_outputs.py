@@ -94,7 +94,8 @@ def test_pairs_are_compared_token_by_token(tokenizer):
 
 
 class Words:
-    """A stand-in for a tokenizer and for its `pieces`: token i is the i-th word of a list."""
+    """A fake tokenizer, whose token i is the i-th word of a list. It also has the methods of
+    `tokenizer.pieces`."""
 
     def __init__(self, words):
         self.words, self.pieces = words, self

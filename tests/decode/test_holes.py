@@ -45,7 +45,8 @@ def tokens(method, sampling, shaping, holes=(), seed=1):
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=lambda sampling: f"T={sampling['temperature']}")
 @pytest.mark.parametrize("method", METHODS)
 def test_holes_are_what_is_not_allowed(method, sampling):
-    """An engine with holes gives the tokens of a request that allows all other ids. Fuzz tests
+    """Holes are ids that no token has. An engine with holes must give the same tokens as an engine
+    without them whose request allows all other ids. Fuzz tests
     compare such requests with the reference."""
     rng = random.Random(0)
     changed = 0

@@ -83,8 +83,8 @@ void keep_order() {
   check(fetched(a + 1) == 2 * kTurns, "order: expected ", 2 * kTurns, ", got ", fetched(a + 1));
 }
 
-// A graph of a kernel and a captured graph is launched as one fused launch, and part by part. Both
-// ways do the same work.
+// Builds a graph with two parts: a kernel and a captured graph. Launches it once as one fused
+// launch, and once part by part. Both must do the same work.
 void fuse() {
   const auto exec = make_cuda_exec(0);
   const auto cells = exec->cells<int64_t>(2, Where::device);

@@ -153,8 +153,8 @@ def shares(args: argparse.Namespace, plain: dict[str, Any]) -> dict[str, float]:
 
 
 def missed(args: argparse.Namespace, report: dict[str, Any]) -> list[str]:
-    """Return a sentence for each method with wrong tokens, and for each bound that `none`
-    misses."""
+    """Return a sentence for each method with wrong tokens, and for each limit of `args`
+    that plain decoding does not keep."""
     plain = report["lines"][0]
     wrong = [line["method"] for line in report["lines"] if not line["right"]]
     found = [f"{method}: wrong tokens" for method in wrong if args.mode == "exact"]

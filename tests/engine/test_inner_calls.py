@@ -268,8 +268,8 @@ def test_what_a_handler_raises_in_a_step_ends_the_step_and_no_request(error, ala
 
 
 def test_what_a_handler_raises_ends_a_call_that_waits_for_another_thread(alarm) -> None:
-    """The main thread's call waits for another thread's call. An error that a handler raises
-    meanwhile ends the waiting call before it has begun."""
+    """The main thread's call waits for another thread's call. If a signal
+    handler raises an error meanwhile, the waiting call raises it and does not begin."""
     with one_engine() as engine:
         turns, held, raised = engine._scheduler.turns, threading.Event(), threading.Event()
         seen: list[bool] = []

@@ -183,8 +183,8 @@ def choices(cases, dists, op, device):
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 @pytest.mark.parametrize("dists", [False, True], ids=["tokens", "dists"])
 def test_a_row_is_sampled_as_its_own_seat_asks(device, op, dists):
-    """The words of a seat's rows must be the same as in a call with this seat alone, and in any
-    seat."""
+    """Choices for the rows of a sequence must not depend on the other seats in the call, nor on
+    the seat of the sequence."""
     cases = [
         Case(90 + i, 3, 300, kind=kind, shaped=shaped, device=device, heads=[2000 + i])
         for i, (kind, shaped) in enumerate(CASES)
