@@ -8,7 +8,7 @@
 namespace sbrt {
 
 // Returns the row for a trunk token that the lane has not processed. i: `position` minus
-// RowList::head, the position at which the masks of the rows begin.
+// RowList::head.
 SBRT_ANY inline Row trunk_row(const LaneSeat& args, int64_t position, int i) {
   const auto slot = static_cast<int32_t>(args.shape.slot(args.seat, position));
   const int32_t token = args.sequence->trunk[position];

@@ -286,8 +286,8 @@ def _rejection() -> tuple[Step, ...]:
 
 
 def _prefixes() -> tuple[Step, ...]:
-    """Return the steps that check prefix reuse. Their requests have the prompts of an earlier step by
-    plain decoding, so they reuse its KV."""
+    """Return the steps that check prefix reuse. Their requests have the prompts that an earlier
+    step fed for plain decoding, so they reuse its KV."""
     reuse = ("--pair", "demo", "--reuse", "--prompts", "40", "--max-tokens", "64")
     return (
         _ready(50),
