@@ -86,19 +86,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL|demo|demo-poor|smollm2|random|none",
         help="the model that drafts (default: that of a named target, else none)",
     )
-    add(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="threads in total (default: the cores this process may use)",
-    )
-    add("--draft-threads", type=int, metavar="N", help="threads of the draft while both models run")
-    add(
-        "--cpu-affinity",
-        metavar="CORES",
-        help="cores of the target's threads, one each, such as 0-3,8 (default: not pinned)",
-    )
-    add("--draft-cpu-affinity", metavar="CORES", help="cores of the draft's threads, one each")
+    _add_thread_flags(parser)
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16", "int8", "int4"),
@@ -114,6 +102,24 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default="cpu", metavar="cpu|cuda[:N]", help="default: %(default)s")
     add("--draft-device", metavar="D", help="device of the draft (default: that of --device)")
+
+
+def _add_thread_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for threads and the cores of these threads."""
+    add = parser.add_argument
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads in total (default: the cores this process may use)",
+    )
+    add("--draft-threads", type=int, metavar="N", help="threads of the draft while both models run")
+    add(
+        "--cpu-affinity",
+        metavar="CORES",
+        help="cores of the target's threads, one each, such as 0-3,8 (default: not pinned)",
+    )
+    add("--draft-cpu-affinity", metavar="CORES", help="cores of the draft's threads, one each")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
