@@ -1,6 +1,6 @@
 // A mail: copies that a stream makes as one command. They go from one place of a memory to another,
-// or from one memory of a backend to its other memory. If a backend has two memories, ops that use
-// one of them see what was written to the other only after a mail has copied it.
+// or from one memory of a backend to its other memory. A backend may have two memories.
+// An op that uses one of them sees what was written to the other only after a mail has copied it.
 #pragma once
 
 #include <cstddef>
