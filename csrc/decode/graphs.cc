@@ -33,7 +33,7 @@ ChooseArgs choose_args(const Resources& r, LaneUnit& unit, const Batch* batch, C
   dense.trunk = unit.memory->trunks.device();
   dense.trunk_room = r.room();
   KeptScores kept;
-  if (r.scores.is_there() && !r.config.can().has_host_memory)
+  if (r.scores.is_there() && !r.can(unit).has_host_memory)
     kept = dist ? r.scores.kept_by_draft() : r.scores.kept_by_target();
   return {
       lane.logits(),       lane.columns().n, unit.columns, batch, unit.memory->sequences.device(),
@@ -276,6 +276,7 @@ void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
   ops.put_choice(prefill_dists_);
   put(prefill_dists_, kKeepDists, args, ops.clock);
   put(prefill_dists_, kEndDraftPiece, end, ops.clock);
+  if (r_.is_apart()) put(look_, kFollowTrunk, few, ops.clock);
   put(look_, kPrefillDraftRows, few, ops.clock);
   ops.put_dists(look_, &r_.draft.cost);
   put(look_, kKeepDists, args, ops.clock);

@@ -13,7 +13,6 @@ struct LaneMemory {
   int place = 0;  // number of this memory among the backend's memories
   Cells<Sequence> sequences;
   Cells<int32_t> trunks;  // [seats, room] tokens of a seat's trunk
-  Cells<uint8_t> ranks;   // [seats, room] rank of each of these tokens in the draft's distribution
   // Seats::ended, three values: rounds, pieces of the target, pieces of the draft.
   Cells<int64_t> ended;
   ShapingMemory dense_shaping;

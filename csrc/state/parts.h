@@ -77,11 +77,8 @@ constexpr Parts parts_of_seats() {
   return set;
 }
 // Returns the names of the parts, the parts of which every seat has its own copy, and the parts
-// that no mail copies. With two memories each lane appends to its own trunk. Such an engine refuses
-// `auto`, so its host does not read draft_have.
-constexpr PartTable part_table() {
-  return {&name_of, parts_of_seats(), parts(Part::trunk, Part::draft_have)};
-}
+// that no mail copies. With two memories each lane appends to its own trunk.
+constexpr PartTable part_table() { return {&name_of, parts_of_seats(), parts(Part::trunk)}; }
 
 // Says who writes a part and who reads it, while the part's sequence is in flight.
 enum class Owner {

@@ -130,7 +130,9 @@ struct Sequence {
   SBRT_PART(trunk)
   int32_t* trunk;       // [max_model_len] committed tokens
   uint64_t trunk_hash;  // hash of all trunk tokens
-  int64_t followed;     // length of the trunk in the draft's own memory, if it has one
+  // Only for a draft with a memory of its own: the number of trunk tokens that its ops have hashed
+  // and counted there, and the number of tokens that the host has sent there.
+  int64_t followed, told;
   Counts counts;
   SBRT_PART(outcome)
   int32_t no_mass;  // 1: a residual of this round was empty (round/accept_op.h)
@@ -147,6 +149,9 @@ struct Sequence {
   // Number of nodes of this round's serial burst that did not enter the chain.
   int32_t lost;
   int32_t filled;  // 1: after a miss a look-up made the chain, so no burst is needed
+  SBRT_PART(draft_have)
+  int64_t draft_have;      // all trunk positions before this one have draft KV
+  int32_t draft_compacts;  // 1: the draft has KV of the last chain, so it moves the accepted path
   SBRT_PART(chain_dist)
   Mask draft_nodes;         // chain nodes (and the root) that have draft KV and a distribution
   Dist chain_dist[kSlots];  // [node] the draft's distribution after the root and the chain's nodes
@@ -163,9 +168,6 @@ struct Sequence {
   int64_t target_have;  // all positions before this one have target KV; prefill advances it
   SBRT_PART(draft_rows)
   RowList draft_rows;
-  SBRT_PART(draft_have)
-  int64_t draft_have;      // all trunk positions before this one have draft KV
-  int32_t draft_compacts;  // 1: the draft has KV of the last chain, so it moves the accepted path
   SBRT_PART(settings)
   // [max_model_len + kSlots] or null. For each token of the trunk: 1 + its rank in the draft's
   // distribution for that position. If the token is no candidate: 1 + kCandidates. If the

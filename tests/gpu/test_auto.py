@@ -50,11 +50,10 @@ def requests(tools):
 def opened(tools, tool, stand_in, checkpoints):
     pair = [checkpoint.folder for checkpoint in checkpoints["Llama"]]
 
-    def made(device, seats=1, **more):
+    def made(device, seats=1, draft=None, **more):
         method = AUTO if device == "cuda" else "none"
-        config = tool.config_of(
-            pair, device, method, max_model_len=tools.max_len, max_num_seqs=seats
-        )
+        sizes = {"max_model_len": tools.max_len, "max_num_seqs": seats}
+        config = tool.config_of(pair, device, method, draft_device=draft, **sizes)
         loaded = load_pair(config)
         if device == "cpu":
             # The bits of torch's results depend on the number of rows, so both engines use graphs
