@@ -46,16 +46,17 @@ def engine(apart, backend, seats, c=3, tuned=TUNED, **more):
 def answers(core, count, policy=None):
     """Return [(tokens, counters, rounds of each candidate)] of `count` requests that take turns in
     the seats of an engine."""
-    rng, running, found = random.Random(core.seats), {}, [None] * count
+    turns, running, found = random.Random(core.seats), {}, [None] * count
     waiting = list(range(count))
     while waiting or running:
         while waiting and core.has_free_seat:
             number = waiting.pop(0)
+            rng = random.Random(number)
             sampling, shaping = REQUESTS[number % len(REQUESTS)]
             prompt = [rng.randrange(32) for _ in range(rng.randint(1, 40))] * 2
-            how = _core.Sampling(**sampling), policy, rng.randint(60, 120)
+            how = _core.Sampling(**sampling), policy, rng.randint(60, 200)
             running[number] = core.admit(prompt, *how, [], _core.Shaping(**shaping)), []
-        core.advance(rng.randint(1, 3))
+        core.advance(turns.randint(1, 3))
         for number, (seat, tokens) in list(running.items()):
             tokens += seat.take()
             if seat.finished:
@@ -77,7 +78,7 @@ WORLDS = [(1, TUNED, 1), (1, TUNED, 8), (1, BY_CHANCE, 1), (3, BY_CHANCE, 8)]
 @pytest.mark.parametrize(("c", "tuned", "seats"), WORLDS)
 def test_it_runs_the_rounds_of_one_memory(c, tuned, seats):
     core = engine(True, "sim", seats, c, tuned)
-    count = 4 if seats == 1 else 10
+    count = 12 if seats == 1 else 24
     found = answers(core, count)
     assert found == answers(engine(False, "sim", seats, c, tuned), count)
     rounds = [sum(one) for one in zip(*(arms for *_, arms in found), strict=True)]
@@ -92,7 +93,7 @@ def test_it_runs_the_rounds_of_one_memory(c, tuned, seats):
 @pytest.mark.parametrize("seats", [1, 8])
 def test_each_mail_and_each_copy_by_the_host_is_needed(seats):
     core = engine(True, "dry", seats, c=1)
-    count = 4 if seats == 1 else 10
+    count = 7 if seats == 1 else 12
     found = answers(core, count)
     order = core.order
     assert order.conflicts() == []
@@ -107,5 +108,5 @@ def test_each_mail_and_each_copy_by_the_host_is_needed(seats):
 @pytest.mark.parametrize("seats", [1, 8])
 def test_so_it_is_with_threads(seats):
     core = engine(True, "cpu", seats, c=1, num_threads=2)
-    count = 4 if seats == 1 else 10
+    count = 12 if seats == 1 else 24
     assert tokens_of(answers(core, count)) == tokens_of(answers(core, count, TUNED[0]))
