@@ -93,7 +93,7 @@ def test_it_runs_the_rounds_of_one_memory(c, tuned, seats):
 @pytest.mark.parametrize("seats", [1, 8])
 def test_each_mail_and_each_copy_by_the_host_is_needed(seats):
     core = engine(True, "dry", seats, c=1)
-    count = 7 if seats == 1 else 12
+    count = 7 if seats == 1 else 24
     found = answers(core, count)
     order = core.order
     assert order.conflicts() == []
