@@ -399,12 +399,8 @@ DraftLag Pump::lag_within(int i, int rounds) const {
 
 // Returns the launches that are large enough for the next `rounds` rounds of these seats.
 Launches Pump::launches_of(SeatSet members, int rounds) const {
-  Launches found{// On a device the KV of an accepted path does not move.
-                 {0, 0, 0},
-                 {},
-                 !r_.config.can().captures,
-                 0,
-                 0};
+  // On a device the KV of an accepted path does not move.
+  Launches found{{0, 0, 0}, {}, !r_.config.can().captures, 0, 0};
   bool is_tuned = false;
   for_each(members, [&](int i) {
     const Policy& p = r_.at(i).policy;

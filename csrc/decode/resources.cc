@@ -311,7 +311,7 @@ void Resources::tell_have(int seat) {
   if (!is_apart()) return;
   exec->note_mail({"tell_have", 1, 0, parts(Part::draft_have)}, SeatSet{1} << seat);
   Sequence& c = at(seat);
-  // Of a draft on a device, the host counts the positions itself (took_draft_to, take_in).
+  // The host itself counts the positions of a draft on a device (took_draft_to, take_in).
   if (can(draft).has_host_memory) c.draft_have = memories[1].at(seat).draft_have;
   send_fields(memories[0], seat, &c.draft_have, &c.draft_have + 1);
 }

@@ -1,7 +1,8 @@
 """Contract under test, on a CUDA device: an engine whose draft has a memory of its own answers
-every method, and `auto` with the costs that it measures, like plain decoding in one memory. On one device both memories are there. With two
-devices each lane has its own, and mail is copied between them. A draft on the CPU has the host's
-memory: its threads wait for the device, and the device for them."""
+every method like plain decoding in one memory. So does `auto`, with the costs that it measures. On
+one device both memories are there. With two devices each lane has its own, and mail is copied
+between them. A draft on the CPU has the host's memory: its threads wait for the device, and the
+device for them."""
 
 from dataclasses import replace
 

@@ -1,6 +1,7 @@
 """Contract under test: `acceptance=rejection` on a CUDA device, on the stand-in. Every method has
-the tokens of the CPU's engine over the same recordings, with one seat and several, with one memory
-and two, on two devices or with the draft on the CPU. Candidates are accepted and rejected. A mail of the draft carries its scores."""
+the tokens of the CPU's engine over the same recordings, with one seat and several. So it is with
+one memory and two, on two devices or with the draft on the CPU. Candidates are accepted and
+rejected. A mail of the draft carries its scores."""
 
 from dataclasses import replace
 
