@@ -376,8 +376,6 @@ class EngineConfig:
             check_count("draft_threads", len(draft), self.draft_threads)
 
     def _check_on_cuda(self) -> None:
-        if self.drafts_on_cpu and self.draft() is not None and self.method().rejection:
-            raise not_built("acceptance rejection with a draft on the CPU next to a CUDA device")
         if self.activation_dtype != "auto":
             raise InvalidInputError(
                 f"activation_dtype: expected auto on {self.device}, where the dtype decides, "

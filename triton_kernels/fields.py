@@ -282,6 +282,7 @@ class Sequence(Structure):
         ("trunk", c_void_p),
         ("trunk_hash", c_uint64),
         ("followed", c_int64),
+        ("told", c_int64),
         ("counts", Counts),
         ("no_mass", c_int32),
         ("cut", c_int32),
@@ -294,6 +295,8 @@ class Sequence(Structure):
         ("source", c_int32 * SLOTS),
         ("lost", c_int32),
         ("filled", c_int32),
+        ("draft_have", c_int64),
+        ("draft_compacts", c_int32),
         ("draft_nodes", Mask),
         ("chain_dist", Dist * SLOTS),
         ("step", c_int32),
@@ -304,8 +307,6 @@ class Sequence(Structure):
         ("verified", Mask),
         ("target_have", c_int64),
         ("draft_rows", RowList),
-        ("draft_have", c_int64),
-        ("draft_compacts", c_int32),
         ("rank", c_void_p),
     )
 

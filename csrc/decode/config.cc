@@ -7,21 +7,6 @@
 namespace sbrt {
 namespace {
 
-// If the draft has its own device, throws InvalidInput for options that need the state of both
-// lanes in one memory.
-void check_apart(const RuntimeConfig& c) {
-  check_within("draft_device", kHostMemory, 1023, c.draft_device);
-  const auto refuse = [&c](bool asked, const char* what) {
-    check<InvalidInput>(!asked || !c.is_apart(), "draft_device: ", what,
-                        " is not there yet with a draft on a device of its own");
-  };
-  refuse(!c.tuned.empty(), "the method auto");
-  const bool next_to_device = c.draft_device == kHostMemory && !c.can().has_host_memory;
-  check<InvalidInput>(!c.rejection || !next_to_device,
-                      "draft_device: acceptance rejection is not there yet with a draft on the CPU "
-                      "next to a device");
-}
-
 // Throws InvalidInput if cores are given for a team that does not exist, or if the number of cores
 // is not the number of threads.
 void check_cores(const RuntimeConfig& c) {
@@ -58,7 +43,7 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
   check<InvalidInput>(c.backend == Backend::sim || !c.costs,
                       "costs: expected the sim backend but got another");
-  check_apart(c);
+  check_within("draft_device", kHostMemory, 1023, c.draft_device);
   check_cores(c);
 }
 

@@ -33,7 +33,7 @@ ChooseArgs choose_args(const Resources& r, LaneUnit& unit, const Batch* batch, C
   dense.trunk = unit.memory->trunks.device();
   dense.trunk_room = r.room();
   KeptScores kept;
-  if (r.scores.is_there() && !r.config.can().has_host_memory)
+  if (r.scores.is_there() && !r.can(unit).has_host_memory)
     kept = dist ? r.scores.kept_by_draft() : r.scores.kept_by_target();
   return {
       lane.logits(),       lane.columns().n, unit.columns, batch, unit.memory->sequences.device(),
@@ -263,6 +263,18 @@ void Graphs::record_draft() {
   if (!r_.config.tuned.empty()) record_looks(args, ops);
 }
 
+namespace {
+
+// Returns the step that keeps the distributions of a prompt piece. All its rows are trunk tokens, so
+// it stores only their ranks.
+constexpr LaneStep keep_ranks() {
+  LaneStep step = kKeepDists;
+  step.effects.writes = parts(P::draft_have, P::rank);
+  return step;
+}
+
+}  // namespace
+
 // Records the prompt pieces that also keep the draft's distributions. These are the last piece of a
 // prompt, and pieces for tokens of the trunk that the draft lacks.
 void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
@@ -274,11 +286,12 @@ void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
   ops.put_gather(prefill_dists_);
   ops.put_forward(prefill_dists_, true);
   ops.put_choice(prefill_dists_);
-  put(prefill_dists_, kKeepDists, args, ops.clock);
+  put(prefill_dists_, keep_ranks(), args, ops.clock);
   put(prefill_dists_, kEndDraftPiece, end, ops.clock);
+  if (r_.is_apart()) put(look_, kFollowTrunk, few, ops.clock);
   put(look_, kPrefillDraftRows, few, ops.clock);
   ops.put_dists(look_, &r_.draft.cost);
-  put(look_, kKeepDists, args, ops.clock);
+  put(look_, keep_ranks(), args, ops.clock);
   put(look_, kEndDraftPiece, end, ops.clock);
 }
 

@@ -13,7 +13,6 @@ struct LaneMemory {
   int place = 0;  // number of this memory among the backend's memories
   Cells<Sequence> sequences;
   Cells<int32_t> trunks;  // [seats, room] tokens of a seat's trunk
-  Cells<uint8_t> ranks;   // [seats, room] rank of each of these tokens in the draft's distribution
   // Memory of Seats::ended: the number of finished rounds, of finished prompt pieces of the target,
   // and of finished prompt pieces of the draft.
   Cells<int64_t> ended;

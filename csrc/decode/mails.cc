@@ -5,14 +5,16 @@
 namespace sbrt {
 namespace {
 
-// Adds copies to a mail: for every seat, the bytes `range` of the seat's Sequence.
-void put(Mail& mail, const MailRange& range, const Cells<Sequence>& from,
-         const Cells<Sequence>& to) {
+// Adds copies to a mail: for every seat, the bytes `range` of the seat's Sequence. times: number of
+// such ranges that follow each other, read when the mail is sent; null: one.
+void put(Mail& mail, const MailRange& range, const Cells<Sequence>& from, const Cells<Sequence>& to,
+         const int32_t* times = nullptr) {
   mail.parts.bits |= range.parts.bits;
   for (int seat = 0; seat < static_cast<int>(from.size()); ++seat) {
     const auto* source = reinterpret_cast<const std::byte*>(from.device() + seat);
     auto* target = reinterpret_cast<std::byte*>(to.device() + seat);
-    mail.copies.push_back({source + range.begin, target + range.begin, range.bytes(), seat});
+    mail.copies.push_back(
+        {source + range.begin, target + range.begin, range.bytes(), seat, 1, 0, times});
   }
 }
 
@@ -27,9 +29,10 @@ Mails mails_of(const Resources& r) {
   mails.verdict.parts.bits |= parts(Part::round).bits;
   mails.verdict.copies.push_back({target.ended.device(), draft.ended.device(), sizeof(int64_t)});
   put(mails.burst, burst_range(), draft.sequences, target.sequences);
-  put(mails.offer, offer_range(r.config.max_branches), draft.sequences, target.sequences);
+  put(mails.offer, offer_range(), draft.sequences, target.sequences);
+  put(mails.offer, branch_range(), draft.sequences, target.sequences, &r.launches.branches);
   if (r.scores.is_there())
-    for (Mail* mail : {&mails.burst, &mails.offer}) r.scores.add_to(*mail);
+    for (Mail* mail : {&mails.burst, &mails.offer}) r.scores.add_to(*mail, r.launches.scored);
   return mails;
 }
 

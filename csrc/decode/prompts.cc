@@ -233,13 +233,21 @@ void Prompts::see() {
   });
 }
 
+void Prompts::tell_have(SeatSet seats) {
+  for_each(seats, [&](int i) {
+    if (!seats_[i].drafted && !seats_[i].sat_out) r_.tell_have(i);
+  });
+}
+
 bool Prompts::catch_draft_up(int i, int64_t until) {
   LaneUnit& draft = r_.draft;
+  r_.tell_trunk(i);
   if (r_.config.costs) draft.cost = r_.config.costs->alone.draft.data();
   while (r_.at(i).draft_have < r_.at(i).head) {
     launch(draft, bit(i), graphs_.look(), draft.width);
     r_.took_draft_to(i, r_.at(i).draft_have + kMaxRows);
     if (!reach(draft.feed.fed, draft.feed.pieces, until)) return false;
+    r_.tell_have(i);
   }
   r_.exec->rethrow();
   return true;

@@ -230,10 +230,12 @@ void Pump::start_round() {
 bool Pump::starts_drafting(int i, const RoundShape& how) {
   HostSeat& seat = seats_[i];
   const Policy& p = r_.at(i).policy;
+  const bool drafted_before = seat.drafted;
   seat.drafted =
       p.gamma > 0 || (how.burst > 0 && seat.sequence.missed() && burst_after_miss(p) > 0);
   const bool may_change = !has_round_in_flight();  // sit_out() needs all rounds to have ended
   if (seat.tuner && !seat.drafted && !seat.sat_out && may_change) r_.sit_out(i);
+  if (seat.drafted && !drafted_before && may_change) r_.tell_trunk(i);
   seat.sat_out = seat.tuner && !seat.drafted && (seat.sat_out || may_change);
   return seat.drafted;
 }
@@ -350,6 +352,7 @@ bool Pump::tune(int i, int64_t until) {
   HostSeat& seat = seats_[i];
   if (!patience_.reach(draft.feed.fed, draft.feed.pieces, until))
     return false;  // prompt pieces of an earlier call are still running
+  prompts_.tell_have(bit(i));
   Sequence& c = r_.at(i);
   const int64_t begin = now();
   // If the draft took part in the last round, its `settle` has not run yet. So it cannot process
@@ -398,10 +401,8 @@ DraftLag Pump::lag_within(int i, int rounds) const {
 
 // Returns the launches that are large enough for the next `rounds` rounds of these seats.
 Launches Pump::launches_of(SeatSet members, int rounds) const {
-  Launches found{// On a device the KV of an accepted path does not move.
-                 {0, 0, 0},
-                 {},
-                 !r_.config.can().captures};
+  // On a device the KV of an accepted path does not move.
+  Launches found{{0, 0, 0}, {}, !r_.config.can().captures, 0, 0};
   bool is_tuned = false;
   for_each(members, [&](int i) {
     const Policy& p = r_.at(i).policy;
@@ -413,8 +414,12 @@ Launches Pump::launches_of(SeatSet members, int rounds) const {
     found.kind.shapes |= r_.at(i).shaping.active != 0;
     found.moves_kv |= !makes_paths(p) || seats_[i].trees > 0;
     is_tuned |= seats_[i].tuner != nullptr;
+    found.branches = std::max(found.branches, p.branches);
+    if (is_rejection(r_.at(i))) found.scored = std::max(found.scored, 1 + most_chain(i));
   });
-  if (is_tuned && r_.count() > 1) found.most = {kMaxRows, r_.draft.max_rows, r_.draft.max_rows};
+  if (!is_tuned || r_.count() == 1) return found;
+  found.most = {kMaxRows, r_.draft.max_rows, r_.draft.max_rows};
+  if (found.scored > 0) found.scored = kSlots;
   return found;
 }
 

@@ -109,6 +109,7 @@ void Resources::bind_draft() {
 void Resources::make_memory() {
   const auto seats = static_cast<size_t>(count());
   for (LaneMemory& memory : used()) make_sequences(memory);
+  if (!config.tuned.empty()) ranks = exec->cells<uint8_t>(seats * room(), Where::pinned);
   const int place = draft.memory->place;
   rolls = exec->cells<Roll>(4, Where::pinned);
   target_scratch = exec->cells<TargetScratch>(1, Where::device);
@@ -136,11 +137,9 @@ void Resources::make_sequences(LaneMemory& memory) {
   memory.sequences = exec->cells<Sequence>(seats, Where::device, place);
   memory.ended = exec->cells<int64_t>(3, Where::device, place);
   memory.trunks = exec->cells<int32_t>(seats * room(), Where::device, place);
-  if (!config.tuned.empty()) memory.ranks = exec->cells<uint8_t>(seats * room(), Where::pinned);
   for (int seat = 0; seat < count(); ++seat) {
     Sequence& c = memory.at(seat);
     c.trunk = memory.trunks.device() + seat * room();
-    if (memory.ranks.size() > 0) c.rank = memory.ranks.device() + seat * room();
     exec->watch(watched(memory.sequences.device() + seat, seat, place));
   }
 }
@@ -226,6 +225,9 @@ int64_t Resources::same_tokens(int seat, const int32_t* tokens, int64_t most) co
 void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
                                int64_t draft_have) {
   exec->note("start_sequence", {{}, parts_of_seats()}, SeatSet{1} << seat);
+  if (ranks.size() > 0)  // at this point the head still belongs to the last sequence
+    std::fill_n(ranks.host() + seat * room(), std::min<int64_t>(room(), at(seat).head + kSlots),
+                kUnknownRank);
   for (LaneMemory& memory : used()) {
     memory.at(seat).target_have = target_have;
     memory.at(seat).draft_have = draft_have;
@@ -242,14 +244,11 @@ void Resources::start_in(LaneMemory& memory, int seat, const Request& r) {
   memory.shaping[seat].start(r, c);
   c.policy = r.tuned ? config.tuned[0] : normalised(r.policy);
   c.prices.known = 0;
-  if (c.rank)  // at this point c.head still belongs to the last sequence
-    std::fill_n(memory.ranks.host() + seat * room(), std::min<int64_t>(room(), c.head + kSlots),
-                kUnknownRank);
   c.trunk_hash = 0;
   for (const int32_t token : r.prompt) c.trunk_hash = extended(c.trunk_hash, token);
   c.limit = std::min(length + r.max_tokens, config.max_model_len);
   c.head = length - 1;
-  c.followed = length;
+  c.followed = c.told = length;
   c.lost = c.no_mass = c.filled = 0;
   c.hindsight = {};
   start_chain(c.chain, r.prompt.back());
@@ -267,19 +266,15 @@ void Resources::start_in(LaneMemory& memory, int seat, const Request& r) {
 // addresses. At other times they are host addresses, because the tuner reads the copy.
 void Resources::send_sequence(LaneMemory& own, int seat) {
   Sequence& c = own.at(seat);
-  const bool ranks_it = own.ranks.size() > 0;
+  const bool ranks_it = ranks.size() > 0;
   c.trunk = own.trunks.device() + seat * room();
-  c.rank = ranks_it ? own.ranks.device() + seat * room() : nullptr;
+  c.rank = ranks_it ? pinned_at(ranks, own.place) + seat * room() : nullptr;
   exec->upload(own.sequences, seat, 1);
   c.trunk = own.trunks.host() + seat * room();
-  c.rank = ranks_it ? own.ranks.host() + seat * room() : nullptr;
+  c.rank = ranks_it ? ranks.host() + seat * room() : nullptr;
 }
 
 // Sends a part of the host's copy of a sequence: the bytes from `begin` to `end`.
-void Resources::send_fields(int seat, const void* begin, const void* end) {
-  send_fields(memories[0], seat, begin, end);
-}
-
 void Resources::send_fields(const LaneMemory& memory, int seat, const void* begin,
                             const void* end) {
   const auto* first = reinterpret_cast<const std::byte*>(&memory.at(seat));
@@ -300,13 +295,48 @@ void Resources::send_have(int seat) {
   }
 }
 
-void Resources::sit_out(int seat) {
+void Resources::tell_trunk(int seat) {
+  if (!is_apart()) return;
+  LaneMemory &from = memories[0], &to = memories[1];
+  Sequence& c = to.at(seat);
+  const int64_t begin = c.told, end = at(seat).head + 1;
+  if (begin >= end) return;
+  exec->note_mail({"tell_trunk", 0, 1, parts(Part::trunk)}, SeatSet{1} << seat);
+  const int64_t first = seat * room() + begin;
+  std::copy_n(from.trunks.host() + first, end - begin, to.trunks.host() + first);
+  exec->upload(to.trunks, first, end - begin);
+  c.told = end;
+  send_fields(to, seat, &c.told, &c.told + 1);
+}
+
+void Resources::tell_have(int seat) {
+  if (!is_apart()) return;
+  exec->note_mail({"tell_have", 1, 0, parts(Part::draft_have)}, SeatSet{1} << seat);
   Sequence& c = at(seat);
+  // The host itself counts the positions of a draft on a device (took_draft_to, take_in).
+  if (can(draft).has_host_memory) c.draft_have = memories[1].at(seat).draft_have;
+  send_fields(memories[0], seat, &c.draft_have, &c.draft_have + 1);
+}
+
+// Sends the policy and the prices of the host's copy to every memory.
+void Resources::send_policy(int seat) {
+  for (LaneMemory& memory : used()) {
+    Sequence& c = memory.at(seat);
+    c.policy = at(seat).policy;
+    c.prices = at(seat).prices;
+    send_fields(memory, seat, &c.policy, &c.prices + 1);
+  }
+}
+
+void Resources::sit_out(int seat) {
   exec->note("sit_out", {{}, parts(Part::chain_dist, Part::branches)}, SeatSet{1} << seat);
-  c.draft_nodes = Mask::none();
-  c.branch_count = c.draft_idle = 0;
-  send_fields(seat, &c.draft_nodes, &c.draft_nodes + 1);
-  send_fields(seat, &c.branch_count, &c.draft_idle + 1);
+  for (LaneMemory& memory : used()) {
+    Sequence& c = memory.at(seat);
+    c.draft_nodes = Mask::none();
+    c.branch_count = c.draft_idle = 0;
+    send_fields(memory, seat, &c.draft_nodes, &c.draft_nodes + 1);
+    send_fields(memory, seat, &c.branch_count, &c.draft_idle + 1);
+  }
 }
 
 void Resources::take_in(int seat, const Record& record, int64_t round) {

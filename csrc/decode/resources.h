@@ -68,6 +68,11 @@ struct Resources {
   // whose KV the target and the draft already have.
   void start_sequence(int seat, const Request& request, int64_t target_have = 0,
                       int64_t draft_have = 0);
+  // With two memories: these copy to a lane's memory what only the other lane's ops have written.
+  // Between rounds, with no piece of the seat in flight. tell_trunk() gives the draft the tokens of
+  // the rounds that it sat out. tell_have() tells the target how much the draft has processed.
+  void tell_trunk(int seat);
+  void tell_have(int seat);
   // Sends target_have and draft_have of the host's copy, before a piece of the seat's prompt is
   // fed.
   void send_have(int seat);
@@ -79,8 +84,8 @@ struct Resources {
   // number of pieces enqueued so far. Nothing may be in flight.
   void count_from(int64_t round);
 
-  // Used by `auto` between rounds. Lets `change` set the policy and Sequence::prices of a seat in
-  // the host's copy, and sends them to the device.
+  // Used by `auto` between rounds. Lets `change` set the policy and the prices of a seat in the
+  // host's copy, and sends them to every memory.
   template <class Change>
   void change_policy(int seat, const Change& change) {
     Sequence& c = at(seat);
@@ -91,7 +96,7 @@ struct Resources {
     // NOLINTBEGIN(bugprone-suspicious-memory-comparison)
     if (std::memcmp(&policy, &c.policy, sizeof policy) != 0 ||
         std::memcmp(&prices, &c.prices, sizeof prices) != 0)
-      send_fields(seat, &c.policy, &c.prices + 1);
+      send_policy(seat);
     // NOLINTEND(bugprone-suspicious-memory-comparison)
   }
   // Makes the draft of a seat sit out the next rounds: no node of the chain has draft KV any more,
@@ -113,6 +118,9 @@ struct Resources {
   std::shared_ptr<const Model> models[2];
   std::unique_ptr<Exec> exec;
   LaneMemory memories[kMemories];  // the second memory is used only if is_apart()
+  // [seats, room] rank of each token of a trunk in the draft's distribution; empty without `auto`.
+  // This is in pinned memory: ops of both lanes write it, and the tuner reads it.
+  Cells<uint8_t> ranks;
   Cells<Roll> rolls;  // four rolls: target rounds, draft rounds, target pieces, draft pieces
   Cells<TargetScratch> target_scratch;
   Cells<DraftScratch> draft_scratch;
@@ -131,11 +139,13 @@ struct Resources {
 
  private:
   std::span<LaneMemory> used() { return {memories, is_apart() ? 2u : 1u}; }
-  // Returns the lane's rolls, which are in pinned memory: at the host's address if the lane's ops
-  // run on the host, and at the device's address otherwise.
-  const Roll* rolls_of(const LaneUnit& unit) const {
-    return can(unit).has_host_memory ? rolls.host() : rolls.device();
+  // Returns the address of pinned memory for the ops that use memory number `place`. Ops on the host
+  // reach pinned memory at its address there.
+  template <class T>
+  T* pinned_at(const Cells<T>& cells, int place) const {
+    return exec->can_at(place).has_host_memory ? cells.host() : cells.device();
   }
+  const Roll* rolls_of(const LaneUnit& unit) const { return pinned_at(rolls, unit.memory->place); }
   void bind(LaneUnit& unit, const Model& model, int64_t max_len);
   void bind_draft();
   void make_memory();
@@ -143,7 +153,7 @@ struct Resources {
   void make_shaping(LaneMemory& memory);
   void start_in(LaneMemory& memory, int seat, const Request& request);
   void send_sequence(LaneMemory& own, int seat);
-  void send_fields(int seat, const void* begin, const void* end);
+  void send_policy(int seat);
   void send_fields(const LaneMemory& memory, int seat, const void* begin, const void* end);
   void make_streams();
   void make_features();

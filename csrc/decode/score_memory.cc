@@ -59,11 +59,11 @@ Scores ScoreMemory::of_target(int seat) const {
   return scores;
 }
 
-void ScoreMemory::add_to(Mail& mail) const {
+void ScoreMemory::add_to(Mail& mail, const int32_t& rows) const {
   mail.parts.bits |= parts(Part::draft_scores).bits;
-  const size_t bytes = size_t{kSlots} * sizes_.columns.n * sizeof(float);
+  const size_t bytes = sizes_.columns.n * sizeof(float);
   for (int seat = 0; seat < sizes_.seats; ++seat)
-    mail.copies.push_back({draft_row(seat, 0), chain_of_target(seat), bytes, seat});
+    mail.copies.push_back({draft_row(seat, 0), chain_of_target(seat), bytes, seat, 1, 0, &rows});
 }
 
 }  // namespace sbrt

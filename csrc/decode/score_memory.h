@@ -35,8 +35,9 @@ class ScoreMemory {
   // Return the memory in which a device's sampling op keeps the scores of a lane.
   KeptScores kept_by_target() const { return {target_.device(), kMaxRows}; }
   KeptScores kept_by_draft() const { return {draft_.device(), draft_rows()}; }
-  // Adds the draft's scores at the chain's nodes to a mail from the draft. Needs two memories.
-  void add_to(Mail& mail) const;
+  // Adds the draft's scores at the chain's nodes to a mail from the draft. Needs two memories. rows:
+  // the number of rows of a seat, read when the mail is sent.
+  void add_to(Mail& mail, const int32_t& rows) const;
 
  private:
   int64_t draft_rows() const;

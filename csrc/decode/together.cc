@@ -43,6 +43,7 @@ bool Together::next(SeatSet tuned, int others, int64_t until) {
   constexpr int kStay = 16;  // number of rounds between two comparisons of policies
   if (!patience_.reach(r_.draft.feed.fed, r_.draft.feed.pieces, until))
     return false;  // prompt pieces of an earlier call are still running
+  prompts_.tell_have(tuned);
   look(tuned, others);
   arm_ = best_of(tuned);
   tuned_ = tuned;

@@ -266,10 +266,12 @@ class Exec {
   virtual void copy_over(const Block&, size_t /*begin*/, size_t /*bytes*/) {}
 
   // Only dry backends implement order(), note() and watch(). order() returns the recorded commands.
-  // note() records what the host itself reads and writes of some seats. In memory passed to
+  // note() records what the host itself reads and writes of some seats. note_mail() records that the
+  // host copies these parts from one memory to the other. In memory passed to
   // watch(), an op may write only what its effects declare, and only for the seats of its launch.
   virtual const OrderBook* order() const { return nullptr; }
   virtual void note(const char* /*what*/, const Effects&, SeatSet /*seats*/ = kEverySeat) {}
+  virtual void note_mail(const Mail& /*mail*/, SeatSet /*seats*/) {}
   virtual void watch(const Watched&) {}
 
   static constexpr int64_t kForever = std::numeric_limits<int64_t>::max();

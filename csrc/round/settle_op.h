@@ -30,15 +30,17 @@ SBRT_ANY inline void advance_trunk(Sequence& c) {
   c.draft_nodes = Mask::none();
 }
 
-// Appends the tokens of the outcome to the trunk in the draft's memory, and counts them there.
+// Appends the tokens of the outcome to the trunk in the draft's memory. Hashes and counts them
+// there. If the draft sat out the rounds before this outcome, the host has sent their tokens.
 SBRT_ANY inline void follow_trunk_op(const LaneSeat& args) {
   Sequence& c = *args.sequence;
   const int64_t first = c.head - c.outcome.n;
-  SBRT_CHECK_ANY(c.followed >= first, "draft lane: its trunk has ", c.followed,
-                 " tokens, but the outcome adds those from ", first, " on");
+  SBRT_CHECK_ANY(most(c.followed, c.told) >= first, "draft lane: its trunk has ",
+                 most(c.followed, c.told), " tokens, but the outcome adds those from ", first,
+                 " on");
   for (; c.followed <= c.head; ++c.followed) {
-    const int32_t token = c.committed[c.followed - first];
-    c.trunk[c.followed] = token;
+    if (c.followed >= first) c.trunk[c.followed] = c.committed[c.followed - first];
+    const int32_t token = c.trunk[c.followed];
     c.trunk_hash = extended(c.trunk_hash, token);
     const bool is_token = !c.outcome.error || c.followed < c.head;
     if (c.shaping.penalises && is_token) count_token(c.counts, token, true);

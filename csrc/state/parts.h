@@ -76,12 +76,9 @@ constexpr Parts parts_of_seats() {
     if (is_of_seat(static_cast<Part>(part))) set.bits |= uint64_t{1} << part;
   return set;
 }
-// Returns the names of the parts, the parts with a copy for each seat, and the parts that no mail
-// copies. The last are the trunk, because with two memories each lane appends to its own trunk; and
-// draft_have, because an engine with two memories refuses `auto`, so the host does not read it.
-constexpr PartTable part_table() {
-  return {&name_of, parts_of_seats(), parts(Part::trunk, Part::draft_have)};
-}
+// Returns the names of the parts, the parts of which every seat has its own copy, and the parts
+// that no mail copies. With two memories each lane appends to its own trunk.
+constexpr PartTable part_table() { return {&name_of, parts_of_seats(), parts(Part::trunk)}; }
 
 // Says which lanes write and read a part while a sequence is in flight.
 enum class Owner {

@@ -134,7 +134,9 @@ struct Sequence {
   SBRT_PART(trunk)
   int32_t* trunk;       // [max_model_len] committed tokens
   uint64_t trunk_hash;  // hash of all trunk tokens
-  int64_t followed;     // length of the trunk in the draft's memory, if that is a second memory
+  // Only for a draft with a memory of its own: the number of trunk tokens that its ops have hashed
+  // and counted there, and the number of tokens that the host has sent there.
+  int64_t followed, told;
   Counts counts;
   SBRT_PART(outcome)
   // 1: in this round, rounding left an empty distribution under the rule `rejection`.
@@ -153,6 +155,9 @@ struct Sequence {
   // Number of nodes of this round's serial burst that did not enter the chain.
   int32_t lost;
   int32_t filled;  // 1: after a miss look-ups made a good chain, so no burst is needed
+  SBRT_PART(draft_have)
+  int64_t draft_have;      // all trunk positions before this one have draft KV
+  int32_t draft_compacts;  // 1: the draft has KV of the last chain, so it moves the accepted path
   SBRT_PART(chain_dist)
   Mask draft_nodes;         // root and chain nodes with draft KV and a distribution, as bits
   Dist chain_dist[kSlots];  // [node] the draft's distribution after the root and the chain's nodes
@@ -169,10 +174,6 @@ struct Sequence {
   int64_t target_have;  // all positions before this one have target KV; prefill advances it
   SBRT_PART(draft_rows)
   RowList draft_rows;
-  SBRT_PART(draft_have)
-  int64_t draft_have;  // all trunk positions before this one have draft KV
-  // 1: the draft has KV of the last chain, so the KV of the accepted path must be moved.
-  int32_t draft_compacts;
   SBRT_PART(settings)
   // [max_model_len + kSlots], or null. For each token of the trunk: 1 + its rank in the draft's
   // distribution for this position. It is 1 + kCandidates if the token was no candidate. It is

@@ -1,13 +1,13 @@
 """Contract under test: each lane may have a memory of its own. Every method then has the tokens and
 counters that it has with one memory, with one sequence and with several. An op reaches only the
 memory of its lane: any other access faults. The lanes send each other only what csrc/state/mail.h
-lists, and each mail and each fence is needed. Options that need one memory are refused."""
+lists, and each mail and each fence is needed."""
 
 import random
 
 import pytest
 
-from sbrt import InvalidInputError, _core, _probe
+from sbrt import _core, _probe
 from tests.decode.test_order import FENCES, POLICIES
 
 # {fence: the mail that is sent before this fence is recorded}. A verdict is also sent before
@@ -184,18 +184,6 @@ def test_only_mail_crosses(name):
         memories = {part.endswith(second) for part in [*reads, *writes]}
         assert len(memories) == (2 if what in MAILS.values() else 1), what
         assert what in MAILS.values() or memories == {stream == "draft"}, what
-
-
-@pytest.mark.parametrize(
-    ("fields", "what"),
-    [
-        ({"tuned": [_core.Policy()]}, "the method auto"),
-    ],
-)
-def test_what_needs_one_memory_is_refused(fields, what):
-    said = f"^draft_device: {what} is not there yet with a draft on a device of its own$"
-    with pytest.raises(InvalidInputError, match=said):
-        engine(True, "cpu", **fields)
 
 
 def test_without_a_draft_there_is_one_memory():

@@ -297,13 +297,14 @@ def _prefixes() -> tuple[Step, ...]:
 
 
 def _devices() -> tuple[Step, ...]:
-    """Return steps with draft and target in separate memories: on one device, with the draft on the
-    CPU, and on two devices if there are two."""
-    two = _tests("two devices", 140, "-m", "gpu", "-k", "two_devices", "-rs", APART)
+    """Draft and target in memories of their own: on one device, with the draft on the CPU, and on
+    two devices if there are two."""
+    two = _tests("two devices", 110, "-m", "gpu", "-k", "two_devices", "-rs", APART)
     return (
         _ready(50),
-        _tests("two memories", 140, "-m", "gpu", "-k", "one_device", APART),
-        _tests("draft on the CPU", 140, "-m", "gpu", "-k", "on_the_cpu", APART),
+        _tests("two memories", 110, "-m", "gpu", "-k", "one_device", APART),
+        _tests("draft on the CPU", 110, "-m", "gpu", "-k", "on_the_cpu", APART),
+        _tests("auto", 90, "-m", "gpu", "-k", "auto", APART),
         replace(two, judge=none_failed),
     )
 

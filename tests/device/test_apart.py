@@ -1,7 +1,8 @@
 """Contract under test, on a CUDA device: an engine whose draft has a memory of its own answers
-every method like plain decoding in one memory. With one device, both memories are on it. With two
-devices, each lane has its own device, and mail is copied between the devices. A draft on the CPU
-uses the host's memory. Its threads wait for the device, and the device waits for them."""
+every method like plain decoding in one memory, and so does `auto`, which measures its costs. With
+one device, both memories are on it. With two devices, each lane has its own device, and mail is
+copied between the devices. A draft on the CPU uses the host's memory. Its threads wait for the
+device, and the device waits for them."""
 
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ METHODS = (
     "draft_model", "pearl", "specbranch", "specbranch:on_miss=serial", "tree:nodes=15",
     "hedge:gamma=3,F=8,tree=2,nodes=15,burst_width=4", "specbranch:lookup=1",
 )  # fmt: skip
+AUTO = ("auto:gamma=6,k_max=8",)
 GREEDY = SamplingParams(temperature=0, max_tokens=48)
 REQUESTS = {
     "greedy": GREEDY,
@@ -36,7 +38,7 @@ def answers(made, methods, seats=1):
     """Return {(method, kind of request): tokens of the first `seats` prompts}. The prompts share
     rounds."""
     found = {}
-    with Engine(made, methods=METHODS) as engine:
+    with Engine(made, methods=[*METHODS, *methods]) as engine:
         for method in methods:
             for kind, params in REQUESTS.items():
                 out = engine.generate(list(BUILT_IN[:seats]), params, method=method)
@@ -44,16 +46,27 @@ def answers(made, methods, seats=1):
     return found
 
 
-def check_same(draft_device, seats):
+def check_same(draft_device, seats, methods=METHODS):
     plain = answers(config("cuda:0", seats), ["none"], seats)
-    found = answers(config(draft_device, seats), METHODS, seats)
-    assert found == {(method, kind): plain["none", kind] for method in METHODS for kind in REQUESTS}
+    found = answers(config(draft_device, seats), methods, seats)
+    assert found == {(method, kind): plain["none", kind] for method in methods for kind in REQUESTS}
 
 
 @pytest.mark.parametrize("seats", [1, 3])
 def test_two_memories_on_one_device(monkeypatch, seats):
     monkeypatch.setattr(EngineConfig, "is_apart", True)
     check_same("cuda:0", seats)
+
+
+@pytest.mark.parametrize("seats", [1, 3])
+def test_auto_with_two_memories(monkeypatch, seats):
+    monkeypatch.setattr(EngineConfig, "is_apart", True)
+    check_same("cuda:0", seats, AUTO)
+
+
+@pytest.mark.parametrize("seats", [1, 3])
+def test_auto_with_a_draft_next_to_it(seats):
+    check_same("cpu", seats, AUTO)
 
 
 @pytest.mark.parametrize("seats", [1, 3])
@@ -65,3 +78,4 @@ def test_a_draft_on_the_cpu(seats):
 @pytest.mark.parametrize("seats", [1, 3])
 def test_two_devices(seats):
     check_same("cuda:1", seats)
+    check_same("cuda:1", seats, AUTO)

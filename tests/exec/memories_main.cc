@@ -2,6 +2,7 @@
 // between the memories.
 //
 //   memories_main own | other [device]    other: an op accesses the other memory, and faults
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -33,6 +34,9 @@ void run(bool reaches_over, bool is_device) {
   const auto exec = is_device ? make_dry_cuda_exec(kParts, 1) : make_dry_exec(kParts, 1);
   const auto first = exec->cells<int64_t>(1, Where::device),
              second = exec->cells<int64_t>(1, Where::device, 1);
+  const auto items = exec->cells<int64_t>(3, Where::device),
+             copied = exec->cells<int64_t>(3, Where::device, 1);
+  if (!is_device) std::fill_n(items.host(), 3, 7);
   check(first.device() != second.device(), "memories: expected two, got one");
   const auto one = exec->stream(1, {.name = "one"}),
              two = exec->stream(1, {.name = "two", .place = 1});
@@ -40,6 +44,8 @@ void run(bool reaches_over, bool is_device) {
               there = adding(second.device());
   Mail mail{"mail", 0, 1, {1}};
   mail.copies.push_back({first.device(), second.device(), sizeof(int64_t)});
+  const int32_t sent = 2;  // of three items
+  mail.copies.push_back({items.device(), copied.device(), sizeof(int64_t), -1, 1, 0, &sent});
   Event told("told"), done("done");
   one->launch(here, 1);
   one->send(mail, kEverySeat);
@@ -54,6 +60,8 @@ void run(bool reaches_over, bool is_device) {
   if (!is_device)
     check(*first.host() == 1 && *second.host() == 2, "memories: expected 1 and 2, got ",
           *first.host(), " and ", *second.host());
+  if (!is_device)
+    check(copied.host()[1] == 7 && copied.host()[2] == 0, "memories: expected a copy of two items");
 }
 
 }  // namespace

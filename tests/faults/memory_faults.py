@@ -4,6 +4,7 @@ faults.py."""
 from tests.faults.faults import Fault
 
 TWO = ("decode/test_two_memories.py",)
+AUTO = ("decode/test_auto_apart.py",)
 FAULTS = (
     Fault(
         "the target does not tell the draft's memory the outcome",
@@ -28,9 +29,9 @@ FAULTS = (
     ),
     Fault(
         "the last branch stays in the draft's memory",
-        "csrc/decode/mails.cc",
-        "offer_range(r.config.max_branches)",
-        "offer_range(r.config.max_branches - 1)",
+        "csrc/decode/pump.cc",
+        "found.branches = std::max(found.branches, p.branches);",
+        "found.branches = std::max(found.branches, p.branches - 1);",
         TWO,
     ),
     Fault(
@@ -39,6 +40,90 @@ FAULTS = (
         "for (; c.followed <= c.head; ++c.followed) {",
         "for (c.followed = least(c.followed, c.head); c.followed <= c.head; ++c.followed) {",
         TWO,
+    ),
+    Fault(
+        "the target's memory does not learn how much the draft has processed",
+        "csrc/state/mail.h",
+        "{offsetof(Sequence, draft_have), offsetof(Sequence, branches),",
+        "{offsetof(Sequence, draft_nodes), offsetof(Sequence, branches),",
+        AUTO,
+    ),
+    Fault(
+        "the draft's memory keeps the policy of the first round",
+        "csrc/decode/resources.cc",
+        "c.policy = at(seat).policy;",
+        "",
+        AUTO,
+    ),
+    Fault(
+        "the draft's memory has no prices of nodes",
+        "csrc/decode/resources.cc",
+        "c.prices = at(seat).prices;",
+        "",
+        AUTO,
+    ),
+    Fault(
+        "branches stay in one memory while the draft sits out",
+        "csrc/decode/resources.cc",
+        "    c.branch_count = c.draft_idle = 0;\n    send_fields",
+        "    if (memory.place == 1) c.branch_count = c.draft_idle = 0;\n    send_fields",
+        AUTO,
+    ),
+    Fault(
+        "the draft's memory keeps its nodes while the draft sits out",
+        "csrc/decode/resources.cc",
+        "    c.draft_nodes = Mask::none();\n    c.branch_count",
+        "    if (memory.place == 0) c.draft_nodes = Mask::none();\n    c.branch_count",
+        AUTO,
+    ),
+    Fault(
+        "a draft that comes back does not get the tokens that it missed",
+        "csrc/decode/pump.cc",
+        "if (seat.drafted && !drafted_before && may_change) r_.tell_trunk(i);",
+        "",
+        AUTO,
+    ),
+    Fault(
+        "a draft that catches up does not get the tokens that it missed",
+        "csrc/decode/prompts.cc",
+        "  LaneUnit& draft = r_.draft;\n  r_.tell_trunk(i);",
+        "  LaneUnit& draft = r_.draft;",
+        AUTO,
+    ),
+    Fault(
+        "a draft that catches up does not count the tokens that it missed",
+        "csrc/decode/graphs.cc",
+        "if (r_.is_apart()) put(look_, kFollowTrunk, few, ops.clock);",
+        "",
+        AUTO,
+    ),
+    Fault(
+        "the target is not told that the draft has read the prompt",
+        "csrc/decode/prompts.cc",
+        "if (!seats_[i].drafted && !seats_[i].sat_out) r_.tell_have(i);",
+        "",
+        AUTO,
+    ),
+    Fault(
+        "the target is not told that the draft has caught up",
+        "csrc/decode/prompts.cc",
+        "until)) return false;\n    r_.tell_have(i);",
+        "until)) return false;",
+        AUTO,
+    ),
+    Fault(
+        "a mail leaves out the scores at the chain's last node",
+        "csrc/decode/pump.cc",
+        "std::max(found.scored, 1 + most_chain(i))",
+        "std::max(found.scored, most_chain(i))",
+        TWO,
+    ),
+    Fault(
+        "a draft on the CPU keeps its scores where a device would",
+        "csrc/decode/graphs.cc",
+        "if (r.scores.is_there() && !r.can(unit).has_host_memory)",
+        "if (r.scores.is_there() && r.can(unit).has_host_memory)",
+        ("gpu/test_rejection.py",),
     ),
     Fault(
         "the draft reads rows of the target's",

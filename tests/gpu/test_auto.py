@@ -50,11 +50,10 @@ def requests(tools):
 def opened(tools, tool, stand_in, checkpoints):
     pair = [checkpoint.folder for checkpoint in checkpoints["Llama"]]
 
-    def made(device, seats=1, **more):
+    def made(device, seats=1, draft=None, **more):
         method = AUTO if device == "cuda" else "none"
-        config = tool.config_of(
-            pair, device, method, max_model_len=tools.max_len, max_num_seqs=seats
-        )
+        sizes = {"max_model_len": tools.max_len, "max_num_seqs": seats}
+        config = tool.config_of(pair, device, method, draft_device=draft, **sizes)
         loaded = load_pair(config)
         if device == "cpu":
             # The bits of torch's results depend on the number of rows. So both engines use graphs
@@ -100,3 +99,23 @@ def test_a_draft_that_never_pays_is_never_fed(stand_in, opened, requests, plain)
         assert found_in(out) == plain[0]
         assert ran(out) <= {"none", "lookup"}
         assert all(stream == "target" for stream, _ in stand_in.picks())
+
+
+@pytest.mark.parametrize("seats", [1, 8])
+@pytest.mark.parametrize("draft", ["cuda:1", "cpu"])
+def test_so_it_is_with_a_memory_for_each_lane(stand_in, opened, requests, plain, draft, seats):
+    """The draft sits out rounds and comes back. The host tells each memory what it missed."""
+    kinds = {"tree"}
+    with opened("cuda", seats, draft, tuning=costs(rows=20 * (seats > 1))) as engine:
+        if seats > 1:
+            assert together(engine, requests * 3) == plain * 3
+        else:
+            outs = [engine.generate(*request[:2])[0] for request in requests]
+            assert [found_in(out) for out in outs] == plain
+            kinds = set().union(*map(ran, outs))
+        order = stand_in.cores[-1][1].order
+    assert stand_in.cores[-1][0]["draft_device"] == (_core.ON_HOST if draft == "cpu" else 1)
+    assert kinds & {"tree", "hedge"}
+    assert order.conflicts() == []
+    for mail in ("verdict", "offer", "tell_have"):
+        assert order.conflicts(without=[mail]), mail

@@ -1,7 +1,8 @@
 """Contract under test: `acceptance=rejection` on a CUDA device, on the stand-in. The tokens of
-every method must be those of the CPU's engine over the same recordings. There are one or three
-seats, and one or two memories. Candidates must be both accepted and rejected. If the draft has
-another device, its messages carry the scores."""
+every method must be those of the CPU's engine over the same recordings. There are one or several
+seats. The lanes have one memory or two, on two devices or with the draft on the CPU. Candidates
+must be both accepted and rejected. If the draft has another memory, its messages carry the
+scores."""
 
 from dataclasses import replace
 
@@ -42,12 +43,15 @@ class Answers:
                 self.accepted += answer.spec_decode_metrics["num_accepted_draft_tokens"]
 
 
-def on_cpu(tools, tool, checkpoints, family, asked, seats):
-    """Return the answers of the CPU's engine over the same recordings."""
+def on_cpu(tools, tool, checkpoints, family, asked, seats, is_draft_recorded=True):
+    """Return the answers of the CPU's engine over the same recordings. If not `is_draft_recorded`,
+    its draft is the CPU's own lane."""
     sizes = {"max_model_len": tools.max_len, "max_num_seqs": seats}
     config = tool.config_of(folders(checkpoints, family), "cpu", **sizes)
     models = [tools.recorded(checkpoint) for checkpoint in checkpoints[family]]
-    twins = replace(load_pair(config), target=models[0], draft=models[1])
+    own = load_pair(config)
+    draft = models[1] if is_draft_recorded else own.draft
+    twins = replace(own, target=models[0], draft=draft)
     with Engine(config, pair=twins, methods=METHODS) as engine:
         return Answers(tools, engine, asked, seats)
 
@@ -84,12 +88,14 @@ def test_it_answers_like_the_engine_on_the_cpu(
     assert order.conflicts() == []
 
 
-@pytest.mark.parametrize("seats", [1, 3])
-def test_two_devices_answer_like_the_cpu(tools, tool, stand_in, checkpoints, seats):
-    asked = SOME[::2] if seats == 1 else SOME[1::4]
-    want = on_cpu(tools, tool, checkpoints, "Llama", asked, seats)
-    given = on_device(tools, tool, checkpoints, "Llama", asked, seats, draft_device="cuda:1")
+@pytest.mark.parametrize("seats", [1, 3, 8])
+@pytest.mark.parametrize("draft", ["cuda:1", "cpu"])
+def test_two_memories_answer_like_the_cpu(tools, tool, stand_in, checkpoints, draft, seats):
+    asked = SOME[::2] if seats == 1 else SOME[1::4] if seats == 3 else [SOME[0], SOME[-1]]
+    want = on_cpu(tools, tool, checkpoints, "Llama", asked, seats, draft != "cpu")
+    given = on_device(tools, tool, checkpoints, "Llama", asked, seats, draft_device=draft)
     assert given.tokens == want.tokens
+    assert 0 < given.accepted < given.drafted
     order = stand_in.cores[-1][1].order
     assert order.conflicts() == []
     for mail in ("burst", "offer"):

@@ -104,18 +104,6 @@ def test_another_kind_of_device_is_refused():
         EngineConfig("x", device="cuda", speculative=spec | {"device": "rocm"})
 
 
-def test_a_draft_on_the_cpu_next_to_a_device_rejects_nothing(tools, tool, checkpoints, stand_in):
-    rule = "specbranch:acceptance=rejection"
-    spec = {"model": "y", "device": "cpu", "method": rule}
-    with pytest.raises(InvalidInputError, match=r"^acceptance rejection with a draft on the CPU"):
-        EngineConfig("x", device="cuda", speculative=spec)
-    config = tool.config_of(folders(checkpoints), "cuda", draft_device="cpu")
-    with pytest.raises(
-        InvalidInputError, match=r"^draft_device: acceptance rejection is not there"
-    ):
-        Engine(config, methods=[rule])
-
-
 GIVEN = ["--max-tokens", "3", "--prompt", "import os", "--dtype", "float32", "--method", "pearl"]
 
 

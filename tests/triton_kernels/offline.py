@@ -311,10 +311,23 @@ MAX_REGISTERS = {
 }
 
 
-def compiled(case, architecture):
+def settled(case, architecture):
+    """Return the case with the constants and warps of one architecture."""
     warps = case.warps(architecture) if callable(case.warps) else case.warps
-    if callable(case.constants):
-        case = case._replace(constants=case.constants(architecture))
+    constants = case.constants(architecture) if callable(case.constants) else case.constants
+    return case._replace(warps=warps, constants=constants)
+
+
+def key_of(case, architecture):
+    """Return all that the compiler is given. Products of two models often have equal keys."""
+    case = settled(case, architecture)
+    given = sorted(case.types.items()), sorted(case.constants.items())
+    return case.kernel.__name__, case.dtype, case.warps, case.fusion, architecture, repr(given)
+
+
+def compiled(case, architecture):
+    case = settled(case, architecture)
+    warps = case.warps
     options = {"num_warps": warps, "enable_fp_fusion": case.fusion}
     most = MAX_REGISTERS.get(case.kernel)
     if case.kernel is linear._linear_kernel:
@@ -350,12 +363,20 @@ def compiled_task(i):
 
 
 def all_of(tasks):
-    """Yield the results of all tasks, in order. Several tasks run in parallel, because a
-    compilation has only one thread."""
-    TASKS[:] = tasks
+    """Yield the results of all tasks, in order. Tasks with equal keys are compiled once. Several
+    tasks run in parallel, because a compilation has only one thread."""
+    keys = [key_of(*task) for task in tasks]
+    first = {key: task for key, task in reversed(list(zip(keys, tasks, strict=True)))}
+    place = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    TASKS[:] = [first[key] for key in place]
+    found = []
     jobs = int(os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", "2"))
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        yield from pool.imap(compiled_task, range(len(tasks)))
+        results = pool.imap(compiled_task, range(len(TASKS)))
+        for (case, _), key in zip(tasks, keys, strict=True):
+            while len(found) <= place[key]:
+                found.append(next(results))
+            yield found[place[key]] | {"configuration": case.configuration}
 
 
 def table(cubins):

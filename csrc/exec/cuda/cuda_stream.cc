@@ -126,7 +126,7 @@ void CudaStream::put_record(Event& event, int64_t value) {
 void CudaStream::put_mail(const Mail& mail, SeatSet seats) {
   begin_slice();
   for (const Mail::Copy& copy : mail.copies)
-    if (copy.is_of(seats)) put_copy(mail, copy);
+    if (copy.is_of(seats) && copy.size() > 0) put_copy(mail, copy);
   end_slice(mail.name, false);
 }
 
@@ -138,10 +138,10 @@ void CudaStream::put_copy(const Mail& mail, const Mail::Copy& copy) {
                               cudaMemcpyDeviceToDevice, stream_),
             "cudaMemcpy2DAsync");
   } else if (from.is_host() || to.is_host()) {  // pinned
-    checked(cudaMemcpyAsync(copy.to, copy.from, copy.bytes, cudaMemcpyDefault, stream_),
+    checked(cudaMemcpyAsync(copy.to, copy.from, copy.size(), cudaMemcpyDefault, stream_),
             "cudaMemcpyAsync");
   } else {
-    checked(cudaMemcpyPeerAsync(copy.to, to.device, copy.from, from.device, copy.bytes, stream_),
+    checked(cudaMemcpyPeerAsync(copy.to, to.device, copy.from, from.device, copy.size(), stream_),
             "cudaMemcpyPeerAsync");
   }
 }

@@ -50,8 +50,8 @@ void Courier::look() const {
 void Courier::deliver(const Mail& mail, SeatSet seats) {
   const OnDevice here(world_.device());
   for (const Mail::Copy& copy : mail.copies)
-    if (copy.is_of(seats))
-      checked(cudaMemcpyAsync(copy.to, copy.from, copy.bytes, cudaMemcpyHostToDevice, stream_),
+    if (copy.is_of(seats) && copy.size() > 0)
+      checked(cudaMemcpyAsync(copy.to, copy.from, copy.size(), cudaMemcpyHostToDevice, stream_),
               "cudaMemcpyAsync");
   checked(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
 }

@@ -64,13 +64,16 @@ class Keeper {
     order.run(OrderBook::kHost, what, all, seats);
   }
 
+  // Records a mail that a stream sends, or the host.
+  void send(int stream, const Mail& mail, SeatSet seats) {
+    order.send(stream, mail.name,
+               {of_memory(mail.parts, mail.from), of_memory(mail.parts, mail.to)}, seats);
+  }
+
   // Records a command. picked: the indices that the captured ops of a launch picked, in order.
   // place: number of the memory that the stream's ops use.
   void keep(int stream, int place, const Command& c, const std::vector<int>& picked) {
-    if (c.kind == Command::kSend)
-      order.send(stream, c.mail->name,
-                 {of_memory(c.mail->parts, c.mail->from), of_memory(c.mail->parts, c.mail->to)},
-                 c.seats);
+    if (c.kind == Command::kSend) send(stream, *c.mail, c.seats);
     if (c.kind == Command::kWait) order.wait(stream, event(*c.event), c.value);
     if (c.kind == Command::kRecord) order.record(stream, event(*c.event), c.value);
     if (c.kind != Command::kLaunch) return;
@@ -282,6 +285,9 @@ class SimExec final : public Exec {
   const OrderBook* order() const override { return world_.book ? &world_.book->order : nullptr; }
   void note(const char* what, const Effects& effects, SeatSet seats) override {
     if (world_.book) world_.book->note(what, effects, seats);
+  }
+  void note_mail(const Mail& mail, SeatSet seats) override {
+    if (world_.book) world_.book->send(OrderBook::kHost, mail, seats);
   }
   void watch(const Watched& watched) override {
     if (world_.book) world_.book->watch(watched);

@@ -1,0 +1,112 @@
+"""Contract under test: `auto` with a memory for each lane. In virtual time it runs the rounds that
+it runs with one memory, by the same candidates, for one sequence and for eight. Its draft sits out
+rounds, comes back and reads what it missed. On the dry backend each mail is needed, and so is what
+the host copies between the memories."""
+
+import random
+
+import pytest
+
+from sbrt import _core, methods
+from tests.decode.test_two_memories import counters
+
+ARMS = methods.parse("auto:gamma=6,k_max=16").arms
+TUNED = [arm.policy() for arm in ARMS]
+BY_CHANCE = [
+    arm.policy() for arm in methods.parse("auto:gamma=6,k_max=16,acceptance=rejection").arms
+]
+SIZES = {"max_model_len": 400, "max_gamma": 6, "max_branches": 16, "max_width": 2, "max_piece": 16}
+REQUESTS = (
+    ({"temperature": 0}, {}),
+    ({"temperature": 0.8, "seed": 3}, {}),
+    ({"temperature": 0.8, "seed": 4, "top_p": 0.9}, {"repetition_penalty": 1.3}),
+    ({"temperature": 0}, {"presence_penalty": 0.5, "bad_words": [[1, 2]]}),
+)
+ROWS = range(1, _core.MAX_ROWS + 1)
+
+
+def costs(c, step=100):
+    """Return costs in which a target forward takes about the time of c draft steps."""
+    target = [step * c + 3 * rows for rows in ROWS]
+    draft = [step + rows // 8 for rows in ROWS]
+    lanes = {"target_overlapped": target, "draft_overlapped": draft}
+    return _core.Costs(target=target, draft=draft, round_ns=5, **lanes)
+
+
+def engine(apart, backend, seats, c=3, tuned=TUNED, **more):
+    pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=4)
+    known = {"costs": costs(c)} if backend == "sim" else {"tuning": costs(c)}
+    rule = {"rejection": True} if tuned is BY_CHANCE else {}
+    return _core.EngineCore(
+        *pair, backend=backend, draft_device=1 if apart else -1, max_num_seqs=seats,
+        tuned=tuned, **known, **SIZES, **rule, **more,
+    )  # fmt: skip
+
+
+def answers(core, count, policy=None):
+    """Return [(tokens, counters, rounds of each candidate)] of `count` requests that take turns in
+    the seats of an engine."""
+    turns, running, found = random.Random(core.seats), {}, [None] * count
+    waiting = list(range(count))
+    while waiting or running:
+        while waiting and core.has_free_seat:
+            number = waiting.pop(0)
+            rng = random.Random(number)
+            sampling, shaping = REQUESTS[number % len(REQUESTS)]
+            prompt = [rng.randrange(32) for _ in range(rng.randint(1, 40))] * 2
+            how = _core.Sampling(**sampling), policy, rng.randint(60, 200)
+            running[number] = core.admit(prompt, *how, [], _core.Shaping(**shaping)), []
+        core.advance(turns.randint(1, 3))
+        for number, (seat, tokens) in list(running.items()):
+            tokens += seat.take()
+            if seat.finished:
+                found[number] = tokens, counters(seat), [rounds for rounds, _ in seat.tuned]
+                seat.release()
+                del running[number]
+    return found
+
+
+def tokens_of(found):
+    return [tokens for tokens, *_ in found]
+
+
+# (cost of a target forward in draft steps, rule, seats). The first rows make the draft sit out many
+# rounds, and come back.
+WORLDS = [(1, TUNED, 1), (1, TUNED, 8), (1, BY_CHANCE, 1), (3, BY_CHANCE, 8)]
+
+
+@pytest.mark.parametrize(("c", "tuned", "seats"), WORLDS)
+def test_it_runs_the_rounds_of_one_memory(c, tuned, seats):
+    core = engine(True, "sim", seats, c, tuned)
+    count = 12 if seats == 1 else 24
+    found = answers(core, count)
+    assert found == answers(engine(False, "sim", seats, c, tuned), count)
+    rounds = [sum(one) for one in zip(*(arms for *_, arms in found), strict=True)]
+    drafting = sum(n for arm, n in zip(ARMS, rounds, strict=True) if arm.drafts)
+    assert drafting > 0
+    assert c > 1 or sum(rounds) > drafting
+    if tuned is TUNED:
+        plain = answers(core, count, TUNED[0])
+        assert tokens_of(found) == tokens_of(plain)
+
+
+@pytest.mark.parametrize("seats", [1, 8])
+def test_each_mail_and_each_copy_by_the_host_is_needed(seats):
+    core = engine(True, "dry", seats, c=1)
+    count = 7 if seats == 1 else 24
+    found = answers(core, count)
+    order = core.order
+    assert order.conflicts() == []
+    for mail in ("verdict", "burst", "tell_have"):
+        missing = order.conflicts(without=[mail])
+        assert any("no mail for" in said for said in missing), mail
+    assert tokens_of(found) == tokens_of(answers(core, count, TUNED[0]))
+    told = [op for op in order.ops() if op[1] == "tell_trunk"]
+    assert told
+
+
+@pytest.mark.parametrize("seats", [1, 8])
+def test_so_it_is_with_threads(seats):
+    core = engine(True, "cpu", seats, c=1, num_threads=2)
+    count = 12 if seats == 1 else 24
+    assert tokens_of(answers(core, count)) == tokens_of(answers(core, count, TUNED[0]))
