@@ -1,7 +1,8 @@
 """Looks up the embeddings of a forward's tokens.
 
-The public op is `embed`, its plain-torch twin `embed_torch`. Both copy bits, and store what the
-layers need of every row: the sums of squares for a following norm, and the angles of rope.
+The public op is `embed`, its plain-torch twin `embed_torch`. Both copy bits, or multiply them by
+a factor (Gemma 3). They store what the layers need of every row: the sums of squares for a
+following norm, and the angles of rope.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ def _embed_kernel(
     amplitude,
     first_row,  # its table row is row 0 of Out
     columns,
+    FACTOR: tl.constexpr,  # of the embedding; 1: its bits are copied
     HAS_SQUARES: tl.constexpr,
     HALF: tl.constexpr,
     ROWS: tl.constexpr,
     PART: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program per row and BLOCK columns.  out = weight[token], or 0 for padding.
+    """One program per row and BLOCK columns.  out = FACTOR * weight[token], or 0 for padding.
 
     bytes = rows * columns * size * 2
     """
@@ -50,6 +52,8 @@ def _embed_kernel(
     p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
     token = tl.load(p_row + ROW_TOKEN, mask=in_use, other=0).to(tl.int64)
     x = tl.load(Weight + token * weight_stride + o, mask=m & in_use, other=0.0)
+    if FACTOR != 1.0:
+        x = (x.to(tl.float32) * FACTOR).to(Out.dtype.element_ty)
     tl.store(Out + i_row * out_stride + o, x, mask=m)
     if HAS_SQUARES:
         parts = tl.reshape(x.to(tl.float32), (BLOCK // PART, PART))
@@ -75,13 +79,15 @@ def embed(
     squares: torch.Tensor | None = None,
     rope: Rope | None = None,
     angles: torch.Tensor | None = None,
+    factor: float = 1.0,
 ) -> torch.Tensor:
-    """Set out[i] = weight[token of row first_row + i], or 0 if the table has no such row.
+    """Set out[i] = factor * weight[token of row first_row + i], or 0 if the table has no such row.
 
     table    int32 words of a Batch; rows from index `n` on are not read
     weight   [vocab, columns]  float16, bfloat16 or float32; contiguous columns
     out      [rows, columns]   same dtype, written
     squares  float32 [parts, at least rows]  written, if given: of PART columns each (norm.py)
+    factor   of the embedding, a number of its dtype; the product is rounded. 1: bits are copied
     angles   float32 [2, 64, head_dim / 2]   written, if given with a rope: cosines and sines of the
              rows' positions; of position 0 for a row that is not there
 
@@ -97,6 +103,7 @@ def embed(
             *((out, 0) if squares is None else (squares, squares.stride(0))),
             *((out, out, 0.0) if rope is None else (angles, rope.inv_freq, rope.amplitude)),
             *(first_row, columns),
+            FACTOR=factor,
             HAS_SQUARES=squares is not None,
             HALF=0 if rope is None else rope.inv_freq.shape[0],
             ROWS=MAX_ROWS,
@@ -116,6 +123,7 @@ def embed_torch(
     squares: torch.Tensor | None = None,
     rope: Rope | None = None,
     angles: torch.Tensor | None = None,
+    factor: float = 1.0,
 ) -> torch.Tensor:
     """Plain-torch twin of `embed`: same arguments, effects and errors, any device."""
     _check(table, weight, out, squares)
@@ -123,7 +131,7 @@ def embed_torch(
     given = struct(Batch, table)
     used = min(out.shape[0], max(0, given.n - first_row))
     tokens = [given.row[first_row + i].token for i in range(used)]
-    out[:used] = weight[tokens]
+    out[:used] = weight[tokens] if factor == 1 else weight[tokens].float() * factor
     out[used:] = 0
     if squares is not None:
         squares[:, : out.shape[0]] = squares_torch(out)

@@ -114,6 +114,11 @@ class ModelConfig:
         """Number of logits in a row: the rows of lm_head.weight, or of the embedding if tied."""
         return self.draft_vocab or self.vocab
 
+    @property
+    def is_bounded(self) -> bool:
+        """True if every layer has a window. The ring then wraps, and a sequence has no limit."""
+        return self.window > 0 and all(self.local)
+
     def core(self) -> DecoderConfig:
         """Return the config in the form that the C++ module takes. Raises InvalidInputError on
         impossible sizes."""

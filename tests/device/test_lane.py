@@ -79,7 +79,7 @@ class Scene:
         """Run the graph's ops one by one; return the logits of the rows."""
         tape = Tape()
         count = self.rows
-        rows = Rows(self.table, 0, count, self.lane.plans[count], self.lane.works[count])
+        rows = Rows(self.table, 0, count, self.lane.sights(count))
         self.lane.few.forward(tape, rows, True)
         torch.cuda.synchronize()
         with exact_products(), torch.cuda.stream(self.recorder.stream):

@@ -53,15 +53,14 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 def norm_cases():
     for dtype in DTYPES:
-        for has_residual in (False, True):
-            types = {
-                **dict.fromkeys(("X", "W", "R", "Out"), dtype),
-                "columns": "i32",
-                "eps": "fp32",
-            }
-            constants = {"HAS_RESIDUAL": has_residual, "BLOCK": 2048}
-            name = "residual" if has_residual else "plain"
-            yield Case(norm._rms_norm_kernel, name, dtype, types, constants, 4, True, True)
+        for name in ("plain", "residual", "after"):
+            is_after = name == "after"  # Gemma 3: the weights are float32
+            types = dict.fromkeys(("X", "R", "Out"), dtype) | {"columns": "i32", "eps": "fp32"}
+            types |= dict.fromkeys(("W", "After"), "*fp32" if is_after else dtype)
+            constants = {"HAS_RESIDUAL": name != "plain", "HAS_AFTER": is_after}
+            constants["BLOCK"] = 8192 if is_after else 2048
+            kernel, warps = norm._rms_norm_kernel, norm.num_warps(constants["BLOCK"])
+            yield Case(kernel, name, dtype, types, constants, warps, not is_after, True)
 
 
 def see_cases():
@@ -133,17 +132,20 @@ def settle_cases():
 def gate_cases():
     for dtype in DTYPES:
         types = {"X": dtype, "Out": dtype}
-        yield Case(gate._silu_mul_kernel, "", dtype, types, {"BLOCK": gate.BLOCK}, 4, True, True)
+        for gelu in (False, True):
+            constants, name = {"BLOCK": gate.BLOCK, "GELU": gelu}, "gelu" if gelu else ""
+            yield Case(gate._gate_mul_kernel, name, dtype, types, constants, 4, True, not gelu)
 
 
 def embed_cases():
     for dtype in DTYPES:
         types = {"Table": "*i32", "Weight": dtype, "Out": dtype, "amplitude": "fp32"}
         types |= dict.fromkeys(("Squares", "Angles", "InvFreq"), "*fp32")
-        constants = {"BLOCK": embed.BLOCK, "PART": norm.PART, "HAS_SQUARES": True}
-        for half in (0, 64):
-            given = constants | {"HALF": half, "ROWS": 64}
-            name = "angles" if half else ""
+        constants = {"BLOCK": embed.BLOCK, "PART": norm.PART}
+        for half, factor in ((0, 1.0), (64, 1.0), (0, 62.0)):
+            given = constants | {"HALF": half, "ROWS": 64, "FACTOR": factor}
+            given["HAS_SQUARES"] = factor == 1
+            name = "angles" if half else "scaled" if factor != 1 else ""
             yield Case(embed._embed_kernel, name, dtype, types, given, 4, True, half > 0)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sbrt import _probe
-from sbrt.triton_kernels.gate import silu_torch
+from sbrt.triton_kernels.gate import activated_torch
 from sbrt.triton_kernels.integer_linear import (
     IntegerTerms,
     integer_linear,
@@ -142,7 +142,7 @@ def test_a_gate_writes_the_next_products_rows(device, name):
     n, k, count = 70, 96, 5
     matrix, x = Matrix(name, 2 * n, k), rows(count, k)
     product = torch.from_numpy(matrix.packed().run(x, integers="portable"))
-    want = silu_torch(product[:, :n]) * product[:, n:]
+    want = activated_torch(product[:, :n]) * product[:, n:]
     plan = IntegerPlan(count, n, k, format_of(name), dtype=torch.float32, gate=True, rounds=True)
     for rounds, multiplies in OPS.values():
         given = rounds(torch.from_numpy(x).to(device), out=anything(k, device))

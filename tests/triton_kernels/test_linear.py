@@ -1,5 +1,5 @@
 """Contract under test: linear equals its twin, and the twin equals the separate ops that it
-replaces (rms_norm, a product, silu_mul, a residual add). Memory that no row needs is never read. A
+replaces (rms_norm, a product, gate_mul, a residual add). Memory that no row needs is never read. A
 row has the same bits whatever the other rows, its index and the number of rows. Splits of k are
 merged in a fixed order."""
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sbrt.triton_kernels.gate import silu_mul_torch
+from sbrt.triton_kernels.gate import gate_mul_torch
 from sbrt.triton_kernels.linear import Terms, linear, linear_torch
 from sbrt.triton_kernels.linear_plan import LinearPlan, LinearWork, linear_work
 from sbrt.triton_kernels.norm import rms_norm_torch, squares_torch
@@ -152,7 +152,7 @@ def by_ops(p):
     made = x.float() @ p.weight.float().t()
     made = (made + (0 if p.bias is None else p.bias.float())).to(plan.dtype)
     if plan.gate:
-        return silu_mul_torch(made, out=torch.empty(plan.rows, plan.n).to(made))
+        return gate_mul_torch(made, out=torch.empty(plan.rows, plan.n).to(made))
     if not plan.residual:
         return made
     h = p.residual.clone()
