@@ -70,6 +70,8 @@ class FusedDecoder(FewRows):
     def __init__(self, plain: Decoder, products: dict[int, Products], work: LinearWork) -> None:
         super().__init__(plain)
         self.products, self.work = products, work
+        layers = plain.weights.layers
+        self.next_norms = [*(layer.attention_norm for layer in layers[1:]), plain.weights.norm]
 
     def start(self, run: Run, rows: Rows, v: Views) -> None:
         """See Forwards. The embedding leaves its sums of squares for the first norm, or the first
@@ -106,7 +108,7 @@ class FusedDecoder(FewRows):
         )  # fmt: skip
         self.added(run, v, v.gated, layer.down, plans.down)
         if not plans.down.residual:
-            self.plain.add(run, v, layer.mlp_after, self.weights.norm_after(i))
+            self.plain.add(run, v, layer.mlp_after, self.next_norms[i])
         self.keep(run, v, i)
 
     def added(self, run: Run, v: Views, x: torch.Tensor, linear: Linear, plan: LinearPlan) -> None:

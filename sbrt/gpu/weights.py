@@ -106,11 +106,6 @@ class Weights:
                 yield linear.weight
         yield self.head
 
-    def norm_after(self, layer: int) -> torch.Tensor:
-        """The norm that follows a layer: of the next layer's input, or the last norm."""
-        is_last = layer == len(self.layers) - 1
-        return self.norm if is_last else self.layers[layer + 1].attention_norm
-
     @property
     def is_packed(self) -> bool:
         """True if any matrix is quantised."""

@@ -26,6 +26,7 @@ KINDS = {
     "norm": {"norm": True, "bias": True},
     "gate": {"norm": True, "gate": True},
     "gate, bias": {"norm": True, "gate": True, "bias": True},
+    "gelu": {"gate": True, "gelu": True},
     "residual": {"residual": True},
     "residual, bias": {"residual": True, "bias": True},
 }
@@ -152,7 +153,7 @@ def by_ops(p):
     made = x.float() @ p.weight.float().t()
     made = (made + (0 if p.bias is None else p.bias.float())).to(plan.dtype)
     if plan.gate:
-        return gate_mul_torch(made, out=torch.empty(plan.rows, plan.n).to(made))
+        return gate_mul_torch(made, out=torch.empty(plan.rows, plan.n).to(made), gelu=plan.gelu)
     if not plan.residual:
         return made
     h = p.residual.clone()
@@ -267,6 +268,7 @@ def test_one_work_is_for_many_plans():
         ({"n": 0}, "n, k: expected at least 1"),
         ({"dtype": torch.float64}, "dtype: expected one of"),
         ({"gate": True, "residual": True}, "expected a residual or a gate"),
+        ({"gelu": True}, "gelu: expected it with a gate"),
         ({"norm": True, "residual": True}, "expected a residual alone"),
         ({"splits": 0}, "splits: expected at least 1"),
     ],
