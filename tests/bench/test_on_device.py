@@ -12,7 +12,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 PARTS = ("first", "kernels", "products", "lanes", "rounds", "exact", "settings")
 PARTS = (*PARTS, "launches", "integers", "seats", "requests", "prefixes", "rejection", "devices")
-PARTS = (*PARTS, "large", "sanitize")
+PARTS = (*PARTS, "families", "large", "sanitize")
 
 
 def run(*arguments):

@@ -82,6 +82,7 @@ def test_greedy_tokens_are_those_of_the_cpu_engine(tools, checkpoints, plays, fa
 # Each family runs with every method: two families greedily, two sampled.
 CASES = [("Llama", 0.8), ("Mistral", 0.0), ("Qwen2", 0.8), ("Qwen3", 0.0)]
 MORE_CASES = [("Llama", 0.0), ("Mistral", 0.8), ("Qwen2", 0.0), ("Qwen3", 0.8)]
+MORE_CASES += [("Gemma3", 0.0), ("Gemma3", 0.8)]
 
 
 @pytest.mark.parametrize(
