@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .words import TWO_PROGRAMS
+
 MAX_COLUMNS = 32768  # one program holds a row in registers
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 PART = 64  # columns per sum of squares; one op stores the sums for the next op's norm
@@ -125,8 +127,15 @@ def rms_norm(
         BLOCK=block,
         enable_fp_fusion=after is None,  # the product with `after` is rounded before it is added
         num_warps=num_warps(block),
+        maxnreg=max_registers(after is not None),
     )
     return out
+
+
+def max_registers(has_after: bool) -> int | None:
+    """Limit for the registers per thread. None: no limit. With two norms and no limit the assembler
+    takes 64 registers for the widest rows, and spills."""
+    return TWO_PROGRAMS if has_after else None
 
 
 def num_warps(block: int) -> int:

@@ -344,6 +344,8 @@ def compiled(case, architecture):
     most = MAX_REGISTERS.get(case.kernel)
     if case.kernel is linear._linear_kernel:
         most = linear.max_registers(warps)
+    if case.kernel is norm._rms_norm_kernel:
+        most = norm.max_registers(case.constants["HAS_AFTER"])
     options |= {"maxnreg": most} if most else {}
     target = GPUTarget("cuda", architecture, 32)
     binary = triton.compile(source_of(case), target=target, options=options)
