@@ -60,8 +60,8 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Sight:
-    """What the rows of a forward see in the layers of one kind: the plan of attention, and the
-    memory that `see` fills."""
+    """The plan and the memory of attention, for a forward's rows in the layers of one kind. `see`
+    fills the memory with the keys that each row sees."""
 
     plan: AttentionPlan
     work: Workspace

@@ -1,7 +1,7 @@
 """Contract under test, on a CUDA device: Gemma 3. A captured forward gives the same bits as its ops
-run one by one, and the logits of the same ops in plain torch on the CPU. A row's bits do not depend
-on its index or its neighbours. Engines answer every method like plain decoding, alone and among
-others, also with a draft of another family."""
+run one by one. Its logits are those of plain torch on the CPU. A row's bits do not depend on its
+index or its neighbours. Engines answer every method like plain decoding, alone and among others,
+also with a draft of another family."""
 
 from dataclasses import replace
 
