@@ -1,8 +1,8 @@
 """Looks up the embeddings of a forward's tokens.
 
 The public op is `embed`. Its twin in plain torch is `embed_torch`. Both copy the embeddings without
-rounding. They also store what the layers need for each row: sums of squares for the first norm, and
-the angles of rope.
+rounding, or multiply them by a factor (Gemma 3). They also store what the layers need for each row:
+sums of squares for the first norm, and the angles of rope.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ def _embed_kernel(
     amplitude,
     first_row,  # row of the table that row 0 of Out belongs to
     columns,
+    FACTOR: tl.constexpr,  # of the embedding; 1: its bits are copied
     HAS_SQUARES: tl.constexpr,
     HALF: tl.constexpr,
     ROWS: tl.constexpr,
     PART: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program per row and BLOCK columns.  out = weight[token], or 0 for padding.
+    """One program per row and BLOCK columns.  out = FACTOR * weight[token], or 0 for padding.
 
     bytes = rows * columns * size * 2
     """
@@ -51,6 +52,8 @@ def _embed_kernel(
     p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
     token = tl.load(p_row + ROW_TOKEN, mask=in_use, other=0).to(tl.int64)
     x = tl.load(Weight + token * weight_stride + o, mask=m & in_use, other=0.0)
+    if FACTOR != 1.0:
+        x = (x.to(tl.float32) * FACTOR).to(Out.dtype.element_ty)
     tl.store(Out + i_row * out_stride + o, x, mask=m)
     if HAS_SQUARES:
         parts = tl.reshape(x.to(tl.float32), (BLOCK // PART, PART))
@@ -76,14 +79,17 @@ def embed(
     squares: torch.Tensor | None = None,
     rope: Rope | None = None,
     angles: torch.Tensor | None = None,
+    factor: float = 1.0,
 ) -> torch.Tensor:
-    """Set out[i] = weight[token of row first_row + i], or 0 if the table has no such row.
+    """Set out[i] = factor * weight[token of row first_row + i], or 0 if the table has no such row.
 
     table    int32 words of a Batch; rows from index `n` on are not read
     weight   [vocab, columns]  float16, bfloat16 or float32; contiguous columns
     out      [rows, columns]   same dtype, written
     squares  float32 [parts, at least rows]  None, or written: sums of squares over PART columns
              each (norm.py)
+    factor   factor of the embedding, representable in its dtype; the product is rounded. With 1 the
+             bits are copied
     angles   float32 [2, 64, head_dim / 2]   None, or written (needs `rope`): cosines and sines of
              the rows' positions; of position 0 for a row that the table does not have
 
@@ -99,6 +105,7 @@ def embed(
             *((out, 0) if squares is None else (squares, squares.stride(0))),
             *((out, out, 0.0) if rope is None else (angles, rope.inv_freq, rope.amplitude)),
             *(first_row, columns),
+            FACTOR=factor,
             HAS_SQUARES=squares is not None,
             HALF=0 if rope is None else rope.inv_freq.shape[0],
             ROWS=MAX_ROWS,
@@ -118,6 +125,7 @@ def embed_torch(
     squares: torch.Tensor | None = None,
     rope: Rope | None = None,
     angles: torch.Tensor | None = None,
+    factor: float = 1.0,
 ) -> torch.Tensor:
     """Plain-torch twin of `embed`: same arguments, effects and errors, any device."""
     _check(table, weight, out, squares)
@@ -125,7 +133,7 @@ def embed_torch(
     given = struct(Batch, table)
     used = min(out.shape[0], max(0, given.n - first_row))
     tokens = [given.row[first_row + i].token for i in range(used)]
-    out[:used] = weight[tokens]
+    out[:used] = weight[tokens] if factor == 1 else weight[tokens].float() * factor
     out[used:] = 0
     if squares is not None:
         squares[:, : out.shape[0]] = squares_torch(out)

@@ -1,6 +1,6 @@
-"""The gate of the MLP: silu(gate) * up.
+"""The gate of the MLP: silu(gate) * up, or gelu(gate) * up (Gemma 3).
 
-The public op is `silu_mul`. Its twin in plain torch is `silu_mul_torch`. Both round at the same
+The public op is `gate_mul`. Its twin in plain torch is `gate_mul_torch`. Both round at the same
 places.
 """
 
@@ -13,6 +13,9 @@ import triton.language as tl
 from .plan import DTYPES
 
 BLOCK = 1024  # columns per program
+# gelu(x) = x / (1 + exp(-z)) with z = 2 sqrt(2 / pi) (x + 0.044715 x^3), as on the CPU
+# (csrc/ops/kernels.h).
+OUTER, CUBIC = tl.constexpr(1.5957691216057308), tl.constexpr(0.044715)
 
 
 @triton.jit
@@ -23,15 +26,28 @@ def silu(gate):
 
 
 @triton.jit
-def _silu_mul_kernel(
+def activated(gate, GELU: tl.constexpr):
+    """Returns the activation of a gate, gelu in its tanh form or silu, in float32."""
+    if GELU:
+        z = OUTER * (gate + CUBIC * gate * gate * gate)
+        e = tl.exp(-tl.abs(z))
+        out = tl.where(z >= 0, gate, gate * e) / (1.0 + e)
+    else:
+        out = silu(gate)
+    return out
+
+
+@triton.jit
+def _gate_mul_kernel(
     X,  # [rows, 2 columns] gate, then up
     x_stride,
     Out,  # [rows, columns] written
     out_stride,
     columns,
+    GELU: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program per row and BLOCK columns.  out = cast(gate / (1 + exp(-gate))) * up.
+    """One program per row and BLOCK columns.  out = cast(activation(gate)) * up.
 
     bytes = rows * columns * size * 3
     """
@@ -40,15 +56,16 @@ def _silu_mul_kernel(
     m = o < columns
     gate = tl.load(X + row * x_stride + o, mask=m, other=0.0).to(tl.float32)
     up = tl.load(X + row * x_stride + columns + o, mask=m, other=0.0).to(tl.float32)
-    rounded = silu(gate).to(X.dtype.element_ty).to(tl.float32)
+    rounded = activated(gate, GELU).to(X.dtype.element_ty).to(tl.float32)
     tl.store(Out + row * out_stride + o, (rounded * up).to(Out.dtype.element_ty), mask=m)
 
 
-def silu_mul(x: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+def gate_mul(x: torch.Tensor, *, out: torch.Tensor, gelu: bool = False) -> torch.Tensor:
     """Set out = silu(x[:, :n]) * x[:, n:].
 
-    x    [rows, 2 n]  float16, bfloat16 or float32; rows may be strided, columns may not
-    out  [rows, n]    same dtype, written
+    x     [rows, 2 n]  float16, bfloat16 or float32; rows may be strided, columns may not
+    out   [rows, n]    same dtype, written
+    gelu  the activation is gelu in its tanh form, not silu
 
     Returns `out`. Allocates nothing. Raises ValueError on any other shape, dtype or stride.
     """
@@ -56,23 +73,24 @@ def silu_mul(x: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     rows, columns = out.shape
     if rows and columns:
         grid = (rows, triton.cdiv(columns, BLOCK))
-        _silu_mul_kernel[grid](
-            x, x.stride(0), out, out.stride(0), columns, BLOCK=BLOCK, num_warps=4
+        _gate_mul_kernel[grid](
+            x, x.stride(0), out, out.stride(0), columns, GELU=gelu, BLOCK=BLOCK, num_warps=4
         )
     return out
 
 
-def silu_mul_torch(x: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
-    """Plain-torch twin of `silu_mul`: same arguments, effects and errors, any device."""
+def gate_mul_torch(x: torch.Tensor, *, out: torch.Tensor, gelu: bool = False) -> torch.Tensor:
+    """Plain-torch twin of `gate_mul`: same arguments, effects and errors, any device."""
     _check(x, out)
     gate, up = x.float().chunk(2, -1)
-    return out.copy_(silu_torch(gate).to(x.dtype).float() * up)
+    return out.copy_(activated_torch(gate, gelu).to(x.dtype).float() * up)
 
 
-def silu_torch(gate: torch.Tensor) -> torch.Tensor:
-    """`silu` in plain torch."""
-    e = torch.exp(-gate.abs())
-    return torch.where(gate >= 0, gate, gate * e) / (1 + e)
+def activated_torch(gate: torch.Tensor, gelu: bool = False) -> torch.Tensor:
+    """`activated` in plain torch."""
+    z = OUTER.value * (gate + CUBIC.value * gate * gate * gate) if gelu else gate
+    e = torch.exp(-z.abs())
+    return torch.where(z >= 0, gate, gate * e) / (1 + e)
 
 
 def _check(x: torch.Tensor, out: torch.Tensor) -> None:

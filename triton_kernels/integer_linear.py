@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from .early import is_early, prefetch, start_next, wait_for_previous
-from .gate import silu, silu_torch
+from .gate import activated, activated_torch
 from .heads import HeadTerms, arguments, check_heads, columns_of, write_heads, write_heads_torch
 from .integer_plan import IntegerPlan
 from .integer_torch import product_torch
@@ -88,6 +88,7 @@ def _integer_linear_kernel(
     counts,  # number of groups of GROUP columns, which share a scale
     HAS_BIAS: tl.constexpr,
     GATE: tl.constexpr,
+    GELU: tl.constexpr,
     ROUNDS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     GROUP: tl.constexpr,
@@ -232,7 +233,7 @@ def _integer_linear_kernel(
     if GATE:
         if HAS_BIAS:
             up += tl.load(Bias + n + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
-        acc = silu(acc) * up
+        acc = activated(acc, GELU) * up
     if RESIDUAL:
         p_residual = Residual + row[:, None] * r_stride + o_n[None, :]
         acc = tl.load(p_residual, mask=m, other=0.0).to(tl.float32) + acc
@@ -304,6 +305,7 @@ def constants(plan: IntegerPlan, is_interpreted: bool, early: bool = False) -> d
     return {
         "HAS_BIAS": plan.bias,
         "GATE": plan.gate,
+        "GELU": plan.gelu,
         "ROUNDS": plan.rounds,
         "RESIDUAL": plan.residual,
         "GROUP": known.group,
@@ -338,7 +340,7 @@ def integer_linear_torch(
         product = product + terms.bias.float()
     if plan.gate:
         gate, up = product.chunk(2, -1)
-        product = silu_torch(gate) * up
+        product = activated_torch(gate, plan.gelu) * up
     if terms.residual is not None:
         product = terms.residual.float() + product
     if terms.rounded is not None:

@@ -2,7 +2,7 @@
 
 The public op is `linear`. Its twin in plain torch is `linear_torch`. It computes
 out = f(x) weight^T, fused with the ops before and after a layer's product. Both round where the
-separate ops would round: rms_norm, the product, silu_mul, the residual add.
+separate ops would round: rms_norm, the product, gate_mul, the residual add.
 
 Order of sums. Only the plan decides how n is divided into tiles, and k into splits and tiles. A
 program adds its tiles of k in ascending order. The last program of a tile to finish adds the splits
@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from .early import LINE, is_early, prefetch, start_next, wait_for_previous
-from .gate import silu, silu_torch
+from .gate import activated, activated_torch
 from .heads import HeadTerms, arguments, check_heads, columns_of, write_heads, write_heads_torch
 from .linear_plan import LinearPlan, LinearWork
 from .norm import row_scale, squares_torch
@@ -77,8 +77,9 @@ def _summed(p_partial, STEP: tl.constexpr, SPLITS: tl.constexpr):
 def _finish(
     acc, up, tile, rows, n, Bias, Residual, r_stride, Out, out_stride, Squares, squares_stride,
     Angles, Table, first_row, K, k_head_stride, k_slot_stride, V, v_head_stride, v_slot_stride,
-    queries, keys, HAS_BIAS: tl.constexpr, GATE: tl.constexpr, RESIDUAL: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr,
+    queries, keys, HAS_BIAS: tl.constexpr, GATE: tl.constexpr, GELU: tl.constexpr,
+    RESIDUAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HALF: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """Applies the ops after the product to a tile of sums and writes the result. `up` is read only
     with GATE."""
@@ -94,7 +95,7 @@ def _finish(
     if GATE:
         if HAS_BIAS:
             up += tl.load(Bias + n + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
-        rounded = silu(acc.to(dtype).to(tl.float32)).to(dtype).to(tl.float32)
+        rounded = activated(acc.to(dtype).to(tl.float32), GELU).to(dtype).to(tl.float32)
         acc = rounded * up.to(dtype).to(tl.float32)
     if RESIDUAL:
         p_residual = Residual + row[:, None] * r_stride + o_n[None, :]
@@ -146,6 +147,7 @@ def _linear_kernel(
     HAS_BIAS: tl.constexpr,
     NORM: tl.constexpr,
     GATE: tl.constexpr,
+    GELU: tl.constexpr,
     RESIDUAL: tl.constexpr,
     PARTS: tl.constexpr,
     PARTS_UP: tl.constexpr,  # PARTS, rounded up to a power of two
@@ -230,7 +232,7 @@ def _linear_kernel(
         _finish(
             acc, up, tile, rows, n, Bias, Residual, r_stride, Out, out_stride, Squares,
             squares_stride, Angles, Table, first_row, K, k_head_stride, k_slot_stride, V,
-            v_head_stride, v_slot_stride, queries, keys, HAS_BIAS, GATE, RESIDUAL, BLOCK_M,
+            v_head_stride, v_slot_stride, queries, keys, HAS_BIAS, GATE, GELU, RESIDUAL, BLOCK_M,
             BLOCK_N, HALF, ROWS,
         )  # fmt: skip
     else:
@@ -248,8 +250,8 @@ def _linear_kernel(
             _finish(
                 acc, up, tile, rows, n, Bias, Residual, r_stride, Out, out_stride, Squares,
                 squares_stride, Angles, Table, first_row, K, k_head_stride, k_slot_stride, V,
-                v_head_stride, v_slot_stride, queries, keys, HAS_BIAS, GATE, RESIDUAL, BLOCK_M,
-                BLOCK_N, HALF, ROWS,
+                v_head_stride, v_slot_stride, queries, keys, HAS_BIAS, GATE, GELU, RESIDUAL,
+                BLOCK_M, BLOCK_N, HALF, ROWS,
             )  # fmt: skip
 
 
@@ -312,6 +314,7 @@ def constants(plan: LinearPlan, upcast: bool, early: bool = False) -> dict[str, 
         "HAS_BIAS": plan.bias,
         "NORM": plan.norm,
         "GATE": plan.gate,
+        "GELU": plan.gelu,
         "RESIDUAL": plan.residual,
         "PARTS": plan.parts,
         "PARTS_UP": triton.next_power_of_2(max(1, plan.parts)),
@@ -350,7 +353,7 @@ def linear_torch(
         product += terms.bias.float()
     if plan.gate:
         gate, up = product.to(x.dtype).float().chunk(2, -1)
-        product = silu_torch(gate).to(x.dtype).float() * up
+        product = activated_torch(gate, plan.gelu).to(x.dtype).float() * up
     if plan.heads is not None and terms.heads is not None:
         write_heads_torch(product, plan.heads, terms.heads, out)
         return out

@@ -40,6 +40,7 @@ class ProductPlan:
     rows      1 to 64; padding included
     dtype     of activations, bias and residual
     gate      weight is [2 n, k], gate rows and then up rows: out = silu(gate) * up
+    gelu      the gate's activation is gelu in its tanh form, not silu
     residual  the product is added to a residual stream
     bias      a bias is added to the product
     heads     the heads, if the product also rotates queries and keys, and writes keys and values to
@@ -52,6 +53,7 @@ class ProductPlan:
     _: KW_ONLY
     dtype: torch.dtype = torch.bfloat16
     gate: bool = False
+    gelu: bool = False
     residual: bool = False
     bias: bool = False
     heads: Heads | None = None
@@ -65,6 +67,8 @@ class ProductPlan:
             raise ValueError(f"dtype: expected one of {DTYPES} but got {self.dtype}")
         if self.residual and self.gate:
             raise ValueError("plan: expected a residual or a gate but got both")
+        if self.gelu and not self.gate:
+            raise ValueError("gelu: expected it with a gate but got none")
         if self.heads is None:
             return
         if self.residual or self.gate:

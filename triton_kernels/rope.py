@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .early import is_early, start_next, wait_for_previous
+from .norm import check_norm, normed_torch
 from .plan import DTYPES
 from .state import Batch, check_words, struct
 from .words import ROW_SLOT, ROW_WORDS, TABLE_N, TABLE_ROWS, load_int64
@@ -26,7 +27,8 @@ class Rope:
 
     inv_freq   float32 [head_dim / 2]; pair i is elements i and i + head_dim / 2
     amplitude  factor of the cosines and sines (yarn's attention factor)
-    q_weight, k_weight  [head_dim] weights of the RMSNorm of each head before rope (Qwen3), or None
+    q_weight, k_weight  [head_dim] weights of the RMSNorm of each head before rope (Qwen3), or None.
+                        If they are float32, only the norm's result is rounded (Gemma 3)
     eps        eps of that norm
     """
 
@@ -65,7 +67,7 @@ def _rope_kv_write_kernel(
     v_slot_stride,
     Table,  # [words] Batch
     InvFreq,  # [HALF] float32
-    QWeight,  # [2 HALF]; QWeight and KWeight are never touched without HAS_NORM
+    QWeight,  # [2 HALF] dtype of QKV or float32; never touched without HAS_NORM, nor is KWeight
     KWeight,
     first_row,  # row of the table that row 0 of QKV belongs to
     heads,
@@ -109,8 +111,8 @@ def _rope_kv_write_kernel(
             if is_key:
                 a_weight = tl.load(KWeight + o)
                 b_weight = tl.load(KWeight + HALF + o)
-            a = (a * scale).to(QKV.dtype.element_ty).to(tl.float32) * a_weight.to(tl.float32)
-            b = (b * scale).to(QKV.dtype.element_ty).to(tl.float32) * b_weight.to(tl.float32)
+            a = (a * scale).to(QWeight.dtype.element_ty).to(tl.float32) * a_weight.to(tl.float32)
+            b = (b * scale).to(QWeight.dtype.element_ty).to(tl.float32) * b_weight.to(tl.float32)
             a = a.to(QKV.dtype.element_ty).to(tl.float32)
             b = b.to(QKV.dtype.element_ty).to(tl.float32)
         cosines, sines = angles_of(position, tl.load(InvFreq + o), amplitude)
@@ -206,9 +208,7 @@ def _normed(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.T
     """Return the RMSNorm of heads [n, head_dim], or the heads themselves without a weight."""
     if weight is None:
         return x
-    h = x.float()
-    y = (h * torch.rsqrt(h.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
-    return (y.float() * weight.float()).to(x.dtype)
+    return normed_torch(x, weight, eps).to(x.dtype)
 
 
 def angles_torch(positions: list[int], rope: Rope) -> tuple[torch.Tensor, torch.Tensor]:
@@ -256,7 +256,7 @@ def _check(
         raise ValueError("rope: expected both head norm weights or none but got one")
     for name, weight in (("q_weight", rope.q_weight), ("k_weight", rope.k_weight)):
         if weight is not None:
-            _check_like(name, weight, qkv, (head_dim,))
+            check_norm(name, weight, qkv[:, 0])
     if rope.inv_freq.dtype != torch.float32 or tuple(rope.inv_freq.shape) != (head_dim // 2,):
         raise ValueError(
             f"inv_freq: expected float32 ({head_dim // 2},) but got {rope.inv_freq.dtype}, "

@@ -1,4 +1,5 @@
-"""Rounds rows of activations to integers, for products with quantised weights.
+"""Rounds rows of activations to integers, for products with quantised weights. Rows may be normed
+and added to a residual stream first.
 
 The public op is `round_rows`. Its twin in plain torch is `round_rows_torch`. Each group of 32
 columns gets the same scale and the same integers as on the CPU (csrc/ops/integers.h).
@@ -11,7 +12,7 @@ import triton
 import triton.language as tl
 
 from .early import is_early, start_next, wait_for_previous
-from .norm import MAX_COLUMNS
+from .norm import MAX_COLUMNS, check_like, check_norm
 from .packed import GROUP, TURN, IntegerRows
 from .plan import DTYPES
 from .state import MAX_ROWS
@@ -42,6 +43,14 @@ def round_groups(y):
 
 
 @triton.jit
+def _normed(y, W, o, m, columns, eps):
+    """Returns the norm of a row y [groups, 32] with the CPU's arithmetic. It is not rounded."""
+    mean = tl.div_rn(tl.sum(tl.sum(y * y, axis=1), axis=0), columns.to(tl.float32))
+    scale = tl.div_rn(1.0, tl.sqrt_rn(mean + eps))
+    return tl.load(W + o, mask=m, other=0.0).to(tl.float32) * (y * scale)
+
+
+@triton.jit
 def _round_rows_kernel(
     X,  # [rows, columns] read
     x_stride,
@@ -55,12 +64,17 @@ def _round_rows_kernel(
     half_stride,
     columns,
     eps,
+    R,  # [rows, columns] residual stream, read and written with AFTER
+    r_stride,
+    After,  # [columns] weight of the norm of x; read with AFTER
     NORM: tl.constexpr,
+    AFTER: tl.constexpr,
     BLOCK: tl.constexpr,  # depends only on the number of columns
     EARLY: tl.constexpr,  # launched early (early.py)
 ):
     """One program per row.  h = x, or x / sqrt(mean(x^2) + eps) * norm;  q = round(h / scale).
 
+    With AFTER, r <- r + norm(x), and then x is r.
     bytes = rows * columns * (size + 1)
     """
     if EARLY:
@@ -72,10 +86,15 @@ def _round_rows_kernel(
     o = tl.arange(0, GROUPS)[:, None] * 32 + tl.arange(0, 32)[None, :]
     m = o < columns
     y = tl.load(X + row * x_stride + o, mask=m, other=0.0).to(tl.float32)
+    if AFTER:
+        p_residual = R + row * r_stride + o
+        y = _normed(y, After, o, m, columns, eps).to(X.dtype.element_ty).to(tl.float32)
+        y = tl.load(p_residual, mask=m, other=0.0).to(tl.float32) + y
+        y = y.to(X.dtype.element_ty)
+        tl.store(p_residual, y, mask=m)
+        y = y.to(tl.float32)
     if NORM:
-        mean = tl.div_rn(tl.sum(tl.sum(y * y, axis=1), axis=0), columns.to(tl.float32))
-        scale = tl.div_rn(1.0, tl.sqrt_rn(mean + eps))
-        y = tl.load(Norm + o, mask=m, other=0.0).to(tl.float32) * (y * scale)
+        y = _normed(y, Norm, o, m, columns, eps)
     q, scale, first, second = round_groups(y)
     m_group = group < tl.cdiv(columns, 32)
     tl.store(Q + row * q_stride + o, q, mask=m_group[:, None])  # q is 0 beyond the columns of X
@@ -90,6 +109,8 @@ def round_rows(
     *,
     out: IntegerRows,
     norm: torch.Tensor | None = None,
+    after: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
     eps: float = 0.0,
     early: bool = False,
 ) -> IntegerRows:
@@ -97,21 +118,27 @@ def round_rows(
 
     x      [rows, columns]  float16, bfloat16 or float32; rows may be strided, columns may not
     out    written for these rows and columns; its padding is not written
-    norm   [columns]        same dtype; the normalised row is not rounded in between
+    norm   [columns]        same dtype or float32; the normalised row is not rounded in between
+    after  [columns]        dtype of norm; x is normalised with it and added to the residual stream,
+                            whose rows are then normalised with norm. Needs `residual`
+    residual  [rows, columns]  same dtype as x; becomes the sum
     early  start before the previous kernel has ended (early.py). It changes no bit
 
     Returns `out`. Allocates nothing, so it can be captured. Raises ValueError on any other shape,
     dtype or stride, and above 32768 columns.
     """
-    _check(x, out, norm)
+    _check(x, out, norm, after, residual)
     rows, columns = x.shape
     early = is_early(early, x.device)
     block = triton.next_power_of_2(max(columns, GROUP * TURN))
+    stream = x if residual is None else residual
     _round_rows_kernel[(rows,)](
         *(x, x.stride(0), x if norm is None else norm),
         *(out.q, out.q.stride(0), out.scales, out.scales.stride(0)),
         *(out.sums, out.sums.stride(1), out.sums.stride(0), columns, eps),
+        *(stream, stream.stride(0), x if after is None else after),
         NORM=norm is not None,
+        AFTER=after is not None,
         BLOCK=block,
         EARLY=early,
         num_warps=num_warps(block),
@@ -131,15 +158,23 @@ def round_rows_torch(
     *,
     out: IntegerRows,
     norm: torch.Tensor | None = None,
+    after: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
     eps: float = 0.0,
 ) -> IntegerRows:
     """Plain-torch twin of `round_rows`: same arguments, effects and errors, any device."""
-    _check(x, out, norm)
+    _check(x, out, norm, after, residual)
     y = x.float()
+    if after is not None and residual is not None:
+        added = _normed_torch(y, after, eps).to(x.dtype).float()
+        y = residual.copy_(residual.float() + added).float()
     if norm is not None:
-        scale = 1 / torch.sqrt(y.square().mean(-1, keepdim=True) + eps)
-        y = norm.float() * (y * scale)
+        y = _normed_torch(y, norm, eps)
     return round_torch(y, out)
+
+
+def _normed_torch(y: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return weight.float() * (y * (1 / torch.sqrt(y.square().mean(-1, keepdim=True) + eps)))
 
 
 def round_torch(y: torch.Tensor, out: IntegerRows) -> IntegerRows:
@@ -159,7 +194,13 @@ def round_torch(y: torch.Tensor, out: IntegerRows) -> IntegerRows:
     return out
 
 
-def _check(x: torch.Tensor, out: IntegerRows, norm: torch.Tensor | None) -> None:
+def _check(
+    x: torch.Tensor,
+    out: IntegerRows,
+    norm: torch.Tensor | None,
+    after: torch.Tensor | None,
+    residual: torch.Tensor | None,
+) -> None:
     if x.dim() != 2 or x.dtype not in DTYPES:
         raise ValueError(
             f"x: expected [rows, columns] of one of {DTYPES} but got {x.dtype} {tuple(x.shape)}"
@@ -175,7 +216,10 @@ def _check(x: torch.Tensor, out: IntegerRows, norm: torch.Tensor | None) -> None
             f"out: expected room for {x.shape[1]} columns on {x.device} but got "
             f"{out.q.shape[1]} on {out.q.device}"
         )
-    if norm is not None and (norm.shape != x.shape[1:] or norm.dtype != x.dtype):
-        raise ValueError(
-            f"norm: expected {x.dtype} [{x.shape[1]}] but got {norm.dtype} {tuple(norm.shape)}"
-        )
+    if norm is not None:
+        check_norm("norm", norm, x)
+    if (after is None) != (residual is None) or (after is not None and norm is None):
+        raise ValueError("after: expected it with a norm and a residual but got some of them")
+    if after is not None and residual is not None:
+        check_norm("after", after, x)
+        check_like("residual", residual, x, x.shape)

@@ -168,8 +168,8 @@ class OfflineLane:
         weights = empty_weights(config, torch.bfloat16, META, storage)
         self._lane = GpuLane(weights, shape, ops, self._compiler, rows, None)
         programs = PROGRAMS_PER_MULTIPROCESSOR * multiprocessors
-        for count, plan in self._lane.plans.items():
-            self._lane.plans[count] = replace(plan, programs=programs)
+        for count, plans in self._lane.plans.items():
+            self._lane.plans[count] = [replace(plan, programs=programs) for plan in plans]
 
     @property
     def sizes(self) -> list[int]:

@@ -31,7 +31,7 @@ FULL_NAMES = {"nsys": "Nsight Systems", "ncu": "Nsight Compute"}
 TRITON = (
     "ban", "begin_cut", "branch_attention", "choose", "digit", "embed", "end_cut",
     "integer_linear", "linear", "rate", "ring_settle", "rms_norm", "rope_kv_write", "round_rows",
-    "see", "shape", "silu_mul",
+    "see", "shape", "gate_mul",
 )  # fmt: skip
 # Matches a line of the table of a round's ops. Its groups are the op's name and the shape of the
 # op's kernel.

@@ -18,7 +18,7 @@ from sbrt.triton_kernels import state
 from sbrt.triton_kernels.attention import branch_attention
 from sbrt.triton_kernels.choose import choose
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
-from sbrt.triton_kernels.gate import silu_mul
+from sbrt.triton_kernels.gate import gate_mul
 from sbrt.triton_kernels.linear import Terms, linear
 from sbrt.triton_kernels.linear_plan import LinearPlan, linear_work
 from sbrt.triton_kernels.norm import rms_norm, squares_torch
@@ -225,13 +225,13 @@ def row_cases(device: torch.device) -> Iterator[Case]:
         made["gate"] = functional.silu(both[i, :, :inner]) * both[i, :, inner:]
 
     def check() -> tuple[float, float]:
-        silu_mul(both[0], out=gated)
+        gate_mul(both[0], out=gated)
         gate_torch(0)
         return _difference(gated, made["gate"]), 2e-2
 
     yield Case(
-        *("silu_mul", f"{rows} x {inner}", 3 * rows * inner * 2, n),
-        lambda i: _ignore(silu_mul(both[i], out=gated)),
+        *("gate_mul", f"{rows} x {inner}", 3 * rows * inner * 2, n),
+        lambda i: _ignore(gate_mul(both[i], out=gated)),
         {"torch silu, mul": gate_torch},
         check,
     )
@@ -347,7 +347,7 @@ MAKERS: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "branch_attention": attention_cases,
     "choose": choose_cases,
     "linear": linear_cases,
-    "rms_norm silu_mul": row_cases,
+    "rms_norm gate_mul": row_cases,
     "rope_kv_write": rope_cases,
     "ring_settle": settle_cases,
 }

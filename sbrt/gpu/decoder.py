@@ -3,15 +3,18 @@
 `Forwards` holds the loop over layers. `Decoder` computes a layer with torch's matrix products.
 fused.py and integer.py have the other implementations.
 
-`Decoder` makes nine calls per layer: norm (with the residual add), qkv, rope with the write to the
-ring, attention, o, norm, gate and up, silu, down. A test compares the number of calls with
-`LAYER_NODES`.
+A layer of `Decoder` is nine calls: norm (with the residual add), qkv, rope with the write to the
+ring, attention, o, norm, gate and up, activation, down. `LAYER_NODES` is nine, and a test counts
+them. A norm of Gemma 3 also includes the norm of what is added.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -21,6 +24,7 @@ from ..triton_kernels.heads import HeadTerms
 from ..triton_kernels.plan import AttentionPlan, Workspace
 from ..triton_kernels.product_plan import Heads
 from ..triton_kernels.rope import Rope
+from .kinds import kind_of, scale_of
 from .ops import Ops, Run, copy, matmul, matmul_bias, matmul_float32
 from .prefill import Flash, Lengths, prefill_attention, read_lengths
 from .weights import Layer, Linear, Weights
@@ -63,27 +67,38 @@ class Buffers:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The rows that a forward computes: `count` rows of a row table, beginning with row `first`.
+class Sight:
+    """The plan and the memory of attention, for a forward's rows in the layers of one kind. `see`
+    fills the memory with the keys that each row sees."""
 
-    A row table is a Batch (csrc/state) as a tensor of int32 words.
-    """
-
-    table: torch.Tensor
-    first: int
-    count: int
     plan: AttentionPlan
     work: Workspace
 
 
 @dataclass(frozen=True)
+class Rows:
+    """The rows that a forward computes: `count` rows of a row table, beginning with row `first`.
+
+    sights: one for each kind of layers (kinds.py).
+    """
+
+    table: torch.Tensor
+    first: int
+    count: int
+    sights: Sequence[Sight]
+
+
+@dataclass(frozen=True)
 class PromptRows:
     """Rows of a prompt, for flash attention: the first `count` rows of a row table, or all of its
-    rows if it has fewer."""
+    rows if it has fewer.
+
+    lengths: one for each kind of layers, over the same memory.
+    """
 
     table: torch.Tensor
     count: int
-    lengths: Lengths
+    lengths: Sequence[Lengths]
     flash: Flash
     first: int = 0
 
@@ -114,6 +129,22 @@ class Forwards(ABC):
     def __init__(self, weights: Weights, ops: Ops, buffers: Buffers) -> None:
         self.weights, self.ops, self.buffers = weights, ops, buffers
         self.config = weights.config
+
+    @cached_property
+    def embed_factor(self) -> float:
+        """Factor of the embedding, rounded to the model's dtype as in transformers."""
+        factor = math.sqrt(self.config.hidden) if self.config.scaled_embedding else 1.0
+        return float(torch.tensor(factor, dtype=self.weights.dtype))
+
+    def see(self, run: Run, rows: Rows) -> None:
+        """Record which keys every row sees, in the layers of each kind."""
+        for sight in rows.sights:
+            run(self.ops.see, rows.table, sight.plan, sight.work, first_row=rows.first)
+
+    def keep(self, run: Run, v: Views, i: int) -> None:
+        """Record the copies of the residual stream after layer i that are features."""
+        for block in feature_blocks(i, self.config.layers if v.features is not None else 0):
+            run(copy, v.h, out=v.features[:, block])
 
     def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
         """Record a forward. The forward writes K and V of every row to the slot of the row.
@@ -150,11 +181,16 @@ class Forwards(ABC):
 
 
 class Decoder(Forwards):
-    """Records forwards of any number of rows, with torch's matrix products."""
+    """The form with torch's products, which takes any number of rows. ropes: one for each kind of
+    layers."""
 
-    def __init__(self, weights: Weights, ops: Ops, buffers: Buffers, rope: Rope) -> None:
+    def __init__(self, weights: Weights, ops: Ops, buffers: Buffers, ropes: Sequence[Rope]) -> None:
         super().__init__(weights, ops, buffers)
-        self.ropes = [rope_of(rope, layer, self.config.rms_eps) for layer in weights.layers]
+        self.kinds = [kind_of(self.config, i) for i in range(len(weights.layers))]
+        self.ropes = [
+            rope_of(ropes[kind], layer, self.config.rms_eps)
+            for kind, layer in zip(self.kinds, weights.layers, strict=True)
+        ]
         self.keys, self.values = buffers.kv[0].unbind(0), buffers.kv[1].unbind(0)
 
     def prefill(self, run: Run, rows: PromptRows) -> None:
@@ -162,8 +198,8 @@ class Decoder(Forwards):
         computes no logits."""
         v = Views(self.buffers, rows, self.config.heads)
         v.features = None  # only verified rows have features
-        run(self.ops.embed, rows.table, self.weights.embed, out=v.h)
-        read_lengths(run, rows.table, rows.lengths)
+        run(self.ops.embed, rows.table, self.weights.embed, out=v.h, factor=self.embed_factor)
+        read_lengths(run, rows.table, rows.lengths[0])
         last = len(self.weights.layers) - 1
         for i in range(last + 1):
             self.attention(run, rows, v, i)
@@ -171,14 +207,17 @@ class Decoder(Forwards):
                 return
             run(
                 prefill_attention, v.queries, self.keys[i], self.values[i],
-                lengths=rows.lengths, flash=rows.flash, out=v.attended,
+                lengths=rows.lengths[self.kinds[i]], flash=rows.flash, out=v.attended,
             )  # fmt: skip
             self.mlp(run, v, i)
 
     def start(self, run: Run, rows: Rows, v: Views) -> None:
         """See Forwards."""
-        run(self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first)
-        run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
+        run(
+            self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first,
+            factor=self.embed_factor,
+        )  # fmt: skip
+        self.see(run, rows)
 
     def attention(self, run: Run, rows: Rows | PromptRows, v: Views, i: int) -> None:
         """See Forwards."""
@@ -201,9 +240,10 @@ class Decoder(Forwards):
 
     def attend(self, run: Run, rows: Rows, v: Views, i: int) -> None:
         """Record attention."""
+        sight = rows.sights[self.kinds[i]]
         run(
             self.ops.branch_attention, v.queries, self.keys[i], self.values[i],
-            plan=rows.plan, work=rows.work, out=v.attended,
+            plan=sight.plan, work=sight.work, out=v.attended,
         )  # fmt: skip
 
     def mlp(self, run: Run, v: Views, i: int) -> None:
@@ -213,10 +253,9 @@ class Decoder(Forwards):
         """
         layer = self.weights.layers[i]
         self.linear(run, v.summed, layer.o, v.x)
-        eps = self.config.rms_eps
-        run(self.ops.rms_norm, v.x, layer.mlp_norm, eps=eps, out=v.normed, residual=v.h)
+        self.add(run, v, layer.attention_after, layer.mlp_norm)
         self.linear(run, v.normed, layer.gate_up, v.gate_up)
-        run(self.ops.silu_mul, v.gate_up, out=v.gated)
+        run(self.ops.gate_mul, v.gate_up, out=v.gated, gelu=self.config.gelu)
         self.linear(run, v.gated, layer.down, v.x)
 
     def finish(self, run: Run, rows: Rows, v: Views) -> None:
@@ -231,18 +270,20 @@ class Decoder(Forwards):
             run(matmul_float32, v.normed, self.weights.head, out=v.logits)
 
     def norm(self, run: Run, v: Views, weight: torch.Tensor, i: int) -> None:
-        """Record h += x, then normed = norm(h), then the copies of h that H-RAD needs.
-
-        i: index of the layer that reads `normed`. Before layer 0, nothing is added and nothing is
-        copied.
-        """
-        eps = self.config.rms_eps
+        """Record h += x, then normed = norm(h). i: the layer that follows; before layer 0 nothing
+        is added."""
         if i == 0:
-            run(self.ops.rms_norm, v.h, weight, eps=eps, out=v.normed)
+            run(self.ops.rms_norm, v.h, weight, eps=self.config.rms_eps, out=v.normed)
             return
-        run(self.ops.rms_norm, v.x, weight, eps=eps, out=v.normed, residual=v.h)
-        for block in feature_blocks(i - 1, self.config.layers if v.features is not None else 0):
-            run(copy, v.h, out=v.features[:, block])
+        self.add(run, v, self.weights.layers[i - 1].mlp_after, weight)
+        self.keep(run, v, i - 1)
+
+    def add(self, run: Run, v: Views, after: torch.Tensor | None, weight: torch.Tensor) -> None:
+        """Record h += x, then normed = norm(h). after: the weight of a norm of x, if it has one."""
+        run(
+            self.ops.rms_norm, v.x, weight, eps=self.config.rms_eps, out=v.normed, residual=v.h,
+            after=after,
+        )  # fmt: skip
 
     def linear(self, run: Run, x: torch.Tensor, linear: Linear, out: torch.Tensor) -> None:
         """Record out = x w^T + b."""
@@ -275,9 +316,9 @@ class FewRows(Forwards):
         run(
             self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first,
             squares=squares, rope=self.plain.ropes[0] if has else None,
-            angles=self.buffers.angles if has else None,
+            angles=self.buffers.angles if has else None, factor=self.embed_factor,
         )  # fmt: skip
-        run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
+        self.see(run, rows)
 
     def head_terms(self, rows: Rows, i: int) -> HeadTerms | None:
         """Return what the product qkv of layer i needs to apply rope and to write to the ring.
@@ -287,16 +328,12 @@ class FewRows(Forwards):
         keys, values = self.plain.keys[i], self.plain.values[i]
         return HeadTerms(self.buffers.angles, rows.table, keys, values, rows.first)
 
-    def keep(self, run: Run, v: Views, i: int) -> None:
-        """Record the copies of the residual stream after layer i that H-RAD reads as features."""
-        for block in feature_blocks(i, self.config.layers if v.features is not None else 0):
-            run(copy, v.h, out=v.features[:, block])
-
 
 def heads_of(weights: Weights) -> Heads | None:
-    """Return the sizes of the heads that the product qkv rotates; None if q and k have norms."""
+    """The heads of a product that rotates them itself; None if they have norms, or if layers have
+    different ropes."""
     config, layer = weights.config, weights.layers[0]
-    if layer.q_norm is not None:
+    if layer.q_norm is not None or config.local:
         return None
     return Heads(config.heads, config.kv_heads, config.head_dim)
 
@@ -321,10 +358,15 @@ def rope_of(rope: Rope, layer: Layer, eps: float) -> Rope:
 
 
 def attention_plan(
-    config: ModelConfig, dtype: torch.dtype, rows: int, capacity: int, tail_slots: int, window: int
+    config: ModelConfig,
+    dtype: torch.dtype,
+    rows: int,
+    capacity: int,
+    tail_slots: int,
+    window: int | None,
 ) -> AttentionPlan:
-    """Return the plan of attention for `rows` rows. Raises ValueError if no kernel supports the
-    sizes."""
+    """Return the attention plan of `rows` rows that see `window` positions (None: all). Raises
+    ValueError on sizes without a kernel."""
     return AttentionPlan(
         rows=rows,
         heads=config.heads,
@@ -332,6 +374,7 @@ def attention_plan(
         head_dim=config.head_dim,
         capacity=capacity,
         dtype=dtype,
-        window=window if config.window else None,
+        window=window,
         tail_slots=tail_slots,
+        scale=scale_of(config),
     )

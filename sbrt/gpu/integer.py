@@ -1,11 +1,10 @@
 """Forwards of up to 64 rows with quantised weights. Products sum integers, as on the CPU.
 
-A layer has eight calls: norm with rounding; qkv with rope and the write to the ring; attention;
-rounding; o with the residual add; norm with rounding; gate and up, which write a rounded result;
-down with the residual add. A model with norms of q and k (Qwen3) has one more call, for rope.
-
-A quantised file may also have matrices of floats. Their products use the op `linear`, as in
-fused.py.
+A layer is eight calls: norm and rounding, qkv with rope and the write to the ring; attention;
+rounding, o with the residual; norm and rounding, gate and up, whose result is rounded as it is
+written; down with the residual. Matrices of floats, which a quantised file may also have, are
+multiplied as in fused.py. A model with norms of heads has one call more, for rope. In Gemma 3 the
+calls that norm and round also norm what a product made, and add it to the residual stream.
 """
 
 from __future__ import annotations
@@ -48,14 +47,15 @@ def widest(weights: Weights) -> dict[str, int]:
 
 
 def float_plans(weights: Weights, rows: int) -> Iterator[LinearPlan]:
-    """Yield the plans of all products of `rows` rows with float matrices."""
-    dtype = weights.dtype
+    """Yield the plans of all products with float matrices."""
+    dtype, gelu, adds = weights.dtype, weights.config.gelu, not weights.config.post_norms
     for layer in weights.layers:
         for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
             if isinstance(linear.weight, torch.Tensor):
+                gate = linear is layer.gate_up
                 yield _float_plan(
-                    rows, linear, dtype, gate=linear is layer.gate_up,
-                    residual=linear in (layer.o, layer.down),
+                    rows, linear, dtype, gate=gate, gelu=gate and gelu,
+                    residual=adds and linear in (layer.o, layer.down),
                 )  # fmt: skip
     if isinstance(weights.head, torch.Tensor):
         yield _float_plan(rows, Linear(weights.head, None), dtype)
@@ -92,35 +92,52 @@ class IntegerDecoder(FewRows):
     def attention(self, run: Run, rows: Rows, v: Views, i: int) -> None:
         """See Forwards."""
         layer, heads = self.weights.layers[i], self.head_terms(rows, i)
-        x = self.normed(run, v, layer.attention_norm, layer.qkv.weight)
+        after = self.weights.layers[i - 1].mlp_after if i else None
+        x = self.normed(run, v, layer.attention_norm, layer.qkv.weight, after)
+        if i:
+            self.keep(run, v, i - 1)
         self.product(run, v, x, layer.qkv, v.qkv, heads=heads)
         if heads is None:
             self.plain.rope(run, rows, v, i)
 
     def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """See Forwards. The products o and down add their results to h."""
-        layer = self.weights.layers[i]
+        """See Forwards. Each product adds its result to h itself, or leaves it for the next norm,
+        which adds it."""
+        layer, adds = self.weights.layers[i], not self.config.post_norms
+        out = v.h if adds else v.x
         self.plain.attend(run, rows, v, i)
         attended = self.input(run, v.summed, layer.o.weight)
-        self.product(run, v, attended, layer.o, v.h, residual=True)
+        self.product(run, v, attended, layer.o, out, residual=adds)
         gated = self.input(run, self.gated(run, v, i), layer.down.weight)
-        self.product(run, v, gated, layer.down, v.h, residual=True)
-        self.keep(run, v, i)
+        self.product(run, v, gated, layer.down, out, residual=adds)
 
     def finish(self, run: Run, rows: Rows, v: Views) -> None:
         """See Forwards."""
-        x = self.normed(run, v, self.weights.norm, self.weights.head)
+        last = len(self.weights.layers) - 1
+        x = self.normed(
+            run, v, self.weights.norm, self.weights.head, self.weights.layers[last].mlp_after
+        )
+        self.keep(run, v, last)
         self.product(run, v, x, Linear(self.weights.head, None), v.logits)
 
     def normed(
-        self, run: Run, v: Views, norm: torch.Tensor, weight: torch.Tensor | PackedMatrix
+        self,
+        run: Run,
+        v: Views,
+        norm: torch.Tensor,
+        weight: torch.Tensor | PackedMatrix,
+        after: torch.Tensor | None = None,
     ) -> torch.Tensor | IntegerRows:
-        """Record the norm of h, with rounding if `weight` is quantised. Return the result."""
-        eps = self.config.rms_eps
+        """Record the norm of h, rounded if the weight is quantised; returns the result.
+
+        after: if given, v.x is normed with it and added to h first.
+        """
+        x, residual = (v.h, None) if after is None else (v.x, v.h)
+        more = {"residual": residual, "after": after, "eps": self.config.rms_eps}
         if isinstance(weight, PackedMatrix):
-            run(self.ops.round_rows, v.h, out=self.integers.x, norm=norm, eps=eps)
+            run(self.ops.round_rows, x, out=self.integers.x, norm=norm, **more)
             return self.integers.x
-        run(self.ops.rms_norm, v.h, norm, eps=eps, out=v.normed)
+        run(self.ops.rms_norm, x, norm, out=v.normed, **more)
         return v.normed
 
     def input(
@@ -137,7 +154,7 @@ class IntegerDecoder(FewRows):
         """Record the product gate_up of layer i. Return its gated result, the input of down. The
         result is rounded if both matrices are quantised."""
         layer = self.weights.layers[i]
-        x = self.normed(run, v, layer.mlp_norm, layer.gate_up.weight)
+        x = self.normed(run, v, layer.mlp_norm, layer.gate_up.weight, layer.attention_after)
         rounds = isinstance(layer.down.weight, PackedMatrix)
         if isinstance(x, IntegerRows) and rounds:
             self.product(run, v, x, layer.gate_up, self.integers.gated, gate=True)
@@ -163,16 +180,19 @@ class IntegerDecoder(FewRows):
         q, k and v; rotate q and k, and write k and v to the ring.
         """
         rows, dtype, weight = v.h.shape[0], self.weights.dtype, linear.weight
-        own = self.heads if heads else None
+        own, gelu = self.heads if heads else None, gate and self.config.gelu
         if isinstance(x, torch.Tensor):
-            plan = _float_plan(rows, linear, dtype, gate=gate, residual=residual, heads=own)
+            plan = _float_plan(
+                rows, linear, dtype, gate=gate, gelu=gelu, residual=residual, heads=own
+            )
             terms = Terms(linear.bias, residual=out if residual else None, heads=heads)
             run(self.ops.linear, x, weight, plan=plan, work=self.work, out=out, terms=terms)
             return
         rounded = out if isinstance(out, IntegerRows) else None
         plan = integer_plan(
-            rows, linear, dtype, gate=gate, residual=residual, rounds=rounded is not None, heads=own
-        )
+            rows, linear, dtype, gate=gate, gelu=gelu, residual=residual,
+            rounds=rounded is not None, heads=own,
+        )  # fmt: skip
         terms = IntegerTerms(linear.bias, out if residual else None, rounded, heads)
         out = None if rounded else out
         run(self.ops.integer_linear, x, weight, plan=plan, out=out, terms=terms)

@@ -13,14 +13,13 @@ from dataclasses import replace
 
 import torch
 
-from .._core import ENDLESS, Model, RecordedModel, build_info, inverse_frequencies
-from ..errors import EngineError, InvalidInputError, not_built
+from .._core import ENDLESS, Model, RecordedModel, build_info
+from ..errors import EngineError, InvalidInputError
 from ..methods import Method
 from ..model.checkpoint import Checkpoint, Progress
 from ..model.config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan
 from ..triton_kernels.draw import Scores
-from ..triton_kernels.rope import Rope
 from ..triton_kernels.settle import Seats, Settle
 from ..triton_kernels.shaping import Shaping
 from ..triton_kernels.state import MAX_ROWS, RECORDS, SLOTS, Batch, Sequence, size
@@ -28,6 +27,7 @@ from . import weights as loading
 from .decoder import Decoder, PromptRows, Rows, attention_plan
 from .fused import FusedDecoder
 from .integer import IntegerDecoder
+from .kinds import rope_of_kind
 from .memory import budget_of, values_at, words_at
 from .ops import Ops, Run, early, ops_named
 from .packing import layouts_of
@@ -87,8 +87,6 @@ def model_of(
     chosen = ops_named(ops or ("triton" if place.type == "cuda" else "torch"))
     chosen = early(replace(chosen, fused=products == "fused"), programmatic_launch)
     config = checkpoint.config
-    if config.post_norms:
-        raise not_built(f"{config.architecture} on device {device}")
     attention = _ways_of(checkpoint, dtype, attention, products)
     storage = loading.storage_of(checkpoint, dtype)
     check_sizes(config, storage)
@@ -137,7 +135,7 @@ def model_with(
     model = RecordedModel(
         vocab=config.vocab,
         max_positions=config.max_positions,
-        longest=ENDLESS if config.window else config.max_positions,
+        longest=ENDLESS if config.is_bounded else config.max_positions,
         bind=bind,
         head_ids=weights.head_ids,
     )
@@ -189,7 +187,7 @@ def expect_core(device: str) -> None:
 def check_sizes(config: ModelConfig, dtype: torch.dtype) -> None:
     """Raise InvalidInputError for a model whose sizes no attention kernel supports."""
     try:
-        attention_plan(config, dtype, 1, SLOTS, 0, 1)
+        attention_plan(config, dtype, 1, SLOTS, 0, None)
     except ValueError as error:
         raise InvalidInputError(f"{config.architecture} on this device: {error}") from None
 
@@ -213,7 +211,8 @@ class GpuLane(LaneStore):
     ) -> None:
         super().__init__(weights, shape, rows, budget, flash)
         self.ops, self.recorder = ops, recorder
-        self.decoder = Decoder(weights, ops, self.buffers, _rope(weights.config, self.device))
+        ropes = [rope_of_kind(weights.config, kind, self.device) for kind in self.kinds]
+        self.decoder = Decoder(weights, ops, self.buffers, ropes)
         self.few = self._few()
         self._made: dict[tuple[object, ...], list[Piece]] = {}  # recordings, by kind and arguments
 
@@ -405,10 +404,8 @@ class GpuLane(LaneStore):
     def record_forward(self, table: torch.Tensor, count: int, with_logits: bool) -> Piece:
         """Record a forward of up to `count` rows. table: the tensor that holds the row table."""
         chunk = self.chunk(count) if with_logits else count
-        work = self.works[chunk]
-        parts = [
-            Rows(table, first, chunk, self.plans[chunk], work) for first in range(0, count, chunk)
-        ]
+        sights = self.sights(chunk)
+        parts = [Rows(table, first, chunk, sights) for first in range(0, count, chunk)]
 
         forward = self.few.forward
 
@@ -438,12 +435,3 @@ class GpuLane(LaneStore):
             )  # fmt: skip
 
         return self.recorder.record(choose, choice.plan.rows)
-
-
-def _rope(config: ModelConfig, device: torch.device) -> Rope:
-    """Return the model's rope, without norms of q and k."""
-    scaling = config.rope.core()
-    found = inverse_frequencies(config.head_dim, config.rope_theta, scaling)
-    inv_freq = torch.tensor(found, dtype=torch.float32, device=device)
-    amplitude = config.rope.attention_factor if config.rope.kind == "yarn" else 1.0
-    return Rope(inv_freq, float(torch.tensor(amplitude, dtype=torch.float32)))

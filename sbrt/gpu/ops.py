@@ -55,7 +55,7 @@ class Ops:
     integer_linear: Op
     rope_kv_write: Op
     branch_attention: Op
-    silu_mul: Op
+    gate_mul: Op
     choose: Op
     ring_settle: Op
     fused: bool = True
@@ -71,7 +71,7 @@ TRITON = Ops(
     integer_linear.integer_linear,
     rope.rope_kv_write,
     attention.branch_attention,
-    gate.silu_mul,
+    gate.gate_mul,
     choose.choose,
     settle.ring_settle,
 )
@@ -85,7 +85,7 @@ TORCH = Ops(
     integer_linear.integer_linear_torch,
     rope.rope_kv_write_torch,
     attention.branch_attention_torch,
-    gate.silu_mul_torch,
+    gate.gate_mul_torch,
     choose.choose_torch,
     settle.ring_settle_torch,
 )

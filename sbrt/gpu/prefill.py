@@ -39,13 +39,15 @@ class Lengths:
     starts: int32 [4] on the device, read at every replay: 0, the number of rows in use, the slot of
     the first key, the slot after the last key. rows, keys: largest numbers of rows and keys, fixed
     in a recording.
-    window: number of positions that a row attends to; None: all.
+    window: number of positions that a row attends to; None: all. scale: factor of the scores; None:
+    1 / sqrt(head_dim).
     """
 
     starts: torch.Tensor
     rows: int
     keys: int
     window: int | None
+    scale: float | None = None
 
     @property
     def of_rows(self) -> torch.Tensor:
@@ -83,8 +85,8 @@ def prefill_attention(
     flash: Flash,
     out: torch.Tensor,
 ) -> None:
-    """Compute out[i] = softmax(q[i] k^T / sqrt(head_dim)) v. Row i attends to the keys up to its
-    own position, within its window.
+    """Compute out[i] = softmax(scale q[i] k^T) v. Row i attends to the keys up to its own position,
+    within its window.
 
     q, out [rows, heads, head_dim]; k, v [kv_heads, slots, head_dim], the storage of one layer. The
     results of rows that are not in use are undefined.
@@ -100,6 +102,7 @@ def flash_torch(
     found = torch.ops.aten._flash_attention_forward(
         *(q, k, v, lengths.of_rows, lengths.of_keys, lengths.rows, lengths.keys),
         *(0.0, True, False),  # no dropout; causal; no mask returned
+        scale=lengths.scale,
         window_size_left=lengths.before,
         window_size_right=0,
     )
@@ -112,6 +115,7 @@ def flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengt
     found: torch.Tensor = attend(
         *(q, k, v, lengths.of_rows, lengths.of_keys, lengths.rows, lengths.keys),
         causal=True,
+        softmax_scale=lengths.scale,
         window_size=(lengths.before, 0),
     )
     return found
@@ -130,7 +134,9 @@ def flash_plain(
     sees = (column <= own) & (column >= own - (lengths.window or keys) + 1)
     wide = [x[begin:end].float().transpose(0, 1).repeat_interleave(group, 0) for x in (k, v)]
     queries = q[:rows].float().transpose(0, 1)
-    found = torch.nn.functional.scaled_dot_product_attention(queries, *wide, attn_mask=sees)
+    found = torch.nn.functional.scaled_dot_product_attention(
+        queries, *wide, attn_mask=sees, scale=lengths.scale
+    )  # fmt: skip
     out = q.clone()
     out[:rows] = found.transpose(0, 1).to(q.dtype)
     return out

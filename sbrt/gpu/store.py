@@ -19,9 +19,10 @@ from ..triton_kernels.packed import IntegerRows, integer_sizes
 from ..triton_kernels.plan import AttentionPlan, Workspace, architecture_of, workspace
 from ..triton_kernels.shaping import Shaping
 from ..triton_kernels.state import KEY_PANEL, MAX_ROWS, MAX_STEP_ROWS, SLOTS
-from .decoder import Buffers, attention_plan
+from .decoder import Buffers, Sight, attention_plan
 from .fused import Products, products_of
 from .integer import Integers, float_plans, widest
+from .kinds import LayerKind, kinds_of, scale_of
 from .memory import Arena, MemoryPlan
 from .prefill import Flash, Lengths, prefill_sizes, reserved_bytes
 from .weights import Weights
@@ -97,8 +98,10 @@ class LaneStore:
         config = weights.config
         self.weights, self.shape = weights, shape
         self.device = weights.embed.device
-        self.shapes = shape.on_device  # if False, CPU ops apply shaping
-        self.window = min(config.window or shape.max_len, shape.max_len)
+        self.shapes = shape.on_device  # if False, CPU ops apply the changes to logits
+        self.kinds = kinds_of(config)
+        bound = config.window if config.is_bounded else shape.max_len
+        self.window = min(bound, shape.max_len)
         self.capacity = self.window + SLOTS
         own = self.capacity + shape.branches * shape.tail_slots
         # If there are several seats, each one begins at a multiple of KEY_PANEL, as in
@@ -109,13 +112,15 @@ class LaneStore:
         self.is_whole = shape.is_draft or rows is None
         self.sizes = _sizes(shape, rows)
         self.flash, self.fed = flash, prefill_sizes(flash, self.capacity)
-        self.plans = {count: self._plan(count) for count in self._chunks()}
+        self.plans = {
+            count: [self._plan(count, kind) for kind in self.kinds] for count in self._chunks()
+        }
         self.products: dict[int, Products] = {}
         if not weights.is_packed:
             self.products = {count: self._products(count) for count in self.plans}
         self.memory = self._memory(config)
         self.arena = Arena(self.memory, self.device, budget)
-        self.works = {count: self._workspace(count) for count in self.plans}
+        self.works = {count: self._workspaces(count) for count in self.plans}
         self.linear_work = self._linear_work()
         self.buffers = self._buffers()
 
@@ -144,11 +149,12 @@ class LaneStore:
         """
         return min(count, MAX_ROWS) if self.is_whole else self.sizes[0]
 
-    def _plan(self, count: int) -> AttentionPlan:
+    def _plan(self, count: int, kind: LayerKind) -> AttentionPlan:
         config = self.weights.config
         tails = self.shape.tail_slots
         dtype = self.weights.dtype
-        plan = attention_plan(config, dtype, count, self.capacity, tails, self.window)
+        window = kind.window and min(kind.window, self.shape.max_len)
+        plan = attention_plan(config, dtype, count, self.capacity, tails, window)
         return replace(
             plan,
             seats=self.shape.seats,
@@ -187,8 +193,10 @@ class LaneStore:
             plan.add("logits", "raw", (MAX_ROWS, c.columns), dtype)
         if shape.features:
             plan.add("features", "features", (most, FEATURE_LAYERS, c.hidden), dtype)
-        for count, each in self.plans.items():
-            _add_fields(plan, "attention", f"attention.{count}", workspace(each, "meta"))
+        for count, plans in self.plans.items():
+            for kind, each in enumerate(plans):
+                name = f"attention.{count}.{kind}"
+                _add_fields(plan, "attention", name, workspace(each, "meta"))
         if self.flash:
             plan.add("prefill", "lengths", (4,), torch.int32)
             plan.reserve("prefill", "flash", reserved_bytes(c, dtype, self.fed[-1], self.device))
@@ -202,14 +210,31 @@ class LaneStore:
         _add_fields(plan, "choice", "choice", choose_work(choice, "meta"))
         return plan
 
-    def lengths(self, rows: int) -> Lengths:
-        """Return the Lengths for a recording of at most `rows` rows of a prompt."""
-        window = self.window if self.window < self.shape.max_len else None
-        return Lengths(self.arena["lengths"], rows, self.capacity, window)
+    def lengths(self, rows: int) -> list[Lengths]:
+        """Return the Lengths of every kind of layers, for a recording of at most `rows` rows of a
+        prompt."""
+        scale = scale_of(self.weights.config)
+        windows = [kind.window or self.shape.max_len for kind in self.kinds]
+        return [
+            Lengths(
+                self.arena["lengths"], rows, self.capacity,
+                window if window < self.shape.max_len else None, scale,
+            )
+            for window in windows
+        ]  # fmt: skip
 
-    def _workspace(self, count: int) -> Workspace:
-        meta = workspace(self.plans[count], "meta")
-        return Workspace(**{name: self.arena[f"attention.{count}.{name}"] for name in vars(meta)})
+    def sights(self, count: int) -> list[Sight]:
+        """Return the plan and the memory of attention of every kind of layers, for `count` rows."""
+        return list(map(Sight, self.plans[count], self.works[count]))
+
+    def _workspaces(self, count: int) -> list[Workspace]:
+        return [
+            Workspace(**{
+                name: self.arena[f"attention.{count}.{kind}.{name}"]
+                for name in vars(workspace(plan, "meta"))
+            })
+            for kind, plan in enumerate(self.plans[count])
+        ]  # fmt: skip
 
     def _linear_work(self) -> LinearWork:
         meta = self._linear_sizes()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,6 +42,12 @@ NORMS = {
     "q_norm": "q_norm",
     "k_norm": "k_norm",
 }
+# In a model with post_norms, post_attention_layernorm is the norm of attention's output.
+POST_NORMS = NORMS | {
+    "post_attention_layernorm": "attention_after_norm",
+    "pre_feedforward_layernorm": "mlp_norm",
+    "post_feedforward_layernorm": "mlp_after_norm",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,11 @@ class Linear:
 
 @dataclass(frozen=True)
 class Layer:
-    """The weights of one layer. q_norm and k_norm are [head_dim], or None."""
+    """The weights of one layer. q_norm and k_norm are [head_dim], or None.
+
+    attention_after, mlp_after: weights of the norms of the outputs of attention and MLP, [hidden];
+    None without post_norms.
+    """
 
     attention_norm: torch.Tensor
     qkv: Linear
@@ -64,6 +74,8 @@ class Layer:
     down: Linear
     q_norm: torch.Tensor | None
     k_norm: torch.Tensor | None
+    attention_after: torch.Tensor | None = None
+    mlp_after: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -71,10 +83,10 @@ class Weights:
     """All weights of a model in one allocation. `head` is the tensor `embed` if the LM head is
     tied.
 
-    dtype: dtype of activations, and of all weights that are not quantised. A draft may use its
-    target's tensor as `embed`, and as a tied `head`.
-    head_ids, ids: the target's token ids for which the LM head has rows; () and None mean all ids.
-    `ids` is the same list on the device, int32 [columns].
+    dtype: dtype of activations, and of all weights that are not quantised. But the norms of a model
+    with post_norms are float32: their arithmetic is (norm_dtype). A draft may use its
+    target's tensor as `embed`, and as a tied `head`. head_ids and, on the device, `ids` int32
+    [columns] are the target's ids that the LM head has rows for; () and None mean all.
     """
 
     config: ModelConfig
@@ -164,7 +176,7 @@ def load(
     _check_lender(checkpoint, storage, lender)
     config = checkpoint.config
     layouts = layouts_of(checkpoint, dtype)
-    where = _map_of(checkpoint.shapes, layouts, config.tied and lender is None)
+    where = _map_of(checkpoint.shapes, layouts, config.tied and lender is None, _norms_of(config))
     arena = Arena(_plan(config, where, storage), device, budget)
     for name in checkpoint.read(progress):
         weight = checkpoint.weights[name]
@@ -173,6 +185,8 @@ def load(
         # as on the CPU, the embedding is rounded to bfloat16
         if name == EMBED and dtype in QUANTISED:
             arena["embed"].copy_(values_of(weight).bfloat16())
+        elif config.norm_offset and len(weight.shape) == 1 and "norm" in name:
+            _write_norm(arena, where, name, weight, storage)
         else:
             _write(arena, where, name, weight)
     found = _weights(config, arena, storage, where, lender)
@@ -190,6 +204,11 @@ def _write(arena: Arena, where: _Map, name: str, weight: Stored) -> None:
         write(matrix, place.begin, weight, where.layouts[name], where.packed[place.buffer])
     else:
         arena[place.buffer][place.begin : place.end].copy_(values_of(weight))
+
+
+def _write_norm(arena: Arena, where: _Map, name: str, weight: Stored, dtype: torch.dtype) -> None:
+    """Write 1 + the weight of a norm, in float32. The weight itself has the model's dtype."""
+    arena[where.places[name].buffer].copy_(1 + values_of(weight).to(dtype).float())
 
 
 def _check_lender(checkpoint: Checkpoint, dtype: torch.dtype, lender: Weights | None) -> None:
@@ -247,40 +266,53 @@ def _map_for(config: ModelConfig, storage: str) -> _Map:
     """Return the places of the tensors of a model without a checkpoint."""
     shapes = expected_shapes(config)
     layouts = named_layouts(shapes, storage) if storage in QUANTISED else {}
-    return _map_of(shapes, layouts, config.tied)
+    return _map_of(shapes, layouts, config.tied, _norms_of(config))
 
 
-def _map_of(shapes: Shapes, layouts: Layouts, ties_head: bool) -> _Map:
+def _norms_of(config: ModelConfig) -> Mapping[str, str]:
+    """Return the names of the buffers of a layer's norms, by module."""
+    return POST_NORMS if config.post_norms else NORMS
+
+
+def norm_dtype(config: ModelConfig, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the weights of norms. Gemma's norms round only their result, and 1 + a
+    weight has more digits than the weight."""
+    return torch.float32 if config.post_norms else dtype
+
+
+def _map_of(
+    shapes: Shapes, layouts: Layouts, ties_head: bool, norms: Mapping[str, str] = NORMS
+) -> _Map:
     """Return the places of tensors with these shapes in buffers.
 
-    ties_head: the LM head is tied to the embedding. A quantised head is then a separate matrix,
-    made from the embedding.
+    ties_head: the LM head is tied to the embedding. If the head is quantised, it has a matrix of
+    its own, made from the embedding. norms: the buffers of norms, by module.
     """
     if ties_head and HEAD in layouts:
         shapes = shapes | {HEAD: shapes[EMBED]}
-    places = dict(_places(shapes))
+    places = dict(_places(shapes, norms))
     packed = buffers_of(layouts, {name: place.buffer for name, place in places.items()})
     return _Map(shapes, places, layouts, packed)
 
 
-def _places(shapes: Shapes) -> Iterator[tuple[str, _Place]]:
-    """Yield the name and the place of every tensor. Tensors that share a buffer follow each other
-    in the order of `shapes`."""
+def _places(shapes: Shapes, norms: Mapping[str, str]) -> Iterator[tuple[str, _Place]]:
+    """Yield the place of every tensor. Tensors that share a buffer follow each other in the order
+    of `shapes`."""
     filled: dict[str, int] = {}
     for name, shape in shapes.items():
-        buffer = _buffer(name)
+        buffer = _buffer(name, norms)
         begin = filled.get(buffer, 0)
         filled[buffer] = begin + shape[0]
         yield name, _Place(buffer, begin, begin + shape[0])
 
 
-def _buffer(name: str) -> str:
+def _buffer(name: str, norms: Mapping[str, str]) -> str:
     """Return the name of a tensor's buffer. For example, `model.layers.3.self_attn.q_proj.bias` is
     stored in `3.qkv.bias`."""
     if name in (EMBED, HEAD, "model.norm.weight"):
         return {EMBED: "embed", HEAD: "head"}.get(name, "norm")
     _, _, layer, *_, module, kind = name.split(".")
-    return f"{layer}.{NORMS[module]}" if module in NORMS else f"{layer}.{FUSED[module]}.{kind}"
+    return f"{layer}.{norms[module]}" if module in norms else f"{layer}.{FUSED[module]}.{kind}"
 
 
 def _plan(config: ModelConfig, where: _Map, dtype: torch.dtype) -> MemoryPlan:
@@ -293,7 +325,8 @@ def _plan(config: ModelConfig, where: _Map, dtype: torch.dtype) -> MemoryPlan:
     plan = MemoryPlan(f"{config.architecture} of {config.layers} layers")
     for buffer, count in rows.items():
         if buffer not in where.packed:
-            plan.add("weights", buffer, (count, *columns[buffer]), dtype)
+            own = norm_dtype(config, dtype) if buffer.endswith("norm") else dtype
+            plan.add("weights", buffer, (count, *columns[buffer]), own)
             continue
         format = format_of(where.packed[buffer])
         for part, (shape, kind) in format.sizes(count, *columns[buffer]).items():
@@ -329,6 +362,8 @@ def _weights(
             down=linear(f"{i}.down"),
             q_norm=some(f"{i}.q_norm"),
             k_norm=some(f"{i}.k_norm"),
+            attention_after=some(f"{i}.attention_after_norm"),
+            mlp_after=some(f"{i}.mlp_after_norm"),
         )
         for i in range(config.layers)
     ]

@@ -116,6 +116,11 @@ class ModelConfig:
         tied."""
         return self.draft_vocab or self.vocab
 
+    @property
+    def is_bounded(self) -> bool:
+        """True if every layer has a window. The ring then wraps, and a sequence has no limit."""
+        return self.window > 0 and all(self.local)
+
     def core(self) -> DecoderConfig:
         """Return the config in the form that the C++ module takes. Raises InvalidInputError if the
         sizes are impossible."""

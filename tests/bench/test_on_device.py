@@ -11,8 +11,8 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("first", "kernels", "products", "lanes", "rounds", "exact", "settings")
-PARTS = (*PARTS, "launches", "integers", "seats", "requests", "prefixes", "rejection", "devices")
-PARTS = (*PARTS, "large", "sanitize")
+PARTS = (*PARTS, "launches", "integers", "seats", "families", "requests", "prefixes", "rejection")
+PARTS = (*PARTS, "devices", "large", "sanitize")
 
 
 def run(*arguments):

@@ -12,8 +12,8 @@ filters, streamed answers, and rings of a default length.
 launches: kernels that start before the previous kernel has ended.
 integers: bits, tokens and times of quantised weights.
 seats: eight prompts in the same rounds, against the same prompts one by one. devices: draft and
-target in separate memories. One step is skipped if there is only one device. requests: log-probs,
-bad words of several tokens, and `auto`.
+target in separate memories. One step is skipped if there is only one device. families: Gemma 3, as
+target and as draft. requests: log-probs, bad words of several tokens, and `auto`.
 prefixes: prompts that reuse KV.
 rejection: the tokens of `acceptance=rejection`, their distribution, and the bits of its walk.
 large: `exact` at the size of an 8B model.
@@ -61,7 +61,7 @@ from .steps import (
 LIMIT = 480  # time limit of a part in seconds, for all its steps
 ANYWHERE = "gpu or (not exact and not sanitize)"
 TRITON = "tests/triton_kernels"
-APART = "tests/device/test_apart.py"
+APART, FAMILIES = "tests/device/test_apart.py", "tests/device/test_families.py"
 WORKERS = 8  # number of pytest-xdist processes, if installed: compiling uses a whole core
 OVERLAPPED = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4"
 
@@ -134,7 +134,7 @@ def _products() -> tuple[Step, ...]:
 
 def _lanes() -> tuple[Step, ...]:
     body = "tests/device/test_exec.py"
-    others = (f"--ignore={body}", f"--ignore={APART}")
+    others = (f"--ignore={body}", f"--ignore={APART}", f"--ignore={FAMILIES}")
     return (
         _ready(),
         _tests("cuda body", 130, "-m", "gpu", body),
@@ -184,7 +184,7 @@ def _exact() -> tuple[Step, ...]:
         _same("8b, eager", 65, "--pair", "8b", "--eager", *short, "--methods", "specbranch",
               *coupled),
         _tests("engines", 120, "-m", "gpu", "-k", "method", f"--ignore={APART}",
-               "tests/device"),
+               f"--ignore={FAMILIES}", "tests/device"),
     )  # fmt: skip
 
 
@@ -257,6 +257,15 @@ def _seats() -> tuple[Step, ...]:
     )  # fmt: skip
 
 
+def _families() -> tuple[Step, ...]:
+    """Return steps for Gemma 3: its lanes, then its engines."""
+    return (
+        _ready(50),
+        _tests("lanes of gemma", 190, "-m", "gpu", "-k", "not method", FAMILIES),
+        _tests("engines of gemma", 220, "-m", "gpu", "-k", "method", FAMILIES),
+    )
+
+
 def _requests() -> tuple[Step, ...]:
     """Return steps with log-probs and bad words, and with `auto`, which measures its costs."""
     short, coupled = ("--prompts", "40", "--max-tokens", "64"), ("--temperature", "0.8")
@@ -325,6 +334,7 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "launches": _launches,
     "integers": _integers,
     "seats": _seats,
+    "families": _families,
     "requests": _requests,
     "prefixes": _prefixes,
     "rejection": _rejection,

@@ -41,12 +41,16 @@ METHODS = (
 
 
 class Scene:
-    """A target lane whose ring has random KV, and a row table that can be changed."""
+    """A target lane whose ring has random KV, and a row table that can be changed.
+
+    size: a name of SIZES for random weights, or the weights themselves.
+    """
 
     def __init__(self, size, rows, dtype=torch.bfloat16, ops=TRITON, storage="auto"):
-        self.config = SIZES[size]
-        device = torch.device("cuda")
-        weights = random_weights(self.config, dtype, device, storage=storage)
+        device, weights = torch.device("cuda"), size
+        if isinstance(size, str):
+            weights = random_weights(SIZES[size], dtype, device, storage=storage)
+        self.config = weights.config
         shape = LaneShape(1024, 64, 0, 0, False, False)
         self.recorder = CudaRecorder(device)
         self.lane = GpuLane(weights, shape, ops, self.recorder, rows, None)
@@ -79,7 +83,7 @@ class Scene:
         """Run the graph's ops one by one; return the logits of the rows."""
         tape = Tape()
         count = self.rows
-        rows = Rows(self.table, 0, count, self.lane.plans[count], self.lane.works[count])
+        rows = Rows(self.table, 0, count, self.lane.sights(count))
         self.lane.few.forward(tape, rows, True)
         torch.cuda.synchronize()
         with exact_products(), torch.cuda.stream(self.recorder.stream):

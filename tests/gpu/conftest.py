@@ -35,7 +35,13 @@ FAMILIES = {
     "Mistral": {"sliding_window": WINDOW, "tie_word_embeddings": False},
     "Qwen2": {"rope_scaling": {"rope_type": "linear", "factor": 2.5}},
     "Qwen3": {"rope_scaling": YARN, "num_hidden_layers": 1},
-}
+    "Gemma3": {
+        "sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"],
+        "rope_theta": 1e6, "rope_local_base_freq": 1e4, "query_pre_attn_scalar": 20,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        "hidden_activation": "gelu_pytorch_tanh",
+    },
+}  # fmt: skip
 METHODS = (
     "draft_model",
     "lookup:gamma=6",

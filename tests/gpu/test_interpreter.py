@@ -12,10 +12,14 @@ from sbrt.triton_kernels.words import interpreting
 @pytest.mark.usefixtures("fixed_sums")
 @pytest.mark.parametrize(
     "family",
-    ["Llama", "Qwen3", *(pytest.param(f, marks=pytest.mark.exact) for f in ("Mistral", "Qwen2"))],
+    [
+        *("Llama", "Qwen3"),
+        *(pytest.param(f, marks=pytest.mark.exact) for f in ("Mistral", "Qwen2", "Gemma3")),
+    ],
 )
 def test_a_short_answer(tools, tmp_path, family):
     small = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1}
+    small |= {"num_hidden_layers": 2} if family == "Gemma3" else {}  # a local and a global layer
     pair = [tools.write(tmp_path / str(x), family, noise=x, **small) for x in (0.0, 0.03)]
     prompt = tools.prompt(5 if family == "Llama" else 1)
     found = []

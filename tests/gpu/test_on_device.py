@@ -78,9 +78,12 @@ ALL = [(method, kind) for method in METHODS for kind in PARAMS]
     ("family", "asked"),
     [
         ("Qwen3", SOME),
-        *(pytest.param(f, ALL, marks=pytest.mark.exact) for f in ("Llama", "Mistral", "Qwen2")),
+        *(
+            pytest.param(family, ALL, marks=pytest.mark.exact)
+            for family in ("Llama", "Mistral", "Qwen2", "Gemma3")
+        ),
     ],
-    ids=["Qwen3", "Llama-all", "Mistral-all", "Qwen2-all"],
+    ids=["Qwen3", "Llama-all", "Mistral-all", "Qwen2-all", "Gemma3-all"],
 )
 def test_it_answers_like_the_engine_on_the_cpu(tools, tool, stand_in, checkpoints, family, asked):
     pair = folders(checkpoints, family)

@@ -129,7 +129,7 @@ WRITTEN = {  # {op: indices or names of the arguments that the op writes}
     "rms_norm_torch": ("out", "residual"),
     "rope_kv_write_torch": (0, 1, 2),
     "branch_attention_torch": ("out", "work"),
-    "silu_mul_torch": ("out",),
+    "gate_mul_torch": ("out",),
     "choose_torch": ("out", "work"),
     "ring_settle_torch": (1,),
     **dict.fromkeys(

@@ -54,7 +54,7 @@ def logits_of(probe, tokens):
 
 
 @pytest.mark.parametrize("products", ["fused", "cublas"])
-@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3"])
 def test_logits_are_those_of_the_cpu_engine(tools, checkpoints, family, products):
     target, _ = checkpoints[family]
     tokens = tools.prompt(120, seed=3)
@@ -66,7 +66,7 @@ def test_logits_are_those_of_the_cpu_engine(tools, checkpoints, family, products
     assert error[at] < TOLERANCE, f"worst at {at}: {got[at]} for {want[at]}"
 
 
-@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3"])
 def test_greedy_tokens_are_those_of_the_cpu_engine(tools, checkpoints, plays, family):
     target, _ = checkpoints[family]
     prompt = tools.prompt(40)
@@ -82,6 +82,7 @@ def test_greedy_tokens_are_those_of_the_cpu_engine(tools, checkpoints, plays, fa
 # Each family runs with every method: two families greedily, two sampled.
 CASES = [("Llama", 0.8), ("Mistral", 0.0), ("Qwen2", 0.8), ("Qwen3", 0.0)]
 MORE_CASES = [("Llama", 0.0), ("Mistral", 0.8), ("Qwen2", 0.0), ("Qwen3", 0.8)]
+MORE_CASES += [("Gemma3", 0.0), ("Gemma3", 0.8)]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_every_method_answers_like_plain_decoding(tools, plays, plain, family, t
 
 @pytest.mark.exact
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3"])
 def test_every_method_answers_like_plain_decoding_for_long(tools, plays, family, temperature):
     want = plays[family].answer(tools.prompt(40), "none", temperature, MANY)
     for method in tools.methods:

@@ -130,15 +130,6 @@ def test_the_core_refuses_by_itself(make, tmp_path, one_sentence):
         one_sentence(changed.core, *words)
 
 
-def test_a_device_does_not_run_it_yet(make, tmp_path, one_sentence):
-    from sbrt.gpu.lane import model_of
-
-    target, _ = pair(make, tmp_path)
-    one_sentence(
-        lambda: model_of(open_checkpoint(target), device="cpu"), GEMMA, "device cpu", "not built"
-    )
-
-
 # --- every method ---
 
 

@@ -21,6 +21,12 @@ MODELS = {
     "demo": (256, 768, 256, 512, 4096),
     "demo draft": (128, 288, 128, 256, 4096),
 }
+# Gemma 3 of 1B, 4B and 27B parameters, with the same sizes.
+GEMMAS = {
+    "gemma 1B": (1152, 6912, 1024, 1536, 262_144),
+    "gemma 4B": (2560, 10240, 2048, 4096, 262_208),
+    "gemma 27B": (5376, 21504, 4096, 8192, 262_208),
+}
 
 
 def ones(sizes):

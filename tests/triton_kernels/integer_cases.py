@@ -1,10 +1,12 @@
 """The products with quantised weights that offline.py compiles."""
 
+import torch
+
 from sbrt.triton_kernels import integer_linear
 from sbrt.triton_kernels.integer_plan import IntegerPlan
 from sbrt.triton_kernels.packed import PackedFormat
 
-from .cases import DTYPES, MODELS, Case, head_types, heads_of, ones
+from .cases import DTYPES, GEMMAS, MODELS, Case, head_types, heads_of, ones
 
 FORMATS = {
     "int8": PackedFormat("int8", 64),
@@ -17,7 +19,8 @@ FORMATS = {
 
 
 def integer_products(rows, dtype, kind):
-    """Yield (name, plan) of every product of a 1B and an 8B model, with weights of one format."""
+    """Yield (name, plan) of every product of a 1B and an 8B model, with weights of one format. For
+    int8 and int4 in bfloat16 also yield those of Gemma 3 with 16 rows."""
     for model in ("1B", "8B"):
         hidden, inner, q, qkv, vocab = MODELS[model]
         given = {"rows": rows, "dtype": dtype, "format": FORMATS[kind]}
@@ -26,6 +29,15 @@ def integer_products(rows, dtype, kind):
         yield f"{model} gate_up", IntegerPlan(n=inner, k=hidden, gate=True, rounds=True, **given)
         yield f"{model} down", IntegerPlan(n=hidden, k=inner, residual=True, **given)
         yield f"{model} head", IntegerPlan(n=vocab, k=hidden, **given)
+    if rows != 16 or dtype != torch.bfloat16 or kind not in ("int8", "int4"):
+        return
+    for model, (hidden, inner, q, qkv, _) in GEMMAS.items():
+        given = {"rows": rows, "dtype": dtype, "format": FORMATS[kind]}
+        gated = {"gate": True, "gelu": True, "rounds": True}
+        yield f"{model} qkv", IntegerPlan(n=qkv, k=hidden, **given)
+        yield f"{model} o", IntegerPlan(n=hidden, k=q, **given)
+        yield f"{model} gate_up", IntegerPlan(n=inner, k=hidden, **gated, **given)
+        yield f"{model} down", IntegerPlan(n=hidden, k=inner, **given)
 
 
 def integer_cases():

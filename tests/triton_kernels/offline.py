@@ -44,7 +44,7 @@ from sbrt.triton_kernels.choose_plan import ChoosePlan
 from sbrt.triton_kernels.linear_plan import LinearPlan
 from sbrt.triton_kernels.plan import FAN, AttentionPlan
 
-from .cases import DTYPES, MODELS, Case, head_types, heads_of, ones
+from .cases import DTYPES, GEMMAS, MODELS, Case, head_types, heads_of, ones
 from .integer_cases import integer_cases
 
 ARCHITECTURES = (80, 90, 100)
@@ -54,15 +54,14 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 def norm_cases():
     for dtype in DTYPES:
-        for has_residual in (False, True):
-            types = {
-                **dict.fromkeys(("X", "W", "R", "Out"), dtype),
-                "columns": "i32",
-                "eps": "fp32",
-            }
-            constants = {"HAS_RESIDUAL": has_residual, "BLOCK": 2048}
-            name = "residual" if has_residual else "plain"
-            yield Case(norm._rms_norm_kernel, name, dtype, types, constants, 4, True, True)
+        for name in ("plain", "residual", "after"):
+            is_after = name == "after"  # Gemma 3: the weights are float32
+            types = dict.fromkeys(("X", "R", "Out"), dtype) | {"columns": "i32", "eps": "fp32"}
+            types |= dict.fromkeys(("W", "After"), "*fp32" if is_after else dtype)
+            constants = {"HAS_RESIDUAL": name != "plain", "HAS_AFTER": is_after}
+            constants["BLOCK"] = 8192 if is_after else 2048
+            kernel, warps = norm._rms_norm_kernel, norm.num_warps(constants["BLOCK"])
+            yield Case(kernel, name, dtype, types, constants, warps, not is_after, True)
 
 
 def see_cases():
@@ -77,7 +76,11 @@ def see_cases():
 def attention_plans(dtype):
     """Yield (name, plan, core). core: True if the default tests compile this plan."""
     for head_dim in (64, 128, 256):
-        for rows, heads, kv_heads in ((1, 32, 8), (16, 32, 8), (64, 32, 8), (7, 7, 1)):
+        # With heads of 256, groups of 2 and 4 are those of Gemma 3.
+        for rows, heads, kv_heads in (
+            *((1, 32, 8), (16, 32, 8), (64, 32, 8), (7, 7, 1)),
+            *(((1, 8, 4), (16, 8, 4), (64, 8, 4)) if head_dim == 256 else ()),
+        ):
             sizes = {"rows": rows, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
             plan = AttentionPlan(capacity=8256, dtype=dtype, **sizes)
             name = f"head_dim {head_dim}, {rows} rows x {plan.group}"
@@ -111,11 +114,15 @@ def attention_warps(plan, architecture):
 def rope_cases():
     floats = dict.fromkeys(("amplitude", "eps"), "fp32")
     for dtype in DTYPES:
-        for half, norm_too in ((64, False), (64, True), (32, False), (128, True)):
+        for half, norm_too, wide in (
+            *((64, False, False), (64, True, False), (32, False, False), (128, True, False)),
+            (128, True, True),
+        ):
             types = dict.fromkeys(("QKV", "K", "V", "QWeight", "KWeight"), dtype) | floats
             types |= {"Table": "*i32", "InvFreq": "*fp32"}
+            types |= dict.fromkeys(("QWeight", "KWeight"), "*fp32") if wide else {}
             constants = {"HALF": half, "HAS_NORM": norm_too, "EARLY": False}
-            name = f"head_dim {2 * half}" + ", head norm" * norm_too
+            name = f"head_dim {2 * half}" + ", head norm" * norm_too + " in float32" * wide
             kernel, warps = rope._rope_kv_write_kernel, rope.num_warps(half)
             yield Case(kernel, name, dtype, types, constants, warps, False, half == 64)
 
@@ -134,17 +141,20 @@ def settle_cases():
 def gate_cases():
     for dtype in DTYPES:
         types = {"X": dtype, "Out": dtype}
-        yield Case(gate._silu_mul_kernel, "", dtype, types, {"BLOCK": gate.BLOCK}, 4, True, True)
+        for gelu in (False, True):
+            constants, name = {"BLOCK": gate.BLOCK, "GELU": gelu}, "gelu" if gelu else ""
+            yield Case(gate._gate_mul_kernel, name, dtype, types, constants, 4, True, not gelu)
 
 
 def embed_cases():
     for dtype in DTYPES:
         types = {"Table": "*i32", "Weight": dtype, "Out": dtype, "amplitude": "fp32"}
         types |= dict.fromkeys(("Squares", "Angles", "InvFreq"), "*fp32")
-        constants = {"BLOCK": embed.BLOCK, "PART": norm.PART, "HAS_SQUARES": True}
-        for half in (0, 64):
-            given = constants | {"HALF": half, "ROWS": 64}
-            name = "angles" if half else ""
+        constants = {"BLOCK": embed.BLOCK, "PART": norm.PART}
+        for half, factor in ((0, 1.0), (64, 1.0), (0, 62.0)):
+            given = constants | {"HALF": half, "ROWS": 64, "FACTOR": factor}
+            given["HAS_SQUARES"] = factor == 1
+            name = "angles" if half else "scaled" if factor != 1 else ""
             yield Case(embed._embed_kernel, name, dtype, types, given, 4, True, half > 0)
 
 
@@ -174,13 +184,27 @@ def products(rows, dtype):
         yield f"{model} head", LinearPlan(n=vocab, k=hidden, norm=True, **given)
 
 
+def gemma_products(rows, dtype):
+    """Yield (name, plan) of every product of Gemma 3, whose norms are calls of their own."""
+    if rows == 32 or dtype != torch.bfloat16:
+        return
+    for model, (hidden, inner, q, qkv, vocab) in GEMMAS.items():
+        given = {"rows": rows, "dtype": dtype}
+        yield f"{model} qkv", LinearPlan(n=qkv, k=hidden, **given)
+        yield f"{model} o", LinearPlan(n=hidden, k=q, **given)
+        yield f"{model} gate_up", LinearPlan(n=inner, k=hidden, gate=True, gelu=True, **given)
+        yield f"{model} down", LinearPlan(n=hidden, k=inner, **given)
+        yield f"{model} head", LinearPlan(n=vocab, k=hidden, **given)
+
+
 def linear_cases():
     for dtype, torch_dtype in DTYPES.items():
         types = dict.fromkeys(("X", "W", "Bias", "Norm", "Residual", "Out"), dtype)
         types |= head_types(dtype)
         types |= {"Squares": "*fp32", "Partial": "*fp32", "Counters": "*i32", "eps": "fp32"}
         for rows in (1, 16, 32, 64):
-            for name, plan in products(rows, torch_dtype):
+            found = [*products(rows, torch_dtype), *gemma_products(rows, torch_dtype)]
+            for name, plan in found:
                 given = types | ({"Out": "*fp32"} if "head" in name else {})
                 constants = linear.constants(plan, False) | ones({"rows": rows})
                 core = (name, rows) == ("8B gate_up", 16) or (dtype == "*fp32" and "draft" in name)
@@ -192,12 +216,16 @@ def linear_cases():
 
 def round_cases():
     for dtype in DTYPES:
-        for norm_too, columns in ((True, 4096), (False, 4096), (True, 2048)):
-            types = {"X": dtype, "Norm": dtype, "Q": "*i8", "Scales": "*fp32", "Sums": "*i32"}
+        for norm_too, after, columns in (
+            *((True, False, 4096), (False, False, 4096), (True, False, 2048)),
+            *((True, True, 2048), (True, True, 8192)),
+        ):
+            types = {"X": dtype, "R": dtype, "Q": "*i8", "Scales": "*fp32", "Sums": "*i32"}
+            types |= dict.fromkeys(("Norm", "After"), "*fp32" if after else dtype)
             types |= {"eps": "fp32"}
-            constants = {"NORM": norm_too, "BLOCK": columns, "EARLY": False}
+            constants = {"NORM": norm_too, "AFTER": after, "BLOCK": columns, "EARLY": False}
             kernel, warps = round_rows._round_rows_kernel, round_rows.num_warps(columns)
-            name = f"{columns} columns" + ", norm" * norm_too
+            name = f"{columns} columns" + ", norm" * norm_too + " after a norm" * after
             yield Case(kernel, name, dtype, types, constants, warps, False, columns == 4096)
 
 
@@ -332,6 +360,8 @@ def compiled(case, architecture):
     most = MAX_REGISTERS.get(case.kernel)
     if case.kernel is linear._linear_kernel:
         most = linear.max_registers(warps)
+    if case.kernel is norm._rms_norm_kernel:
+        most = norm.max_registers(case.constants["HAS_AFTER"])
     options |= {"maxnreg": most} if most else {}
     target = GPUTarget("cuda", architecture, 32)
     binary = triton.compile(source_of(case), target=target, options=options)

@@ -31,7 +31,7 @@ def by_cpu(s):
     """Return the CPU engine's result. The CPU engine gets the same K and V, with NaN in slots to
     which no row attends."""
     q, k, v = (x.float().cpu().contiguous().numpy() for x in (s.q[: len(s.masks)], s.k, s.v))
-    scale = s.plan.head_dim**-0.5
+    scale = s.plan.scale or s.plan.head_dim**-0.5
     table = s.table.cpu().numpy().tobytes()
     return torch.from_numpy(_probe.attend_probe(table, q, k[None], v[None], s.sizes(), scale))
 
@@ -105,6 +105,13 @@ def test_windows(scene, shapes, assert_close, device, window):
     for shape, head in itertools.product(("path", "tree", "tails"), (3, 150)):
         plan = AttentionPlan(rows=9, **SMALL | {"window": window, "capacity": window + 63})
         check(scene(plan, head, shapes[shape](9), device), assert_close)
+
+
+def test_a_window_in_a_ring_that_holds_more(scene, shapes, assert_close, device):
+    """A local layer of Gemma 3, whose scores also have a factor of their own."""
+    sizes = SMALL | {"heads": 2, "kv_heads": 1, "window": 17, "capacity": 300, "scale": 0.15}
+    for shape, head in (("tree", 3), ("tails", 150), ("path", 290)):
+        check(scene(AttentionPlan(rows=9, **sizes), head, shapes[shape](9), device), assert_close)
 
 
 def wraps(scene, shapes, assert_close, device, heads):

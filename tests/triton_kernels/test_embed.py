@@ -1,6 +1,6 @@
-"""Contract under test: embed copies the bits of each row's embedding, and writes zero for padding
-rows, whatever the table has there. On request it writes the sums of squares of its output. Kernel
-and twin do the same."""
+"""Contract under test: embed copies the bits of each row's token, or multiplies them by a factor.
+It writes zero for padding rows, whatever the table has there. On request it writes the sums of
+squares of its output. Kernel and twin do the same."""
 
 import pytest
 import torch
@@ -30,6 +30,19 @@ def test_rows_are_their_tokens(op, dtype, device):
     op(table_of(tokens, 5, device), weight, out=out)
     assert torch.equal(out[:5], weight[tokens])
     assert torch.equal(out[5:], torch.zeros_like(out[5:]))
+
+
+@pytest.mark.parametrize("op", [embed, embed_torch])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_a_factor(op, dtype, device):
+    """The product is rounded once, and the sums of squares are those of the products."""
+    weight = torch.randn(VOCAB, 40, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    factor = float(torch.tensor(1152**0.5, dtype=dtype))
+    out, squares = torch.empty(3, 40, device=device, dtype=dtype), torch.empty(1, 3, device=device)
+    op(table_of([3, 0], 2, device), weight, out=out, squares=squares, factor=factor)
+    assert torch.equal(out[:2], (weight[[3, 0]].double() * factor).to(dtype))
+    assert not out[2:].any()
+    torch.testing.assert_close(squares, squares_torch(out), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("op", [embed, embed_torch])

@@ -9,7 +9,7 @@ from sbrt.triton_kernels import state
 from sbrt.triton_kernels.attention import branch_attention
 from sbrt.triton_kernels.choose import choose
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
-from sbrt.triton_kernels.gate import silu_mul
+from sbrt.triton_kernels.gate import gate_mul
 from sbrt.triton_kernels.linear import Terms, linear
 from sbrt.triton_kernels.linear_plan import LinearPlan, linear_work
 from sbrt.triton_kernels.norm import rms_norm
@@ -72,7 +72,7 @@ class Step:
         self.q.copy_(self.qkv)
         rope_kv_write(self.q, k, v, self.table, self.rope)
         branch_attention(self.q[:, :HEADS], k, v, plan=self.plan, work=self.work, out=self.out)
-        silu_mul(self.x, out=self.gated)
+        gate_mul(self.x, out=self.gated)
         rms_norm(self.gated, self.weight, eps=1e-6, out=self.normed)
         linear(
             self.normed, self.square, plan=self.product, work=self.linear_work, out=self.summed,

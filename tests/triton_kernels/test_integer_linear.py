@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sbrt import _probe
-from sbrt.triton_kernels.gate import silu_torch
+from sbrt.triton_kernels.gate import activated_torch
 from sbrt.triton_kernels.integer_linear import (
     IntegerTerms,
     integer_linear,
@@ -138,15 +138,67 @@ def test_a_norm_before_rounding(device):
         assert torch.equal(out.scales.cpu(), want.scales)
 
 
-@pytest.mark.parametrize("name", ["int8", "Q4_1"])
-def test_a_gate_writes_the_next_products_rows(device, name):
-    """Each integer must be the rounded value of the gate, up to the last bit of the exponential at
-    a rounding boundary."""
+def test_a_norm_and_a_residual_before_the_norm(device):
+    """As in Gemma 3. The twin and the kernel add their squares in different orders."""
+    g = torch.Generator().manual_seed(0)
+    x, stream = torch.randn(2, 3, 80, generator=g)
+    after, weight = torch.rand(2, 80, generator=g) + 0.5
+    sums = stream + after * (x * (1 / torch.sqrt(x.square().mean(-1, keepdim=True) + 1e-5)))
+    y = weight * (sums * (1 / torch.sqrt(sums.square().mean(-1, keepdim=True) + 1e-5)))
+    for rounds, _ in OPS.values():
+        out, residual = integer_rows(80, device), stream.clone().to(device)
+        given = {"after": after.to(device), "residual": residual, "norm": weight.to(device)}
+        rounds(x.to(device), out=out, eps=1e-5, **given)
+        torch.testing.assert_close(residual.cpu(), sums, rtol=1e-6, atol=1e-6)
+        scale = out.scales[:3, :3].cpu().t().repeat_interleave(GROUP, 1)[:, :80]
+        assert ((out.dense(3, 80).cpu() - y).abs() <= scale * 0.5001).all()
+
+
+def test_the_norm_of_a_row_has_the_same_bits_whatever_the_others(device):
+    g = torch.Generator().manual_seed(0)
+    x, stream = torch.randn(2, 16, 80, generator=g).half().to(device)
+    weights = {name: torch.rand(80, generator=g).to(device) + 0.5 for name in ("norm", "after")}
+
+    def made(chosen):
+        out, residual = integer_rows(80, device), stream[chosen].clone()
+        round_rows(x[chosen].clone(), out=out, residual=residual, eps=1e-5, **weights)
+        return residual, out.q[: len(chosen)], out.scales[:3, : len(chosen)].t()
+
+    every = made(list(range(16)))
+    for chosen in ([5], [9, 2, 15]):
+        for mine, all_of in zip(made(chosen), every, strict=True):
+            assert torch.equal(mine, all_of[chosen])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"norm": torch.ones(8).half()}, "norm.dtype: expected torch.float32 as x"),
+        ({"after": torch.ones(8)}, "after: expected it with a norm and a residual"),
+        ({"residual": torch.ones(2, 8)}, "after: expected it with a norm and a residual"),
+        (
+            {"after": torch.ones(8), "residual": torch.ones(2, 8).half(), "norm": torch.ones(8)},
+            "residual.dtype: expected torch.float32",
+        ),
+    ],
+    ids=["norm", "after", "residual", "dtype"],
+)
+def test_bad_rows_are_one_sentence(changes, sentence):
+    for rounds, _ in OPS.values():
+        with pytest.raises(ValueError, match=sentence):
+            rounds(torch.ones(2, 8), out=integer_rows(8, "cpu"), **changes)
+
+
+@pytest.mark.parametrize(("name", "gelu"), [("int8", False), ("Q4_1", False), ("int8", True)])
+def test_a_gate_writes_the_next_products_rows(device, name, gelu):
+    """Each integer is right, up to the last bit of the exponential at a rounding boundary."""
     n, k, count = 70, 96, 5
     matrix, x = Matrix(name, 2 * n, k), rows(count, k)
     product = torch.from_numpy(matrix.packed().run(x, integers="portable"))
-    want = silu_torch(product[:, :n]) * product[:, n:]
-    plan = IntegerPlan(count, n, k, format_of(name), dtype=torch.float32, gate=True, rounds=True)
+    want = activated_torch(product[:, :n], gelu) * product[:, n:]
+    plan = IntegerPlan(
+        count, n, k, format_of(name), dtype=torch.float32, gate=True, gelu=gelu, rounds=True
+    )
     for rounds, multiplies in OPS.values():
         given = rounds(torch.from_numpy(x).to(device), out=anything(k, device))
         out = anything(n, device)

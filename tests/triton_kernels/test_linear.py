@@ -1,7 +1,7 @@
 """Contract under test: linear equals its twin, and the twin equals the separate ops that it
-replaces (rms_norm, a product, silu_mul, a residual add). Memory that no row needs is never read.
-The bits of a row depend neither on the other rows, nor on its index, nor on the number of rows.
-Splits of k are merged in a fixed order."""
+replaces (rms_norm, a product, gate_mul, a residual add). Memory that no row needs is never read. A
+row has the same bits whatever the other rows, its index and the number of rows. Splits of k are
+merged in a fixed order."""
 
 import itertools
 from dataclasses import replace
@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sbrt.triton_kernels.gate import silu_mul_torch
+from sbrt.triton_kernels.gate import gate_mul_torch
 from sbrt.triton_kernels.linear import Terms, linear, linear_torch
 from sbrt.triton_kernels.linear_plan import LinearPlan, LinearWork, linear_work
 from sbrt.triton_kernels.norm import rms_norm_torch, squares_torch
@@ -26,6 +26,7 @@ KINDS = {
     "norm": {"norm": True, "bias": True},
     "gate": {"norm": True, "gate": True},
     "gate, bias": {"norm": True, "gate": True, "bias": True},
+    "gelu": {"gate": True, "gelu": True},
     "residual": {"residual": True},
     "residual, bias": {"residual": True, "bias": True},
 }
@@ -152,7 +153,7 @@ def by_ops(p):
     made = x.float() @ p.weight.float().t()
     made = (made + (0 if p.bias is None else p.bias.float())).to(plan.dtype)
     if plan.gate:
-        return silu_mul_torch(made, out=torch.empty(plan.rows, plan.n).to(made))
+        return gate_mul_torch(made, out=torch.empty(plan.rows, plan.n).to(made), gelu=plan.gelu)
     if not plan.residual:
         return made
     h = p.residual.clone()
@@ -269,6 +270,7 @@ def test_one_work_is_for_many_plans():
         ({"n": 0}, "n, k: expected at least 1"),
         ({"dtype": torch.float64}, "dtype: expected one of"),
         ({"gate": True, "residual": True}, "expected a residual or a gate"),
+        ({"gelu": True}, "gelu: expected it with a gate"),
         ({"norm": True, "residual": True}, "expected a residual alone"),
         ({"splits": 0}, "splits: expected at least 1"),
     ],

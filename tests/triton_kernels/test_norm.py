@@ -1,6 +1,6 @@
 """Contract under test: rms_norm equals its twin within the rounding errors of the dtype, and the
-twin equals the CPU engine's norm. rms_norm writes nothing outside its rows. The bits of a row do
-not depend on the other rows."""
+twin equals the CPU engine's norm. The same holds if x is normed before it is added. rms_norm
+touches nothing outside its rows. A row has the same bits whatever the other rows."""
 
 import itertools
 
@@ -70,6 +70,47 @@ def test_equals_its_twin_and_the_formula(device, dtype, with_residual):
             assert buffer[:, columns:].isnan().all(), f"wrote past column {columns}"
 
 
+def post_normed(rows, columns, dtype, device, op=rms_norm):
+    """Norm x, add it to a residual stream, norm the sum. Return (out, residual), and both exactly.
+
+    The weights are float32. The second norm is computed exactly from the given residual, because
+    its rounding is part of the contract.
+    """
+    _, x = strided(rows, columns, dtype, device)
+    _, residual = strided(rows, columns, dtype, device, scale=3.0, seed=1)
+    _, out = strided(rows, columns, dtype, device)
+    after, weight = (torch.linspace(a, 2, columns, device=device) for a in (0.3, -2))
+    added = exact_norm(x, after).to(dtype).double() + residual.double()
+    op(x, weight, eps=EPS, out=out, residual=residual, after=after)
+    return (out, residual), (exact_norm(residual, weight), added)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_x_is_normed_before_it_is_added(device, dtype):
+    """A norm that is rounded in another direction moves the sum by one step of the summand."""
+    for rows, columns in itertools.product((1, 3), COLUMNS):
+        got, exact = post_normed(rows, columns, dtype, device)
+        twin, _ = post_normed(rows, columns, dtype, device, rms_norm_torch)
+        step = torch.finfo(dtype).eps
+        for mine, its, right in zip(got, twin, exact, strict=True):
+            largest = right.abs().amax()
+            assert ((mine.double() - right).abs() <= 2 * step * largest).all()
+            assert ((its.double() - right).abs() <= 2 * step * largest).all()
+        if dtype == torch.float16:  # few values are near the middle of two numbers
+            assert (got[1] == twin[1]).double().mean() > 0.99
+
+
+def test_weights_in_float32_are_not_rounded(device):
+    """1 + w has more digits than a weight w of float16. The normalised row keeps its own, too."""
+    _, x = strided(3, 257, torch.float16, device)
+    weight = 1 + torch.linspace(-(2**-9), 2**-9, 257, device=device)
+    out = rms_norm(x, weight, eps=EPS, out=torch.empty_like(x))
+    want = exact_norm(x, weight).half()
+    twin = rms_norm_torch(x, weight, eps=EPS, out=torch.empty_like(x))
+    assert (out == want).double().mean() > 0.99
+    assert (twin == want).double().mean() > 0.99
+
+
 @pytest.mark.parametrize("columns", COLUMNS)
 def test_the_twin_equals_the_cpu(columns):
     _, x = strided(7, columns, torch.float32, "cpu")
@@ -95,9 +136,16 @@ def test_a_row_has_the_same_bits_whatever_its_neighbours(device, columns):
     _, x = strided(64, columns, torch.float32, device)
     weight = torch.randn(columns, device=device)
     many = rms_norm(x, weight, eps=EPS, out=torch.empty(64, columns, device=device))
+    _, stream = strided(64, columns, torch.float32, device, seed=1)
+    sums = stream.clone()
+    more = {"residual": sums, "after": weight}
+    added = rms_norm(x, weight, eps=EPS, out=torch.empty(64, columns, device=device), **more)
     for i in (0, 31, 63):
-        alone = rms_norm(x[i : i + 1], weight, eps=EPS, out=torch.empty(1, columns, device=device))
-        assert torch.equal(alone[0], many[i])
+        out, its = torch.empty(1, columns, device=device), stream[i : i + 1].clone()
+        assert torch.equal(rms_norm(x[i : i + 1], weight, eps=EPS, out=out)[0], many[i])
+        rms_norm(x[i : i + 1], weight, eps=EPS, out=out, residual=its, after=weight)
+        assert torch.equal(out[0], added[i])
+        assert torch.equal(its[0], sums[i])
 
 
 def test_in_place(device):
@@ -151,6 +199,8 @@ def call(op, **changes):
         ({"weight": torch.ones(8, dtype=torch.float16)}, "weight.dtype: expected torch.float32"),
         ({"out": torch.ones(3, 8)}, r"out.shape: expected \(2, 8\) but got \(3, 8\)"),
         ({"residual": torch.ones(2, 9)}, "residual.shape: expected"),
+        ({"after": torch.ones(8)}, "after: expected it with a residual"),
+        ({"after": torch.ones(7)}, r"after.shape: expected \(8,\) but got \(7,\)"),
         ({"residual": torch.ones(2, 8, device="meta")}, "residual.device: expected cpu"),
     ],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",

@@ -58,8 +58,9 @@ def check_fit(cubins):
 
 
 def is_bounded(c):
-    """Return True for kernels that must not spill registers: attention and products."""
-    return "attention" in c["kernel"] or "linear" in c["kernel"]
+    """Return True for kernels that must not spill registers: attention, products, and norms, which
+    hold a row in registers."""
+    return any(name in c["kernel"] for name in ("attention", "linear", "norm", "round_rows"))
 
 
 def products_on_sm90(cubins):
@@ -150,7 +151,7 @@ def test_every_configuration_fits():
     check_fit(every)
     check_work(every)
     of_16 = {name: c for name, c in products_on_sm90(every) if ", 16 rows" in name}
-    assert len(of_16) == 10
+    assert len(of_16) == 25
     assert min(c["programs"] for c in of_16.values()) >= 3
     floats = {"*fp16", "*bf16", "*fp32"}
     for kernel in jitted_functions() - {"_see_kernel", "_ban_kernel"}:

@@ -78,6 +78,21 @@ def test_equals_its_twin_and_the_cpu(device, assert_close, dtype, norm, heads, k
         assert_close(made[1][1].cpu(), torch.cat([k, v]), 1e-5)
 
 
+def test_norms_of_heads_in_float32(device, assert_close):
+    """As in Gemma 3, neither the weight nor the normalised head is rounded before their product."""
+    rope = rope_of(64, torch.float32, device, True)
+    table, made = table_of([0, 77], [3, 4], device), []
+    for op in (rope_kv_write, rope_kv_write_torch):
+        qkv, kv = inputs(2, 4, 2, 64, torch.float16, device)
+        given = qkv[0].double()
+        op(qkv, *kv, table, rope)
+        made.append(qkv[:, :4])
+    assert_close(*made, ALLOWED[torch.float16])
+    scale = torch.rsqrt(given.square().mean(-1, keepdim=True) + rope.eps)
+    want = (given * scale * rope.q_weight.double())[:4].half()  # position 0 is not rotated
+    assert (made[0][0] == (want.float() * 1.25).half()).double().mean() > 0.99
+
+
 def test_rows_of_a_table_from_the_middle(device):
     rope = rope_of(16, torch.float32, device, False)
     whole, part = (inputs(3, 2, 1, 16, torch.float32, device) for _ in range(2))
