@@ -247,9 +247,9 @@ bool Prompts::catch_draft_up(int i, int64_t until) {
     launch(draft, bit(i), graphs_.look(), draft.width);
     r_.took_draft_to(i, r_.at(i).draft_have + kMaxRows);
     if (!reach(draft.feed.fed, draft.feed.pieces, until)) return false;
+    r_.exec->rethrow();  // after an error the draft does not advance
     r_.tell_have(i);
   }
-  r_.exec->rethrow();
   return true;
 }
 

@@ -63,27 +63,6 @@ FAULTS = (
         AUTO,
     ),
     Fault(
-        "branches stay in one memory while the draft sits out",
-        "csrc/decode/resources.cc",
-        "    c.branch_count = c.draft_idle = 0;\n    send_fields",
-        "    if (memory.place == 1) c.branch_count = c.draft_idle = 0;\n    send_fields",
-        AUTO,
-    ),
-    Fault(
-        "the draft's memory keeps its nodes while the draft sits out",
-        "csrc/decode/resources.cc",
-        "    c.draft_nodes = Mask::none();\n    c.branch_count",
-        "    if (memory.place == 0) c.draft_nodes = Mask::none();\n    c.branch_count",
-        AUTO,
-    ),
-    Fault(
-        "a draft that comes back does not get the tokens that it missed",
-        "csrc/decode/pump.cc",
-        "if (seat.drafted && !drafted_before && may_change) r_.tell_trunk(i);",
-        "",
-        AUTO,
-    ),
-    Fault(
         "a draft that catches up does not get the tokens that it missed",
         "csrc/decode/prompts.cc",
         "  LaneUnit& draft = r_.draft;\n  r_.tell_trunk(i);",
@@ -91,24 +70,10 @@ FAULTS = (
         AUTO,
     ),
     Fault(
-        "a draft that catches up does not count the tokens that it missed",
-        "csrc/decode/graphs.cc",
-        "if (r_.is_apart()) put(look_, kFollowTrunk, few, ops.clock);",
-        "",
-        AUTO,
-    ),
-    Fault(
         "the target is not told that the draft has read the prompt",
         "csrc/decode/prompts.cc",
         "if (!seats_[i].drafted && !seats_[i].sat_out) r_.tell_have(i);",
         "",
-        AUTO,
-    ),
-    Fault(
-        "the target is not told that the draft has caught up",
-        "csrc/decode/prompts.cc",
-        "until)) return false;\n    r_.tell_have(i);",
-        "until)) return false;",
         AUTO,
     ),
     Fault(
