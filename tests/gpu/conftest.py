@@ -40,6 +40,7 @@ FAMILIES = {
         "rope_theta": 1e6, "rope_local_base_freq": 1e4, "query_pre_attn_scalar": 20,
         "rope_scaling": {"rope_type": "linear", "factor": 2.0},
         "hidden_activation": "gelu_pytorch_tanh",
+        "tie_word_embeddings": False,  # with a tied head the scaled embedding repeats its token
     },
 }  # fmt: skip
 METHODS = (
