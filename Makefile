@@ -139,26 +139,28 @@ hook:
 clean:
 	rm -rf $(VENV) build/cp*
 
+$(VENV)/tmp:
+	@mkdir -p $@
+
 # The environment, with the tools of a build: cmake and ninja too, so that none need be on PATH.
-$(VENV)/.tools: constraints.txt
+$(VENV)/.tools: constraints.txt | $(VENV)/tmp
 	@$(PYTHON) -c "import sys; v = sys.version_info; \
 	  v < (3, 10) and sys.exit(f'python3: expected 3.10 or newer, got {v[0]}.{v[1]}')"
 	$(PYTHON) -m venv $(VENV)
-	@mkdir -p $(VENV)/tmp
 	$(INSTALL) scikit-build-core pybind11 cmake ninja
 	@touch $@
 
-$(VENV)/.style-tools: $(VENV)/.tools
+$(VENV)/.style-tools: $(VENV)/.tools | $(VENV)/tmp
 	$(INSTALL) ruff clang-format clang-tidy
 	@touch $@
 
 # `find csrc` names the folders too: a deleted file changes its folder.
-$(VENV)/.built: $(VENV)/.tools CMakeLists.txt pyproject.toml $(shell find csrc)
+$(VENV)/.built: $(VENV)/.tools CMakeLists.txt pyproject.toml $(shell find csrc) | $(VENV)/tmp
 	@echo "building sbrt"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PACKAGE) ".[plot]"
 	@touch $@
 
-$(VENV)/.test-tools: constraints.txt pyproject.toml | $(VENV)/.built
+$(VENV)/.test-tools: constraints.txt pyproject.toml | $(VENV)/.built $(VENV)/tmp
 	@echo "installing what the tests need (torch among it)"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PACKAGE) ".[test]"
 	@touch $@
