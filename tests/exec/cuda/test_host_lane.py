@@ -34,7 +34,7 @@ def plain(fake):
 
 
 def test_rounds_are_those_of_one_thread(programs, plain):
-    done = programs.run(plain, "rounds", 3000)
+    done = programs.run(plain, "rounds", 1500)
     assert done.stdout == "ok rounds\n", done.stdout + done.stderr
 
 
@@ -52,7 +52,7 @@ def test_a_failure_ends_no_wait_but_its_own(programs, plain, part):
 
 @pytest.mark.parametrize("part", ["rounds", "throws", "breaks"])
 def test_thread_sanitizer_has_nothing_to_say(fake, programs, tsan, part):
-    done = programs.run(fake("host_lane_main", tsan), part, 2000, **programs.reporting("tsan"))
+    done = programs.run(fake("host_lane_main", tsan), part, 1000, **programs.reporting("tsan"))
     assert done.stdout == f"ok {part}\n", done.stdout + done.stderr
 
 
