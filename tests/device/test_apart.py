@@ -1,6 +1,6 @@
 """Contract under test, on a CUDA device: an engine whose draft has a memory of its own answers
-every method like plain decoding in one memory, and so does `auto`, which measures its costs. With
-one device, both memories are on it. With two devices, each lane has its own device, and mail is
+every method like plain decoding in one memory. So does `auto`, which measures its costs. With one
+device, both memories are on it. With two devices, each lane has its own device, and mail is
 copied between the devices. A draft on the CPU uses the host's memory. Its threads wait for the
 device, and the device waits for them."""
 

@@ -249,7 +249,7 @@ def test_torch_has_the_op_as_it_is_called():
     ]  # fmt: skip
     source = inspect.getsource(flash_torch)
     given = {a.name for a in schema.arguments if a.kwarg_only and f"{a.name}=" in source}
-    assert given == {"window_size_left", "window_size_right"}
+    assert given == {"scale", "window_size_left", "window_size_right"}
 
 
 # --- memory ---
