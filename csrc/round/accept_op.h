@@ -13,9 +13,9 @@
 // This is exact if the decision to try x_r never depends on the value of x_r or of a later
 // candidate. So the rules that stop, cut, rank or prune drafts read distributions, never drawn
 // tokens. Every prefix has its own noise, so draws in other branches do not matter. A looked-up
-// token was not drawn. It is tried as if drawn from a distribution in which it has probability 1.
-// If no candidate was drawn after a node, y is the token that the target sampled, and a looked-up
-// token is accepted if it equals y.
+// token was not drawn. Next to drawn candidates it is tried like them, with a q in which it has
+// probability 1. If no candidate was drawn after a node, the rule above is not used: y is the token
+// that the target sampled, and a looked-up token is accepted if it equals y.
 //
 // Host and devices compile this source, and compute the same bits: every sum over the vocabulary is
 // added in one order (folded), and exp64 is one formula.

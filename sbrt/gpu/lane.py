@@ -64,7 +64,7 @@ def model_of(
     programmatic_launch: bool = False,
     target: Model | None = None,
 ) -> RecordedModel:
-    """Load weights to `device` and return a model that records its lanes when they are bound.
+    """Load weights to `device` and return a model. It records a lane's ops when an engine binds it.
 
     ops: "triton" or "torch" (default: triton on a device, torch on a CPU).
     rows: 16, 32 or 64 rows in every verification forward of a target; more rows take more forwards.

@@ -165,7 +165,8 @@ class Request:
                 return
 
     def finish(self, reason: str, why: int | str | None = None) -> None:
-        """Set finish_reason and stop_reason (see CompletionOutput), and complete the text."""
+        """Set finish_reason and stop_reason (see CompletionOutput). Add the text of bytes that the
+        detokenizer still holds."""
         searched = len(self.text)
         if self.detokenizer is not None:
             self.text += self.detokenizer.flush()

@@ -92,7 +92,8 @@ class StandIn:
         set_attribute(engine, "EngineCore", dry)
 
     def picks(self):
-        """Return (stream, picked graph as in `said`) for each launch of the last engine."""
+        """Return a pair for each launch by the newest engine: the name of the stream, and what
+        `said` returns for the graph that was launched."""
         by_stream = dict(zip(("target", "draft"), self.captures[-2:], strict=False))
         book = self.cores[-1][1].order
         return [(stream, by_stream[stream].said(handle)) for stream, _, handle in book.picks()]

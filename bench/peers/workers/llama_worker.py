@@ -120,7 +120,7 @@ class Batch(Rows):
         llama_cpp.llama_free(self.context)
 
     def picks(self, rows):
-        """Run forwards over rows in the format of `put`.
+        """Run forwards over `rows`, which have the form that `put` takes.
 
         Returns the most probable next token for each row that needs logits.
         """
