@@ -1,6 +1,5 @@
 """Contract under test: bench.auto compares `auto` with fixed methods. A ratio compares figures of
-the same run. For bad input it prints an
-error message of one sentence, and no traceback."""
+the same run. For bad input it prints an error message of one sentence, and no traceback."""
 
 import json
 from types import SimpleNamespace
