@@ -256,8 +256,11 @@ bool Prompts::catch_draft_up(int i, int64_t until) {
 bool Prompts::prepare_draft(int i, int64_t until) {
   constexpr int64_t kRidesAlong = 8;
   const Sequence& c = r_.at(i);
-  const bool lacks_much = !seats_[i].drafted && c.head - c.draft_have > kRidesAlong;
-  return kind_of(c.policy) < ArmKind::serial || !lacks_much || catch_draft_up(i, until);
+  if (kind_of(c.policy) < ArmKind::serial || seats_[i].drafted) return true;
+  // Nothing is in flight now. The seat's first round with the draft may run ahead, and then the
+  // host cannot copy.
+  r_.tell_trunk(i);
+  return c.head - c.draft_have <= kRidesAlong || catch_draft_up(i, until);
 }
 
 int64_t Prompts::done(int i) const {

@@ -84,7 +84,7 @@ class Weights:
     tied.
 
     dtype: dtype of activations, and of all weights that are not quantised. But the norms of a model
-    with post_norms are float32: their arithmetic is (norm_dtype). A draft may use its
+    with norm_offset are float32 (norm_dtype). A draft may use its
     target's tensor as `embed`, and as a tied `head`. head_ids and, on the device, `ids` int32
     [columns] are the target's ids that the LM head has rows for; () and None mean all.
     """
@@ -277,7 +277,7 @@ def _norms_of(config: ModelConfig) -> Mapping[str, str]:
 def norm_dtype(config: ModelConfig, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of the weights of norms. Gemma's norms round only their result, and 1 + a
     weight has more digits than the weight."""
-    return torch.float32 if config.post_norms else dtype
+    return torch.float32 if config.norm_offset else dtype
 
 
 def _map_of(

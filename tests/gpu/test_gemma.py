@@ -90,7 +90,7 @@ def test_quantised_weights_have_the_cpus_tokens(
     tools, tool, stand_in, checkpoints, dtype, seats, methods
 ):
     folders = [checkpoint.folder for checkpoint in checkpoints[GEMMA]]
-    check(tools, tool, folders, methods, seats, dtype)
+    assert check(tools, tool, folders, methods, seats, dtype) > 0
 
 
 @exact
