@@ -42,9 +42,9 @@ def run(programs, tsan, text):
 
 def check_reported(done):
     """Check that the program fails, or that ThreadSanitizer reports a race. The program fails if it
-    gets different tokens, or if an op reads KV that does not exist yet."""
+    gets different tokens, or if an op reads KV or rows that do not exist yet."""
     assert done.returncode != 0, done.stdout
-    told = ("other tokens", "toy lane: the row at position")
+    told = ("other tokens", "toy lane: the row at position", "toy lane: rows: expected")
     assert "ThreadSanitizer: data race" in done.stderr or any(text in done.stdout for text in told)
 
 
