@@ -323,7 +323,7 @@ def test_an_exception_reaches_the_caller(tools, checkpoints, at, lane):
     play.close()
 
 
-def test_more_rows_than_the_graph_has_are_refused(tools, checkpoints):
+def test_a_chain_of_more_nodes_changes_no_token(tools, checkpoints):
     """A graph of 16 rows holds a chain of 15 nodes. A larger chain uses a larger graph, up to 64
     rows. The answer must be that of plain decoding."""
     play = tools.Play(*map(tools.recorded, checkpoints["Llama"]))
