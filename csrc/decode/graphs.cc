@@ -60,6 +60,7 @@ struct LaneOps {
     const size_t first = graph.nodes().size();
     lane.add_forward(graph, batch, with_logits);
     graph.say(first, "forward", forward);
+    graph.need_rows(first, &batch->n);
   }
   // Adds a forward and the op that computes the distributions of its rows. In virtual time the
   // forward takes (*cost)[rows] ns.
@@ -73,6 +74,7 @@ struct LaneOps {
     const size_t first = graph.nodes().size();
     lane.add_choose(graph, choice);
     graph.say(first, "choose", choose);
+    graph.need_rows(first, &batch->n);
   }
   void put_moves(Graph& graph, Moves which) const {
     const size_t first = graph.nodes().size();

@@ -55,6 +55,9 @@ class Graph {
     const Captured* captured = nullptr;
     const char* name = nullptr;
     Effects effects;
+    // If it is not null and *rows is 0, the op does nothing. A team of the cpu backend then leaves
+    // the op and its barrier out.
+    const int32_t* rows = nullptr;
 
     Node& on_device(const void* symbol, unsigned of_block, unsigned of_grid = 1) {
       kernel = symbol;
@@ -107,6 +110,12 @@ class Graph {
   void say(size_t first, const char* what, const Effects& what_they_do) {
     for (size_t i = first; i < nodes_.size(); ++i)
       if (!nodes_[i].name) nodes_[i].says(what, what_they_do);
+  }
+
+  // Says that the nodes from `first` on do nothing if *rows is 0. Only ops outside these nodes may
+  // change *rows.
+  void need_rows(size_t first, const int32_t* rows) {
+    for (size_t i = first; i < nodes_.size(); ++i) nodes_[i].rows = rows;
   }
 
   // The cost of a launch in virtual time. It is (*ns)[*rows], read just before op number `at` runs.

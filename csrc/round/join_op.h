@@ -56,16 +56,37 @@ SBRT_ANY inline float log_of(float p) {
   return static_cast<float>(log(static_cast<double>(most(p, 1e-30f))));
 }
 
-// Returns the probability that a look-up is right if its match has `length` tokens. The assumed
-// share is halved for sampled text, which repeats less than greedy text.
-SBRT_ANY inline float chance_of(const Sequence& c, int length) {
+// Returns the probability that a look-up is right if its match has `length` tokens. past: the
+// look-ups of this sequence so far. The share that is assumed before any look-up is halved for
+// sampled text, which repeats less than greedy text.
+SBRT_ANY inline float chance_of(const Hindsight& past, int length, bool is_sampled) {
   constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // assumed before any look-up
   // kBefore has as much weight as this number of look-ups. kWeight and kFading are guesses.
   constexpr float kWeight = 8;
   const int kind = least(length, kMatches) - 1;
-  const float share = c.sampling.temperature > 0 ? 0.5f : 1.0f;
-  const float right = c.hindsight.right[kind] + kWeight * share * kBefore[kind];
-  return within(right / (c.hindsight.seen[kind] + kWeight), 0.02f, 0.98f);
+  const float right = past.right[kind] + kWeight * (is_sampled ? 0.5f : 1.0f) * kBefore[kind];
+  return within(right / (past.seen[kind] + kWeight), 0.02f, 0.98f);
+}
+
+SBRT_ANY inline float chance_of(const Sequence& c, int length) {
+  return chance_of(c.hindsight, length, c.sampling.temperature > 0);
+}
+
+// Counts a look-up whose match has `length` tokens.
+SBRT_ANY inline void count_look_up(Hindsight& past, int length, bool is_right) {
+  constexpr float kFading = 0.98f;
+  const int kind = least(length, kMatches) - 1;
+  past.right[kind] = past.right[kind] * kFading + (is_right ? 1.0f : 0.0f);
+  past.seen[kind] = past.seen[kind] * kFading + 1.0f;
+}
+
+// Returns true if the looked-up tokens after a root are likely enough to be verified without a
+// serial burst. length: the length of the match. chance: the probability that the first looked-up
+// token is right.
+SBRT_ANY inline bool is_good(int length, float chance) {
+  constexpr int kGood = 2;        // smallest length of the match, in tokens
+  constexpr float kSure = 0.65f;  // lowest probability of the looked-up token
+  return length >= kGood && chance >= kSure;
 }
 
 // Returns the probability that the token looked up after a node is right. Under the rule `coupled`,
@@ -87,16 +108,12 @@ SBRT_ANY inline float chance_at(const Sequence& c, int node) {
 // Runs after the walk of a round. Compares the look-ups along the accepted path with the committed
 // tokens, and updates c.hindsight.
 SBRT_ANY inline void recall(Sequence& c) {
-  constexpr float kFading = 0.98f;
   const Outcome& o = c.outcome;
   for (int depth = 0; depth < (o.error ? o.n : o.n + 1); ++depth) {
     const int node = o.path[depth];
     if (c.chain.next[node] < 0) continue;
     const int32_t y = depth < o.n ? c.chain.token[o.path[depth + 1]] : o.y;
-    const int kind = least(c.chain.match[node], kMatches) - 1;
-    Hindsight& past = c.hindsight;
-    past.right[kind] = past.right[kind] * kFading + (y == c.chain.next[node] ? 1.0f : 0.0f);
-    past.seen[kind] = past.seen[kind] * kFading + 1.0f;
+    count_look_up(c.hindsight, c.chain.match[node], y == c.chain.next[node]);
   }
 }
 

@@ -224,10 +224,8 @@ SBRT_ANY inline void put_record(const SelectSeat& args, int depth, uint32_t lost
 // Returns 1 if, after a miss, the looked-up tokens are likely enough to be verified without a
 // serial burst. Otherwise returns 0.
 SBRT_ANY inline int is_filled(const Sequence& c) {
-  constexpr int kGood = 2;        // smallest length of the match, in tokens
-  constexpr float kSure = 0.65f;  // lowest probability of the looked-up token
-  if (!c.policy.lookup || c.chain.size == 0 || c.chain.match[0] < kGood) return 0;
-  return chance_at(c, 0) >= kSure;
+  if (!c.policy.lookup || c.chain.size == 0 || c.chain.match[0] == 0) return 0;
+  return is_good(c.chain.match[0], chance_at(c, 0));
 }
 
 // Runs after `select` and H-RAD. Makes the next chain, then writes the record.

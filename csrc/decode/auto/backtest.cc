@@ -64,7 +64,7 @@ void LookupReplay::begin(const int32_t* trunk, const TrunkIndex& index, int64_t 
 void LookupReplay::read(const int32_t* trunk, const TrunkIndex& index, int64_t head) {
   int32_t found[kMaxChain];
   while (root_ < head) {
-    const int64_t after = index.after_match(trunk, root_ + 1);
+    const int64_t after = index.match(trunk, root_ + 1).after;
     const int chain = after < 0 ? 0 : gamma_;
     if (chain > 0) read_on(trunk, root_ + 1, after, chain, found);
     const int64_t seen = std::min<int64_t>(chain, head - root_);

@@ -1,7 +1,6 @@
 #include "decode/auto/trunk_index.h"
 
 #include "core/check.h"
-#include "round/lookup_op.h"
 
 namespace sbrt {
 
@@ -27,19 +26,16 @@ void TrunkIndex::read(const int32_t* trunk, int64_t length) {
   }
 }
 
-int64_t TrunkIndex::after_match(const int32_t* trunk, int64_t length) const {
-  if (length <= kShortestMatch) return -1;
+Match TrunkIndex::match(const int32_t* trunk, int64_t length) const {
+  if (length <= kShortestMatch) return {-1, 0};
   const TextEnd end = end_of(trunk, length);
-  int longest = kShortestMatch - 1;
-  int64_t after = -1;
-  for (int64_t last = before_[length - 1]; last >= 0 && longest < kLongestMatch;
+  Match best{-1, 0};
+  for (int64_t last = before_[length - 1]; last >= 0 && best.length < kLongestMatch;
        last = before_[last]) {
     const int n = matching(trunk, end, last);
-    if (n <= longest) continue;
-    longest = n;
-    after = last + 1;
+    if (n >= kShortestMatch && n > best.length) best = {last + 1, n};
   }
-  return after;
+  return best;
 }
 
 }  // namespace sbrt

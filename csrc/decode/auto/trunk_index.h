@@ -1,4 +1,4 @@
-// Finds the earlier place in the trunk whose tokens best match the trunk's end. after_match() of
+// Finds the earlier place in the trunk whose tokens best match the trunk's end. best_match() of
 // round/lookup_op.h gives the same result, but reads the whole trunk. This class follows a linked
 // list of the earlier places whose last two tokens have the same hash. It runs on the host.
 #pragma once
@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "core/memory.h"
+#include "round/lookup_op.h"
 
 namespace sbrt {
 
@@ -19,9 +20,9 @@ class TrunkIndex {
   // Reads the new tokens of a trunk of `length` tokens. The tokens that were read earlier must not
   // have changed.
   void read(const int32_t* trunk, int64_t length);
-  // Returns the same as after_match() of round/lookup_op.h for the first `length` tokens. The call
-  // read(trunk, length) must come before.
-  int64_t after_match(const int32_t* trunk, int64_t length) const;
+  // Returns the best match for the end of the first `length` tokens, as best_match() of
+  // round/lookup_op.h does. The call read(trunk, length) must come before.
+  Match match(const int32_t* trunk, int64_t length) const;
 
  private:
   static constexpr uint32_t kBits = 12;

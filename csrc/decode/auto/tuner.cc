@@ -79,6 +79,7 @@ double Tuner::draft_ns(const LaneCosts& costs, int rows) const {
 }
 
 void Tuner::begin(const Sequence& c) {
+  joined_.begin(c.head, path_);
   path_.begin(c.head);
   index_.clear();
   index_.read(c.trunk, c.head + 1);
@@ -159,10 +160,41 @@ Yield Tuner::forecast(const Arm& arm) const {
     const double ns = share * alone_ns(1 + arm.policy.burst) + (1 - share) * alone_ns(1);
     return {played(arm).tokens(), ns};
   }
-  const Yield drafted = arm.kind == ArmKind::overlapped
-                            ? overlapped_forecast(arm)
-                            : serial_forecast(arm.policy, best_depth(arm.policy));
+  if (arm.kind == ArmKind::serial)
+    return arm.policy.lookup ? best_joined(arm.policy)
+                             : serial_forecast(arm.policy, best_depth(arm.policy));
+  const Yield drafted = overlapped_forecast(arm);
   return arm.policy.lookup ? joined(arm, drafted) : drafted;
+}
+
+// Returns the forecast for rounds with look-ups, and with a serial burst of `depth` steps where
+// the look-up is not likely enough.
+Yield Tuner::joined_forecast(const Policy& p, int depth) const {
+  const JoinedReplay::Played sum = joined_.play(depth, p.burst_width, path_.tokens(depth));
+  const int rows = static_cast<int>(std::lround(sum.rows / std::max(1.0, sum.filled)));
+  const int more = static_cast<int>(std::lround(sum.joined / sum.drafted));
+  const double burst = serial_forecast(p, depth).ns + alone_ns(1 + more) - alone_ns(1);
+  // The draft processes tokens that were committed without it as further rows of its next burst.
+  constexpr int kSeveral = 8;
+  const double row =
+      pace_.now() * (draft_ns(costs_.alone, kSeveral) - draft_ns(costs_.alone, 1)) / (kSeveral - 1);
+  // After a burst the caches hold the draft. That slows down the next round, too, if it has none.
+  const double rounds = sum.rounds(), turns = pace_.now() * static_cast<double>(costs_.turns);
+  const double quick = alone_ns(rows) + turns * sum.drafted / rounds;
+  // A round has a burst if one of the sequences that share it needs a burst.
+  const double all_filled = std::pow(sum.filled / rounds, alike_ - 1);
+  const double filled = all_filled * quick + (1 - all_filled) * std::max(burst, quick);
+  const double ns = sum.filled * filled + sum.drafted * burst + sum.missed * row;
+  return {sum.tokens / rounds, ns / rounds};
+}
+
+Yield Tuner::best_joined(const Policy& p) const {
+  Yield best;
+  for (int depth = 1; depth <= std::min(p.burst, PathReplay::kDepth); depth += 1 + depth / 4) {
+    const Yield found = joined_forecast(p, depth);
+    if (found.rate() > best.rate()) best = found;
+  }
+  return best;
 }
 
 // Returns the forecast of a drafted round whose chain also gets look-ups. The look-ups are assumed
@@ -240,6 +272,7 @@ void Tuner::look(const Sequence& c, int64_t head) {
   index_.read(c.trunk, head + 1);
   for (size_t i = 0; i < arms_.size(); ++i)
     if (looked_up(arms_[i].policy) > 0) lookups_[i].read(c.trunk, index_, head);
+  joined_.read(c, index_, head);
   learn();
   // If the draft was idle, it must first process the tokens that it lacks. The time for that is
   // spread over the next kRounds rounds.

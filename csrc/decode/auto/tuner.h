@@ -15,6 +15,7 @@
 #include "decode/costs.h"
 #include "decode/auto/pace.h"
 #include "decode/auto/backtest.h"
+#include "decode/auto/joined_replay.h"
 #include "state/sequence.h"
 
 namespace sbrt {
@@ -121,9 +122,11 @@ class Tuner {
   Yield forecast(const Arm& arm) const;
   double burst_ns(const Policy& policy, int depth) const;
   Yield serial_forecast(const Policy& policy, int depth) const;
+  Yield best_joined(const Policy& policy) const;
   int best_depth(const Policy& policy) const;
   double foreseen(const Policy& policy) const;
   Yield overlapped_forecast(const Arm& arm) const;
+  Yield joined_forecast(const Policy& policy, int depth) const;
   Yield joined(const Arm& arm, const Yield& drafted) const;
   const LookupReplay& played(const Arm& arm) const { return lookups_[&arm - arms_.data()]; }
   double expected_rate(const Arm& arm, double more_ns) const;
@@ -142,6 +145,7 @@ class Tuner {
   Readiness ready_;
   TrunkIndex index_;
   PathReplay path_;
+  JoinedReplay joined_;
   std::vector<LookupReplay> lookups_;  // one for each policy
   bool drafts_ = false;
   int alike_ = 1, others_ = 0;  // as given to share()

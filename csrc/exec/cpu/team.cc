@@ -52,8 +52,11 @@ void Team::help(int rank) {
 
 void Team::work(const Graph& graph, int rank, int width, uint32_t job) {
   const auto& nodes = graph.nodes();
+  bool has_met = true;
   for (int i = 0; i < static_cast<int>(nodes.size()); ++i) {
     const Graph::Node& node = nodes[i];
+    has_met = !node.rows || *node.rows > 0;
+    if (!has_met) continue;
     if (!node.single || rank == 0) {
       try {
         node.call(node, {rank, node.single ? 1 : width});
@@ -71,6 +74,8 @@ void Team::work(const Graph& graph, int rank, int width, uint32_t job) {
       return;
     }
   }
+  // No later job may change a number of rows while a member still reads it.
+  if (!has_met) meet(rank, width);
 }
 
 void Team::mark_failed(uint32_t job, int op) {
