@@ -1,5 +1,5 @@
 """Contract under test: `auto` with a memory for each lane. In virtual time it runs the rounds that
-it runs with one memory, by the same candidates, for one sequence and for eight. Its draft sits out
+it runs with one memory, by the same candidates, for one sequence and for many. Its draft sits out
 rounds, comes back and reads what it missed. On the dry backend the order checker reports a verdict,
 a burst, or a host's copy of `draft_have` that is left out."""
 
@@ -72,7 +72,10 @@ def tokens_of(found):
 
 # (cost of a target forward in draft steps, rule, seats). The first rows make the draft sit out many
 # rounds, and come back.
-WORLDS = [(1, TUNED, 1), (1, TUNED, 8), (1, BY_CHANCE, 1), (3, BY_CHANCE, 8)]
+WORLDS = [
+    *((1, TUNED, 1), (1, TUNED, 8), (1, BY_CHANCE, 1), (3, BY_CHANCE, 8)),
+    *((20, BY_CHANCE, 12), (8, BY_CHANCE, 20)),
+]
 
 
 @pytest.mark.parametrize(("c", "tuned", "seats"), WORLDS)
