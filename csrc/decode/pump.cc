@@ -98,7 +98,7 @@ void Pump::begin(int i, const Request& request, Tuner* tuner) {
   seat.sequence.reset();
   seat.sequence.begin(request, c.limit);
   seat.taken = true;
-  seat.drafted = seat.is_timed = seat.sat_out = false;
+  seat.drafted = seat.is_timed = seat.sat_out = seat.catches_up = false;
   seat.trees = seat.chain_nodes = 0;
   seat.keeps = true;
   prompts_.start(i);

@@ -23,6 +23,7 @@ struct HostSeat {
   bool feeds_draft = false;  // true: the prompt is fed to the draft, too
   bool drafted = false;      // true: the draft takes part in the seat's last round
   bool sat_out = false;      // true: Resources::sit_out was called after the draft last took part
+  bool catches_up = false;   // true: the draft was fed trunk tokens, and the target was not told
   int trees = 0;             // number of next rounds that may move the KV of a tree's accepted path
   int32_t chain_nodes = 0;   // most nodes of the chain that the seat's last round plans
   bool keeps = false;        // true: the KV in the seat's rings matches the trunk of its Sequence

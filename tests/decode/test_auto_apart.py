@@ -1,7 +1,8 @@
 """Contract under test: `auto` with a memory for each lane. In virtual time it runs the rounds that
 it runs with one memory, by the same candidates, for one sequence and for many. Its draft sits out
 rounds, comes back and reads what it missed. On the dry backend the order checker reports a verdict,
-a burst, or a host's copy of `draft_have` that is left out."""
+a burst, or a host's copy of `draft_have` that is left out. The draft also catches up if a call ends
+at its time limit meanwhile."""
 
 import random
 
@@ -115,3 +116,30 @@ def test_so_it_is_with_threads(seats):
     core = engine(True, "cpu", seats, c=1, num_threads=2)
     count = 12 if seats == 1 else 24
     assert tokens_of(answers(core, count)) == tokens_of(answers(core, count, TUNED[0]))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_draft_that_caught_up_after_a_time_limit_has_no_more_to_read(apart):
+    """The draft's forward waits at a gate while it catches up, so that the call ends. The next call
+    finds that the draft has read all tokens, and makes no further launch for them."""
+    prompt = [7 * i % 31 for i in range(30)]
+    pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, gate_at=len(prompt) + 5)
+    core = _core.EngineCore(
+        *pair, backend="cpu", num_threads=2, draft_device=1 if apart else -1,
+        tuned=TUNED, tuning=costs(1), **SIZES,
+    )  # fmt: skip
+    seat = core.admit(prompt, _core.Sampling(temperature=0), None, 300)
+
+    def looks():
+        return [name for stream, name, *_ in core.trace() if stream == "draft"].count("look")
+
+    while not pair[1].waiting:
+        core.advance(1, 0.05)
+    assert not any(rounds for rounds, _ in seat.tuned[1:])
+    pair[1].open_gate()
+    core.idle()
+    before = looks()
+    assert before > 0
+    core.advance(1)
+    assert looks() == before
+    core.close()

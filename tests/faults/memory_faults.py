@@ -72,8 +72,15 @@ FAULTS = (
     Fault(
         "the target is not told that the draft has read the prompt",
         "csrc/decode/prompts.cc",
-        "if (!seats_[i].drafted && !seats_[i].sat_out) r_.tell_have(i);",
+        "if (!seat.drafted && (!seat.sat_out || seat.catches_up)) r_.tell_have(i);",
         "",
+        AUTO,
+    ),
+    Fault(
+        "the target is not told of a piece that ended after the time limit",
+        "csrc/decode/prompts.cc",
+        "(!seat.sat_out || seat.catches_up)",
+        "!seat.sat_out",
         AUTO,
     ),
     Fault(
