@@ -21,7 +21,7 @@ REQUESTS = (
     ({"temperature": 0}, {}),
     ({"temperature": 0.8, "seed": 3}, {}),
     ({"temperature": 0.8, "seed": 4, "top_p": 0.9}, {"repetition_penalty": 1.3}),
-    ({"temperature": 0}, {"presence_penalty": 0.5, "bad_words": [[1, 2]]}),
+    ({"temperature": 0}, {"presence_penalty": 2.0, "bad_words": [[1, 2]]}),
 )
 ROWS = range(1, _core.MAX_ROWS + 1)
 
@@ -45,8 +45,9 @@ def engine(apart, backend, seats, c=3, tuned=TUNED, **more):
 
 
 def answers(core, count, policy=None):
-    """Return [(tokens, counters, rounds of each candidate)] of `count` requests that take turns in
-    the seats of an engine."""
+    """Return [(tokens, counters, rounds of each candidate, its predicted tokens/s)] of `count`
+    requests that take turns in the seats of an engine. The prediction depends on each rank that the
+    draft gave to a token."""
     turns, running, found = random.Random(core.seats), {}, [None] * count
     waiting = list(range(count))
     while waiting or running:
@@ -61,7 +62,8 @@ def answers(core, count, policy=None):
         for number, (seat, tokens) in list(running.items()):
             tokens += seat.take()
             if seat.finished:
-                found[number] = tokens, counters(seat), [rounds for rounds, _ in seat.tuned]
+                rounds, rates = zip(*seat.tuned, strict=True) if seat.tuned else ((), ())
+                found[number] = tokens, counters(seat), rounds, rates
                 seat.release()
                 del running[number]
     return found
@@ -85,7 +87,7 @@ def test_it_runs_the_rounds_of_one_memory(c, tuned, seats):
     count = 12 if seats == 1 else 24
     found = answers(core, count)
     assert found == answers(engine(False, "sim", seats, c, tuned), count)
-    rounds = [sum(one) for one in zip(*(arms for *_, arms in found), strict=True)]
+    rounds = [sum(one) for one in zip(*(arms for *_, arms, _ in found), strict=True)]
     drafting = sum(n for arm, n in zip(ARMS, rounds, strict=True) if arm.drafts)
     assert drafting > 0
     assert c > 1 or sum(rounds) > drafting

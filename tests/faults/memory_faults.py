@@ -70,6 +70,13 @@ FAULTS = (
         AUTO,
     ),
     Fault(
+        "a draft that catches up does not count the tokens that it missed",
+        "csrc/decode/graphs.cc",
+        "if (r_.is_apart()) put(look_, kFollowTrunk, few, ops.clock);",
+        "",
+        AUTO,
+    ),
+    Fault(
         "the target is not told that the draft has read the prompt",
         "csrc/decode/prompts.cc",
         "if (!seat.drafted && (!seat.sat_out || seat.catches_up)) r_.tell_have(i);",
