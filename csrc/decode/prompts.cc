@@ -235,7 +235,9 @@ void Prompts::see() {
 
 void Prompts::tell_have(SeatSet seats) {
   for_each(seats, [&](int i) {
-    if (!seats_[i].drafted && !seats_[i].sat_out) r_.tell_have(i);
+    HostSeat& seat = seats_[i];
+    if (!seat.drafted && (!seat.sat_out || seat.catches_up)) r_.tell_have(i);
+    seat.catches_up = false;
   });
 }
 
@@ -245,10 +247,12 @@ bool Prompts::catch_draft_up(int i, int64_t until) {
   if (r_.config.costs) draft.cost = r_.config.costs->alone.draft.data();
   while (r_.at(i).draft_have < r_.at(i).head) {
     launch(draft, bit(i), graphs_.look(), draft.width);
+    seats_[i].catches_up = true;
     r_.took_draft_to(i, r_.at(i).draft_have + kMaxRows);
     if (!reach(draft.feed.fed, draft.feed.pieces, until)) return false;
     r_.exec->rethrow();  // after an error the draft does not advance
     r_.tell_have(i);
+    seats_[i].catches_up = false;
   }
   return true;
 }

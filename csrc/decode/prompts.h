@@ -32,8 +32,9 @@ class Prompts {
   bool has_fed(int i) const;
   // Waits until they have.
   void wait_fed(int i);
-  // With two memories: tells the target how much of these prompts the draft has processed. Called
-  // before the first round of each of the sequences, with none of their pieces in flight.
+  // With two memories: tells the target how much the draft of these seats has processed, if pieces
+  // were fed since it last told. Called between rounds, with none of their pieces in flight. A call
+  // of run() may have ended at its time limit while such a piece ran.
   void tell_have(SeatSet seats);
   // Lets the draft process the trunk tokens that it lacks, and store their ranks. Returns false if
   // the time limit comes first. Nothing may be in flight.

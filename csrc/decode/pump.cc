@@ -49,8 +49,8 @@ void Pump::start_over() {
     seat.tuner = nullptr;
     seat.keeps = false;
     seat.fed[0] = seat.fed[1] = {};
+    seat.chain_nodes = 0;
   }
-  chain_nodes_ = 0;
   r_.launches.kind = {};
   patience_.forget();
 }
@@ -98,8 +98,8 @@ void Pump::begin(int i, const Request& request, Tuner* tuner) {
   seat.sequence.reset();
   seat.sequence.begin(request, c.limit);
   seat.taken = true;
-  seat.drafted = seat.is_timed = seat.sat_out = false;
-  seat.trees = 0;
+  seat.drafted = seat.is_timed = seat.sat_out = seat.catches_up = false;
+  seat.trees = seat.chain_nodes = 0;
   seat.keeps = true;
   prompts_.start(i);
   seat.order = ++admitted_;
@@ -165,6 +165,7 @@ bool Pump::prepare_round(int64_t until) {
   } else if (tuned && !together_.next(tuned, others, until)) {
     return false;
   }
+  for_each(tuned, [&](int i) { sit_out_if_idle(i); });
   pick_launches(r_.count() > 1 ? members : bit(0));
   if ((r_.count() > 1 || tuned) && graphs_.may_fuse()) graphs_.fuse(seats_.shape(members));
   return true;
@@ -184,7 +185,7 @@ SeatSet Pump::members_of_round() const {
     const int i = static_cast<int>((round_ + n) % r_.count());
     if (!(all & bit(i))) continue;
     const Policy& p = r_.at(i).policy;
-    const int64_t chain = is_rejection(r_.at(i)) ? most_nodes(p) : 0;
+    const int64_t chain = is_rejection(r_.at(i)) ? most_chain(i) : 0;
     const int64_t steps = chain > 0 ? std::max<int64_t>(chain + 2, p.branches * p.width) : 0;
     const int64_t neediest = std::max(drafted, steps);
     const bool fits =
@@ -204,10 +205,15 @@ void Pump::start_round() {
   const bool ahead = has_round_in_flight();
   SeatSet drafting = 0;
   for_each(members, [&](int i) {
-    if (starts_drafting(i, how)) drafting |= bit(i);
+    seats_[i].drafted = seats_.will_draft(i);
+    if (seats_[i].drafted) {
+      drafting |= bit(i);
+      seats_[i].sat_out = false;
+    }
     seats_[i].sequence.stats().rounds_ahead += ahead;
     seats_[i].last_round = round_ + 1;
     seats_[i].trees = trees_after(r_.at(i).policy, seats_[i].trees);
+    seats_[i].chain_nodes = most_nodes(r_.at(i).policy);
   });
   price_lanes(how);  // virtual time allows only one round in flight, so the costs may change here
   const NvtxRange range(r_.config.nvtx, "round", round_ + 1);
@@ -225,19 +231,13 @@ void Pump::start_round() {
   enqueue_round(round_, how, target, &draft, fences_);
 }
 
-// Decides if the draft takes part in the next round of this seat, and returns true if so. When the
-// sequence has a tuner and stops drafting, Resources::sit_out() is called.
-bool Pump::starts_drafting(int i, const RoundShape& how) {
-  HostSeat& seat = seats_[i];
-  const Policy& p = r_.at(i).policy;
-  const bool drafted_before = seat.drafted;
-  seat.drafted =
-      p.gamma > 0 || (how.burst > 0 && seat.sequence.missed() && burst_after_miss(p) > 0);
-  const bool may_change = !has_round_in_flight();  // sit_out() needs all rounds to have ended
-  if (seat.tuner && !seat.drafted && !seat.sat_out && may_change) r_.sit_out(i);
-  if (seat.drafted && !drafted_before && may_change) r_.tell_trunk(i);
-  seat.sat_out = seat.tuner && !seat.drafted && (seat.sat_out || may_change);
-  return seat.drafted;
+// Calls Resources::sit_out() if the seat's policy lets the draft sit out. All rounds must have
+// ended. So this happens as soon as the policy changes: the seat may skip the next round, and its
+// first round with the new policy may run ahead.
+void Pump::sit_out_if_idle(int i) {
+  if (seats_.will_draft(i) || seats_[i].sat_out) return;
+  r_.sit_out(i);
+  seats_[i].sat_out = true;
 }
 
 // Waits for the oldest round in flight and takes its tokens. ahead: that round was in flight before
@@ -381,11 +381,10 @@ void Pump::price_lanes(const RoundShape& how) {
   overhead_ = r_.config.costs->overhead(how.burst > 0, how.gamma > 0);
 }
 
-// Returns the largest number of nodes that a chain under the seat's policy can have. If the engine
-// has only one seat, the chain that the last round planned counts too.
+// Returns the largest number of nodes that a seat's chain can have in the next round. The seat's
+// last round may have planned that chain under another policy.
 int32_t Pump::most_chain(int i) const {
-  const int32_t nodes = most_nodes(r_.at(i).policy);
-  return r_.count() > 1 ? nodes : std::max(chain_nodes_, nodes);
+  return std::max(seats_[i].chain_nodes, most_nodes(r_.at(i).policy));
 }
 
 // Returns which trunk tokens the draft may lack in the next `rounds` rounds. The host knows the
@@ -425,7 +424,8 @@ Launches Pump::launches_of(SeatSet members, int rounds) const {
 
 void Pump::fuse(SeatSet members) {
   if (!r_.config.can().captures) return;
-  chain_nodes_ = 0;  // the last chain belonged to an earlier request
+  // The last chain belonged to an earlier request.
+  for_each(members, [&](int i) { seats_[i].chain_nodes = 0; });
   pick_launches(members);
   RoundShape shape{};
   int32_t burst = 0;
@@ -443,7 +443,6 @@ void Pump::fuse(SeatSet members) {
 void Pump::pick_launches(SeatSet members) {
   lag_ = r_.count() > 1 ? DraftLag::any : lag_within(0, 1);
   r_.launches = launches_of(members, 1);
-  chain_nodes_ = most_nodes(r_.at(0).policy);
 }
 
 }  // namespace sbrt

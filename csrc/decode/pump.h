@@ -54,7 +54,7 @@ class Pump {
   bool prepare_round(int64_t until);
   SeatSet members_of_round() const;
   void start_round();
-  bool starts_drafting(int i, const RoundShape& how);
+  void sit_out_if_idle(int i);
   bool read_round(int64_t until, bool ahead);
   bool commit(int i, int64_t round);
   Brought time_of(int64_t round, bool ahead) const;
@@ -82,8 +82,7 @@ class Pump {
   int64_t enqueued_[2] = {};  // [round % 2] time at which the round was enqueued
   // [round % 2] time at which the host saw the round end; 0: the host was not waiting for it.
   int64_t seen_[2] = {};
-  int64_t overhead_ = 0;     // virtual time of the last round without its forwards, in ns
-  int32_t chain_nodes_ = 0;  // most nodes of the chain that the last round plans
+  int64_t overhead_ = 0;  // virtual time of the last round without its forwards, in ns
   // The lag of the draft for which the selected graphs are large enough.
   DraftLag lag_ = DraftLag::none;
 };

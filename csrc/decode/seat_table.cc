@@ -56,6 +56,11 @@ Kept SeatTable::kept_prompt(int i) const {
   return {prompt, is_safe(r_.draft) ? std::min(prompt, seat.fed[1].tokens) : 0};
 }
 
+bool SeatTable::will_draft(int i) const {
+  const Policy& p = r_.at(i).policy;
+  return p.gamma > 0 || (burst_after_miss(p) > 0 && seats_[i].sequence.missed());
+}
+
 // Returns the shape of a round of these members. A serial burst makes all members wait. A member
 // that hit loses more by the wait than a member that missed gains. So a member that can continue
 // without a burst gets one only if all members missed. Under `rejection` the tokens depend on which

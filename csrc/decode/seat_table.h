@@ -22,8 +22,10 @@ struct HostSeat {
   bool drafts = false;       // true: the sequence may use the draft
   bool feeds_draft = false;  // true: the prompt is fed to the draft, too
   bool drafted = false;      // true: the draft takes part in the seat's last round
-  bool sat_out = false;      // true: Resources::sit_out was called since the draft last took part
+  bool sat_out = false;      // true: Resources::sit_out was called after the draft last took part
+  bool catches_up = false;   // true: the draft was fed trunk tokens, and the target was not told
   int trees = 0;             // number of next rounds that may move the KV of a tree's accepted path
+  int32_t chain_nodes = 0;   // most nodes of the chain that the seat's last round plans
   bool keeps = false;        // true: the KV in the seat's rings matches the trunk of its Sequence
   Fed fed[2];                // prompt progress in the target's lane and in the draft's lane
   int64_t order = 0;         // number of the request in order of admission
@@ -72,6 +74,9 @@ class SeatTable {
   // the prompt of a running sequence.
   Kept kept(int i) const;
   Kept kept_prompt(int i) const;
+  // Returns true if the draft takes part in the seat's next round. The policy and the last record
+  // decide this.
+  bool will_draft(int i) const;
   // Returns the shape of a round of these seats. Its burst is the longest that any of the seats
   // needs.
   RoundShape shape(SeatSet members) const;

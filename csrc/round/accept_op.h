@@ -15,7 +15,9 @@
 // tokens. Every prefix has its own noise, so draws in other branches do not matter. A looked-up
 // token was not drawn. Next to drawn candidates it is tried like them, with a q in which it has
 // probability 1. If no candidate was drawn after a node, the rule above is not used: y is the token
-// that the target sampled, and a looked-up token is accepted if it equals y.
+// that the target sampled, and a looked-up token is accepted if it equals y. The same holds for a
+// drawn token if the draft sits out the round, because its distributions q are not kept then. That
+// is exact, too: y does not depend on the drawn tokens.
 //
 // Host and devices compile this source, and compute the same bits: every sum over the vocabulary is
 // added in one order (folded), and exp64 is one formula.
@@ -246,7 +248,8 @@ SBRT_ANY Candidate decide(Sequence& c, int32_t own, int node, const Place& place
     s.known = known_child(c, node);
   }
   team.meet();
-  if (s.n == 0) {
+  const bool sits_out = c.draft_nodes.bits() == 0;
+  if (s.n == 0 || sits_out) {
     const int next = child(c.chain, node, own);
     return {own, c.verified.has(next) ? next : 0};
   }

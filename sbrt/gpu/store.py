@@ -100,8 +100,8 @@ class LaneStore:
         self.device = weights.embed.device
         self.shapes = shape.on_device  # if False, CPU ops apply the changes to logits
         self.kinds = kinds_of(config)
-        bound = config.window if config.is_bounded else shape.max_len
-        self.window = min(bound, shape.max_len)
+        self.limits = [_limit_of(kind, shape.max_len) for kind in self.kinds]
+        self.window = max(limit or shape.max_len for limit in self.limits)
         self.capacity = self.window + SLOTS
         own = self.capacity + shape.branches * shape.tail_slots
         # If there are several seats, each one begins at a multiple of KEY_PANEL, as in
@@ -113,7 +113,7 @@ class LaneStore:
         self.sizes = _sizes(shape, rows)
         self.flash, self.fed = flash, prefill_sizes(flash, self.capacity)
         self.plans = {
-            count: [self._plan(count, kind) for kind in self.kinds] for count in self._chunks()
+            count: [self._plan(count, limit) for limit in self.limits] for count in self._chunks()
         }
         self.products: dict[int, Products] = {}
         if not weights.is_packed:
@@ -149,12 +149,11 @@ class LaneStore:
         """
         return min(count, MAX_ROWS) if self.is_whole else self.sizes[0]
 
-    def _plan(self, count: int, kind: LayerKind) -> AttentionPlan:
+    def _plan(self, count: int, limit: int | None) -> AttentionPlan:
         config = self.weights.config
         tails = self.shape.tail_slots
         dtype = self.weights.dtype
-        window = kind.window and min(kind.window, self.shape.max_len)
-        plan = attention_plan(config, dtype, count, self.capacity, tails, window)
+        plan = attention_plan(config, dtype, count, self.capacity, tails, limit)
         return replace(
             plan,
             seats=self.shape.seats,
@@ -214,14 +213,8 @@ class LaneStore:
         """Return the Lengths of every kind of layers, for a recording of at most `rows` rows of a
         prompt."""
         scale = scale_of(self.weights.config)
-        windows = [kind.window or self.shape.max_len for kind in self.kinds]
-        return [
-            Lengths(
-                self.arena["lengths"], rows, self.capacity,
-                window if window < self.shape.max_len else None, scale,
-            )
-            for window in windows
-        ]  # fmt: skip
+        starts = self.arena["lengths"]
+        return [Lengths(starts, rows, self.capacity, limit, scale) for limit in self.limits]
 
     def sights(self, count: int) -> list[Sight]:
         """Return the plan and the memory of attention of every kind of layers, for `count` rows."""
@@ -258,6 +251,12 @@ class LaneStore:
             raw=self.arena["raw"] if "raw" in known else None,
             features=self.arena["features"] if "features" in known else None,
         )
+
+
+def _limit_of(kind: LayerKind, max_len: int) -> int | None:
+    """Return the number of positions that a row of these layers sees; None: all. A window of
+    max_len positions or more hides nothing."""
+    return kind.window if kind.window and kind.window < max_len else None
 
 
 def _sizes(shape: LaneShape, rows: int | None) -> list[int]:

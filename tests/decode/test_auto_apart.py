@@ -1,7 +1,8 @@
 """Contract under test: `auto` with a memory for each lane. In virtual time it runs the rounds that
-it runs with one memory, by the same candidates, for one sequence and for eight. Its draft sits out
+it runs with one memory, by the same candidates, for one sequence and for many. Its draft sits out
 rounds, comes back and reads what it missed. On the dry backend the order checker reports a verdict,
-a burst, or a host's copy of `draft_have` that is left out."""
+a burst, or a host's copy of `draft_have` that is left out. The draft also catches up if a call ends
+at its time limit meanwhile."""
 
 import random
 
@@ -20,7 +21,7 @@ REQUESTS = (
     ({"temperature": 0}, {}),
     ({"temperature": 0.8, "seed": 3}, {}),
     ({"temperature": 0.8, "seed": 4, "top_p": 0.9}, {"repetition_penalty": 1.3}),
-    ({"temperature": 0}, {"presence_penalty": 0.5, "bad_words": [[1, 2]]}),
+    ({"temperature": 0}, {"presence_penalty": 2.0, "bad_words": [[1, 2]]}),
 )
 ROWS = range(1, _core.MAX_ROWS + 1)
 
@@ -44,8 +45,9 @@ def engine(apart, backend, seats, c=3, tuned=TUNED, **more):
 
 
 def answers(core, count, policy=None):
-    """Return [(tokens, counters, rounds of each candidate)] of `count` requests that take turns in
-    the seats of an engine."""
+    """Return [(tokens, counters, rounds of each candidate, its predicted tokens/s)] of `count`
+    requests that take turns in the seats of an engine. The prediction depends on each rank that the
+    draft gave to a token."""
     turns, running, found = random.Random(core.seats), {}, [None] * count
     waiting = list(range(count))
     while waiting or running:
@@ -60,7 +62,8 @@ def answers(core, count, policy=None):
         for number, (seat, tokens) in list(running.items()):
             tokens += seat.take()
             if seat.finished:
-                found[number] = tokens, counters(seat), [rounds for rounds, _ in seat.tuned]
+                rounds, rates = zip(*seat.tuned, strict=True) if seat.tuned else ((), ())
+                found[number] = tokens, counters(seat), rounds, rates
                 seat.release()
                 del running[number]
     return found
@@ -72,7 +75,10 @@ def tokens_of(found):
 
 # (cost of a target forward in draft steps, rule, seats). The first rows make the draft sit out many
 # rounds, and come back.
-WORLDS = [(1, TUNED, 1), (1, TUNED, 8), (1, BY_CHANCE, 1), (3, BY_CHANCE, 8)]
+WORLDS = [
+    *((1, TUNED, 1), (1, TUNED, 8), (1, BY_CHANCE, 1), (3, BY_CHANCE, 8)),
+    *((20, BY_CHANCE, 12), (8, BY_CHANCE, 20)),
+]
 
 
 @pytest.mark.parametrize(("c", "tuned", "seats"), WORLDS)
@@ -81,7 +87,7 @@ def test_it_runs_the_rounds_of_one_memory(c, tuned, seats):
     count = 12 if seats == 1 else 24
     found = answers(core, count)
     assert found == answers(engine(False, "sim", seats, c, tuned), count)
-    rounds = [sum(one) for one in zip(*(arms for *_, arms in found), strict=True)]
+    rounds = [sum(one) for one in zip(*(arms for *_, arms, _ in found), strict=True)]
     drafting = sum(n for arm, n in zip(ARMS, rounds, strict=True) if arm.drafts)
     assert drafting > 0
     assert c > 1 or sum(rounds) > drafting
@@ -112,3 +118,30 @@ def test_so_it_is_with_threads(seats):
     core = engine(True, "cpu", seats, c=1, num_threads=2)
     count = 12 if seats == 1 else 24
     assert tokens_of(answers(core, count)) == tokens_of(answers(core, count, TUNED[0]))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_draft_that_caught_up_after_a_time_limit_has_no_more_to_read(apart):
+    """The draft's forward waits at a gate while it catches up, so that the call ends. The next call
+    finds that the draft has read all tokens, and makes no further launch for them."""
+    prompt = [7 * i % 31 for i in range(30)]
+    pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, gate_at=len(prompt) + 5)
+    core = _core.EngineCore(
+        *pair, backend="cpu", num_threads=2, draft_device=1 if apart else -1,
+        tuned=TUNED, tuning=costs(1), **SIZES,
+    )  # fmt: skip
+    seat = core.admit(prompt, _core.Sampling(temperature=0), None, 300)
+
+    def looks():
+        return [name for stream, name, *_ in core.trace() if stream == "draft"].count("look")
+
+    while not pair[1].waiting:
+        core.advance(1, 0.05)
+    assert not any(rounds for rounds, _ in seat.tuned[1:])
+    pair[1].open_gate()
+    core.idle()
+    before = looks()
+    assert before > 0
+    core.advance(1)
+    assert looks() == before
+    core.close()

@@ -70,10 +70,24 @@ FAULTS = (
         AUTO,
     ),
     Fault(
+        "a draft that catches up does not count the tokens that it missed",
+        "csrc/decode/graphs.cc",
+        "if (r_.is_apart()) put(look_, kFollowTrunk, few, ops.clock);",
+        "",
+        AUTO,
+    ),
+    Fault(
         "the target is not told that the draft has read the prompt",
         "csrc/decode/prompts.cc",
-        "if (!seats_[i].drafted && !seats_[i].sat_out) r_.tell_have(i);",
+        "if (!seat.drafted && (!seat.sat_out || seat.catches_up)) r_.tell_have(i);",
         "",
+        AUTO,
+    ),
+    Fault(
+        "the target is not told of a piece that ended after the time limit",
+        "csrc/decode/prompts.cc",
+        "(!seat.sat_out || seat.catches_up)",
+        "!seat.sat_out",
         AUTO,
     ),
     Fault(

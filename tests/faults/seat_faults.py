@@ -1,9 +1,38 @@
-"""Faults in the device kernels for many seats. Their format is that of faults.py."""
+"""Faults in the code for many seats. Their format is that of faults.py."""
 
 from tests.faults.faults import Fault
 
 SEATS = ("triton_kernels/test_seats.py",)
+SITS_OUT = ("decode/test_auto_sits_out.py",)
 FAULTS = (
+    Fault(
+        "a draft that sits out keeps its branches and distributions",
+        "csrc/decode/pump.cc",
+        "  r_.sit_out(i);",
+        "",
+        SITS_OUT,
+    ),
+    Fault(
+        "the draft of a seat that skips rounds does not sit out",
+        "csrc/decode/pump.cc",
+        "for_each(tuned, [&](int i) { sit_out_if_idle(i); });",
+        "for_each(tuned & members_of_round(), [&](int i) { sit_out_if_idle(i); });",
+        SITS_OUT,
+    ),
+    Fault(
+        "a chain of the last policy counts as one of the next",
+        "csrc/decode/pump.cc",
+        "is_rejection(r_.at(i)) ? most_chain(i) : 0",
+        "is_rejection(r_.at(i)) ? most_nodes(p) : 0",
+        SITS_OUT,
+    ),
+    Fault(
+        "tokens of a draft that sits out are tried with its old distributions",
+        "csrc/round/accept_op.h",
+        "const bool sits_out = c.draft_nodes.bits() == 0;",
+        "const bool sits_out = false;",
+        SITS_OUT,
+    ),
     Fault(
         "a row is sampled as the request of the first seat asks",
         "triton_kernels/words.py",

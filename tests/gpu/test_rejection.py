@@ -88,15 +88,23 @@ def test_it_answers_like_the_engine_on_the_cpu(
     assert order.conflicts() == []
 
 
-@pytest.mark.parametrize("seats", [1, 3, 8])
+# {seats: (method, kind) of the requests}. Rounds of the last method with 16 seats run ahead.
+ASKED = {1: SOME[::2], 3: SOME[1::4], 8: [SOME[0], SOME[-1]], 16: [SOME[0], SOME[3]]}
+
+
+@pytest.mark.parametrize("seats", ASKED)
 @pytest.mark.parametrize("draft", ["cuda:1", "cpu"])
 def test_two_memories_answer_like_the_cpu(tools, tool, stand_in, checkpoints, draft, seats):
-    asked = SOME[::2] if seats == 1 else SOME[1::4] if seats == 3 else [SOME[0], SOME[-1]]
+    asked = ASKED[seats]
     want = on_cpu(tools, tool, checkpoints, "Llama", asked, seats, draft != "cpu")
     given = on_device(tools, tool, checkpoints, "Llama", asked, seats, draft_device=draft)
     assert given.tokens == want.tokens
+    assert (given.drafted, given.accepted) == (want.drafted, want.accepted)
     assert 0 < given.accepted < given.drafted
-    order = stand_in.cores[-1][1].order
+    core = stand_in.cores[-1][1]
+    ahead = [core.seat(seat).stats.rounds_ahead for seat in range(seats)]
+    assert seats < 16 or any(ahead)
+    order = core.order
     assert order.conflicts() == []
     for mail in ("burst", "offer"):
         assert any("draft_scores" in said for said in order.conflicts(without=[mail])), mail

@@ -133,8 +133,8 @@ void CudaStream::put_mail(const Mail& mail, SeatSet seats) {
 void CudaStream::put_copy(const Mail& mail, const Mail::Copy& copy) {
   const Place &from = world_.places[mail.from], &to = world_.places[mail.to];
   if (mail.from == mail.to) {
-    const size_t pitch = std::max(copy.pitch, copy.bytes);
-    checked(cudaMemcpy2DAsync(copy.to, pitch, copy.from, pitch, copy.bytes, copy.rows,
+    const size_t pitch = std::max(copy.pitch, copy.size());
+    checked(cudaMemcpy2DAsync(copy.to, pitch, copy.from, pitch, copy.size(), copy.rows,
                               cudaMemcpyDeviceToDevice, stream_),
             "cudaMemcpy2DAsync");
   } else if (from.is_host() || to.is_host()) {  // pinned

@@ -64,12 +64,31 @@ void check_rounds() {
   check_equal("devices: the selected device", 0, fake::current);
 }
 
+// A copy within one memory may have several items, too, and several rows of them.
+void check_copies_within_a_memory() {
+  const auto exec = make_cuda_exec(0, 1);
+  const auto cells = exec->cells<int64_t>(16, Where::device);
+  const auto stream = exec->stream(1, {.name = "target"});
+  int64_t* at = cells.device();
+  for (int i = 0; i < 16; ++i) at[i] = i;
+  const int32_t items = 2;
+  const size_t word = sizeof *at;
+  Event sent{"sent"};
+  const Mail mail{"copy", 0, 0, {}, {{at, at + 8, word, -1, 2, 4 * word, &items}}};
+  stream->send(mail, 1);
+  stream->record(sent, 1);
+  exec->wait(sent, 1);
+  for (int i = 8; i < 16; ++i)
+    check_equal("devices: a copy within a memory", int64_t{i % 4 < items ? i - 8 : i}, at[i]);
+}
+
 }  // namespace
 }  // namespace sbrt
 
 int main() {
   try {
     sbrt::check_rounds();
+    sbrt::check_copies_within_a_memory();
   } catch (const std::exception& e) {
     std::printf("FAILED: %s\n", e.what());
     return 1;
