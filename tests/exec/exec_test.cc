@@ -62,6 +62,43 @@ void team_results() {
   }
 }
 
+// Ops that need rows do nothing without rows, and the ops around them run as ever. The number of
+// rows changes within the graph, whose last ops need rows, too.
+void ops_without_rows() {
+  for (int width = 1; width <= 3; ++width) {
+    Event done("done");
+    int32_t rows = 0;
+    uint64_t skipped = 1, kept = 1, skips = 0, keeps = 0, want = 1, turn = 0;
+    std::vector<double> a(50, 1), b(50), sum(50, 1), scratch(50);
+    Graph graph("rows"), without("no rows"), with("two rows");
+    graph.add(fold, Fold{&kept, 31, &keeps}, true);
+    const size_t first = graph.nodes().size();
+    graph.add(add_neighbours, Vectors{a.data(), b.data(), 50});
+    graph.add(add_neighbours, Vectors{b.data(), a.data(), 50});
+    graph.add(fold, Fold{&skipped, 37, &skips}, true);
+    graph.need_rows(first, &rows);
+    without.add(set_rows, SetRows{&rows, 0}, true);
+    without.append(graph);
+    with.add(set_rows, SetRows{&rows, 2}, true);
+    with.append(graph);
+    const auto exec = make_cpu_exec();
+    const auto stream = exec->stream(3);
+    for (int i = 0; i < times(500); ++i) {
+      stream->launch(without, width);
+      stream->launch(graph, width);
+      stream->launch(with, width);
+      want = want * 37 + ++turn;
+      add_neighbours({sum.data(), scratch.data(), 50}, {});
+      add_neighbours({scratch.data(), sum.data(), 50}, {});
+    }
+    stream->record(done, 1);
+    exec->wait(done, 1);
+    check(skips == turn && skipped == want, "width ", width, ": ", skips, " launches with rows");
+    check(keeps == 3 * turn, "width ", width, ": ", keeps, " launches of the op before");
+    check(a == sum, "width ", width, ": other numbers than one member computes");
+  }
+}
+
 // The width may change from launch to launch, and may exceed the number of members.
 void changing_widths() {
   Event done("done");
@@ -376,6 +413,7 @@ int main(int argc, char** argv) {
   try {
     run("order across streams", [] { order_across_streams(make_cpu_exec); });
     run("team results", team_results);
+    run("ops without rows", ops_without_rows);
     run("changing widths", changing_widths);
     run("exception in a member", exception_in_a_member);
     run("exception right behind a slow op", exception_right_behind_a_slow_op);

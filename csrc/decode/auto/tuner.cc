@@ -30,11 +30,11 @@ constexpr int64_t kStale = 512;
 constexpr double kRepriced = 0.1;
 constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // bounds of look_after_, in tokens
 
-// Returns the largest number of tokens that a look-up under this policy can find, or 0 if it has no
-// look-ups.
+// Returns the largest number of tokens that a look-up under this policy can find, or 0 if
+// LookupReplay does not replay its look-ups. JoinedReplay replays those of serial rounds.
 int looked_up(const Policy& p) {
   if (p.on_miss == kLookup) return p.burst;
-  return p.lookup ? kMostFound / 2 : 0;
+  return p.lookup && p.gamma > 0 ? kMostFound / 2 : 0;
 }
 
 }  // namespace
@@ -188,6 +188,7 @@ Yield Tuner::joined_forecast(const Policy& p, int depth) const {
   return {sum.tokens / rounds, ns / rounds};
 }
 
+// Returns the best of the forecasts for several lengths of the burst.
 Yield Tuner::best_joined(const Policy& p) const {
   Yield best;
   for (int depth = 1; depth <= std::min(p.burst, PathReplay::kDepth); depth += 1 + depth / 4) {
@@ -197,7 +198,7 @@ Yield Tuner::best_joined(const Policy& p) const {
   return best;
 }
 
-// Returns the forecast of a drafted round whose chain also gets look-ups. The look-ups are assumed
+// Returns the forecast of an overlapped round whose chain also gets look-ups. The look-ups are assumed
 // to add about half of the tokens that they give without a draft. The draft itself predicts the
 // other half.
 Yield Tuner::joined(const Arm& arm, const Yield& drafted) const {

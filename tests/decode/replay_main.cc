@@ -1,0 +1,116 @@
+// Checks JoinedReplay, which replays rounds that join look-ups with a serial burst: how many tokens
+// its rounds commit, and how many of them have no burst.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+#include "decode/auto/joined_replay.h"
+
+namespace sbrt {
+namespace {
+
+constexpr int64_t kPrompt = 20, kTokens = 100;
+
+int failed(const char* what) { return std::printf("FAILED: %s\n", what), 1; }
+bool near(double a, double b) { return std::abs(a - b) < 1e-9; }
+
+// A sequence whose tokens and ranks are set in advance.
+struct Text {
+  std::vector<int32_t> trunk;
+  std::vector<uint8_t> rank;  // as Sequence::rank
+  std::unique_ptr<Sequence> c = std::make_unique<Sequence>();
+  TrunkIndex index{kTokens};
+
+  // period: after the prompt the tokens repeat with this period; 0: no token occurs twice.
+  Text(int64_t period, uint8_t every_rank) : rank(kTokens, every_rank) {
+    for (int64_t i = 0; i < kTokens; ++i)
+      trunk.push_back(static_cast<int32_t>(i < kPrompt || period == 0 ? i : i % period));
+    c->trunk = trunk.data();
+    c->rank = rank.data();
+    index.read(trunk.data(), kTokens);
+  }
+  void read(JoinedReplay& replay, int64_t step) const {
+    for (int64_t head = kPrompt; head < kTokens; head += step) replay.read(*c, index, head);
+  }
+};
+
+// Returns the tokens per round of paths of 3 nodes, after all tokens were read.
+JoinedReplay::Played played(const Text& text, int width, double path_tokens, int64_t step = 1) {
+  JoinedReplay replay;
+  PathReplay path;
+  path.read(nullptr, kPrompt);
+  replay.begin(kPrompt, path);
+  text.read(replay, step);
+  return replay.play(3, width, path_tokens);
+}
+
+// No token occurs twice, so each round has a burst. Its nodes are accepted by the draft's ranks.
+int drafts_by_rank() {
+  struct Case {
+    uint8_t rank;
+    int width;
+    double tokens;
+  };
+  // Rank 1 is the most probable token. A tree of 2 holds ranks whose product is at most 2.
+  const Case cases[] = {{1, 1, 4}, {2, 1, 1}, {2, 4, 2}, {2, 12, 3}, {7, 12, 1}};
+  for (const Case& each : cases) {
+    const auto sum = played(Text(0, each.rank), each.width, 1);
+    if (sum.filled != 0 || sum.missed != 0) return failed("a look-up of what never repeats");
+    if (!near(sum.tokens, each.tokens * sum.drafted))
+      return failed("tokens of a burst by its ranks");
+    if (sum.tokens < kTokens - kPrompt - 4) return failed("not all tokens were replayed");
+  }
+  return 0;
+}
+
+// Where ranks are not known, rounds commit the given mean of tokens.
+int guesses_ranks() {
+  for (const double mean : {1.0, 1.5, 2.75}) {
+    const auto sum = played(Text(0, kUnknownRank), 1, mean);
+    if (std::abs(sum.tokens / sum.drafted - mean) > 0.05) return failed("the mean of the guesses");
+  }
+  return 0;
+}
+
+// The tokens repeat, and the draft is never right. Once look-ups are known to be right, rounds have
+// no burst, and commit more and more tokens.
+int fills_rounds() {
+  const auto sum = played(Text(7, 9), 1, 1);
+  if (sum.filled < 5 || sum.missed < 50)
+    return failed("rounds of a text that repeats have no burst");
+  if (sum.tokens / sum.rounds() < 3) return failed("look-ups that are right give few tokens");
+  if (!(sum.rows > 3 * sum.filled)) return failed("rows of rounds without a burst");
+  for (const int64_t step : {2, 5, 79}) {
+    const auto other = played(Text(7, 9), 1, 1, step);
+    if (step == 79) continue;  // only the first token was read
+    if (other.filled < 5) return failed("it matters how many tokens are read at once");
+  }
+  return 0;
+}
+
+// A new sequence is first assumed to go as the last one did.
+int carries_over() {
+  JoinedReplay replay;
+  PathReplay path;
+  path.read(nullptr, kPrompt);
+  replay.begin(kPrompt, path);
+  const Text text(0, 1);
+  text.read(replay, 1);
+  const auto last = replay.play(3, 1, 1);
+  replay.begin(kPrompt, path);
+  const auto next = replay.play(3, 1, 1);
+  if (!near(next.tokens / next.rounds(), last.tokens / last.rounds()))
+    return failed("another forecast at the start of the next sequence");
+  if (next.rounds() >= last.rounds()) return failed("the last sequence keeps all of its weight");
+  return 0;
+}
+
+}  // namespace
+}  // namespace sbrt
+
+int main() {
+  return sbrt::drafts_by_rank() + sbrt::guesses_ranks() + sbrt::fills_rounds() +
+         sbrt::carries_over();
+}
