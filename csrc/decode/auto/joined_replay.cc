@@ -10,8 +10,8 @@
 namespace sbrt {
 namespace {
 
-// A tree of a burst is assumed to hold a node if the product of the ranks on its path, counted from
-// 1, is not larger than this. Entries: paths, steps of a few nodes, steps of many nodes. Guesses.
+// The most probable token has rank 1. A tree is assumed to hold a node if the product of the ranks on
+// its path is at most this number. Entries: paths, steps of a few nodes, steps of many. Guesses.
 constexpr int kBreadth[] = {1, 2, 6};
 
 int kind_of(int width) { return width == 1 ? 0 : width < 8 ? 1 : 2; }
