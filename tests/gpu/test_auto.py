@@ -101,12 +101,15 @@ def test_a_draft_that_never_pays_is_never_fed(stand_in, opened, requests, plain)
         assert all(stream == "target" for stream, _ in stand_in.picks())
 
 
-@pytest.mark.parametrize("seats", [1, 8])
+@pytest.mark.parametrize(("seats", "step"), [(1, 1500), (8, 2500)])
 @pytest.mark.parametrize("draft", ["cuda:1", "cpu"])
-def test_so_it_is_with_a_memory_for_each_lane(stand_in, opened, requests, plain, draft, seats):
+def test_so_it_is_with_a_memory_for_each_lane(
+    stand_in, opened, requests, plain, draft, seats, step
+):
     """The draft sits out rounds and comes back. The host tells each memory what it missed."""
     kinds = {"tree"}
-    with opened("cuda", seats, draft, tuning=costs(rows=20 * (seats > 1))) as engine:
+    tuning = costs(draft=step, rows=20 * (seats > 1))
+    with opened("cuda", seats, draft, tuning=tuning) as engine:
         if seats > 1:
             assert together(engine, requests * 3) == plain * 3
         else:

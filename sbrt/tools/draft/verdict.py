@@ -60,7 +60,8 @@ class Verdict:
 
     agreement: agreement by source of the answers; the key `all` means all answers. clock: measured
     times of the methods.
-    predicted: times of the methods, predicted from costs that were measured just before.
+    predicted: times of the methods, predicted from the means of costs that were measured just
+    before and just after.
     """
 
     agreement: dict[str, Agreement]
@@ -139,11 +140,30 @@ def judge(
     spread = [held_out[i] for i in np.linspace(0, len(held_out) - 1, clocked).astype(int)]
     prompts = [answer.prompt for answer in {id(a): a for a in spread}.values()]
     params = SamplingParams(temperature=0.0, max_tokens=TOKENS)
-    with Engine(config, pair=pair, methods=given) as engine:
-        model = cost_model(MEASURED, measured_costs(engine, SECONDS))
     work = Work(config, pair, given, prompts, params)
+    before = _costs(config, pair, given)
     clock = work.by_the_clock()
+    model = cost_model(MEASURED, mean_costs(before, _costs(config, pair, given)))
     return Verdict(found, clock, work.simulated(model, Sweep(model.c, GAMMA_STAYS)))
+
+
+def _costs(config: EngineConfig, pair: Pair, given: Sequence[Method]) -> dict[str, Any]:
+    with Engine(config, pair=pair, methods=given) as engine:
+        return measured_costs(engine, SECONDS)
+
+
+def mean_costs(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return the means of two measurements of the same engine's costs (`measured_costs`).
+
+    The memory of a shared machine may be a fifth slower some minutes later.
+    """
+    means: dict[str, Any] = {}
+    for key, value in one.items():
+        if isinstance(value, dict):
+            means[key] = {rows: (us + other[key][rows]) / 2 for rows, us in value.items()}
+        else:
+            means[key] = value if isinstance(value, str) else (value + other[key]) / 2
+    return means
 
 
 def agreement(

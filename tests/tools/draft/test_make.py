@@ -11,7 +11,7 @@ from sbrt import Engine, SamplingParams, methods
 from sbrt.model.checkpoint import open_checkpoint
 from sbrt.model.config import read_config
 from sbrt.tools import cli
-from sbrt.tools.draft import labels, outlook, train
+from sbrt.tools.draft import labels, outlook, train, verdict
 from sbrt.tools.draft import make as make_module
 
 torch = pytest.importorskip("torch")
@@ -263,6 +263,19 @@ def test_eval_gives_the_verdict_as_json(small, target, tmp_path, capsys, prompts
     assert [line["method"] for line in found["methods"]] == ["none", "draft_model", "lookup"]
     assert all(line["predicted_tokens_per_second"] > 0 for line in found["methods"])
     assert found["methods"][1]["acceptance_rate"] == 1.0
+
+
+def test_a_prediction_is_made_from_costs_before_and_after_the_clock(
+    small, target, tmp_path, capsys, prompts_file, folders, monkeypatch
+):
+    costs = {"T": {"1": 1000.0, "2": 1000.0}, "t": {"1": 1.0, "2": 1.0}, "devices": "shared"}
+    measured = iter((costs, costs | {"T": {"1": 3000.0, "2": 3000.0}}))
+    monkeypatch.setattr(verdict, "measured_costs", lambda *_: next(measured))
+    words = ["draft", "eval", "--target", target, "--draft", folders[1], "--prompts", prompts_file]
+    words += ["--limit", 2, "--methods", "none,draft_model", "--threads", 1, "--json"]
+    assert cli.main([str(word) for word in words]) == 0
+    plain = json.loads(capsys.readouterr().out)[0]["methods"][0]
+    assert plain["predicted_tokens_per_second"] == pytest.approx(500)
 
 
 @pytest.mark.parametrize(
