@@ -70,7 +70,7 @@ class Verdict:
 
     def sentence(self) -> str:
         """Return a sentence that recommends the draft or advises against it."""
-        drafting = [t for t in self.clock.shown() if t.method.needs_draft]
+        drafting = [t for t in self.clock.shown() if _used_draft(t)]
         without = [t for t in self.clock.shown() if not t.method.drafts]
         best, rival = max(drafting, key=_rate), max(without, key=_rate)
         plain = self.clock.plain
@@ -118,6 +118,11 @@ class Verdict:
         lines = [self.clock.line(t) | {"predicted_tokens_per_second": p.rate} for t, p in shown]
         agreement = {name: vars(found) for name, found in self.agreement.items()}
         return {"verdict": self.sentence(), "agreement": agreement, "methods": lines}
+
+
+def _used_draft(tally: Tally) -> bool:
+    """Return True if the method used the draft. `auto` did if it chose a method that drafts."""
+    return tally.method.needs_draft or any(methods.parse(name).drafts for name in tally.chosen)
 
 
 def judge(

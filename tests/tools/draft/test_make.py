@@ -13,6 +13,7 @@ from sbrt.model.config import read_config
 from sbrt.tools import cli
 from sbrt.tools.draft import labels, outlook, train, verdict
 from sbrt.tools.draft import make as make_module
+from sbrt.tools.measure import Tally
 
 torch = pytest.importorskip("torch")
 
@@ -276,6 +277,16 @@ def test_a_prediction_is_made_from_costs_before_and_after_the_clock(
     assert cli.main([str(word) for word in words]) == 0
     plain = json.loads(capsys.readouterr().out)[0]["methods"][0]
     assert plain["predicted_tokens_per_second"] == pytest.approx(500)
+
+
+@pytest.mark.parametrize(("chosen", "named"), [("tree:gamma=2", "auto"), ("lookup", "draft_model")])
+def test_auto_counts_if_it_used_the_draft(chosen, named):
+    rates = {"none": 100, "lookup": 130, "draft_model": 110, "auto": 150}
+    shown = [Tally(methods.parse(name), 1, 1, tokens=n, seconds=1.0) for name, n in rates.items()]
+    shown[-1].chosen = {"none": 3, chosen: 40}
+    clock = SimpleNamespace(shown=lambda: shown, plain=shown[0], wrong=False)
+    assert f" {named}" in verdict.Verdict({}, clock, clock).sentence()
+    assert verdict.Verdict({}, clock, clock).sentence().startswith("Not") == (named != "auto")
 
 
 @pytest.mark.parametrize(
