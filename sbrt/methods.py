@@ -262,18 +262,16 @@ def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
     gamma, branches: upper limits of the candidates' gamma and number of branches.
     """
     paths = sorted({min(g, gamma) for g in (2, 4, 8)})
-    deep, look_up = min(12, gamma), "" if acceptance == "rejection" else ",lookup=1"
-    trees = [f"tree:gamma={deep},width={width},nodes=48" for width in (1, 4, 12)]
+    trees = [(min(12, gamma), width) for width in (1, 4, 12)]
     overlapped = sorted({min(g, gamma) for g in (3, 7, MAX_AUTO_GAMMA)})
     fans = sorted({min(f, branches) for f in (16, MAX_BRANCHES)})
     texts = (
         "none",
         *(f"lookup:gamma={g}" for g in paths),
-        # With look-ups a tree is hardly ever slower. Under `rejection` look-ups have no prices.
-        *(tree + look_up for tree in trees),
+        *(f"tree:gamma={g},width={width},nodes=48" for g, width in trees),
         *(f"hedge:gamma={g},F={f}" for g in overlapped for f in fans),
         f"hedge:gamma={min(7, gamma)},F={fans[-1]},on_miss=lookup",
-        *(tree + ",lookup=1" for tree in trees[:2]),
+        *(f"tree:gamma={g},width={width},nodes=48,lookup=1" for g, width in trees),
         *(f"hedge:gamma={g},F={fans[-1]},lookup=1" for g in overlapped[:2]),
         # The next candidates are for many sequences, when each sequence gets few rows. After a
         # miss they run no serial burst.

@@ -137,6 +137,7 @@ double joined_rate(int alike) {
   std::vector<uint8_t> rank(kTokens, 9);
   Costs costs;
   for (int n = 1; n <= kCostRows; ++n) costs.alone.target[n] = kTargetNs;
+  for (int n = 1; n <= kCostRows; ++n) costs.overlapped.target[n] = 2 * kTargetNs;
   for (int n = 1; n <= kCostRows; ++n) costs.alone.draft[n] = 3 * kTargetNs;
   Policy joined = policy_of(kBurst);
   joined.burst = 1;

@@ -30,11 +30,26 @@ constexpr int64_t kStale = 512;
 constexpr double kRepriced = 0.1;
 constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // bounds of look_after_, in tokens
 
-// Returns the largest number of tokens that a look-up under this policy can find, or 0 if
-// LookupReplay does not replay its look-ups. JoinedReplay replays those of serial rounds.
+// Returns the largest number of tokens that a look-up under this policy can find, or 0 if it has no
+// look-ups.
 int looked_up(const Policy& p) {
   if (p.on_miss == kLookup) return p.burst;
-  return p.lookup && p.gamma > 0 ? kMostFound / 2 : 0;
+  return p.lookup ? kMostFound / 2 : 0;
+}
+
+// Returns true if a lane is clearly slower while the other one works, because they share cores.
+bool slow_each_other(const Costs& costs) {
+  return 4 * costs.overlapped.target[1] > 5 * costs.alone.target[1];
+}
+
+// Returns true if another policy adds look-ups to the same serial rounds. With look-ups these are
+// hardly ever slower, except under the rule `rejection`, where look-ups have no prices.
+bool has_twin(const Policy& policy, const std::vector<Policy>& policies) {
+  if (kind_of(policy) != ArmKind::serial || policy.lookup || policy.rejection) return false;
+  return std::any_of(policies.begin(), policies.end(), [&policy](const Policy& p) {
+    return p.lookup && kind_of(p) == ArmKind::serial && p.burst == policy.burst &&
+           p.burst_width == policy.burst_width && p.nodes == policy.nodes;
+  });
 }
 
 }  // namespace
@@ -46,14 +61,14 @@ ArmKind kind_of(const Policy& p) {
 }
 
 Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t longest)
-    : costs_(costs), index_(longest) {
+    : costs_(costs), shares_cores_(slow_each_other(costs)), index_(longest) {
   check<InvalidInput>(!policies.empty() && kind_of(policies[0]) == ArmKind::plain,
                       "tuner: expected policies, plain decoding the first");
   for (const Policy& policy : policies) {
     Arm arm;
     arm.policy = policy;
     arm.kind = kind_of(policy);
-    arm.hopeless = is_hopeless(arm);
+    arm.hopeless = is_hopeless(arm) || (shares_cores_ && has_twin(policy, policies));
     lookups_.emplace_back(looked_up(policy));
     drafts_ |= !arm.hopeless && arm.kind >= ArmKind::serial;
     arms_.push_back(arm);
@@ -160,10 +175,10 @@ Yield Tuner::forecast(const Arm& arm) const {
     const double ns = share * alone_ns(1 + arm.policy.burst) + (1 - share) * alone_ns(1);
     return {played(arm).tokens(), ns};
   }
-  if (arm.kind == ArmKind::serial)
-    return arm.policy.lookup ? best_joined(arm.policy)
-                             : serial_forecast(arm.policy, best_depth(arm.policy));
-  const Yield drafted = overlapped_forecast(arm);
+  const bool serial = arm.kind == ArmKind::serial;
+  if (serial && arm.policy.lookup && shares_cores_) return best_joined(arm.policy);
+  const Yield drafted =
+      serial ? serial_forecast(arm.policy, best_depth(arm.policy)) : overlapped_forecast(arm);
   return arm.policy.lookup ? joined(arm, drafted) : drafted;
 }
 
@@ -172,20 +187,18 @@ Yield Tuner::forecast(const Arm& arm) const {
 Yield Tuner::joined_forecast(const Policy& p, int depth) const {
   const JoinedReplay::Played sum = joined_.play(depth, p.burst_width, path_.tokens(depth));
   const int rows = static_cast<int>(std::lround(sum.rows / std::max(1.0, sum.filled)));
-  const int more = static_cast<int>(std::lround(sum.joined / sum.drafted));
+  const int more = static_cast<int>(std::lround(sum.joined / std::max(1.0, sum.drafted)));
   const double burst = serial_forecast(p, depth).ns + alone_ns(1 + more) - alone_ns(1);
   // The draft processes tokens that were committed without it as further rows of its next burst.
-  constexpr int kSeveral = 8;
-  const double row =
-      pace_.now() * (draft_ns(costs_.alone, kSeveral) - draft_ns(costs_.alone, 1)) / (kSeveral - 1);
+  const double row = pace_.now() * (draft_ns(costs_.alone, 8) - draft_ns(costs_.alone, 1)) / 7;
   // After a burst the caches hold the draft. That slows down the next round, too, if it has none.
   const double rounds = sum.rounds(), turns = pace_.now() * static_cast<double>(costs_.turns);
   const double quick = alone_ns(rows) + turns * sum.drafted / rounds;
   // A round has a burst if one of the sequences that share it needs a burst.
   const double all_filled = std::pow(sum.filled / rounds, alike_ - 1);
   const double filled = all_filled * quick + (1 - all_filled) * std::max(burst, quick);
-  const double ns = sum.filled * filled + sum.drafted * burst + sum.missed * row;
-  return {sum.tokens / rounds, ns / rounds};
+  return {sum.tokens / rounds,
+          (sum.filled * filled + sum.drafted * burst + sum.missed * row) / rounds};
 }
 
 // Returns the best of the forecasts for several lengths of the burst.
@@ -198,9 +211,10 @@ Yield Tuner::best_joined(const Policy& p) const {
   return best;
 }
 
-// Returns the forecast of an overlapped round whose chain also gets look-ups. The look-ups are assumed
+// Returns the forecast of a drafted round whose chain also gets look-ups. The look-ups are assumed
 // to add about half of the tokens that they give without a draft. The draft itself predicts the
-// other half.
+// other half. For serial rounds best_joined() is closer to the truth, but overlapped rounds have no
+// such replay. So where these may pay, this formula compares both.
 Yield Tuner::joined(const Arm& arm, const Yield& drafted) const {
   constexpr double kOwn = 0.5;  // share of look-up tokens that the draft misses; a guess
   constexpr int kRows = 4;      // number of rows that look-ups add to a chain; a guess

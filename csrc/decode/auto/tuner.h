@@ -64,7 +64,8 @@ class Tuner {
   struct Arm {
     Policy policy;
     ArmKind kind = ArmKind::plain;
-    // True: no faster than plain decoding, even if every token were accepted.
+    // True: never chosen. Even if every token were accepted, it would be no faster than plain
+    // decoding, or another policy is hardly ever slower.
     bool hopeless = false;
     double fit[2] = {1, 1};  // [0: greedy, 1: sampled] measured rate / predicted rate
     // The weight of the rounds from which `fit` was computed, as a number of rounds. Older rounds
@@ -140,6 +141,7 @@ class Tuner {
   void price(Sequence& c);
 
   const Costs costs_;
+  const bool shares_cores_;  // true: a lane is slower while the other one works
   std::vector<Arm> arms_;
   Pace pace_;
   Readiness ready_;
