@@ -82,11 +82,9 @@ int fills_rounds() {
     return failed("rounds of a text that repeats have no burst");
   if (sum.tokens / sum.rounds() < 3) return failed("look-ups that are right give few tokens");
   if (!(sum.rows > 3 * sum.filled)) return failed("rows of rounds without a burst");
-  for (const int64_t step : {2, 5, 79}) {
-    const auto other = played(Text(7, 9), 1, 1, step);
-    if (step == 79) continue;  // only the first token was read
-    if (other.filled < 5) return failed("it matters how many tokens are read at once");
-  }
+  for (const int64_t step : {2, 5})
+    if (played(Text(7, 9), 1, 1, step).filled < 5)
+      return failed("it matters how many tokens are read at once");
   return 0;
 }
 

@@ -89,7 +89,8 @@ int JoinedReplay::draft(int64_t root, const Burst& burst, int guess, Played& sum
   int n = 0, product = 1;
   for (; n < burst.depth && root + n + 1 <= head_; ++n) {
     const int rank = spot(root + n + 1).rank;
-    if (rank == kUnknownRank ? n >= guess : (product *= rank) > burst.breadth) break;
+    product *= std::max(rank, 1);
+    if (rank == kUnknownRank ? n >= guess : product > burst.breadth) break;
   }
   if (root + n + 1 > head_) return 0;
   const Spot& end = spot(root + n);
