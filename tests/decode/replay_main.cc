@@ -36,7 +36,7 @@ struct Text {
   }
 };
 
-// Returns the tokens per round of paths of 3 nodes, after all tokens were read.
+// Returns the sums over rounds with bursts of 3 steps, after all tokens were read.
 JoinedReplay::Played played(const Text& text, int width, double path_tokens, int64_t step = 1) {
   JoinedReplay replay;
   PathReplay path;

@@ -14,7 +14,7 @@ namespace {
 // its path is at most this number. Entries: paths, steps of a few nodes, steps of many. Guesses.
 constexpr int kBreadth[] = {1, 2, 6};
 
-int kind_of(int width) { return width == 1 ? 0 : width < 8 ? 1 : 2; }
+int breadth_kind(int width) { return width == 1 ? 0 : width < 8 ? 1 : 2; }
 
 // The rounds of the last sequence together have at most the weight of this number of rounds.
 constexpr double kCarried = 12;
@@ -103,7 +103,7 @@ int JoinedReplay::draft(int64_t root, const Burst& burst, int guess, Played& sum
 }
 
 JoinedReplay::Played JoinedReplay::play(int depth, int width, double path_tokens) const {
-  const int kind = kind_of(width);
+  const int kind = breadth_kind(width);
   Played sum = carried_[kind][depth];
   replay({depth, kBreadth[kind], path_tokens}, sum);
   // Rounds by the draft's acceptance fill up what is missing to this number of rounds.

@@ -94,7 +94,7 @@ double Tuner::draft_ns(const LaneCosts& costs, int rows) const {
 }
 
 void Tuner::begin(const Sequence& c) {
-  joined_.begin(c.head, path_);
+  if (shares_cores_) joined_.begin(c.head, path_);
   path_.begin(c.head);
   index_.clear();
   index_.read(c.trunk, c.head + 1);
@@ -287,7 +287,7 @@ void Tuner::look(const Sequence& c, int64_t head) {
   index_.read(c.trunk, head + 1);
   for (size_t i = 0; i < arms_.size(); ++i)
     if (looked_up(arms_[i].policy) > 0) lookups_[i].read(c.trunk, index_, head);
-  joined_.read(c, index_, head);
+  if (shares_cores_) joined_.read(c, index_, head);
   learn();
   // If the draft was idle, it must first process the tokens that it lacks. The time for that is
   // spread over the next kRounds rounds.

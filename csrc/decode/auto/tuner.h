@@ -1,7 +1,7 @@
 // `auto`: selects the policy of the next rounds by expected tokens per time.
 //
 // To predict a policy's tokens per round, it replays the newest committed tokens. It counts how
-// many of them the draft's most probable tokens, or a look-up, would have predicted (backtest.h).
+// many of them the draft's most probable tokens, or a look-up, would have predicted (backtest.h, joined_replay.h).
 // It predicts the time of a round from the measured times of forwards and the present speed of the
 // machine (pace.h). For policies that draft, measured rounds correct both forecasts. A policy that
 // might be the best is tried for a few rounds. Trials may take a fixed share of all decoding time.
@@ -147,7 +147,7 @@ class Tuner {
   Readiness ready_;
   TrunkIndex index_;
   PathReplay path_;
-  JoinedReplay joined_;
+  JoinedReplay joined_;                // read only if shares_cores_
   std::vector<LookupReplay> lookups_;  // one for each policy
   bool drafts_ = false;
   int alike_ = 1, others_ = 0;  // as given to share()
