@@ -6,6 +6,7 @@ look-ups with a burst (replay_main.cc).
 - A trial is charged the loss of its own rounds, the last one included, and of no other round.
 - A token that is not among the draft's candidates gets a rank after all of them.
 - A round whose look-up fills the chain costs no burst, unless it shares the round.
+- In company a burst is only as long as pays on average. A sequence alone keeps its policy's burst.
 - Replayed rounds commit as many tokens as the ranks and the look-ups say.
 """
 
@@ -20,7 +21,7 @@ def run(programs, name, *files):
 
 
 def test_policies_trials_and_ranks(programs):
-    run(programs, "tuner_main", "tuner")
+    run(programs, "tuner_main", "tuner", "prices")
 
 
 def test_replayed_rounds(programs):

@@ -4,6 +4,7 @@
 // - A trial is charged the right loss, even if a round is in flight when the trial starts or ends.
 // - A token that is not a candidate of the draft gets a rank that no candidate has.
 // - A round whose chain is only a look-up costs no burst. In company it does, since others need one.
+// - In company a burst is only as long as pays on average. A sequence alone keeps its policy's burst.
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -161,10 +162,44 @@ int prices_bursts() {
   return 0;
 }
 
+// Returns the burst that the tuner sets for `alike` sequences. A draft step takes a fifth of a
+// forward of the target. Of `period` tokens the draft misses one.
+constexpr int kLongest = 12;
+
+int burst_of(int alike, int period) {
+  std::vector<int32_t> trunk(kTokens);
+  std::vector<uint8_t> rank(kTokens, 1);
+  for (int64_t i = 0; i < kTokens; ++i) trunk[i] = static_cast<int32_t>(i);
+  for (int64_t i = 0; i < kTokens; i += period) rank[i] = 9;
+  Costs costs;
+  for (int n = 1; n <= kCostRows; ++n) costs.alone.target[n] = kTargetNs;
+  for (int n = 1; n <= kCostRows; ++n) costs.alone.draft[n] = kTargetNs / 5;
+  Policy serial = policy_of(kBurst);
+  serial.burst = kLongest;
+  Tuner tuner({policy_of(kGoOn), serial}, costs, kTokens);
+  auto c = std::make_unique<Sequence>();
+  c->trunk = trunk.data();
+  c->rank = rank.data();
+  c->head = c->draft_have = kPrompt;
+  tuner.begin(*c);
+  tuner.share(alike, 0);
+  c->head = c->draft_have = kTokens - 1;
+  tuner.look(*c, c->head);
+  tuner.follow(*c, 1);
+  return c->policy.burst;
+}
+
+int limits_shared_bursts() {
+  if (burst_of(1, 3) != kLongest) return failed("a sequence alone has a shorter burst");
+  if (burst_of(8, 3) > 3) return failed("in company a burst goes on after it pays");
+  if (burst_of(8, kTokens) < 8) return failed("in company a burst ends too early");
+  return 0;
+}
+
 }  // namespace
 }  // namespace sbrt
 
 int main() {
   return sbrt::leaves_for_good() + sbrt::books_trials() + sbrt::ranks_tokens() +
-         sbrt::prices_bursts();
+         sbrt::prices_bursts() + sbrt::limits_shared_bursts();
 }

@@ -138,6 +138,7 @@ class Tuner {
   int best_of(bool in_reach) const;
   int best_alone() const;
   int worth_trying(int best, bool in_reach) const;
+  void enter(Sequence& c);
   void price(Sequence& c);
 
   const Costs costs_;
