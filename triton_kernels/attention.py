@@ -1,8 +1,8 @@
 """Attention of one forward's rows over a KV ring.
 
 A row attends to the trunk, to its ancestors in the chain, and to its branch's tail up to itself.
-The public op is `branch_attention`. Its twin in plain torch is `branch_attention_torch`. Both read
-the tables that `see` (visible.py) wrote. One kernel serves a path, k branches and any tree.
+The public op is `branch_attention`. Its twin in plain torch is in attention_torch.py. Both read the
+tables that `see` (visible.py) wrote. One kernel serves a path, k branches and any tree.
 
 In flight. The positions from the head on are in flight: they are not committed. Their slots come
 from the depth-to-slot table of the row's leader (visible.py).
@@ -27,6 +27,9 @@ partial softmax for each split. FAN partial softmaxes of a level are merged into
 level. Those of the last level are merged into the result. The last program to finish a group of
 partial softmaxes merges the group. A program with a block merges its splits in registers in the
 same order, so the size of an item changes no bit.
+
+Rounding. If the next product reads integers, the last merge rounds its result to int8, as the CPU
+does (round_rows.py). Then there is always a merge, even of a single partial softmax.
 """
 
 from __future__ import annotations
@@ -35,8 +38,12 @@ import torch
 import triton
 import triton.language as tl
 
+from .attention_torch import check
 from .early import is_early, start_next, wait_for_previous
+from .packed import IntegerRows
 from .plan import FAN, AttentionPlan, Workspace
+from .round_rows import round_groups
+from .state import MAX_ROWS
 from .words import MAX_REGISTERS, arrived_last, interpreting
 
 
@@ -89,6 +96,17 @@ def _write(p_out, o_d, m_row, l, acc):  # noqa: E741
 
 
 @triton.jit
+def _write_rounded(p_out, o_d, m_row, l, acc, p_scale, p_sums, half_stride):  # noqa: E741
+    """Writes one group of 32 columns of the result, rounded to int8; 0 for rows without keys."""
+    o = tl.where((l > 0)[:, None], acc / tl.where(l > 0, l, 1.0)[:, None], 0.0)
+    q, scale, first, second = round_groups(o)
+    tl.store(p_out[:, None] + o_d[None, :], q, mask=m_row[:, None])
+    tl.store(p_scale, scale, mask=m_row)
+    tl.store(p_sums, first, mask=m_row)
+    tl.store(p_sums + half_stride, second, mask=m_row)
+
+
+@triton.jit
 def _branch_attention_kernel(
     Q,  # [rows, heads, HEAD_DIM] rotated queries
     q_row_stride,
@@ -99,9 +117,12 @@ def _branch_attention_kernel(
     V,  # [kv_heads, slots, HEAD_DIM]
     v_head_stride,
     v_slot_stride,
-    Out,  # [rows, heads, HEAD_DIM] written; 0 for a row without keys
+    Out,  # [rows, heads, HEAD_DIM] written, with ROUNDS as int8; 0 for a row without keys
     out_row_stride,
     out_head_stride,
+    OutScale,  # [groups, ROWS] written with ROUNDS: scales of the groups of 32 columns
+    OutSums,  # [2, groups, ROWS] written with ROUNDS: sums of half groups
+    out_half_stride,
     Slots,  # [64, 128] depth-to-slot table; `see` wrote it, like the next four tensors (Workspace)
     Firsts,  # [2, 64]
     Meta,  # [4, 64]
@@ -129,6 +150,8 @@ def _branch_attention_kernel(
     UNROLL: tl.constexpr,  # number of partial softmaxes that are loaded together
     UPCAST: tl.constexpr,  # compute products in float32, because the interpreter has no bfloat16
     STAGES: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    ROWS: tl.constexpr,  # 64
     EARLY: tl.constexpr,  # launched early (early.py)
 ):
     """Computes softmax(scale q K^T) V over the keys that each row attends to, with powers of 2 and
@@ -250,7 +273,7 @@ def _branch_attention_kernel(
 
         m, l, acc = _fold(m_all, l_all, acc_all, m, l, acc)  # noqa: E741
         p_out = Out + row.to(tl.int64) * out_row_stride + q_head * out_head_stride
-        if first == last:
+        if (first == last) & (ROUNDS == 0):
             _write(p_out, o_d, m_row, l, acc)
         else:
             lower = tl.where(taken == 1, 0, short).to(tl.int32)  # offset of this level in Partial
@@ -259,18 +282,20 @@ def _branch_attention_kernel(
             _climb(
                 Partial, Dist, Counters + unit * (1 + above), p_out, m_row, units, unit,
                 piece_at, first, last, taken, short, blocks, last_level,
-                BLOCK_M, HEAD_DIM, FAN, PIECE, UNROLL,
+                OutScale, OutSums, out_half_stride, q_head * (HEAD_DIM // 32) * ROWS + row,
+                BLOCK_M, HEAD_DIM, FAN, PIECE, UNROLL, ROUNDS, ROWS,
             )  # fmt: skip
 
 
 @triton.jit
 def _climb(
     Partial, Dist, p_counters, p_out, m_row, units, unit, index, first, last, taken, short, blocks,
-    last_level, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr, FAN: tl.constexpr,
-    PIECE: tl.constexpr, UNROLL: tl.constexpr,
+    last_level, OutScale, OutSums, half_stride, o_scale, BLOCK_M: tl.constexpr,
+    HEAD_DIM: tl.constexpr, FAN: tl.constexpr, PIECE: tl.constexpr, UNROLL: tl.constexpr,
+    ROUNDS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Merges groups of partial softmaxes, level by level, as long as this program is the last to
-    arrive at the group.
+    arrive at the group. o_scale: offset of the scale of each query's first group of 32 columns.
 
     A group is merged into one partial softmax of the next level. PIECE columns are merged at a
     time. The partial softmaxes of the last level are merged into the result. So is a group that has
@@ -283,7 +308,7 @@ def _climb(
     upper = tl.where(is_split, short, short + blocks)  # offset of the next level in Partial
     # Largest number of partial softmaxes in the next level.
     pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)
-    going = first < last
+    going = (first < last) | (ROUNDS != 0)
     while going:
         is_last = level == last_level
         group = index // FAN
@@ -302,7 +327,13 @@ def _climb(
                     Partial, Dist, from_place, to_place, units, unit, o_m, o_piece,
                     BLOCK_M, HEAD_DIM, UNROLL,
                 )  # fmt: skip
-                if is_whole:
+                if is_whole & (ROUNDS != 0):
+                    at_scale = o_scale + piece // 32 * ROWS
+                    _write_rounded(
+                        p_out, o_piece, m_row, l, some,
+                        OutScale + at_scale, OutSums + at_scale, half_stride,
+                    )  # fmt: skip
+                elif is_whole:
                     _write(p_out, o_piece, m_row, l, some)
                 else:
                     at = (place + tl.zeros((), tl.int64)) * units + unit
@@ -322,16 +353,17 @@ def branch_attention(
     *,
     plan: AttentionPlan,
     work: Workspace,
-    out: torch.Tensor,
+    out: torch.Tensor | IntegerRows,
     early: bool = False,
-) -> torch.Tensor:
+) -> torch.Tensor | IntegerRows:
     """Compute out = softmax(scale q k^T) v, for each row over the keys that the row attends to.
 
     q      [rows, heads, head_dim]      rotated; the last stride must be 1
     k, v   [kv_heads, slots, head_dim]  storage of one layer: the slots of the ring, then those of
                                         the tails; the last stride must be 1. Values that no row
                                         attends to may be NaN
-    out    [rows, heads, head_dim]      written; 0 for padding and for a row without keys
+    out    [rows, heads, head_dim]      written; 0 for padding and for a row without keys. Or rows
+                                        of heads * head_dim columns, which are rounded to int8
     work   the tables that `see` wrote for these rows, and scratch memory. Launches that may
            overlap need separate work
     early  start before the previous kernel has ended (early.py). It changes no bit
@@ -339,18 +371,23 @@ def branch_attention(
     Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
     ValueError on any other shape, dtype or stride.
     """
-    _check(q, k, v, plan, out)
+    check(q, k, v, plan, out)
     early = is_early(early, q.device)
+    rounds = isinstance(out, IntegerRows)
+    if isinstance(out, IntegerRows):
+        written = (out.q, out.q.stride(0), plan.head_dim, out.scales, out.sums, out.sums.stride(0))
+    else:
+        written = (out, out.stride(0), out.stride(1), work.dist, work.counters, 0)
     _branch_attention_kernel[(plan.grid(q.device),)](
         *(q, q.stride(0), q.stride(1)),
         *(k, k.stride(0), k.stride(1)),
         *(v, v.stride(0), v.stride(1)),
-        *(out, out.stride(0), out.stride(1)),
+        *written,
         *(work.slots, work.firsts, work.meta, work.members, work.items),
         *(work.partial, work.dist, work.counters),
         *(plan.capacity, plan.kv_heads, plan.units),
         *(plan.max_short, plan.levels[0], sum(plan.levels), len(plan.levels), plan.score_scale),
-        **constants(plan, interpreting(), early),
+        **constants(plan, interpreting(), early, rounds),
         num_warps=plan.num_warps,
         enable_fp_fusion=False,
         maxnreg=MAX_REGISTERS,
@@ -359,7 +396,9 @@ def branch_attention(
     return out
 
 
-def constants(plan: AttentionPlan, upcast: bool, early: bool = False) -> dict[str, object]:
+def constants(
+    plan: AttentionPlan, upcast: bool, early: bool = False, rounds: bool = False
+) -> dict[str, object]:
     """The kernel's compile-time arguments for a plan."""
     return {
         "GROUP": plan.group,
@@ -373,62 +412,7 @@ def constants(plan: AttentionPlan, upcast: bool, early: bool = False) -> dict[st
         "UNROLL": 4 if plan.head_dim <= 128 else 1,
         "UPCAST": upcast and plan.dtype == torch.bfloat16,
         "STAGES": 2,
+        "ROUNDS": rounds,
+        "ROWS": MAX_ROWS,
         "EARLY": early,
     }
-
-
-def branch_attention_torch(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    *,
-    plan: AttentionPlan,
-    work: Workspace,
-    out: torch.Tensor,
-) -> torch.Tensor:
-    """Plain-torch twin of `branch_attention`: same arguments, effects and errors."""
-    _check(q, k, v, plan, out)
-    members, firsts = work.members.t().tolist(), work.firsts[0].tolist()
-    counts = work.meta[0, : plan.rows].tolist()
-    for i, count in enumerate(counts):
-        if count < 0:  # padding
-            out[i] = 0
-            continue
-        head, _, _, _, _, storage, *_ = next(m for m in members if m[6] <= i < m[7])
-        first = firsts[i]
-        trunk = storage + torch.arange(min(first, head), head, device=q.device) % plan.capacity
-        flight = work.slots[i, max(0, first - head) : count].long()
-        slots = torch.cat([trunk, flight])
-        if slots.numel() == 0:
-            out[i] = 0
-            continue
-        keys = k[:, slots].float().repeat_interleave(plan.group, 0)
-        values = v[:, slots].float().repeat_interleave(plan.group, 0)
-        scores = torch.einsum("hd,hnd->hn", q[i].float(), keys) * plan.score_scale
-        weights = torch.exp2(scores - scores.amax(-1, keepdim=True))
-        dist = weights / weights.sum(-1, keepdim=True)
-        out[i] = torch.einsum("hn,hnd->hd", dist, values).to(out.dtype)
-    return out
-
-
-def _check(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, out: torch.Tensor
-) -> None:
-    queries = (plan.rows, plan.heads, plan.head_dim)
-    slots = k.shape[1] if k.dim() == 3 else 0
-    storage = (plan.kv_heads, slots, plan.head_dim)
-    named = {"q": (q, queries), "k": (k, storage), "v": (v, storage), "out": (out, queries)}
-    for name, (tensor, shape) in named.items():
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name}.shape: expected {shape} but got {tuple(tensor.shape)}")
-        if tensor.dtype != plan.dtype:
-            raise ValueError(f"{name}.dtype: expected {plan.dtype} but got {tensor.dtype}")
-        if tensor.device != q.device:
-            raise ValueError(f"{name}.device: expected {q.device} as q but got {tensor.device}")
-        if tensor.stride(-1) != 1:
-            raise ValueError(
-                f"{name}: expected a contiguous head but got stride {tensor.stride(-1)}"
-            )
-    least = plan.capacity + (plan.seats - 1) * plan.seat_slots
-    if slots < least:
-        raise ValueError(f"k: expected at least {least} slots but got {slots}")

@@ -295,6 +295,7 @@ def integer_linear(
         **constants(plan, interpreting(), early),
         num_warps=plan.num_warps,
         enable_fp_fusion=False,
+        maxnreg=plan.max_registers,
         launch_pdl=early,
     )
 

@@ -63,12 +63,14 @@ class IntegerPlan(ProductPlan):
         """Number of groups of 32 columns of x in one loop iteration.
 
         A narrow tile has more groups, so that as many bytes are in flight. If warps share the
-        groups, there are two groups for each of four warps.
+        groups, there are two groups for each of four warps. A narrow tile that is alone on its
+        multiprocessor has two groups for each of eight warps, so that it takes fewer iterations.
         """
         groups = padded_groups(self.k)
         most = TURN * 32 // (self.block_n * (2 if self.gate else 1))
-        most = 2 * TURN if self.shares_groups else most
-        return next(t for t in (most, TURN) if t >= TURN and groups % t == 0)
+        if self.shares_groups:
+            most = 4 * TURN if self.is_alone and self.block_n == NARROW else 2 * TURN
+        return next(t for t in (most, most // 2, TURN) if t >= TURN and groups % t == 0)
 
     @property
     def may_share(self) -> bool:
@@ -86,18 +88,35 @@ class IntegerPlan(ProductPlan):
         return self.may_share and self.block_n <= WIDE
 
     @property
+    def is_alone(self) -> bool:
+        """True if each program has a multiprocessor of its own."""
+        return self.tiles <= MULTIPROCESSORS
+
+    @property
     def num_warps(self) -> int:
         """Number of warps of a program.
 
         If warps share groups, each warp computes some groups of a loop iteration. A program has
         more warps if it is alone on its multiprocessor. Otherwise each warp computes 16 columns;
-        with fewer columns, warps would repeat each other's work. A gate of more than 16 rows has
-        twice as many warps, so that registers hold the sums of both halves.
+        with fewer columns, warps would repeat each other's work. There are twice as many warps for
+        a gate of more than 16 rows, whose registers hold the sums of both halves, and for a tile of
+        64 rows and 64 columns.
         """
         if self.shares_groups:
-            is_alone = self.block_n == WIDE and self.tiles <= MULTIPROCESSORS
-            return min(8 if is_alone else 4, self.turn // self.format.per_byte)
-        return self.block_n // 16 * (2 if self.gate and self.block_m > 16 else 1)
+            return min(8 if self.is_alone else 4, self.turn // self.format.per_byte)
+        is_large = self.block_m * self.block_n == 64 * 64
+        return self.block_n // 16 * (2 if is_large or (self.gate and self.block_m > 16) else 1)
+
+    @property
+    def max_registers(self) -> int | None:
+        """Limit of registers per thread; None: no limit.
+
+        Without a limit the assembler spills a few registers of some tiles, so that more programs
+        fit. With these limits nothing spills, and as many programs fit.
+        """
+        if self.gate and self.block_m == 64:
+            return 160
+        return 96 if (self.block_m, self.block_n) == (32, 64) else None
 
     @property
     def stages(self) -> int:

@@ -59,28 +59,48 @@ def halves_added(
 
 
 @triton.jit
+def _halves(last):
+    """Splits [m, n, G] into two tensors [m, n, G / 2]: those of even and those of odd index."""
+    M: tl.constexpr = last.shape[0]
+    N: tl.constexpr = last.shape[1]
+    G: tl.constexpr = last.shape[2]
+    return tl.split(tl.reshape(last, (M, N, G // 2, 2)))
+
+
+@triton.jit
+def _four(last):
+    """Splits [m, n, 4] into a tuple of 4 tensors [m, n]."""
+    even, odd = _halves(last)
+    a0, a2 = tl.split(even)
+    a1, a3 = tl.split(odd)
+    return a0, a1, a2, a3
+
+
+@triton.jit
+def _eight(last):
+    """Splits [m, n, 8] into a tuple of 8 tensors [m, n]."""
+    even, odd = _halves(last)
+    a0, a2, a4, a6 = _four(even)
+    a1, a3, a5, a7 = _four(odd)
+    return a0, a1, a2, a3, a4, a5, a6, a7
+
+
+@triton.jit
 def each_of(sums):
-    """Splits sums [G, m, n] into a tuple of G tensors [m, n]; G is 2, 4 or 8."""
+    """Splits sums [G, m, n] into a tuple of G tensors [m, n]; G is 2, 4, 8 or 16."""
     G: tl.constexpr = sums.shape[0]
-    M: tl.constexpr = sums.shape[1]
-    N: tl.constexpr = sums.shape[2]
     last = tl.permute(sums, (1, 2, 0))
     if G == 2:
         found = tl.split(last)
     elif G == 4:
-        even, odd = tl.split(tl.reshape(last, (M, N, 2, 2)))
-        a0, a2 = tl.split(even)
-        a1, a3 = tl.split(odd)
-        found = (a0, a1, a2, a3)
+        found = _four(last)
+    elif G == 8:
+        found = _eight(last)
     else:
-        even, odd = tl.split(tl.reshape(last, (M, N, 4, 2)))
-        even_even, even_odd = tl.split(tl.reshape(even, (M, N, 2, 2)))
-        odd_even, odd_odd = tl.split(tl.reshape(odd, (M, N, 2, 2)))
-        a0, a4 = tl.split(even_even)
-        a2, a6 = tl.split(even_odd)
-        a1, a5 = tl.split(odd_even)
-        a3, a7 = tl.split(odd_odd)
-        found = (a0, a1, a2, a3, a4, a5, a6, a7)
+        even, odd = _halves(last)
+        a0, a2, a4, a6, a8, a10, a12, a14 = _eight(even)
+        a1, a3, a5, a7, a9, a11, a13, a15 = _eight(odd)
+        found = (a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15)
     return found
 
 

@@ -23,8 +23,9 @@ from .gate import activated, activated_torch
 from .heads import HeadTerms, arguments, check_heads, columns_of, write_heads, write_heads_torch
 from .linear_plan import LinearPlan, LinearWork
 from .norm import row_scale, squares_torch
+from .plan import architecture_of
 from .state import MAX_ROWS
-from .words import TWO_PROGRAMS, arrived_last, interpreting
+from .words import MAX_REGISTERS, TWO_PROGRAMS, arrived_last, interpreting
 
 
 @dataclass(frozen=True)
@@ -292,20 +293,25 @@ def linear(
         **constants(plan, interpreting(), early),
         num_warps=plan.num_warps,
         enable_fp_fusion=False,
-        maxnreg=max_registers(plan.num_warps),
+        maxnreg=max_registers(plan, architecture_of(x.device)),
         launch_pdl=early,
     )
     return out
 
 
-def max_registers(num_warps: int) -> int | None:
+def max_registers(plan: LinearPlan, architecture: int) -> int | None:
     """Return the limit of registers per thread; None: no limit.
 
     With eight warps, two programs must fit a multiprocessor, because one alone would wait for its
-    weights. With four warps nothing spills, so no limit is needed. With four warps and 16 rows on
+    weights. On sm_80 the gate of 32 rows would then spill. Memory is slower there, so one program
+    suffices. With four warps nothing spills, so no limit is needed. With four warps and 16 rows on
     sm_90 the assembler then uses fewer than 128 registers. With a limit it would use 150 or more.
+    Without tensor cores some products spill, unless they may use all registers.
     """
-    return TWO_PROGRAMS if num_warps == 8 else None
+    if not plan.is_half:
+        return MAX_REGISTERS
+    spills = architecture < 90 and plan.gate and plan.block_m == 32
+    return TWO_PROGRAMS if plan.num_warps == 8 and not spills else None
 
 
 def constants(plan: LinearPlan, upcast: bool, early: bool = False) -> dict[str, object]:

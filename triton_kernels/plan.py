@@ -100,10 +100,11 @@ class AttentionPlan:
 
         The keys are read once for all these queries. A tile has as many queries as the registers
         hold together with the partial softmax of earlier splits. Wide heads allow only half as
-        many. So do products without tensor cores.
+        many. Products without tensor cores allow 16.
         """
         widest = 128 if self.architecture // 10 == 9 else 64
-        most = 64 if self.dtype.itemsize == 2 and self.head_dim <= widest else 32
+        most = 64 if self.head_dim <= widest else 32
+        most = most if self.dtype.itemsize == 2 else 16
         most = max(most, triton.next_power_of_2(self.group))
         return min(most, max(16, triton.next_power_of_2(self.rows * self.group)))
 
@@ -186,14 +187,15 @@ class AttentionPlan:
         """Number of warps of a program: the fewest whose registers suffice without spills. If the
         number of query heads per KV head is not a power of two, the indices of a row take
         additional registers."""
-        is_half = self.dtype.itemsize == 2
-        is_even = self.group & (self.group - 1) == 0
-        if is_half and self.block_m * self.head_dim <= 16 * 64:
+        if self.dtype.itemsize > 2:
+            return 8
+        if self.block_m * self.head_dim <= 16 * 64:
             return 1  # a single warp never waits for other warps at a barrier
-        if self.block_m * self.head_dim <= 32 * 64 and (is_half or is_even):
+        if self.block_m * self.head_dim <= 32 * 64:
             return 4
+        is_even = self.group & (self.group - 1) == 0
         few = self.head_dim <= 128 if is_even else self.head_dim <= 64
-        return 4 if self.architecture // 10 == 9 and is_half and few else 8
+        return 4 if self.architecture // 10 == 9 and few else 8
 
     def grid(self, device: torch.device) -> int:
         """Number of programs of a launch on `device`."""

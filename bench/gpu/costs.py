@@ -47,7 +47,8 @@ class Pair:
     """A target, a draft, and the number of devices that they run on.
 
     target, draft: sizes of bench.models.real, or models of the demo pair. dtype, draft_dtype:
-    format in which the target's and the draft's matrices are stored.
+    format in which the target's and the draft's matrices are stored. early: kernels are launched
+    early (EngineConfig.programmatic_launch).
     """
 
     target: str
@@ -55,6 +56,15 @@ class Pair:
     devices: int = 1
     dtype: str = "bfloat16"
     draft_dtype: str = "bfloat16"
+    early: bool = False
+
+    @property
+    def models(self) -> tuple[Model, Model]:
+        """Return the target and the draft."""
+        return (
+            Model(self.target, False, self.dtype, self.early),
+            Model(self.draft, True, self.draft_dtype, self.early),
+        )
 
 
 PAIRS = {
@@ -64,6 +74,8 @@ PAIRS = {
     "2xh200-70b-8b": Pair("70b", "8b", 2),
     "h200-8b-1b-int8": Pair("8b", "1b", dtype="int8", draft_dtype="int8"),
     "h200-8b-1b-int8-draft": Pair("8b", "1b", draft_dtype="int8"),
+    "h200-8b-1b-early": Pair("8b", "1b", early=True),
+    "h200-8b-1b-int8-early": Pair("8b", "1b", dtype="int8", draft_dtype="int8", early=True),
     "h200-demo": Pair("target", "draft"),
 }
 
@@ -105,18 +117,16 @@ def about(pair: Pair) -> str:
     both = pair.dtype if pair.dtype == pair.draft_dtype else f"{pair.dtype}, {pair.draft_dtype}"
     return (
         "Estimated by python -m bench.gpu.costs from compiled kernels; nothing here was measured. "
-        f"{both}, {CONTEXT} tokens of context or half of what the model takes."
+        f"{both}, {CONTEXT} tokens of context or half of what the model takes"
+        f"{', early launches' if pair.early else ''}."
     )
 
 
 def estimated(pair: Pair) -> Lanes:
     """Return the estimated forwards of both lanes, one for each graph that a lane captures."""
     return Lanes(
-        [_forward(Model(pair.target, False, pair.dtype), rows) for rows in TARGET_ROWS],
-        [
-            _forward(Model(pair.draft, True, pair.draft_dtype), rows)
-            for rows in _draft_rows(pair.draft)
-        ],
+        [_forward(pair.models[0], rows) for rows in TARGET_ROWS],
+        [_forward(pair.models[1], rows) for rows in _draft_rows(pair.draft)],
     )
 
 
@@ -133,24 +143,31 @@ def _config(model: str) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Model:
-    """One model of a pair: its size, its lane and the format in which its matrices are stored."""
+    """One model of a pair: its size, its lane, the format in which its matrices are stored, and
+    whether its kernels are launched early."""
 
     name: str
     is_draft: bool
-    storage: str = "bfloat16"
+    storage: str
+    early: bool
 
 
 def nodes(model: Model, rows: int) -> list[Node]:
     """Return the graph nodes of one forward and of the token choice after it, on an H200."""
+    from sbrt.gpu.ops import TRITON, early
+
     from .launches import OfflineLane
-    from .nodes import H200, node_of
+    from .nodes import H200, nodes_of
 
     config = _config(model.name)
     graph = TARGET_ROWS[0] if model.is_draft else _graph_of(TARGET_ROWS, rows)
-    lane = OfflineLane(config, model.is_draft, graph, H200.multiprocessors, storage=model.storage)
+    ops = early(TRITON, model.early)
+    lane = OfflineLane(
+        config, model.is_draft, graph, H200.multiprocessors, ops, storage=model.storage
+    )
     rows = _graph_of(lane.sizes, rows)
     context = min(CONTEXT, config.max_positions // 2)
-    return [node_of(launch, H200, context) for launch in lane.launches(rows)]
+    return nodes_of(lane.launches(rows), H200, context)
 
 
 def _graph_of(sizes: Sequence[int], rows: int) -> int:
@@ -204,8 +221,7 @@ def summary(name: str, pair: Pair, lanes: Lanes) -> str:
 
 
 def _print_graph(name: str, lane: str, rows: int) -> None:
-    pair = PAIRS[name]
-    target, draft = Model(pair.target, False, pair.dtype), Model(pair.draft, True, pair.draft_dtype)
+    target, draft = PAIRS[name].models
     found = nodes(target if lane == "T" else draft, rows)
     print("kernel | times | us | us of its bytes | us of its issue slots | programs | fit")
     for line in graph_lines(found):

@@ -31,6 +31,7 @@ class Device:
     l2            bytes/s from L2 to the multiprocessors
     clock         cycles/s, the lowest under load
     gap           seconds between the end of a node and the start of the next node of a graph
+    early_gap     the same, if the next node was launched early (early.py) and the node allows it
     """
 
     name: str
@@ -39,12 +40,15 @@ class Device:
     l2: float
     clock: float
     gap: float
+    early_gap: float
 
 
 # The data sheet of the H200 gives 132 multiprocessors and a peak of 4.8 TB/s. Good kernels read at
 # 0.885 of the peak. L2 delivers 5.5 to 6 TB/s. Clocks under load are 1.755 to 1.98 GHz. The gap of
-# 1.3 us per node was published; it was measured in graphs on an H200.
-H200 = Device("h200", 132, 0.885 * 4.8e12, 5.75e12, 1.755e9, 1.3e-6)
+# 1.3 us per node was published; it was measured in graphs on an H200. The early gap is assumed: the
+# next programs already wait on their multiprocessors, and see the end of the node after two
+# accesses to L2.
+H200 = Device("h200", 132, 0.885 * 4.8e12, 5.75e12, 1.755e9, 1.3e-6, 0.5e-6)
 
 # number of warp schedulers per multiprocessor; each issues one instruction per cycle
 SCHEDULERS = 4
@@ -56,6 +60,7 @@ L2_ACCESS, MEMORY_ACCESS = 0.25e-6, 0.6e-6
 # at a memory fence, does an atomic, and reads the other programs' sums: four accesses and the
 # fence.
 ARRIVAL = 1.7e-6
+LOADED = 64  # bytes per cycle that one multiprocessor reads from L2 at most
 CYCLES = 1.5  # average cycles between two instructions of a warp
 BARRIER = 30  # cycles
 
@@ -69,6 +74,7 @@ class Work:
     loops       (loop, times): a loop of the compiled code, and how often one program runs it
     merged      number of programs whose results are merged; only the last program to arrive runs
                 the code after the arrival
+    alone       bytes that this last program reads from L2 after the arrival
     """
 
     memory: float
@@ -76,6 +82,7 @@ class Work:
     chain: float
     loops: Sequence[tuple[range, int]] = ()
     merged: int = 1
+    alone: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,16 @@ class Node:
     fit: int
 
 
-def node_of(launch: Launch, device: Device, context: int) -> Node:
-    """Return the estimate for a launch that reads `context` tokens of the trunk."""
+def nodes_of(launches: Sequence[Launch], device: Device, context: int) -> list[Node]:
+    """Return the estimates for the launches of a graph, in order."""
+    allowed = [False, *(launch.arguments.get("EARLY", False) for launch in launches)]
+    pairs = zip(launches, allowed, strict=False)
+    return [node_of(launch, device, context, after_early) for launch, after_early in pairs]
+
+
+def node_of(launch: Launch, device: Device, context: int, after_early: bool = False) -> Node:
+    """Return the estimate for a launch that reads `context` tokens of the trunk. after_early: the
+    previous kernel allows an early start."""
     work, binary = WORK[launch.kernel](launch, context), launch.binary
     count = _times(binary, work)
     arrival = _arrival(binary) if work.merged > 1 else len(count)
@@ -110,7 +125,9 @@ def node_of(launch: Launch, device: Device, context: int) -> Node:
         busiest * each * binary.warps / SCHEDULERS / device.clock,
         waves * path / device.clock,
     )
-    us = 1e6 * (device.gap + work.chain + longest)
+    is_early = after_early and launch.arguments.get("EARLY", False)
+    gap = device.early_gap if is_early else device.gap
+    us = 1e6 * (gap + work.chain + longest + work.alone / LOADED / device.clock)
     slots = launch.programs * each * binary.warps
     return Node(launch.kernel, us, work.memory, slots, launch.programs, binary.fit)
 
@@ -145,10 +162,16 @@ def _linear(launch: Launch, context: int) -> Work:
     # the program waits for sums of squares before it reads weights
     waits = given["NORM"] and given["BLOCK_M"] > 32
     turns = given["HALF"] > 0  # rope reads angles and slots at the end of the product
-    chain = MEMORY_ACCESS + L2_ACCESS * (1 + waits + turns) + ARRIVAL * (given["SPLITS"] > 1)
+    chain = _first(launch) + L2_ACCESS * (1 + waits + turns) + ARRIVAL * (given["SPLITS"] > 1)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     loops = [(loop, given["SPLIT_TILES"])]
     return Work(weights, weights + tiles * inputs, chain, loops, given["SPLITS"])
+
+
+def _first(launch: Launch) -> float:
+    """Return the seconds until a product's first weights arrive. A product that is launched early
+    has prefetched them into L2."""
+    return L2_ACCESS if launch.arguments["EARLY"] else MEMORY_ACCESS
 
 
 def _integer_linear(launch: Launch, context: int) -> Work:
@@ -162,7 +185,7 @@ def _integer_linear(launch: Launch, context: int) -> Work:
     inputs = given["rows"] * given["groups"] * (32 + 4 * numbers)
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     turns = math.ceil(given["groups"] / given["TURN"])
-    chain = MEMORY_ACCESS + L2_ACCESS * (1 + (given["HALF"] > 0))
+    chain = _first(launch) + L2_ACCESS * (1 + (given["HALF"] > 0))
     return Work(weights, weights + launch.programs * inputs, chain, [(loop, turns)])
 
 
@@ -192,7 +215,10 @@ def _attention(launch: Launch, context: int) -> Work:
     # waits for the first keys from memory.
     chain = 6 * L2_ACCESS + turns * MEMORY_ACCESS + levels * ARRIVAL
     merged = min(pieces, given["FAN"])
-    return Work(read * given["kv_heads"] / units, read, chain, [(loop, tiles)], merged)
+    # bytes of the partial softmaxes that are merged one after another: a group of each level
+    groups = [min(math.ceil(pieces / given["FAN"] ** i), given["FAN"]) for i in range(levels)]
+    alone = 4 * given["BLOCK_M"] * given["HEAD_DIM"] * sum(groups)
+    return Work(read * given["kv_heads"] / units, read, chain, [(loop, tiles)], merged, alone)
 
 
 def _choose(launch: Launch, context: int) -> Work:

@@ -21,6 +21,7 @@ import torch
 from .._core import FEATURE_LAYERS
 from ..model.config import ModelConfig
 from ..triton_kernels.heads import HeadTerms
+from ..triton_kernels.packed import IntegerRows
 from ..triton_kernels.plan import AttentionPlan, Workspace
 from ..triton_kernels.product_plan import Heads
 from ..triton_kernels.rope import Rope
@@ -238,12 +239,14 @@ class Decoder(Forwards):
         self.attend(run, rows, v, i)
         self.mlp(run, v, i)
 
-    def attend(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Record attention."""
+    def attend(
+        self, run: Run, rows: Rows, v: Views, i: int, out: IntegerRows | None = None
+    ) -> None:
+        """Record attention. Its result is written to v.attended or, rounded, to `out`."""
         sight = rows.sights[self.kinds[i]]
         run(
             self.ops.branch_attention, v.queries, self.keys[i], self.values[i],
-            plan=sight.plan, work=sight.work, out=v.attended,
+            plan=sight.plan, work=sight.work, out=v.attended if out is None else out,
         )  # fmt: skip
 
     def mlp(self, run: Run, v: Views, i: int) -> None:

@@ -1,8 +1,9 @@
 """Forwards of up to 64 rows with quantised weights. Products sum integers, as on the CPU.
 
-A layer is eight calls: norm and rounding, qkv with rope and the write to the ring; attention;
-rounding, o with the residual; norm and rounding, gate and up, whose result is rounded as it is
-written; down with the residual. Matrices of floats, which a quantised file may also have, are
+A layer is seven calls: norm and rounding, qkv with rope and the write to the ring; attention; o
+with the residual; norm and rounding, gate and up; down with the residual. Attention, and gate and
+up, round their results as they write them. If heads have 16 columns, fewer than a group, attention
+is rounded by a call of its own. Matrices of floats, which a quantised file may also have, are
 multiplied as in fused.py. A model with norms of heads has one call more, for rope. In Gemma 3 the
 calls that norm and round also norm what a product made, and add it to the residual stream.
 """
@@ -20,12 +21,12 @@ from ..triton_kernels.integer_linear import IntegerTerms
 from ..triton_kernels.integer_plan import IntegerPlan
 from ..triton_kernels.linear import Terms
 from ..triton_kernels.linear_plan import LinearPlan, LinearWork
-from ..triton_kernels.packed import IntegerRows, PackedMatrix
+from ..triton_kernels.packed import GROUP, IntegerRows, PackedMatrix
 from .decoder import Decoder, FewRows, Rows, Views
 from .ops import Run
 from .weights import Linear, Weights
 
-LAYER_NODES = 8
+LAYER_NODES = 7
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,18 @@ class IntegerDecoder(FewRows):
         which adds it."""
         layer, adds = self.weights.layers[i], not self.config.post_norms
         out = v.h if adds else v.x
-        self.plain.attend(run, rows, v, i)
-        attended = self.input(run, v.summed, layer.o.weight)
-        self.product(run, v, attended, layer.o, out, residual=adds)
+        self.product(run, v, self.attended(run, rows, v, i), layer.o, out, residual=adds)
         gated = self.input(run, self.gated(run, v, i), layer.down.weight)
         self.product(run, v, gated, layer.down, out, residual=adds)
+
+    def attended(self, run: Run, rows: Rows, v: Views, i: int) -> torch.Tensor | IntegerRows:
+        """Record the attention of layer i. Return its result, the input of o."""
+        weight = self.weights.layers[i].o.weight
+        if isinstance(weight, PackedMatrix) and self.config.head_dim % GROUP == 0:
+            self.plain.attend(run, rows, v, i, self.integers.x)
+            return self.integers.x
+        self.plain.attend(run, rows, v, i)
+        return self.input(run, v.summed, weight)
 
     def finish(self, run: Run, rows: Rows, v: Views) -> None:
         """See Forwards."""

@@ -15,6 +15,7 @@ import torch
 from ..errors import InvalidInputError
 from ..triton_kernels import (
     attention,
+    attention_torch,
     choose,
     embed,
     gate,
@@ -84,7 +85,7 @@ TORCH = Ops(
     round_rows.round_rows_torch,
     integer_linear.integer_linear_torch,
     rope.rope_kv_write_torch,
-    attention.branch_attention_torch,
+    attention_torch.branch_attention_torch,
     gate.gate_mul_torch,
     choose.choose_torch,
     settle.ring_settle_torch,

@@ -101,7 +101,7 @@ def launch(programs, instructions=100, warps=4, fit=4, **arguments):
     return Launch("see", programs, arguments, Binary(warps, fit, 0, found, {}))
 
 
-DEVICE = nodes.Device("d", 10, memory=1e12, l2=2e12, clock=1e9, gap=1e-6)
+DEVICE = nodes.Device("d", 10, memory=1e12, l2=2e12, clock=1e9, gap=1e-6, early_gap=4e-7)
 CHAIN = 3 * nodes.L2_ACCESS * 1e6  # us
 
 
@@ -116,6 +116,13 @@ def test_a_node_takes_the_longest_of_its_parts():
     assert many.us == pytest.approx(1 + CHAIN + 200 * 100 * 8 / 4 / 1e3)
     waves = nodes.node_of(launch(81, fit=1, warps=1), DEVICE, 0)
     assert waves.us == pytest.approx(1 + CHAIN + 9 * path)
+
+
+def test_a_gap_is_short_only_between_two_early_launches():
+    usual, early = launch(1), launch(1, EARLY=True)
+    found = [node.us for node in nodes.nodes_of([early, early, usual, early, early], DEVICE, 0)]
+    whole = nodes.node_of(usual, DEVICE, 0).us
+    assert found == pytest.approx([whole, whole - 0.6, whole, whole, whole - 0.6])
 
 
 def forward(rows, us, busy, **more):

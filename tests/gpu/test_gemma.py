@@ -117,12 +117,14 @@ def test_a_ring_that_wraps(tools, tmp_path, products):
     assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
 
 
-def calls_of_a_layer(tools, folder, model):
+def calls_of_a_layer(tools, folder, model, head_dim):
     """Return the number of calls that one more layer adds to a forward."""
     counts = []
     for layers in (2, 3):
+        kinds = [GLOBAL] * layers
         checkpoint = tools.write(
-            folder / str(layers), GEMMA, num_hidden_layers=layers, layer_types=[GLOBAL] * layers
+            *(folder / str(layers), GEMMA),
+            **{"num_hidden_layers": layers, "layer_types": kinds, "head_dim": head_dim},
         )
         lanes = []
         _probe.LaneProbe(model(checkpoint, lanes), 64, 64, 0, 0, 1)
@@ -131,17 +133,20 @@ def calls_of_a_layer(tools, folder, model):
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("given", "head_dim", "expected"),
     [
-        ({"products": "fused"}, fused.POST_NORM_NODES),
-        ({"products": "cublas"}, decoder.LAYER_NODES),
-        ({"dtype": "int8"}, integer.LAYER_NODES + 1),  # one for rope
+        ({"products": "fused"}, 16, fused.POST_NORM_NODES),
+        ({"products": "cublas"}, 16, decoder.LAYER_NODES),
+        ({"dtype": "int8"}, 32, integer.LAYER_NODES + 1),  # one for rope
+        ({"dtype": "int8"}, 16, integer.LAYER_NODES + 2),  # one more for the rounding of attention
     ],
     ids=str,
 )
-def test_nodes_of_a_layer(tools, tmp_path, given, expected):
-    made = calls_of_a_layer(tools, tmp_path, lambda c, lanes: tools.recorded(c, lanes, **given))
-    assert made == expected
+def test_nodes_of_a_layer(tools, tmp_path, given, head_dim, expected):
+    def model(checkpoint, lanes):
+        return tools.recorded(checkpoint, lanes, **given)
+
+    assert calls_of_a_layer(tools, tmp_path, model, head_dim) == expected
 
 
 @pytest.mark.parametrize(

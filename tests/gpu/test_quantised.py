@@ -53,6 +53,19 @@ def test_tokens_are_those_of_the_cpu(tools, tool, stand_in, checkpoints, dtype, 
             assert given == dict.fromkeys(["none", *asked], tokens)
 
 
+def test_attention_rounds_its_result_as_the_cpu_does(tools, tool, stand_in, tmp_path):
+    """Heads of 32 columns: attention writes the integers that o reads."""
+    sizes = {"head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    pair = [tools.write(tmp_path / str(x), noise=x, **sizes) for x in (0.0, 0.03)]
+    prompts = [tools.prompt(7)]
+    with Engine(config_of(tool, pair, "cpu", "int8")) as engine:
+        want = [answers(engine, prompts, ["none"], params)["none"] for params in (GREEDY, SAMPLED)]
+    with Engine(config_of(tool, pair, "cuda", "int8"), methods=METHODS) as engine:
+        for params, tokens in zip((GREEDY, SAMPLED), want, strict=True):
+            given = answers(engine, prompts, METHODS, params)
+            assert given == dict.fromkeys(METHODS, tokens)
+
+
 def test_a_quantised_draft_of_a_target_of_floats(tools, tool, stand_in, checkpoints):
     pair = checkpoints["Llama"]
     prompts = [tools.prompt(9)]

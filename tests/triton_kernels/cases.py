@@ -9,10 +9,11 @@ from sbrt.triton_kernels.product_plan import Heads
 DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32}
 
 # A kernel with everything that a launch gives to the compiler. types: types of the arguments,
-# without strides. constants, warps: the values, or functions that return the values for an
-# architecture. fusion: True if the compiler may fuse products and sums. core: True if the default
-# tests compile the case.
-Case = namedtuple("Case", "kernel configuration dtype types constants warps fusion core")
+# without strides. constants, warps, registers: the values, or functions that return the values for
+# an architecture. fusion: True if the compiler may fuse products and sums. core: True if the
+# default tests compile the case. registers: limit of registers per thread, or None.
+FIELDS = "kernel configuration dtype types constants warps fusion core registers"
+Case = namedtuple("Case", FIELDS, defaults=[None])
 
 # name: (hidden, inner, rows of q, rows of qkv, vocabulary)
 MODELS = {

@@ -1,6 +1,6 @@
 """The kernels that shape, filter and choose, as offline.py compiles them."""
 
-from sbrt.triton_kernels import ban, choose, cut, radix, rate, shaping
+from sbrt.triton_kernels import ban, choose, cut, radix, rate, shaping, words
 from sbrt.triton_kernels.choose_plan import ChoosePlan
 
 from .cases import DTYPES, Case
@@ -56,7 +56,10 @@ def choose_cases():
             name += ", trimmed" * trimmed + ", scores" * keeps
             warps, constants = plan.num_warps, choose.constants(plan)
             core = not shaped and (not (trimmed or keeps) or dtype == "*fp32")
-            yield Case(choose._choose_kernel, name, dtype, given, constants, warps, False, core)
+            yield Case(
+                *(choose._choose_kernel, name, dtype, given, constants, warps, False, core),
+                words.TWO_PROGRAMS,
+            )
     types = dict.fromkeys(("Block", "Table", "Counters", "Out"), "*i32")
     types |= {"Scores": "*fp32", "Blind": "*fp32"}
     plan = ChoosePlan(16, 128_256, dists=True, keeps=True)

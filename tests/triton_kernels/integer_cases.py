@@ -60,5 +60,5 @@ def integer_cases():
                     core = (name, rows, kind) == ("8B gate_up", 16, "int8")
                     yield Case(
                         *(integer_linear._integer_linear_kernel, f"{kind} {name}, {rows} rows"),
-                        *(dtype, given, constants, plan.num_warps, False, core),
+                        *(dtype, given, constants, plan.num_warps, False, core, plan.max_registers),
                     )

@@ -23,7 +23,6 @@ from triton.compiler import ASTSource
 from bench.gpu.sass import NVDISASM, fitting, instructions, product_loop, resources
 from sbrt.triton_kernels import (
     attention,
-    choose,
     cut,
     embed,
     gate,
@@ -58,7 +57,8 @@ def norm_cases():
             constants = {"HAS_RESIDUAL": name != "plain", "HAS_AFTER": is_after}
             constants["BLOCK"] = 8192 if is_after else 2048
             kernel, warps = norm._rms_norm_kernel, norm.num_warps(constants["BLOCK"])
-            yield Case(kernel, name, dtype, types, constants, warps, not is_after, True)
+            most = norm.max_registers(is_after)
+            yield Case(kernel, name, dtype, types, constants, warps, not is_after, True, most)
 
 
 def see_cases():
@@ -89,19 +89,25 @@ def attention_cases():
     for dtype, torch_dtype in DTYPES.items():
         types = dict.fromkeys(("Q", "K", "V", "Out"), dtype) | dict.fromkeys(pointers, "*i32")
         types |= {"Partial": "*fp32", "Dist": "*fp32", "scale": "fp32"}
+        types |= {"OutScale": "*fp32", "OutSums": "*i32"}
         types |= dict.fromkeys(("Firsts", "Members"), "*i64")
         for name, plan, core in attention_plans(torch_dtype):
-            kernel = attention._branch_attention_kernel
             # The constants and the warps depend on the architecture, whose registers limit the
             # queries of a program.
-            constants, warps = partial(attention_constants, plan), partial(attention_warps, plan)
-            yield Case(kernel, name, dtype, types, constants, warps, False, core)
+            warps = partial(attention_warps, plan)
+            for rounds in (False, True) if dtype == "*bf16" else (False,):
+                given = types | ({"Out": "*i8"} if rounds else {})
+                yield Case(
+                    *(attention._branch_attention_kernel, name + ", rounded" * rounds, dtype),
+                    *(given, partial(attention_constants, plan, rounds), warps, False, core),
+                    words.MAX_REGISTERS,
+                )
 
 
-def attention_constants(plan, architecture):
+def attention_constants(plan, rounds, architecture):
     plan = replace(plan, architecture=architecture)
     sizes = {"kv_heads": plan.kv_heads, "units": plan.units}
-    return attention.constants(plan, False) | ones(sizes)
+    return attention.constants(plan, False, rounds=rounds) | ones(sizes)
 
 
 def attention_warps(plan, architecture):
@@ -207,7 +213,7 @@ def linear_cases():
                 core = (name, rows) == ("8B gate_up", 16) or (dtype == "*fp32" and "draft" in name)
                 yield Case(
                     *(linear._linear_kernel, f"{name}, {rows} rows", dtype, given, constants),
-                    *(plan.num_warps, False, core),
+                    *(plan.num_warps, False, core, partial(linear.max_registers, plan)),
                 )
 
 
@@ -272,36 +278,27 @@ def issue_slots(case, warps, cubin):
 
 
 PASSES = (cut._begin_cut_kernel, radix._digit_kernel, cut._end_cut_kernel)
-MAX_REGISTERS = {
-    attention._branch_attention_kernel: words.MAX_REGISTERS,
-    choose._choose_kernel: words.TWO_PROGRAMS,
-}
 
 
 def settled(case, architecture):
-    """Return the case with the constants and warps of one architecture."""
-    warps = case.warps(architecture) if callable(case.warps) else case.warps
-    constants = case.constants(architecture) if callable(case.constants) else case.constants
-    return case._replace(warps=warps, constants=constants)
+    """Return the case with the constants, warps and registers of one architecture."""
+    given = {name: getattr(case, name) for name in ("constants", "warps", "registers")}
+    return case._replace(**{k: v(architecture) if callable(v) else v for k, v in given.items()})
 
 
 def key_of(case, architecture):
     """Return all that the compiler is given. Products of two models often have equal keys."""
     case = settled(case, architecture)
     given = sorted(case.types.items()), sorted(case.constants.items())
-    return case.kernel.__name__, case.dtype, case.warps, case.fusion, architecture, repr(given)
+    how = case.warps, case.registers, case.fusion
+    return case.kernel.__name__, case.dtype, *how, architecture, repr(given)
 
 
 def compiled(case, architecture):
     case = settled(case, architecture)
     warps = case.warps
     options = {"num_warps": warps, "enable_fp_fusion": case.fusion}
-    most = MAX_REGISTERS.get(case.kernel)
-    if case.kernel is linear._linear_kernel:
-        most = linear.max_registers(warps)
-    if case.kernel is norm._rms_norm_kernel:
-        most = norm.max_registers(case.constants["HAS_AFTER"])
-    options |= {"maxnreg": most} if most else {}
+    options |= {"maxnreg": case.registers} if case.registers else {}
     target = GPUTarget("cuda", architecture, 32)
     binary = triton.compile(source_of(case), target=target, options=options)
     registers, local = resources(binary.asm["cubin"])

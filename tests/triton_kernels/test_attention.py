@@ -9,8 +9,11 @@ import torch
 
 from sbrt import _probe
 from sbrt.triton_kernels import state
-from sbrt.triton_kernels.attention import branch_attention, branch_attention_torch
+from sbrt.triton_kernels.attention import branch_attention
+from sbrt.triton_kernels.attention_torch import branch_attention_torch
+from sbrt.triton_kernels.packed import integer_rows
 from sbrt.triton_kernels.plan import FAN, HEAD_DIMS, AttentionPlan, workspace
+from sbrt.triton_kernels.round_rows import round_rows
 from sbrt.triton_kernels.visible import see, see_torch
 
 SMALL = {"heads": 4, "kv_heads": 2, "head_dim": 16, "capacity": 192, "dtype": torch.float32}
@@ -112,6 +115,35 @@ def test_a_window_in_a_ring_that_holds_more(scene, shapes, assert_close, device)
     sizes = SMALL | {"heads": 2, "kv_heads": 1, "window": 17, "capacity": 300, "scale": 0.15}
     for shape, head in (("tree", 3), ("tails", 150), ("path", 290)):
         check(scene(AttentionPlan(rows=9, **sizes), head, shapes[shape](9), device), assert_close)
+
+
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rounded_results(scene, shapes, assert_close, device, dtype, head_dim):
+    """A result rounded by attention must equal attention that round_rows rounds: the same integers
+    in float32, where nothing else is rounded. In bfloat16 it is as close to the twin as a float
+    result. A forward has one split, or several splits that are merged."""
+    for head in (0, 40, 180):
+        s = scene(
+            AttentionPlan(rows=5, **SMALL | {"head_dim": head_dim, "dtype": dtype}),
+            *(head, shapes["tree"](5), device),
+        )
+        columns = s.plan.heads * head_dim
+        rounded, twin, later = (integer_rows(columns, device) for _ in range(3))
+        for made, op, look in (
+            (rounded, branch_attention, see),
+            (twin, branch_attention_torch, see_torch),
+        ):
+            work = look(s.table, s.plan, workspace(s.plan, device))
+            op(s.q, s.k, s.v, plan=s.plan, work=work, out=made)
+            assert not work.counters.any()
+        dense = rounded.dense(5, columns)
+        step = rounded.scales[: columns // 32, :5].t().repeat_interleave(32, 1)
+        assert ((dense - twin.dense(5, columns)).abs() <= step + ALLOWED[dtype]).all()
+        if dtype == torch.float32:
+            round_rows(attend(s).flatten(1)[:5], out=later)
+            for name in ("q", "scales", "sums"):
+                assert torch.equal(getattr(rounded, name), getattr(later, name)), name
 
 
 def wraps(scene, shapes, assert_close, device, heads):
@@ -279,9 +311,10 @@ def test_see_writes_what_its_twin_writes(scene, shapes, device, shape):
 
 
 def test_a_path_has_one_leader_and_a_tree_one_a_leaf(scene, shapes, device):
-    plan = AttentionPlan(rows=16, **SMALL)
-    for shape, leaves in (("path", 1), ("star", 15)):
-        s = scene(plan, 50, shapes[shape](16), device)
+    plan = AttentionPlan(rows=8, **SMALL)
+    assert plan.tiles == 1
+    for shape, leaves in (("path", 1), ("star", 7)):
+        s = scene(plan, 50, shapes[shape](8), device)
         work = see(s.table, plan, workspace(plan, device))
         assert work.meta[3, 0] == leaves
 
@@ -316,6 +349,7 @@ def call(op, **changes):
         ({"v": torch.zeros(2, 224, 16, dtype=torch.float16)}, "v.dtype: expected torch.float32"),
         ({"out": torch.zeros(2, 4, 32)[..., ::2]}, "out: expected a contiguous head but got"),
         ({"out": torch.zeros(2, 4, 16, device="meta")}, "out.device: expected cpu"),
+        ({"out": integer_rows(64, "cpu")}, "out: expected heads of a multiple of 32 columns"),
     ],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
 )

@@ -164,9 +164,9 @@ READS = ("LD", "ST", "ATOM", "RED", "UBLKCP", "TEX", "SULD")
 LAUNCHED = {
     "bfloat16": ["linear", "branch_attention", *["linear"] * 4],
     "int8": [
-        *("round_rows", "integer_linear", "branch_attention"),
-        *(("round_rows", "integer_linear") * 2),
-        *("integer_linear", "round_rows", "integer_linear"),
+        *("round_rows", "integer_linear", "branch_attention", "integer_linear"),
+        *("round_rows", "integer_linear", "integer_linear"),
+        *("round_rows", "integer_linear"),
     ],
 }
 

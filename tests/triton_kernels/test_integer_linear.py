@@ -79,6 +79,16 @@ def test_products_are_the_cpus(device, name):
             assert np.array_equal(got, want), (op, count, k, n)
 
 
+@pytest.mark.parametrize("name", ["int8", "Q4_1"])
+def test_the_longest_turns_add_groups_in_order(device, name):
+    """Two iterations of 16 groups. A float32 sum of 32 groups depends on their order."""
+    matrix, x = Matrix(name, 20, 1024), rows(3, 1024)
+    assert IntegerPlan(3, 20, 1024, format_of(name)).turn == 16
+    want = matrix.packed().run(x, integers="portable")
+    for op, got in products(name, matrix, x, device).items():
+        assert np.array_equal(got, want), op
+
+
 class Wide(IntegerPlan):
     """A plan with wide tiles, as for a matrix of many outputs."""
 
@@ -238,10 +248,11 @@ def test_the_twins_fma_rounds_once():
 
 
 def test_narrow_tiles_take_longer_turns():
-    """Narrow tiles have longer loop iterations, which keep enough bytes in flight. k is padded only
-    to the shorter iteration, so some sizes of k need the shorter one."""
-    sizes = [(n, k) for n in (100, 8000, 20000) for k in (384, 1024)]
+    """Narrow tiles have longer loop iterations, which keep enough bytes in flight. Those of few
+    programs are the longest. k is padded only to the shortest iteration, so some sizes of k need a
+    shorter one."""
+    sizes = [(n, k) for n in (100, 2800, 8000, 20000) for k in (384, 768, 1024)]
     plans = [IntegerPlan(16, n, k, format_of("int8")) for n, k in sizes]
     found = {(plan.block_n, plan.turn) for plan in plans}
-    assert found == {(16, 4), (16, 8), (32, 4), (32, 8), (64, 4)}
+    assert found == {(16, 4), (16, 8), (16, 16), (32, 4), (32, 8), (64, 4)}
     assert {plan.shares_groups for plan in plans} == {True, False}

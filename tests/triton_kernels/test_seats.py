@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from sbrt.triton_kernels import state
-from sbrt.triton_kernels.attention import branch_attention, branch_attention_torch
+from sbrt.triton_kernels.attention import branch_attention
+from sbrt.triton_kernels.attention_torch import branch_attention_torch
 from sbrt.triton_kernels.choose import choose, choose_torch
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
 from sbrt.triton_kernels.plan import AttentionPlan, workspace
