@@ -273,6 +273,12 @@ def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
         f"hedge:gamma={min(7, gamma)},F={fans[-1]},on_miss=lookup",
         *(f"tree:gamma={g},width={width},nodes=48,lookup=1" for g, width in trees),
         *(f"hedge:gamma={g},F={fans[-1]},lookup=1" for g in overlapped[:2]),
+        # The next candidates have few branches. They are for devices, where draft steps of many
+        # rows take longer, and for many sequences.
+        *(
+            f"hedge:gamma={min(g, gamma)},F={min(f, branches)},lookup=1"
+            for g, f in ((2, 2), (3, 2), (3, 4))
+        ),
         # The next candidates are for many sequences, when each sequence gets few rows. After a
         # miss they run no serial burst.
         *(f"hedge:gamma={g},F={fans[0]},on_miss=lookup" for g in overlapped[:2]),

@@ -98,9 +98,9 @@ class IntegerPlan(ProductPlan):
 
         If warps share groups, each warp computes some groups of a loop iteration. A program has
         more warps if it is alone on its multiprocessor. Otherwise each warp computes 16 columns;
-        with fewer columns, warps would repeat each other's work. There are twice as many warps for
-        a gate of more than 16 rows, whose registers hold the sums of both halves, and for a tile of
-        64 rows and 64 columns.
+        with fewer columns, warps would repeat each other's work. A gate of more than 16 rows has
+        twice as many warps, so that registers hold the sums of both halves. So does a tile of 64
+        rows and 64 columns.
         """
         if self.shares_groups:
             return min(8 if self.is_alone else 4, self.turn // self.format.per_byte)

@@ -68,7 +68,7 @@ def test_speculative_defaults():
     assert [arm.name for arm in method.arms[:2]] == ["none", "lookup"]
     limited = SpeculativeConfig(num_speculative_tokens=3, num_branches=8).resolve()
     assert {arm.gamma for arm in limited.arms} <= {0, 1, 2, 3}
-    assert {arm.branches for arm in limited.arms} == {0, 8}
+    assert {arm.branches for arm in limited.arms} == {0, 2, 4, 8}
     method = SpeculativeConfig(method="specbranch").resolve()
     options = {"gamma": 4, "k_max": 8, "epsilon": 0.1, "hrad": "off", "on_miss": "continue"}
     assert method.options == options

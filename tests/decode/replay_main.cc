@@ -1,5 +1,6 @@
 // Checks JoinedReplay, which replays rounds that join look-ups with a serial burst: how many tokens
-// its rounds commit, and how many of them have no burst.
+// its rounds commit, and how many of them have no burst. Checks how many tokens LookupReplay expects
+// of rounds with a draft.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -37,13 +38,14 @@ struct Text {
 };
 
 // Returns the sums over rounds with bursts of 3 steps, after all tokens were read.
-JoinedReplay::Played played(const Text& text, int width, double path_tokens, int64_t step = 1) {
+JoinedReplay::Played played(const Text& text, int width, double path_tokens, int64_t step = 1,
+                            int most = kMaxChain) {
   JoinedReplay replay;
   PathReplay path;
   path.read(nullptr, kPrompt);
   replay.begin(kPrompt, path);
   text.read(replay, step);
-  return replay.play(3, width, path_tokens);
+  return replay.play(3, width, path_tokens, most);
 }
 
 // No token occurs twice, so each round has a burst. Its nodes are accepted by the draft's ranks.
@@ -88,6 +90,39 @@ int fills_rounds() {
   return 0;
 }
 
+// No round has more nodes than a chain may have.
+int keeps_to_the_most_nodes() {
+  const auto filled = played(Text(7, 9), 1, 1, 1, 2);
+  if (!near(filled.rows, 3 * filled.filled))
+    return failed("rows of rounds with two looked-up nodes");
+  if (filled.tokens > 3 * filled.rounds()) return failed("more tokens than nodes allow");
+  const auto drafted = played(Text(0, 1), 1, 1, 1, 2);
+  if (!near(drafted.tokens, 3 * drafted.drafted))
+    return failed("a burst of more nodes than allowed");
+  return 0;
+}
+
+// In the text, 10 of 12 tokens repeat. A look-up needs two of them before it, and finds up to 4 tokens. So
+// without a draft two rounds commit 5 and 4 tokens, and three rounds commit one token each. A draft
+// that gives 2 tokens per round needs one and a half rounds for these three tokens.
+int adds_look_ups_to_a_draft() {
+  constexpr int64_t kMany = 1200;
+  std::vector<int32_t> trunk(kMany);
+  for (int64_t i = 0; i < kMany; ++i)
+    trunk[i] = static_cast<int32_t>(i % 12 < 10 ? i % 12 : kMany + i);
+  TrunkIndex index(kMany);
+  index.read(trunk.data(), kMany);
+  LookupReplay replay(4);
+  replay.begin(trunk.data(), index, 600);
+  replay.read(trunk.data(), index, kMany - 1);
+  if (std::abs(replay.tokens() - 12 / 5.0) > 0.1) return failed("tokens of look-ups alone");
+  if (std::abs(replay.tokens_with(2) - 12 / 3.5) > 0.1) return failed("tokens with a draft");
+  if (std::abs(replay.tokens_with(1) - replay.tokens()) > 1e-9)
+    return failed("a draft that gives nothing adds tokens");
+  if (!near(replay.tokens_with(9), 9)) return failed("a draft that gives more loses tokens");
+  return 0;
+}
+
 // A new sequence is first assumed to go as the last one did.
 int carries_over() {
   JoinedReplay replay;
@@ -96,9 +131,9 @@ int carries_over() {
   replay.begin(kPrompt, path);
   const Text text(0, 1);
   text.read(replay, 1);
-  const auto last = replay.play(3, 1, 1);
+  const auto last = replay.play(3, 1, 1, kMaxChain);
   replay.begin(kPrompt, path);
-  const auto next = replay.play(3, 1, 1);
+  const auto next = replay.play(3, 1, 1, kMaxChain);
   if (!near(next.tokens / next.rounds(), last.tokens / last.rounds()))
     return failed("another forecast at the start of the next sequence");
   if (next.rounds() >= last.rounds()) return failed("the last sequence keeps all of its weight");
@@ -110,5 +145,5 @@ int carries_over() {
 
 int main() {
   return sbrt::drafts_by_rank() + sbrt::guesses_ranks() + sbrt::fills_rounds() +
-         sbrt::carries_over();
+         sbrt::keeps_to_the_most_nodes() + sbrt::adds_look_ups_to_a_draft() + sbrt::carries_over();
 }

@@ -7,7 +7,8 @@ look-ups with a burst (replay_main.cc).
 - A token that is not among the draft's candidates gets a rank after all of them.
 - A round whose look-up fills the chain costs no burst, unless it shares the round.
 - In company a burst is only as long as pays on average. A sequence alone keeps its policy's burst.
-- Replayed rounds commit as many tokens as the ranks and the look-ups say.
+- Replayed rounds commit as many tokens as the ranks and the look-ups say, and have no more nodes
+  than a chain may have. Look-ups add to a draft only where they give more.
 """
 
 AUTO = ("backtest", "joined_replay", "trunk_index")

@@ -101,7 +101,7 @@ def test_a_draft_that_never_pays_is_never_fed(stand_in, opened, requests, plain)
         assert all(stream == "target" for stream, _ in stand_in.picks())
 
 
-@pytest.mark.parametrize(("seats", "step"), [(1, 100), (8, 2500)])
+@pytest.mark.parametrize(("seats", "step"), [(1, 2500), (8, 4000)])
 @pytest.mark.parametrize("draft", ["cuda:1", "cpu"])
 def test_so_it_is_with_a_memory_for_each_lane(
     stand_in, opened, requests, plain, draft, seats, step

@@ -59,6 +59,18 @@ void LookupReplay::begin(const int32_t* trunk, const TrunkIndex& index, int64_t 
   read(trunk, index, head);
   const double kept = rounds_ > 0 ? std::min(1.0, kCarried / rounds_) : 0;
   rounds_ *= kept, tokens_ *= kept, chains_ *= kept;
+  for (double& rounds : gave_) rounds *= kept;
+}
+
+double LookupReplay::tokens_with(double drafted) const {
+  if (rounds_ <= 0) return drafted;
+  double rounds = 0, left = tokens_;  // left: tokens of the rounds in which the draft gives more
+  for (int n = 2; n < static_cast<int>(gave_.size()); ++n) {
+    if (n <= drafted) continue;
+    rounds += gave_[n];
+    left -= n * gave_[n];
+  }
+  return tokens_ / (rounds + left / drafted);
 }
 
 void LookupReplay::read(const int32_t* trunk, const TrunkIndex& index, int64_t head) {
@@ -75,6 +87,8 @@ void LookupReplay::read(const int32_t* trunk, const TrunkIndex& index, int64_t h
     rounds_ = rounds_ * kFading + 1;
     tokens_ = tokens_ * kFading + n + 1;
     chains_ = chains_ * kFading + (chain > 0);
+    for (double& rounds : gave_) rounds *= kFading;
+    ++gave_[n + 1];
     root_ += n + 1;
   }
 }

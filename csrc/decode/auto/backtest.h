@@ -52,6 +52,9 @@ class LookupReplay {
   // Replays all rounds whose tokens are committed when the root is at `head`.
   void read(const int32_t* trunk, const TrunkIndex& index, int64_t head);
   double tokens() const { return rounds_ > 0 ? tokens_ / rounds_ : 1; }  // tokens per round
+  // Returns the tokens per round if a draft gives `drafted` tokens in each round in which the
+  // look-up gives less.
+  double tokens_with(double drafted) const;
   // Returns the share of the rounds in which the look-up found a chain.
   double share() const { return rounds_ > 0 ? chains_ / rounds_ : 0; }
 
@@ -59,6 +62,7 @@ class LookupReplay {
   int gamma_;
   int64_t root_ = 0;  // position of the next round's root
   double rounds_ = 0, tokens_ = 0, chains_ = 0;
+  std::array<double, kMostFound + 2> gave_{};  // rounds by the number of tokens that they committed
 };
 
 }  // namespace sbrt

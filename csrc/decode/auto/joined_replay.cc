@@ -34,7 +34,7 @@ void JoinedReplay::begin(int64_t head, const PathReplay& path) {
   for (int kind = 0; kind < kKinds; ++kind)
     for (int depth = 0; depth <= PathReplay::kDepth; ++depth) {
       Played& all = carried_[kind][depth];
-      replay({depth, kBreadth[kind], path.tokens(depth)}, all);
+      replay({depth, kBreadth[kind], path.tokens(depth), kMaxChain}, all);
       all = all.times(std::min(1.0, kCarried / std::max(1.0, all.rounds())));
     }
   past_ = {};
@@ -73,9 +73,9 @@ void JoinedReplay::read(const Sequence& c, const TrunkIndex& index, int64_t head
 
 // Replays a round without a burst. Returns the number of tokens that it commits, or 0 if they are
 // not all committed yet.
-int JoinedReplay::fill(int64_t root, Played& sum) const {
+int JoinedReplay::fill(int64_t root, int most, Played& sum) const {
   const Spot& at = spot(root);
-  const int nodes = nodes_for(at.chance), n = std::min(at.right, nodes);
+  const int nodes = std::min(nodes_for(at.chance), most), n = std::min(at.right, nodes);
   if (root + n + 1 > head_) return 0;
   ++sum.filled;
   sum.rows += 1 + nodes;
@@ -87,14 +87,14 @@ int JoinedReplay::fill(int64_t root, Played& sum) const {
 // not known, `guess` says how many nodes are right. Returns as fill() does.
 int JoinedReplay::draft(int64_t root, const Burst& burst, int guess, Played& sum) const {
   int n = 0, product = 1;
-  for (; n < burst.depth && root + n + 1 <= head_; ++n) {
+  for (; n < std::min(burst.depth, burst.most) && root + n + 1 <= head_; ++n) {
     const int rank = spot(root + n + 1).rank;
     product *= std::max(rank, 1);
     if (rank == kUnknownRank ? n >= guess : product > burst.breadth) break;
   }
   if (root + n + 1 > head_) return 0;
   const Spot& end = spot(root + n);
-  const int nodes = end.length > 0 ? nodes_for(end.chance) : 0;
+  const int nodes = end.length > 0 ? std::min(nodes_for(end.chance), burst.most - n) : 0;
   n += std::min(end.right, nodes);
   if (root + n + 1 > head_) return 0;
   ++sum.drafted;
@@ -102,10 +102,10 @@ int JoinedReplay::draft(int64_t root, const Burst& burst, int guess, Played& sum
   return n + 1;
 }
 
-JoinedReplay::Played JoinedReplay::play(int depth, int width, double path_tokens) const {
+JoinedReplay::Played JoinedReplay::play(int depth, int width, double path_tokens, int most) const {
   const int kind = breadth_kind(width);
   Played sum = carried_[kind][depth];
-  replay({depth, kBreadth[kind], path_tokens}, sum);
+  replay({depth, kBreadth[kind], path_tokens, most}, sum);
   // Rounds by the draft's acceptance fill up what is missing to this number of rounds.
   constexpr double kFew = 4;
   if (const double more = kFew - sum.rounds(); more > 0) {
@@ -122,7 +122,7 @@ void JoinedReplay::replay(const Burst& burst, Played& sum) const {
     const Spot& at = spot(root);
     const bool is_filled = is_good(at.length, at.chance);
     const int guess = static_cast<int>(owed + burst.tokens - 1);
-    const int n = is_filled ? fill(root, sum) : draft(root, burst, guess, sum);
+    const int n = is_filled ? fill(root, burst.most, sum) : draft(root, burst, guess, sum);
     if (n == 0) break;
     if (!is_filled) owed = std::clamp(owed + burst.tokens - 1 - guess, 0.0, 1.0);
     sum.tokens += n;

@@ -36,8 +36,9 @@ class JoinedReplay {
   // The lanes may write other ranks during the call.
   void read(const Sequence& c, const TrunkIndex& index, int64_t head);
   // Replays rounds with bursts of `depth` steps of `width` nodes. path_tokens: tokens of a round
-  // without look-ups, for places where the draft's ranks are not known.
-  Played play(int depth, int width, double path_tokens) const;
+  // without look-ups, for places where the draft's ranks are not known. most: largest number of
+  // nodes of a chain.
+  Played play(int depth, int width, double path_tokens, int most) const;
 
  private:
   static constexpr int kWindow = 128;  // number of the newest positions that are replayed
@@ -46,6 +47,7 @@ class JoinedReplay {
   struct Burst {
     int depth, breadth;
     double tokens;  // path_tokens of play()
+    int most;       // as in play()
   };
 
   // The look-up after the trunk's tokens up to one position, and the draft's rank there.
@@ -61,7 +63,7 @@ class JoinedReplay {
   const Spot& spot(int64_t position) const { return spots_[position % kWindow]; }
   void add(const Sequence& c, const TrunkIndex& index, int64_t position);
   void replay(const Burst& burst, Played& sum) const;
-  int fill(int64_t root, Played& sum) const;
+  int fill(int64_t root, int most, Played& sum) const;
   int draft(int64_t root, const Burst& burst, int guess, Played& sum) const;
 
   std::array<Spot, kWindow> spots_{};

@@ -185,7 +185,8 @@ Yield Tuner::forecast(const Arm& arm) const {
 // Returns the forecast for rounds with look-ups, and with a serial burst of `depth` steps where
 // the look-up is not likely enough.
 Yield Tuner::joined_forecast(const Policy& p, int depth) const {
-  const JoinedReplay::Played sum = joined_.play(depth, p.burst_width, path_.tokens(depth));
+  const int most = std::max(1, (kMaxRows - others_) / alike_ - 1);
+  const JoinedReplay::Played sum = joined_.play(depth, p.burst_width, path_.tokens(depth), most);
   const int rows = static_cast<int>(std::lround(sum.rows / std::max(1.0, sum.filled)));
   const int more = static_cast<int>(std::lround(sum.joined / std::max(1.0, sum.drafted)));
   const double burst = serial_forecast(p, depth).ns + alone_ns(1 + more) - alone_ns(1);
@@ -211,15 +212,14 @@ Yield Tuner::best_joined(const Policy& p) const {
   return best;
 }
 
-// Returns the forecast of a drafted round whose chain also gets look-ups. The look-ups are assumed
-// to add about half of the tokens that they give without a draft. The draft itself predicts the
-// other half. For serial rounds best_joined() is closer to the truth, but overlapped rounds have no
-// such replay. So where these may pay, this formula compares both.
+// Returns the forecast of drafted rounds whose chains also get look-ups. Where a look-up gives more
+// tokens than the draft, the round is assumed to commit these. The other tokens take as many rounds as
+// the draft needs for them. For serial rounds best_joined() is closer to the truth, but overlapped
+// rounds have no such replay. So where these may pay, this formula compares both.
 Yield Tuner::joined(const Arm& arm, const Yield& drafted) const {
-  constexpr double kOwn = 0.5;  // share of look-up tokens that the draft misses; a guess
-  constexpr int kRows = 4;      // number of rows that look-ups add to a chain; a guess
+  constexpr int kRows = 4;  // number of rows that look-ups add to a chain; a guess
   const LookupReplay& alone = played(arm);
-  return {drafted.tokens + kOwn * (alone.tokens() - 1),
+  return {alone.tokens_with(drafted.tokens),
           drafted.ns + alone.share() * (alone_ns(1 + kRows) - alone_ns(1))};
 }
 
