@@ -70,6 +70,13 @@ FAULTS = (
         AUTO,
     ),
     Fault(
+        "a draft that comes back for a burst does not get the few tokens that it missed",
+        "csrc/decode/prompts.cc",
+        "  // host cannot copy.\n  r_.tell_trunk(i);",
+        "  // host cannot copy.",
+        AUTO,
+    ),
+    Fault(
         "a draft that catches up does not count the tokens that it missed",
         "csrc/decode/graphs.cc",
         "if (r_.is_apart()) put(look_, kFollowTrunk, few, ops.clock);",
