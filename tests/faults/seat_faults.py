@@ -35,6 +35,13 @@ FAULTS = (
         SITS_OUT,
     ),
     Fault(
+        "the tuner takes a sequence's first policy for the last policy of its seat",
+        "csrc/decode/auto/tuner.cc",
+        "  running_ = stay_ = 0;",
+        "  stay_ = 0;",
+        ("decode/test_auto.py",),
+    ),
+    Fault(
         "a draft that sits out keeps its distributions, though not its branches",
         "csrc/decode/resources.cc",
         "    c.draft_nodes = Mask::none();\n    c.branch_count",
