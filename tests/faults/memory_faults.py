@@ -105,10 +105,17 @@ FAULTS = (
         TWO,
     ),
     Fault(
-        "a draft on the CPU keeps its scores where a device would",
+        "a device does not keep its scores",
         "csrc/decode/graphs.cc",
         "if (r.scores.is_there() && !r.can(unit).has_host_memory)",
         "if (r.scores.is_there() && r.can(unit).has_host_memory)",
+        ("gpu/test_rejection.py",),
+    ),
+    Fault(
+        "a draft on the CPU keeps its scores where a device would",
+        "csrc/decode/graphs.cc",
+        "if (r.scores.is_there() && !r.can(unit).has_host_memory)",
+        "if (r.scores.is_there() && !r.config.can().has_host_memory)",
         ("gpu/test_rejection.py",),
     ),
     Fault(
