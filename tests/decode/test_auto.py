@@ -161,6 +161,31 @@ def test_it_says_what_it_chose():
     )
 
 
+def test_rounds_that_run_ahead_count_for_the_policy_that_ran():
+    """A request is aborted while its round is in flight. So no policy is set before the first round
+    of the next request, which begins with plain decoding. The last request of that seat had another
+    policy, whose rounds all have branches."""
+    policies = [POLICIES[0], methods.parse("hedge:gamma=3,F=16").policy()]
+    core = make(backend="dry", tuned=policies, tuning=costs(4), max_num_seqs=2)
+    greedy = _core.Sampling(temperature=0)
+    first, last = (core.admit([1, 2, 3], greedy, None, tokens) for tokens in (1, 8))
+    while not (first.finished and last.finished):
+        core.advance(1)
+    assert last.tuned[1][0] == last.stats.rounds
+    first.release()
+    last.release()
+    aborted = core.admit([1, 2, 3] * 280, greedy, None, 40)  # too long for the draft
+    core.advance(3)
+    assert aborted.stats.rounds_ahead == 3
+    seat = core.admit([1, 2, 3], greedy, None, 40)
+    assert seat.number == last.number
+    aborted.release()
+    while not seat.finished:
+        core.advance(1)
+    drafted = [branches > 0 for _, _, _, branches, _, _ in seat.rounds()]
+    assert [rounds for rounds, _ in seat.tuned] == [drafted.count(False), drafted.count(True)]
+
+
 @pytest.mark.parametrize(("backend", "threads"), [("sim", 1), ("cpu", 1), ("cpu", 2)])
 @pytest.mark.parametrize("draft", [AGREES, SOMETIMES, NEVER], ids=["agrees", "some", "never"])
 def test_slices_and_backends_change_nothing(backend, threads, draft):

@@ -33,9 +33,9 @@ def costs(c, step=100):
     return _core.Costs(target=target, draft=draft, round_ns=5, **lanes)
 
 
-def engine(apart, backend, seats, c=3, tuned=TUNED, **more):
+def engine(apart, backend, seats, c=3, tuned=TUNED, known=None, **more):
     pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=4)
-    known = {"costs": costs(c)} if backend == "sim" else {"tuning": costs(c)}
+    known = {"costs" if backend == "sim" else "tuning": known or costs(c)}
     rule = {"rejection": True} if tuned is BY_CHANCE else {}
     return _core.EngineCore(
         *pair, backend=backend, draft_device=1 if apart else -1, max_num_seqs=seats,
@@ -111,6 +111,46 @@ def test_mails_and_copies_by_the_host_that_are_left_out(seats):
     assert tokens_of(found) == tokens_of(answers(core, count, TUNED[0]))
     told = [op for op in order.ops() if op[1] == "tell_trunk"]
     assert told
+
+
+def costs_of_one_draft():
+    """Return costs in which the draft of one sequence pays, but the drafts of two do not."""
+    target = [1000 + 3 * rows for rows in ROWS]
+    draft = [30 if rows <= 2 else 3000 for rows in ROWS]
+    lanes = {"target_overlapped": target, "draft_overlapped": draft}
+    return _core.Costs(target=target, draft=draft, round_ns=5, **lanes)
+
+
+def visited(apart, backend):
+    """Run a sequence that other sequences join for one to six rounds. While they run, no draft
+    takes part. Return (tokens, counters, rounds of each candidate) of the first, and the core."""
+    core = engine(apart, backend, 2, known=costs_of_one_draft())
+    first = core.admit([1, 2, 3, 4, 5], _core.Sampling(temperature=0), None, 200)
+    for rounds in range(1, 7):
+        core.advance(3)
+        visitor = core.admit([7, 8, 9], _core.Sampling(temperature=0), None, rounds)
+        while not visitor.finished:
+            core.advance(1)
+        visitor.release()
+    while not first.finished:
+        core.advance(1)
+    rounds = [rounds for rounds, _ in first.tuned]
+    return (first.take(), counters(first), rounds), core
+
+
+@pytest.mark.parametrize("backend", ["sim", "dry"])
+def test_a_draft_that_lacks_few_tokens_gets_them_before_its_burst(backend):
+    """The draft sat out several rounds, but lacks too few tokens for a catch-up of its own. Its
+    `settle` reads those tokens, so the host must have copied them to the draft's memory."""
+    found, core = visited(True, backend)
+    assert found == visited(False, backend)[0]
+    assert sum(n for arm, n in zip(ARMS, found[2], strict=True) if arm.drafts) > 0
+    assert found[2][0] > 6
+    if backend == "dry":
+        names = [op[1] for op in core.order.ops()]
+        assert names.count("tell_trunk") == 6
+        assert "look" not in names
+        assert core.order.conflicts() == []
 
 
 @pytest.mark.parametrize("seats", [1, 8])

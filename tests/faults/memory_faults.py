@@ -70,6 +70,13 @@ FAULTS = (
         AUTO,
     ),
     Fault(
+        "a draft that comes back for a burst does not get the few tokens that it missed",
+        "csrc/decode/prompts.cc",
+        "  // host cannot copy.\n  r_.tell_trunk(i);",
+        "  // host cannot copy.",
+        AUTO,
+    ),
+    Fault(
         "a draft that catches up does not count the tokens that it missed",
         "csrc/decode/graphs.cc",
         "if (r_.is_apart()) put(look_, kFollowTrunk, few, ops.clock);",
@@ -98,10 +105,17 @@ FAULTS = (
         TWO,
     ),
     Fault(
-        "a draft on the CPU keeps its scores where a device would",
+        "a device does not keep its scores",
         "csrc/decode/graphs.cc",
         "if (r.scores.is_there() && !r.can(unit).has_host_memory)",
         "if (r.scores.is_there() && r.can(unit).has_host_memory)",
+        ("gpu/test_rejection.py",),
+    ),
+    Fault(
+        "a draft on the CPU keeps its scores where a device would",
+        "csrc/decode/graphs.cc",
+        "if (r.scores.is_there() && !r.can(unit).has_host_memory)",
+        "if (r.scores.is_there() && !r.config.can().has_host_memory)",
         ("gpu/test_rejection.py",),
     ),
     Fault(

@@ -4,6 +4,7 @@ from tests.faults.faults import Fault
 
 SEATS = ("triton_kernels/test_seats.py",)
 SITS_OUT = ("decode/test_auto_sits_out.py",)
+DIST = ("decode/test_sits_out_dist.py",)
 FAULTS = (
     Fault(
         "a draft that sits out keeps its branches and distributions",
@@ -32,6 +33,33 @@ FAULTS = (
         "const bool sits_out = c.draft_nodes.bits() == 0;",
         "const bool sits_out = false;",
         SITS_OUT,
+    ),
+    Fault(
+        "the tuner takes a sequence's first policy for the last policy of its seat",
+        "csrc/decode/auto/tuner.cc",
+        "  running_ = stay_ = 0;",
+        "  stay_ = 0;",
+        ("decode/test_auto.py",),
+    ),
+    Fault(
+        "a draft that sits out keeps its distributions, though not its branches",
+        "csrc/decode/resources.cc",
+        "    c.draft_nodes = Mask::none();\n    c.branch_count",
+        "    c.branch_count",
+        DIST,
+    ),
+    Fault(
+        "a token of a round that the draft sits out is drawn from the draft's old scores",
+        "csrc/round/accept_op.h",
+        "  if (s.n == 0 || sits_out) {\n",
+        "  if (sits_out) {\n"
+        "    softmax_of(c.scores.chain + int64_t{node} * c.scores.columns, c.scores.ids,\n"
+        "               c.scores.columns, place, place.q, s, team);\n"
+        "    const double u = uniform(noise_after(c, node, kResidual), 0);\n"
+        "    own = draw_from(place.q, place.vocab, u, s, team);\n"
+        "  }\n"
+        "  if (s.n == 0 || sits_out) {\n",
+        DIST,
     ),
     Fault(
         "a row is sampled as the request of the first seat asks",

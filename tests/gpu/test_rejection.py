@@ -56,11 +56,15 @@ def on_cpu(tools, tool, checkpoints, family, asked, seats, is_draft_recorded=Tru
         return Answers(tools, engine, asked, seats)
 
 
-def on_device(tools, tool, checkpoints, family, asked, seats, draft_device=None):
+def on_device(tools, tool, checkpoints, family, asked, seats, draft_device=None, draft=None):
+    """Return the answers of an engine on a device. draft: the draft's model (None: load it)."""
     sizes = {"max_model_len": tools.max_len, "max_num_seqs": seats}
     pair = folders(checkpoints, family)
     config = tool.config_of(pair, "cuda", draft_device=draft_device, **sizes)
-    with Engine(config, methods=METHODS) as engine:
+    models = load_pair(config)
+    if draft is not None:
+        models = replace(models, draft=draft)
+    with Engine(config, pair=models, methods=METHODS) as engine:
         return Answers(tools, engine, asked, seats)
 
 
@@ -108,6 +112,20 @@ def test_two_memories_answer_like_the_cpu(tools, tool, stand_in, checkpoints, dr
     assert order.conflicts() == []
     for mail in ("burst", "offer"):
         assert any("draft_scores" in said for said in order.conflicts(without=[mail])), mail
+
+
+def test_a_recorded_draft_on_the_cpu_keeps_its_scores_as_the_cpu_does(
+    tools, tool, stand_in, checkpoints
+):
+    """The target is on a device. The draft is recorded on the CPU, and such recordings keep no
+    scores. So the CPU's own op must sample the draft's tokens. Other drafts on the CPU have no
+    recordings, and answer the same wherever the engine tells them to keep scores."""
+    asked, draft = ASKED[3], tools.recorded(checkpoints["Llama"][1])
+    want = on_cpu(tools, tool, checkpoints, "Llama", asked, 1)
+    given = on_device(tools, tool, checkpoints, "Llama", asked, 1, "cpu", draft)
+    assert given.tokens == want.tokens
+    assert (given.drafted, given.accepted) == (want.drafted, want.accepted)
+    assert 0 < given.accepted < given.drafted
 
 
 def test_greedy_requests_and_other_methods_share_the_engine(tools, tool, stand_in, checkpoints):

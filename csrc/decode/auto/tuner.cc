@@ -105,7 +105,7 @@ void Tuner::begin(const Sequence& c) {
     arms_[i].rounds = 0;
     if (looked_up(arms_[i].policy) > 0) lookups_[i].begin(c.trunk, index_, c.head);
   }
-  stay_ = 0;
+  running_ = stay_ = 0;
   trying_ = tries_ = leaves_ = false;
   has_news_ = true;
   look_after_ = std::max(kFirstLook, look_after_ / 2);

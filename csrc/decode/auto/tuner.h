@@ -82,7 +82,7 @@ class Tuner {
   // of the longest trunk, in tokens.
   Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t longest);
 
-  // Begins a sequence whose prompt is in the trunk.
+  // Begins a sequence whose prompt is in the trunk and whose policy is the first candidate.
   void begin(const Sequence& c);
   // Returns true if at least one policy that is not hopeless needs the draft.
   bool drafts() const { return drafts_; }
@@ -152,7 +152,7 @@ class Tuner {
   std::vector<LookupReplay> lookups_;  // one for each policy
   bool drafts_ = false;
   int alike_ = 1, others_ = 0;  // as given to share()
-  int running_ = 0;             // index of the policy that the last call of next() set
+  int running_ = 0;             // index of the policy that the sequence has now
   int current_ = 0;             // index of the policy that the next call of next() will set
   int stay_ = 0;                // number of rounds until the next comparison
   double priced_ = 0;           // the expected rate for which Sequence::prices were set
