@@ -42,9 +42,11 @@ bool slow_each_other(const Costs& costs) {
   return 4 * costs.overlapped.target[1] > 5 * costs.alone.target[1];
 }
 
-// Returns true if another policy adds look-ups to the same serial rounds. With look-ups these are
-// hardly ever slower, except under the rule `rejection`, where look-ups have no prices.
-bool has_twin(const Policy& policy, const std::vector<Policy>& policies) {
+// Returns true if another policy is hardly ever slower where lanes share cores. There, serial rounds
+// with look-ups are faster than overlapped ones with look-ups. They are also faster than the same
+// rounds without look-ups, except under the rule `rejection`, where look-ups have no prices.
+bool is_beaten(const Policy& policy, const std::vector<Policy>& policies) {
+  if (kind_of(policy) == ArmKind::overlapped) return policy.lookup && !policy.rejection;
   if (kind_of(policy) != ArmKind::serial || policy.lookup || policy.rejection) return false;
   return std::any_of(policies.begin(), policies.end(), [&policy](const Policy& p) {
     return p.lookup && kind_of(p) == ArmKind::serial && p.burst == policy.burst &&
@@ -68,7 +70,7 @@ Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t lo
     Arm arm;
     arm.policy = policy;
     arm.kind = kind_of(policy);
-    arm.hopeless = is_hopeless(arm) || (shares_cores_ && has_twin(policy, policies));
+    arm.hopeless = is_hopeless(arm) || (shares_cores_ && is_beaten(policy, policies));
     lookups_.emplace_back(looked_up(policy));
     drafts_ |= !arm.hopeless && arm.kind >= ArmKind::serial;
     arms_.push_back(arm);
