@@ -64,7 +64,7 @@ class IntegerPlan(ProductPlan):
 
         A narrow tile has more groups, so that as many bytes are in flight. If warps share the
         groups, there are two groups for each of four warps. A narrow tile that is alone on its
-        multiprocessor has two groups for each of eight warps, so that it takes fewer iterations.
+        multiprocessor has four groups for each of them, so that it takes fewer iterations.
         """
         groups = padded_groups(self.k)
         most = TURN * 32 // (self.block_n * (2 if self.gate else 1))
@@ -96,14 +96,16 @@ class IntegerPlan(ProductPlan):
     def num_warps(self) -> int:
         """Number of warps of a program.
 
-        If warps share groups, each warp computes some groups of a loop iteration. A program has
-        more warps if it is alone on its multiprocessor. Otherwise each warp computes 16 columns;
+        If warps share groups, each warp computes some groups of a loop iteration. A program of wide
+        tiles has more warps if it is alone on its multiprocessor; for narrow tiles more warps would
+        take too many issue slots. Otherwise each warp computes 16 columns;
         with fewer columns, warps would repeat each other's work. A gate of more than 16 rows has
         twice as many warps, so that registers hold the sums of both halves. So does a tile of 64
         rows and 64 columns.
         """
         if self.shares_groups:
-            return min(8 if self.is_alone else 4, self.turn // self.format.per_byte)
+            many = self.is_alone and self.block_n == WIDE
+            return min(8 if many else 4, self.turn // self.format.per_byte)
         is_large = self.block_m * self.block_n == 64 * 64
         return self.block_n // 16 * (2 if is_large or (self.gate and self.block_m > 16) else 1)
 
