@@ -98,10 +98,9 @@ class IntegerPlan(ProductPlan):
 
         If warps share groups, each warp computes some groups of a loop iteration. A program of wide
         tiles has more warps if it is alone on its multiprocessor; for narrow tiles more warps would
-        take too many issue slots. Otherwise each warp computes 16 columns;
-        with fewer columns, warps would repeat each other's work. A gate of more than 16 rows has
-        twice as many warps, so that registers hold the sums of both halves. So does a tile of 64
-        rows and 64 columns.
+        take too many issue slots. Otherwise each warp computes 16 columns; with fewer columns,
+        warps would repeat each other's work. A gate of more than 16 rows has twice as many warps,
+        so that registers hold the sums of both halves. So does a tile of 64 rows and 64 columns.
         """
         if self.shares_groups:
             many = self.is_alone and self.block_n == WIDE

@@ -62,7 +62,7 @@ class LookupReplay {
   int gamma_;
   int64_t root_ = 0;  // position of the next round's root
   double rounds_ = 0, tokens_ = 0, chains_ = 0;
-  std::array<double, kMostFound + 2> gave_{};  // rounds by the number of tokens that they committed
+  std::array<double, kMaxChain + 2> gave_{};  // rounds by the number of tokens that they committed
 };
 
 }  // namespace sbrt
