@@ -64,19 +64,21 @@ class IntegerPlan(ProductPlan):
 
         A narrow tile has more groups, so that as many bytes are in flight. If warps share the
         groups, there are two groups for each of four warps. A narrow tile that is alone on its
-        multiprocessor has four groups for each of them, so that it takes fewer iterations.
+        multiprocessor has four groups for each of them, so that it takes fewer iterations. With
+        more than 16 rows each warp has one group, whose sums take more registers.
         """
         groups = padded_groups(self.k)
         most = TURN * 32 // (self.block_n * (2 if self.gate else 1))
-        if self.shares_groups:
+        if self.shares_groups and self.block_m > 16:
+            most = 2 * TURN if self.is_alone else TURN
+        elif self.shares_groups:
             most = 4 * TURN if self.is_alone and self.block_n == NARROW else 2 * TURN
         return next(t for t in (most, most // 2, TURN) if t >= TURN and groups % t == 0)
 
     @property
     def may_share(self) -> bool:
-        """True if warps may share the groups of k: at most 16 rows, no gate, and more than 16
-        columns per scale."""
-        return not self.gate and self.block_m == 16 and self.format.group > 16
+        """True if warps may share the groups of k: no gate, and more than 16 columns per scale."""
+        return not self.gate and self.format.group > 16
 
     @property
     def shares_groups(self) -> bool:
@@ -96,14 +98,14 @@ class IntegerPlan(ProductPlan):
     def num_warps(self) -> int:
         """Number of warps of a program.
 
-        If warps share groups, each warp computes some groups of a loop iteration. A program of wide
-        tiles has more warps if it is alone on its multiprocessor; for narrow tiles more warps would
-        take too many issue slots. Otherwise each warp computes 16 columns; with fewer columns,
+        If warps share groups, each warp computes some groups of a loop iteration. A program has
+        more warps if it is alone on its multiprocessor. For narrow tiles of 16 rows they would take
+        too many issue slots. Otherwise each warp computes 16 columns; with fewer columns,
         warps would repeat each other's work. A gate of more than 16 rows has twice as many warps,
         so that registers hold the sums of both halves. So does a tile of 64 rows and 64 columns.
         """
         if self.shares_groups:
-            many = self.is_alone and self.block_n == WIDE
+            many = self.is_alone and (self.block_n == WIDE or self.block_m > 16)
             return min(8 if many else 4, self.turn // self.format.per_byte)
         is_large = self.block_m * self.block_n == 64 * 64
         return self.block_n // 16 * (2 if is_large or (self.gate and self.block_m > 16) else 1)
@@ -115,9 +117,11 @@ class IntegerPlan(ProductPlan):
         Without a limit the assembler spills a few registers of some tiles, so that more programs
         fit. With these limits nothing spills, and as many programs fit.
         """
-        if self.gate and self.block_m == 64:
-            return 160
-        return 96 if (self.block_m, self.block_n) == (32, 64) else None
+        if self.gate:
+            return 160 if self.block_m == 64 else None
+        if (self.block_m, self.turn, self.num_warps) == (32, TURN, 4) and self.block_n >= WIDE:
+            return 96
+        return 128 if self.turn == 4 * TURN else None
 
     @property
     def stages(self) -> int:
