@@ -35,6 +35,13 @@ FAULTS = (
         SITS_OUT,
     ),
     Fault(
+        "in company a burst goes on after it pays",
+        "csrc/decode/auto/prices.cc",
+        "if (alike_ > 1 && arm.kind == ArmKind::serial) ",
+        "if (alike_ > kMaxRows) ",
+        ("decode/test_tuner.py",),
+    ),
+    Fault(
         "the tuner takes a sequence's first policy for the last policy of its seat",
         "csrc/decode/auto/tuner.cc",
         "  running_ = stay_ = 0;",
