@@ -77,8 +77,12 @@ class IntegerPlan(ProductPlan):
 
     @property
     def may_share(self) -> bool:
-        """True if warps may share the groups of k: no gate, and more than 16 columns per scale."""
-        return not self.gate and self.format.group > 16
+        """True if warps may share the groups of k: no gate, and more than 16 columns per scale.
+
+        More than 16 rows of int4 would take so much shared memory that only one program fits.
+        """
+        few = self.block_m == 16 or self.format.element == "int8"
+        return few and not self.gate and self.format.group > 16
 
     @property
     def shares_groups(self) -> bool:
@@ -100,13 +104,15 @@ class IntegerPlan(ProductPlan):
 
         If warps share groups, each warp computes some groups of a loop iteration. A program has
         more warps if it is alone on its multiprocessor. For narrow tiles of 16 rows they would take
-        too many issue slots. Otherwise each warp computes 16 columns; with fewer columns,
-        warps would repeat each other's work. A gate of more than 16 rows has twice as many warps,
-        so that registers hold the sums of both halves. So does a tile of 64 rows and 64 columns.
+        too many issue slots, and so would a warp with less than two groups. Otherwise each warp
+        computes 16 columns; with fewer columns, warps would repeat each other's work. A gate of
+        more than 16 rows has twice as many warps, so that registers hold the sums of both halves.
+        So does a tile of 64 rows and 64 columns.
         """
         if self.shares_groups:
             many = self.is_alone and (self.block_n == WIDE or self.block_m > 16)
-            return min(8 if many else 4, self.turn // self.format.per_byte)
+            is_small = self.block_n == NARROW and self.block_m == 16
+            return min(8 if many else 4, self.turn // (2 if is_small else self.format.per_byte))
         is_large = self.block_m * self.block_n == 64 * 64
         return self.block_n // 16 * (2 if is_large or (self.gate and self.block_m > 16) else 1)
 

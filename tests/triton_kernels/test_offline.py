@@ -154,7 +154,8 @@ def test_every_configuration_fits():
     assert len(of_16) == 25
     assert min(c["programs"] for c in of_16.values()) >= 3
     floats = {"*fp16", "*bf16", "*fp32"}
-    for kernel in jitted_functions() - {"_see_kernel", "_ban_kernel"}:
+    # These kernels read nothing in the model's dtype.
+    for kernel in jitted_functions() - {"_see_kernel", "_ban_kernel", "_rate_kernel"}:
         assert {c["dtype"] for c in every if c["kernel"] == kernel} == floats, kernel
     widths = {c["configuration"].split(",")[0] for c in every if "attention" in c["kernel"]}
     assert widths == {"head_dim 64", "head_dim 128", "head_dim 256"}
