@@ -126,6 +126,21 @@ int ranks_tokens() {
   return 0;
 }
 
+// Lets the tuner predict rates at the end of `trunk`, with `alike` sequences in the round. Returns the
+// sequence.
+std::unique_ptr<Sequence> looked(Tuner& tuner, std::vector<int32_t>& trunk,
+                                 std::vector<uint8_t>& rank, int alike) {
+  auto c = std::make_unique<Sequence>();
+  c->trunk = trunk.data();
+  c->rank = rank.data();
+  c->head = c->draft_have = kPrompt;
+  tuner.begin(*c);
+  tuner.share(alike, 0);
+  c->head = c->draft_have = kTokens - 1;
+  tuner.look(*c, c->head);
+  return c;
+}
+
 // Returns the predicted rate, in tokens per round of plain decoding, of a policy that joins look-ups
 // with bursts. Ten tokens repeat, with two new ones between them. The draft is never right, and its
 // step takes three times as long as the target. Of twelve tokens, a look-up or two give nine, and three
@@ -144,14 +159,7 @@ double joined_rate(int alike) {
   joined.burst = 1;
   joined.lookup = 1;
   Tuner tuner({policy_of(kGoOn), joined}, costs, kTokens);
-  auto c = std::make_unique<Sequence>();
-  c->trunk = trunk.data();
-  c->rank = rank.data();
-  c->head = c->draft_have = kPrompt;
-  tuner.begin(*c);
-  tuner.share(alike, 0);
-  c->head = c->draft_have = kTokens - 1;
-  tuner.look(*c, c->head);
+  looked(tuner, trunk, rank, alike);
   return tuner.arms()[1].rate * kTargetNs;
 }
 
@@ -177,14 +185,7 @@ int burst_of(int alike, int period) {
   Policy serial = policy_of(kBurst);
   serial.burst = kLongest;
   Tuner tuner({policy_of(kGoOn), serial}, costs, kTokens);
-  auto c = std::make_unique<Sequence>();
-  c->trunk = trunk.data();
-  c->rank = rank.data();
-  c->head = c->draft_have = kPrompt;
-  tuner.begin(*c);
-  tuner.share(alike, 0);
-  c->head = c->draft_have = kTokens - 1;
-  tuner.look(*c, c->head);
+  const auto c = looked(tuner, trunk, rank, alike);
   tuner.follow(*c, 1);
   return c->policy.burst;
 }
